@@ -1,0 +1,1 @@
+"""Exact models: arrays in, `Outcome` out. Nothing here knows of traces, searches or files."""

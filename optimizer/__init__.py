@@ -1,0 +1,1 @@
+"""Placement, replication and routing of Mixture-of-Experts models on device meshes."""

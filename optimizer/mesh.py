@@ -1,0 +1,46 @@
+"""The device mesh: rows are data parallel, the devices of a column form a ring."""
+
+import re
+from dataclasses import dataclass
+
+from optimizer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """`rows x cols` devices with room for `slots_per_device` experts each; device = row * cols + col."""
+
+    rows: int
+    cols: int
+    slots_per_device: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.cols < 1:
+            raise InputError(
+                f"mesh {self.rows}x{self.cols} has no devices; give --mesh ROWSxCOLS with both at least 1"
+            )
+        if self.slots_per_device < 1:
+            raise InputError(f"{self.slots_per_device} slots per device; give --slots of at least 1")
+
+    @classmethod
+    def parse(cls, text: str, slots_per_device: int) -> "Mesh":
+        """The mesh that `ROWSxCOLS` names."""
+        match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
+        if not match:
+            raise InputError(f"--mesh '{text}' is not a mesh; write it as ROWSxCOLS, for example 16x8")
+        return cls(int(match[1]), int(match[2]), slots_per_device)
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        return self.rows * self.cols
+
+    @property
+    def slots(self) -> int:
+        """Number of slots in the whole mesh."""
+        return self.devices * self.slots_per_device
+
+    def hops(self, row_a: int, row_b: int) -> int:
+        """Ring distance of two rows; the same in every column."""
+        distance = abs(row_a - row_b)
+        return min(distance, self.rows - distance)

@@ -1,0 +1,71 @@
+"""One layer's placement: which expert lives in which slot."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from formulations.arrays import Ints
+
+EMPTY = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """slots `[device, slot]` expert ids (int32), -1 = empty. A flat slot number is device * slots + slot.
+
+    The array is copied and made read-only. Raises ValueError where it is not two-dimensional and integral;
+    everything else that can be wrong is said by `violations`.
+    """
+
+    slots: Ints
+
+    def __post_init__(self) -> None:
+        given = np.asarray(self.slots)
+        if given.ndim != 2 or given.dtype.kind not in "iu":
+            raise ValueError(f"slots must be integers [device, slot], not {given.dtype} {given.shape}")
+        slots = np.array(given, dtype=np.int32, order="C")
+        slots.flags.writeable = False
+        object.__setattr__(self, "slots", slots)
+
+    def violations(self, experts: int, devices: int, slots_per_device: int) -> list[str]:
+        """Every rule this placement breaks, a sentence each; empty if it may be deployed."""
+        if self.slots.shape != (devices, slots_per_device):
+            found = f"{self.slots.shape[0]} devices x {self.slots.shape[1]} slots"
+            return [f"slot count: {found} instead of {devices} x {slots_per_device}"]
+        outside = sorted(set(self.slots[(self.slots < EMPTY) | (self.slots >= experts)].tolist()))
+        found_ids = set(self.slots.ravel().tolist())
+        missing = [expert for expert in range(experts) if expert not in found_ids]
+        faults = []
+        if outside:
+            faults.append(f"id out of range: {_some(outside)}; ids are 0..{experts - 1}, or -1 for an empty slot")
+        if missing:
+            faults.append(f"expert without a slot: {_some(missing)}")
+        return faults + self._doubled()
+
+    def _doubled(self) -> list[str]:
+        ordered = np.sort(self.slots, axis=1)
+        same = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != EMPTY)
+        where = np.argwhere(same)
+        pairs = sorted({(int(device), int(ordered[device, slot])) for device, slot in where})
+        return [f"expert {expert} twice on device {device}" for device, expert in pairs]
+
+    def counts(self, experts: int) -> Ints:
+        """Replicas of each expert, `[expert]`."""
+        return np.bincount(self.slots[self.slots != EMPTY], minlength=experts)
+
+    def replicas(self, experts: int) -> tuple[Ints, Ints]:
+        """The flat slots of each expert: expert e's are `slot[start[e]:start[e + 1]]`, ascending.
+
+        This order, `primary` first, is what the policies mean by a replica's rank. Both arrays are int32.
+        """
+        flat = self.slots.ravel()
+        filled = np.flatnonzero(flat != EMPTY)
+        order = np.argsort(flat[filled], kind="stable")
+        start = np.zeros(experts + 1, dtype=np.int32)
+        np.cumsum(self.counts(experts), out=start[1:])
+        return start, filled[order].astype(np.int32)
+
+
+def _some(ids: list[int], most: int = 5) -> str:
+    rest = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(map(str, ids[:most])) + rest

@@ -1,0 +1,67 @@
+"""Everything that seeds and searches read for one layer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from formulations.arrays import Bools, Ints
+from optimizer.cost import Cost
+from optimizer.errors import InputError
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.traces.batches import Batches
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One layer to place.
+
+    train, selection: the batches to plan on and to choose by; load `[batch, expert]` int32: the train loads;
+    shared_replicas: how many replicas each shared expert gets, spread evenly over the rows, or None to treat
+    it like a routed expert.
+    """
+
+    model: Model
+    mesh: Mesh
+    cost: Cost
+    train: Batches
+    selection: Batches
+    load: Ints
+    shared_replicas: int | None
+
+    @property
+    def total_load(self) -> Ints:
+        """Pairs of each expert over all train batches, `[expert]` int64."""
+        return self.load.sum(axis=0, dtype=np.int64)
+
+    @property
+    def spread(self) -> Bools:
+        """Experts whose replica count is fixed and whose replicas stay spread over the rows, `[expert]`."""
+        fixed = np.zeros(self.model.experts, dtype=np.bool_)
+        fixed[self.model.routed_experts :] = self.shared_replicas is not None
+        return fixed
+
+
+def make_problem(
+    model: Model, mesh: Mesh, cost: Cost, train: Batches, selection: Batches, shared: int | str | None
+) -> Problem:
+    """Check that the model fits the mesh and fill in what depends on both.
+
+    `shared`: replicas of each shared expert, "auto" to let the loads decide, None for one per row, or as many
+    as fit where that is too many. Raises InputError where something cannot fit, naming the options to change.
+    """
+    if model.experts > mesh.slots:
+        raise InputError(
+            f"{model.experts} experts do not fit in {mesh.slots} slots ({mesh.rows}x{mesh.cols} devices, "
+            f"{mesh.slots_per_device} each); raise --slots or take a larger --mesh"
+        )
+    room = (mesh.slots - model.routed_experts) // max(model.shared_experts, 1)
+    if isinstance(shared, int) and not 1 <= shared <= min(room, mesh.devices):
+        raise InputError(
+            f"--shared-replicas {shared}: between 1 and {min(room, mesh.devices)} replicas of each shared expert fit "
+            f"on {mesh.devices} devices with {mesh.slots} slots and {model.routed_experts} routed experts"
+        )
+    replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
+    load = train.load(model.experts)
+    load.flags.writeable = False
+    return Problem(model, mesh, cost, train, selection, load, replicas if model.shared_experts else None)

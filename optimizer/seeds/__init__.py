@@ -1,0 +1,1 @@
+"""Constructions: the placements that searches start from and are compared with."""

@@ -1,0 +1,47 @@
+"""Hottest with coldest: each device gets one replica from each end of the ranking."""
+
+import numpy as np
+
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.seeds.greedy import heaviest_first, replica_weight
+from optimizer.seeds.packing import Packing, room_for_routed
+
+
+def pairing(problem: Problem) -> Placement:
+    """Pair the hottest replicas with the coldest, after one more copy of the hottest experts.
+
+    With two slots per device and as many experts as slots, the i-th hottest shares a device with the i-th
+    coldest. Spare slots first double the hottest experts, in turn; then the ranking of replicas is dealt out from
+    both ends: the hottest to all devices, then the coldest, then the hottest of what is left, each time the
+    lightest replica to the heaviest device.
+    """
+    experts = np.flatnonzero(~problem.spread)
+    ranked = experts[np.argsort(-problem.total_load[experts], kind="stable")]
+    counts = np.ones(problem.model.experts, dtype=np.int64)
+    counts[problem.spread] = problem.shared_replicas or 1
+    room = min(room_for_routed(problem), len(ranked) * problem.mesh.devices)
+    counts[ranked] = room // len(ranked) + (np.arange(len(ranked)) < room % len(ranked))
+    packing = Packing(problem, replica_weight(problem, counts))
+    left = heaviest_first(problem, counts)
+    hot = True
+    while left:
+        size = min(int(packing.has_room().sum()), len(left))
+        dealt, left = (left[:size], left[size:]) if hot else (left[-size:], left[:-size])
+        _deal(packing, dealt)
+        hot = not hot
+    return packing.placement()
+
+
+def _deal(packing: Packing, hottest_first: list[int]) -> None:
+    """One replica to each device with room, heavy devices getting light replicas; clashes go to the lightest that fits."""
+    roomy = np.flatnonzero(packing.has_room())
+    lightest_first = roomy[np.argsort(packing.load[roomy], kind="stable")]
+    clashes = []
+    for expert, device in zip(hottest_first, lightest_first[: len(hottest_first)], strict=True):
+        if packing.holds[expert, device]:
+            clashes.append(expert)
+        else:
+            packing.place(expert, int(device))
+    for expert in clashes:
+        packing.place_lightest(expert)

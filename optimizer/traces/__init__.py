@@ -1,0 +1,1 @@
+"""Routing traces: reading, generating, and composing them into batches."""

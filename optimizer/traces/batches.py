@@ -1,0 +1,133 @@
+"""Batches: which tokens share a forward pass, and from which mesh row each comes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.errors import InputError
+from optimizer.model import Model
+from optimizer.traces.trace import OUTPUT, RoutingTrace
+
+SETS = ("train", "selection", "test")
+SHARES = (0.6, 0.2, 0.2)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Forward passes of one layer.
+
+    experts `[batch, token, k]` uint16, the shared experts included as the last of the k; source_row
+    `[batch, token]` int32 mesh row of each token. Both read-only.
+    """
+
+    experts: Ints
+    source_row: Ints
+
+    def __post_init__(self) -> None:
+        if self.experts.ndim != 3 or self.source_row.shape != self.experts.shape[:2]:
+            raise ValueError(f"experts {self.experts.shape} and source_row {self.source_row.shape} do not fit")
+        object.__setattr__(self, "experts", np.ascontiguousarray(self.experts, dtype=np.uint16))
+        object.__setattr__(self, "source_row", np.ascontiguousarray(self.source_row, dtype=np.int32))
+        self.experts.flags.writeable = False
+        self.source_row.flags.writeable = False
+
+    @property
+    def count(self) -> int:
+        """Number of batches."""
+        return len(self.experts)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in each batch."""
+        return self.experts.shape[1]
+
+    def part(self, start: int, stop: int) -> "Batches":
+        """Batches start..stop-1."""
+        return Batches(self.experts[start:stop], self.source_row[start:stop])
+
+    def load(self, experts: int) -> Ints:
+        """Token-expert pairs of each expert, `[batch, expert]` int32."""
+        batch = np.arange(self.count, dtype=np.int64)[:, None] * experts
+        flat = (batch + self.experts.reshape(self.count, -1)).ravel()
+        return np.bincount(flat, minlength=self.count * experts).reshape(self.count, experts).astype(np.int32)
+
+
+def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -> tuple[Ints, Ints, Ints]:
+    """Disjoint train, selection and test requests, by a seeded shuffle.
+
+    Raises InputError with fewer than three requests, as no set may be empty.
+    """
+    if requests < len(SETS):
+        raise InputError(
+            f"{requests} usable request(s): at least 3 are needed, as train, selection and test requests are disjoint"
+        )
+    order = np.random.default_rng([seed, requests]).permutation(requests)
+    last_train = min(max(1, round(shares[0] * requests)), requests - 2)
+    last_selection = min(max(last_train + 1, round((shares[0] + shares[1]) * requests)), requests - 1)
+    train, selection, test = np.split(order, [last_train, last_selection])
+    return train, selection, test
+
+
+def decode_batches(
+    trace: RoutingTrace, layer: int, requests: Ints, model: Model, tokens: int, count: int, rows: int, seed: int
+) -> Batches:
+    """`count` decode steps of `tokens` users each, from these requests.
+
+    Every user slot holds one request and walks through its output tokens (its prompt, if it has no output);
+    at its end the next request takes over, in seeded random order. Once all have been used they come again in
+    another order, from random offsets on. Slot u sits on mesh row u * rows // tokens.
+    """
+    spans = _spans(trace, requests)
+    index = _walk(spans, tokens, count, np.random.default_rng([seed, layer]))
+    routed = trace.layer(layer)[index]
+    return Batches(with_shared(routed, model), np.broadcast_to(default_rows(tokens, rows), index.shape))
+
+
+def default_rows(tokens: int, rows: int) -> Ints:
+    """The mesh row of each user slot, `[token]`: equal blocks, as far as the numbers divide."""
+    return np.arange(tokens) * rows // tokens
+
+
+def with_shared(routed: Ints, model: Model) -> Ints:
+    """Append the shared experts, which every token uses, to `[batch, token, top_k]` routed ids."""
+    shared = np.broadcast_to(np.asarray(model.shared_ids, dtype=np.uint16), (*routed.shape[:2], model.shared_experts))
+    return np.concatenate([routed.astype(np.uint16), shared], axis=2)
+
+
+def _spans(trace: RoutingTrace, requests: Ints) -> Ints:
+    """First and past-the-last token to walk of each request, `[request, 2]`: its output, else its prompt."""
+    before = np.concatenate([[0], np.cumsum(trace.phase == OUTPUT)])
+    start, stop = trace.offsets[requests], trace.offsets[requests + 1]
+    outputs = before[stop] - before[start]
+    return np.stack([np.where(outputs > 0, stop - outputs, start), stop], axis=1)
+
+
+def _walk(spans: Ints, slots: int, steps: int, rng: np.random.Generator) -> Ints:
+    """Token indices `[step, slot]` of slots that work through a queue of requests."""
+    index = np.empty((slots, steps), dtype=np.int64)
+    free = [(0, slot) for slot in range(slots)]  # a heap: when each slot asks for its next request
+    first_pass = True
+    while True:
+        for request in rng.permutation(len(spans)):
+            start, stop = spans[request]
+            if not first_pass:
+                start = rng.integers(start, stop)
+            now, slot = heappop(free)
+            if now >= steps:  # the earliest free slot is done, so all are
+                return index.T
+            end = min(now + int(stop - start), steps)
+            index[slot, now:end] = np.arange(start, start + end - now)
+            heappush(free, (end, slot))
+        first_pass = False
+
+
+def split_batches(batches: Batches) -> tuple[Batches, Batches, Batches]:
+    """Train, selection and test parts of explicit batches: consecutive stretches, as neighbours share requests."""
+    if batches.count < len(SETS):
+        raise InputError(f"{batches.count} batch(es): at least 3 are needed for train, selection and test")
+    first = min(max(1, round(SHARES[0] * batches.count)), batches.count - 2)
+    second = min(max(first + 1, round((SHARES[0] + SHARES[1]) * batches.count)), batches.count - 1)
+    return batches.part(0, first), batches.part(first, second), batches.part(second, batches.count)

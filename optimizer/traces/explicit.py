@@ -1,0 +1,57 @@
+"""Explicit batches: a file that already says which tokens share a forward pass."""
+
+from pathlib import Path
+
+import numpy as np
+
+from formulations.arrays import Bools, Ints
+from optimizer.errors import InputError
+from optimizer.model import Model
+from optimizer.traces.batches import Batches, default_rows, with_shared
+
+
+def read_batches(path: Path) -> tuple[Ints, Ints | None]:
+    """experts `[batch, token, top_k]` and source_row `[batch, token]`, if present, of a batch file.
+
+    Raises InputError for a file that does not hold these.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            experts = archive["experts"]
+            rows = archive["source_row"] if "source_row" in archive else None
+    except FileNotFoundError:
+        raise InputError(f"--batches {path}: no such file; give an .npz with experts [batch, token, top_k]") from None
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
+        raise InputError(f"--batches {path}: not an .npz with experts [batch, token, top_k] ({error})") from None
+    if experts.ndim != 3 or experts.dtype.kind not in "iu" or experts.size == 0:
+        raise InputError(f"--batches {path}: experts is {experts.dtype} {experts.shape}, not integers [batch, token, top_k]")
+    if rows is not None and (rows.shape != experts.shape[:2] or rows.dtype.kind not in "iu"):
+        raise InputError(
+            f"--batches {path}: source_row is {rows.dtype} {rows.shape}, not integers {experts.shape[:2]}"
+        )
+    return experts, rows
+
+
+def explicit_batches(path: Path, experts: Ints, rows: Ints | None, model: Model, mesh_rows: int) -> Batches:
+    """The batches of a file, checked against the model and the mesh. Raises InputError naming the first bad row."""
+    _, tokens, top_k = experts.shape
+    if top_k != model.top_k:
+        raise InputError(f"--batches {path}: experts has top-{top_k}, but the model has top-{model.top_k}")
+    _refuse(path, "experts: id", experts, (experts < 0) | (experts >= model.routed_experts), model.routed_experts)
+    ordered = np.sort(experts, axis=2)
+    doubled = (ordered[..., 1:] == ordered[..., :-1]).any(axis=2)
+    if doubled.any():
+        batch, token = np.argwhere(doubled)[0]
+        raise InputError(f"--batches {path}: batch {batch}, token {token} names one expert twice")
+    if rows is None:
+        rows = np.broadcast_to(default_rows(tokens, mesh_rows), experts.shape[:2])
+    _refuse(path, "source_row:", rows, (rows < 0) | (rows >= mesh_rows), mesh_rows)
+    return Batches(with_shared(experts, model), rows)
+
+
+def _refuse(path: Path, what: str, values: Ints, wrong: Bools, limit: int) -> None:
+    if wrong.any():
+        where = tuple(np.argwhere(wrong)[0])
+        raise InputError(
+            f"--batches {path}: {what} {values[where]} in batch {where[0]}, token {where[1]} is outside 0..{limit - 1}"
+        )

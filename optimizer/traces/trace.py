@@ -1,0 +1,64 @@
+"""Routing traces in memory: which experts each token of each request chose."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from formulations.arrays import Bools, Ints
+from optimizer.errors import InputError
+
+PROMPT, OUTPUT = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingTrace:
+    """The requests of a corpus, one after another, for the layers that were asked for.
+
+    experts `[token, layer, k]` uint16 routed ids; layers: model layer id of each entry of the layer axis;
+    offsets `[request + 1]`: request r owns the tokens offsets[r]:offsets[r + 1]; phase `[token]`: PROMPT or
+    OUTPUT; source: where the trace came from, in words; warnings: what was left out, a sentence each.
+    """
+
+    experts: Ints
+    layers: tuple[int, ...]
+    offsets: Ints
+    phase: Ints
+    source: str
+    warnings: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        tokens, layers, _ = self.experts.shape
+        if layers != len(self.layers) or self.phase.shape != (tokens,) or self.offsets[-1] != tokens:
+            raise ValueError("experts, layers, phase and offsets of a trace do not fit together")
+        for array in (self.experts, self.offsets, self.phase):
+            array.flags.writeable = False
+
+    @property
+    def requests(self) -> int:
+        """Number of requests."""
+        return len(self.offsets) - 1
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return len(self.phase)
+
+    def layer(self, layer: int) -> Ints:
+        """One layer's choices, `[token, k]`. Raises InputError for a layer that the trace does not hold."""
+        if layer not in self.layers:
+            held = ", ".join(map(str, self.layers))
+            raise InputError(f"--layer {layer} is not in the trace, which holds layers {held}")
+        return self.experts[:, self.layers.index(layer)]
+
+    def has_output(self) -> Bools:
+        """Whether a request has output tokens, `[request]`."""
+        before = np.concatenate([[0], np.cumsum(self.phase == OUTPUT)])
+        return before[self.offsets[1:]] > before[self.offsets[:-1]]
+
+    def fingerprint(self, layer: int) -> str:
+        """A short digest of one layer's content, so that a plan can tell the trace that it was made from."""
+        digest = hashlib.blake2b(digest_size=8)
+        for array in (self.layer(layer), self.offsets, self.phase):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
