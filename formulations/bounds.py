@@ -10,7 +10,8 @@ def mean_load_bound(load: Ints, devices: int) -> Ints:
 
     load `[batch, expert]` token-expert pairs; returns `[batch]`. Holds for any placement and routing.
     """
-    return -(-load.sum(axis=1) // devices)
+    bound: Ints = -(-load.sum(axis=1) // devices)
+    return bound
 
 
 def hottest_expert_bound(load: Ints, counts: Ints) -> Ints:
@@ -19,7 +20,8 @@ def hottest_expert_bound(load: Ints, counts: Ints) -> Ints:
     load `[batch, expert]`, counts `[expert]` replicas; returns `[batch]`. Holds for these counts, any
     devices, any routing, as the replicas of one expert are on distinct devices.
     """
-    return (-(-load // counts)).max(axis=1)
+    bound: Ints = (-(-load // counts)).max(axis=1)
+    return bound
 
 
 def slot_budget_bound(load: Ints, slots: int) -> Ints:

@@ -46,7 +46,8 @@ class Cost:
         slot_load `[batch, device, slot]` tokens; returns `[batch]` microseconds.
         """
         ticks = self.slot_ticks(int(slot_load.max(initial=0)))[slot_load]
-        return ticks.sum(axis=2).max(axis=1) / TICKS_PER_US
+        slowest: Floats = ticks.sum(axis=2).max(axis=1) / TICKS_PER_US
+        return slowest
 
     def dispatch_us(self, edge_halves: Ints) -> Floats:
         """Dispatch time of each batch; edge_halves `[batch, col, direction, row]`, see `simulator.py`."""
@@ -60,4 +61,5 @@ class Cost:
 def _busiest_edge_us(link: LinkDispatch, edge_halves: Ints) -> Floats:
     """Base time plus the busiest edge's tokens (counted in halves, as the antipode splits) over its bandwidth."""
     busiest = edge_halves.max(axis=(1, 2, 3)) / 2
-    return link.base_us + busiest * link.bytes_per_token / (link.gigabytes_per_second * 1e3)
+    time: Floats = link.base_us + busiest * link.bytes_per_token / (link.gigabytes_per_second * 1e3)
+    return time

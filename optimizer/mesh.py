@@ -16,9 +16,7 @@ class Mesh:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
-            raise InputError(
-                f"mesh {self.rows}x{self.cols} has no devices; give --mesh ROWSxCOLS with both at least 1"
-            )
+            raise InputError(f"mesh {self.rows}x{self.cols} has no devices; give --mesh ROWSxCOLS with both at least 1")
         if self.slots_per_device < 1:
             raise InputError(f"{self.slots_per_device} slots per device; give --slots of at least 1")
 

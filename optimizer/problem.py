@@ -32,7 +32,8 @@ class Problem:
     @property
     def total_load(self) -> Ints:
         """Pairs of each expert over all train batches, `[expert]` int64."""
-        return self.load.sum(axis=0, dtype=np.int64)
+        total: Ints = self.load.sum(axis=0, dtype=np.int64)
+        return total
 
     @property
     def spread(self) -> Bools:

@@ -45,12 +45,14 @@ class SimulationReport:
     @property
     def imbalance(self) -> Floats:
         """Peak / mean device load, `[batch]`."""
-        return self.device_load.max(axis=1) / self.device_load.mean(axis=1)
+        ratio: Floats = self.device_load.max(axis=1) / self.device_load.mean(axis=1)
+        return ratio
 
     @property
     def tiles(self) -> Ints:
         """Peak tiles of a device, `[batch]`."""
-        return self.device_tiles.max(axis=1)
+        peak: Ints = self.device_tiles.max(axis=1)
+        return peak
 
     def summary(self) -> dict[str, object]:
         """The stable JSON form: five statistics over batches of each figure."""
@@ -59,7 +61,9 @@ class SimulationReport:
         return head | {name: five_figures(getattr(self, name)) for name in figures}
 
 
-def simulate(placement: Placement, batches: Batches, experts: int, mesh: Mesh, cost: Cost, routing: str) -> SimulationReport:
+def simulate(
+    placement: Placement, batches: Batches, experts: int, mesh: Mesh, cost: Cost, routing: str
+) -> SimulationReport:
     """Route every pair of every batch by the policy of this name and count what the devices and links carry.
 
     `experts` counts routed and shared ones. Raises ValueError for an invalid placement.
@@ -74,7 +78,9 @@ def simulate(placement: Placement, batches: Batches, experts: int, mesh: Mesh, c
     for first in range(0, batches.count, step):
         chunk = batches.part(first, first + step)
         chosen = POLICIES[routing](chunk.experts, start, slot, mesh)
-        parts.append(_account(chosen, chunk.source_row, mesh.rows, mesh.cols, mesh.slots_per_device, cost.combine_per_expert))
+        parts.append(
+            _account(chosen, chunk.source_row, mesh.rows, mesh.cols, mesh.slots_per_device, cost.combine_per_expert)
+        )
     slot_load, out_edges, back_edges, hops = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     per_device = slot_load.reshape(batches.count, mesh.devices, mesh.slots_per_device)
     return SimulationReport(

@@ -48,7 +48,8 @@ def sequential_imbalance(stats: Statistics, model: Model, mesh: Mesh) -> Floats:
     routed = stats.load[:, : model.routed_experts]
     device = np.arange(model.routed_experts) * mesh.devices // model.routed_experts
     starts = np.flatnonzero(np.diff(device, prepend=-1))
-    return np.add.reduceat(routed, starts, axis=1).max(axis=1) * mesh.devices / routed.sum(axis=1)
+    imbalance: Floats = np.add.reduceat(routed, starts, axis=1).max(axis=1) * mesh.devices / routed.sum(axis=1)
+    return imbalance
 
 
 FIVE = ("mean", "p50", "p95", "p99", "max")

@@ -2,7 +2,8 @@
 
 Every policy takes experts `[batch, token, k]` and the replica table of `Placement.replicas` (start
 `[expert + 1]`, slot: flat slot numbers, a replica's rank being its place among its expert's ascending
-slots), and returns the flat slot that serves each pair, `[batch, token, k]` int32. Pairs are served in token order, then in the order of the k.
+slots), and returns the flat slot that serves each pair, `[batch, token, k]` int32. Pairs are served in token
+order, then in the order of the k.
 """
 
 from collections.abc import Callable

@@ -41,15 +41,13 @@ class Packing:
 
     def fits(self, expert: int) -> Bools:
         """Devices with room that do not hold the expert yet, `[device]`."""
-        return self.has_room() & ~self.holds[expert]
+        fitting: Bools = self.has_room() & ~self.holds[expert]
+        return fitting
 
     def has_room(self) -> Bools:
         """Devices with an empty slot, `[device]`."""
-        return (self.slots == EMPTY).any(axis=1)
-
-    def free_slots(self) -> int:
-        """Empty slots in the whole mesh."""
-        return int((self.slots == EMPTY).sum())
+        room: Bools = (self.slots == EMPTY).any(axis=1)
+        return room
 
     def place(self, expert: int, device: int) -> None:
         """Put a replica on a device with room."""

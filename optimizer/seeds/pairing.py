@@ -34,7 +34,7 @@ def pairing(problem: Problem) -> Placement:
 
 
 def _deal(packing: Packing, hottest_first: list[int]) -> None:
-    """One replica to each device with room, heavy devices getting light replicas; clashes go to the lightest that fits."""
+    """One replica to each device with room, light ones to heavy devices; clashes go to the lightest that fits."""
     roomy = np.flatnonzero(packing.has_room())
     lightest_first = roomy[np.argsort(packing.load[roomy], kind="stable")]
     clashes = []

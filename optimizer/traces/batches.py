@@ -42,7 +42,7 @@ class Batches:
     @property
     def tokens(self) -> int:
         """Tokens in each batch."""
-        return self.experts.shape[1]
+        return int(self.experts.shape[1])
 
     def part(self, start: int, stop: int) -> "Batches":
         """Batches start..stop-1."""
@@ -72,7 +72,14 @@ def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -
 
 
 def decode_batches(
-    trace: RoutingTrace, layer: int, requests: Ints, model: Model, tokens: int, count: int, rows: int, seed: int
+    trace: RoutingTrace,
+    layer: int,
+    requests: Ints,
+    model: Model,
+    tokens: int,
+    count: int,
+    rows: int,
+    rng: np.random.Generator,
 ) -> Batches:
     """`count` decode steps of `tokens` users each, from these requests.
 
@@ -81,7 +88,7 @@ def decode_batches(
     another order, from random offsets on. Slot u sits on mesh row u * rows // tokens.
     """
     spans = _spans(trace, requests)
-    index = _walk(spans, tokens, count, np.random.default_rng([seed, layer]))
+    index = _walk(spans, tokens, count, rng)
     routed = trace.layer(layer)[index]
     return Batches(with_shared(routed, model), np.broadcast_to(default_rows(tokens, rows), index.shape))
 

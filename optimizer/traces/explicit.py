@@ -18,17 +18,17 @@ def read_batches(path: Path) -> tuple[Ints, Ints | None]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             experts = archive["experts"]
-            rows = archive["source_row"] if "source_row" in archive else None
+            rows = archive.get("source_row")
     except FileNotFoundError:
         raise InputError(f"--batches {path}: no such file; give an .npz with experts [batch, token, top_k]") from None
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
         raise InputError(f"--batches {path}: not an .npz with experts [batch, token, top_k] ({error})") from None
     if experts.ndim != 3 or experts.dtype.kind not in "iu" or experts.size == 0:
-        raise InputError(f"--batches {path}: experts is {experts.dtype} {experts.shape}, not integers [batch, token, top_k]")
-    if rows is not None and (rows.shape != experts.shape[:2] or rows.dtype.kind not in "iu"):
         raise InputError(
-            f"--batches {path}: source_row is {rows.dtype} {rows.shape}, not integers {experts.shape[:2]}"
+            f"--batches {path}: experts is {experts.dtype} {experts.shape}, not integers [batch, token, top_k]"
         )
+    if rows is not None and (rows.shape != experts.shape[:2] or rows.dtype.kind not in "iu"):
+        raise InputError(f"--batches {path}: source_row is {rows.dtype} {rows.shape}, not integers {experts.shape[:2]}")
     return experts, rows
 
 

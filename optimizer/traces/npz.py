@@ -52,10 +52,14 @@ def read_request(path: Path) -> Request:
             if "routed_experts" not in archive:
                 raise BadRequestError("has no array routed_experts")
             experts = archive["routed_experts"]
-            lengths = [len(archive[key]) if key in archive else None for key in ("prompt_token_ids", "output_token_ids")]
+            lengths = [
+                len(archive[key]) if key in archive else None for key in ("prompt_token_ids", "output_token_ids")
+            ]
     except UNREADABLE as error:
         if "allow_pickle" in str(error):
-            raise BadRequestError("routed_experts is a pickled object (None, perhaps), which is never unpickled") from None
+            raise BadRequestError(
+                "routed_experts is a pickled object (None, perhaps), which is never unpickled"
+            ) from None
         raise BadRequestError(f"not a whole .npz file ({str(error) or type(error).__name__})") from None
     except TypeError:
         raise BadRequestError("prompt_token_ids and output_token_ids must be one-dimensional") from None
@@ -72,7 +76,7 @@ def _checked_request(experts: Ints, prompt: int | None, output: int | None) -> R
         raise BadRequestError("prompt_token_ids or output_token_ids is missing, so that the phases are unknown")
     if tokens not in (prompt + output, prompt + output - 1):
         raise BadRequestError(
-            f"routed_experts has {tokens} tokens, but {prompt} prompt + {output} output tokens were expected, or one less"
+            f"routed_experts has {tokens} tokens, not the {prompt} prompt + {output} output tokens, or one less"
         )
     return Request(experts, min(prompt, tokens))
 

@@ -1,5 +1,7 @@
 """The built-in trace: routing that looks like DeepSeek-V3's, made from a seed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from formulations.arrays import Floats, Ints
@@ -16,40 +18,44 @@ TOKEN_RANK, TOKEN_WEIGHT, TOKEN_MEMORY = 12, 2.0, 0.5
 BIAS_SIGMA = 0.85  # spread of expert popularity before routing flattens it
 
 
-def builtin_trace(model: Model, layer: int, seed: int) -> RoutingTrace:
-    """5,120 requests of 12 to 36 output tokens each, for one layer.
+def builtin_trace(model: Model, layers: Sequence[int], seed: int) -> RoutingTrace:
+    """5,120 requests of 12 to 36 output tokens each; the choices of each layer are drawn independently.
 
     Each token scores every expert by the expert's popularity, the request's topic, the token's own direction
     (which remembers half of its predecessor's) and Gumbel noise; it keeps the model's best groups of experts
     and takes the top-k of what is left. This gives request variation, co-activation and temporal overlap;
     the marginals are only roughly those of DeepSeek-V3. Raises InputError for a layer without experts.
     """
-    if model.layers and not model.first_moe_layer <= layer < model.layers:
-        raise InputError(
-            f"--layer {layer} is no MoE layer of {model.name}, which are {model.first_moe_layer}..{model.layers - 1}"
-        )
-    rng = np.random.default_rng([seed, layer, model.routed_experts])
-    lengths = rng.integers(SHORTEST, LONGEST + 1, REQUESTS)
+    first, last = model.first_moe_layer, model.layers - 1
+    strange = [layer for layer in layers if model.layers and not first <= layer <= last]
+    if strange:
+        raise InputError(f"--layer {strange[0]} is no MoE layer of {model.name}, which are {first}..{last}")
+    lengths = np.random.default_rng(seed).integers(SHORTEST, LONGEST + 1, REQUESTS)
+    experts = np.stack([_layer(model, lengths, np.random.default_rng([seed, layer])) for layer in layers], axis=1)
+    return RoutingTrace(
+        experts=experts,
+        layers=tuple(layers),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        phase=np.full(len(experts), OUTPUT, dtype=np.uint8),
+        source=f"built-in trace, seed {seed}: {REQUESTS} generated requests like {model.name}'s",
+    )
+
+
+def _layer(model: Model, lengths: Ints, rng: np.random.Generator) -> Ints:
+    """One layer's choices, `[token, k]` uint16."""
     popularity = BIAS_SIGMA * rng.standard_normal(model.routed_experts)
     topics = rng.standard_normal((REQUEST_RANK, model.routed_experts)) * (REQUEST_WEIGHT / REQUEST_RANK**0.5)
     directions = rng.standard_normal((TOKEN_RANK, model.routed_experts)) * (TOKEN_WEIGHT / TOKEN_RANK**0.5)
     parts = []
-    for first in range(0, REQUESTS, CHUNK_REQUESTS):
-        chunk = lengths[first : first + CHUNK_REQUESTS]
+    for start in range(0, REQUESTS, CHUNK_REQUESTS):
+        chunk = lengths[start : start + CHUNK_REQUESTS]
         walks = _token_walks(rng, len(chunk))[np.arange(LONGEST) < chunk[:, None]]
         request = np.repeat(rng.standard_normal((len(chunk), REQUEST_RANK)), chunk, axis=0)
         score = (popularity + request @ topics + walks @ directions).astype(np.float32)
         noise = rng.standard_exponential(score.shape, dtype=np.float32)
         score -= np.log(np.maximum(noise, np.finfo(np.float32).tiny))  # minus the log of an exponential is Gumbel
         parts.append(_choose(score, model))
-    experts = np.concatenate(parts)[:, None, :]
-    return RoutingTrace(
-        experts=experts,
-        layers=(layer,),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        phase=np.full(len(experts), OUTPUT, dtype=np.uint8),
-        source=f"built-in trace, seed {seed}: {REQUESTS} generated requests like {model.name}'s",
-    )
+    return np.concatenate(parts)
 
 
 def _token_walks(rng: np.random.Generator, requests: int) -> Floats:

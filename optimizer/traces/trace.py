@@ -56,9 +56,10 @@ class RoutingTrace:
         before = np.concatenate([[0], np.cumsum(self.phase == OUTPUT)])
         return before[self.offsets[1:]] > before[self.offsets[:-1]]
 
-    def fingerprint(self, layer: int) -> str:
-        """A short digest of one layer's content, so that a plan can tell the trace that it was made from."""
-        digest = hashlib.blake2b(digest_size=8)
-        for array in (self.layer(layer), self.offsets, self.phase):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+
+def digest(*arrays: Ints) -> str:
+    """A short digest of the content of arrays, so that a plan can tell the data that it was made from."""
+    state = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        state.update(np.ascontiguousarray(array).tobytes())
+    return state.hexdigest()

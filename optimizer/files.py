@@ -1,0 +1,36 @@
+"""Files that are written whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from optimizer.errors import InputError
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise InputError if a file could not be put there; called before the work whose result it will hold."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"{option} {path}: cannot be written; name a file in an existing folder that you may write to")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write through a temporary file beside the target and a rename: a reader never sees half a file."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,182 @@
+"""The plan file: placements, policy, quality, bounds and provenance of several layers, as one JSON file."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from optimizer.errors import InputError
+from optimizer.files import write_whole
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.placement import Placement
+from optimizer.presets import load_hardware, load_model, names
+from optimizer.routing.policies import POLICIES
+
+FORMAT, VERSION = "moeplan/plan", 1
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer: its placement, test figures, bounds, and what they were made from."""
+
+    placement: Placement
+    quality: dict[str, Any] = field(default_factory=dict)
+    bounds: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Placements by model layer id, and the routing policy that they were made for."""
+
+    model: Model
+    mesh: Mesh
+    hardware: str
+    policy: str
+    layers: dict[int, LayerPlan]
+
+
+class _Part(BaseModel):
+    """More keys may be added to a plan, so unknown ones are no fault."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class _Model(_Part):
+    name: str
+    routed_experts: int = Field(ge=1)
+    shared_experts: int = Field(ge=0)
+    top_k: int = Field(ge=1)
+    layers: int | None = Field(default=None, ge=0)
+    first_moe_layer: int | None = Field(default=None, ge=0)
+
+
+class _Mesh(_Part):
+    rows: int = Field(ge=1)
+    cols: int = Field(ge=1)
+    slots_per_device: int = Field(ge=1)
+
+
+class _Routing(_Part):
+    policy: str
+
+
+class _Layer(_Part):
+    slots: list[list[int]]
+    quality: dict[str, Any] = Field(default_factory=dict)
+    bounds: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class _File(_Part):
+    format: Literal["moeplan/plan"]
+    version: Literal[1]
+    model: _Model
+    mesh: _Mesh
+    hardware: str
+    routing: _Routing
+    layers: dict[str, _Layer] = Field(min_length=1)
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write a plan, whole or not at all. Raises ValueError, and writes nothing, if a placement is invalid."""
+    for layer, part in plan.layers.items():
+        if faults := _violations(plan, part.placement):
+            raise ValueError(f"layer {layer}: {'; '.join(faults)}")
+    write_whole(path, json.dumps(_as_json(plan), indent=1) + "\n")
+
+
+def _violations(plan: Plan, placement: Placement) -> list[str]:
+    return placement.violations(plan.model.experts, plan.mesh.devices, plan.mesh.slots_per_device)
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    model, mesh = plan.model, plan.mesh
+    kept = ("name", "routed_experts", "shared_experts", "top_k", "layers", "first_moe_layer")
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": {key: getattr(model, key) for key in kept},
+        "mesh": {"rows": mesh.rows, "cols": mesh.cols, "slots_per_device": mesh.slots_per_device},
+        "hardware": plan.hardware,
+        "routing": {"policy": plan.policy},
+        "layers": {
+            str(layer): {
+                "slots": part.placement.slots.tolist(),
+                "quality": part.quality,
+                "bounds": part.bounds,
+                "provenance": part.provenance,
+            }
+            for layer, part in sorted(plan.layers.items())
+        },
+    }
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan. Raises InputError with one sentence for the first fault found."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a plan that `moeplan solve` wrote") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a plan ({error})") from None
+    try:
+        parsed = _File.model_validate(json.loads(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); give a plan that `moeplan solve` wrote") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_fault(error)}") from None
+    try:
+        plan = _checked(parsed)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return plan
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "the file"
+    if where in ("format", "version"):
+        wanted = FORMAT if where == "format" else VERSION
+        return f"{where} is {fault['input']!r}, but this moeplan reads {wanted!r}"
+    return f"{where}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _checked(parsed: _File) -> Plan:
+    if parsed.hardware not in names("hardware") and not parsed.hardware.endswith(".toml"):
+        load_hardware(parsed.hardware)  # says which there are
+    if parsed.routing.policy not in POLICIES:
+        raise InputError(f"routing.policy is '{parsed.routing.policy}', not one of {', '.join(POLICIES)}")
+    mesh = Mesh(parsed.mesh.rows, parsed.mesh.cols, parsed.mesh.slots_per_device)
+    plan = Plan(_model(parsed.model), mesh, parsed.hardware, parsed.routing.policy, {})
+    for key, layer in parsed.layers.items():
+        if not key.isdecimal():
+            raise InputError(f"layers: '{key}' is not a layer id")
+        plan.layers[int(key)] = _layer(plan, key, layer)
+    return plan
+
+
+def _layer(plan: Plan, key: str, layer: _Layer) -> LayerPlan:
+    mesh = plan.mesh
+    if len(layer.slots) != mesh.devices:
+        raise InputError(f"layers.{key}.slots: {len(layer.slots)} devices instead of {mesh.devices}, one list each")
+    for device, slots in enumerate(layer.slots):
+        if len(slots) != mesh.slots_per_device:
+            raise InputError(f"layers.{key}.slots: device {device} has {len(slots)} slots, not {mesh.slots_per_device}")
+    placement = Placement(np.clip(np.array(layer.slots, dtype=object), -2, 2**31 - 1).astype(np.int32))
+    if faults := _violations(plan, placement):
+        more = f" ({len(faults)} faults in all)" if len(faults) > 1 else ""
+        raise InputError(f"layers.{key}.slots: {faults[0]}{more}")
+    return LayerPlan(placement, layer.quality, layer.bounds, layer.provenance)
+
+
+def _model(parsed: _Model) -> Model:
+    """Where a plan does not say how the model's layers are numbered, the preset of that name does."""
+    preset = load_model(parsed.name) if parsed.name in names("models") else None
+    said = parsed.model_dump(exclude_none=True)
+    known = {"layers": preset.layers, "first_moe_layer": preset.first_moe_layer} if preset else {}
+    return Model(**(known | said))

@@ -1,0 +1,225 @@
+"""The two moves, `swap` and `replace`: what they would change, and making the change.
+
+A move is a number. Below slots * slots it swaps the contents of slot m // slots and slot m % slots; above, it gives
+slot (m - slots * slots) // experts to expert (m - slots * slots) % experts, whose replica count grows while that of the
+former owner shrinks. `delta` never changes the state and `apply` never judges.
+"""
+
+import numpy as np
+
+from formulations.arrays import Bools, Ints
+from optimizer.kernels import kernel
+from optimizer.search.state import fill_part, find_leaders
+
+Scratch = tuple[Ints, ...]
+
+
+def scratch_for(devices: int, batches: int) -> Scratch:
+    """Working memory of `delta` and `apply`.
+
+    touched `[device + 1]`, the last entry saying how many are; place of a device in touched or -1 `[device]`; new
+    cost `[touched, batch]`; new replica lists of the two experts `[2, device + 1]`; peak `[batch]`; one replica's
+    cost `[batch]`.
+    """
+    return (
+        np.zeros(devices + 1, dtype=np.int64),
+        np.full(devices, -1, dtype=np.int64),
+        np.zeros((devices, batches), dtype=np.int32),
+        np.zeros((2, devices + 1), dtype=np.int64),
+        np.zeros(batches, dtype=np.int32),
+        np.zeros(batches, dtype=np.int32),
+    )
+
+
+@kernel
+def copy(values: Ints, out: Ints) -> None:
+    """Loops over batches are spelt out, as numba compiles them far faster than array expressions."""
+    for batch in range(len(out)):
+        out[batch] = values[batch]
+
+
+@kernel
+def add(values: Ints, out: Ints) -> None:
+    """Add one row to another."""
+    for batch in range(len(out)):
+        out[batch] += values[batch]
+
+
+@kernel
+def subtract(values: Ints, out: Ints) -> None:
+    """Take one row from another."""
+    for batch in range(len(out)):
+        out[batch] -= values[batch]
+
+
+@kernel
+def raise_to(values: Ints, out: Ints) -> None:
+    """Raise a row to at least another."""
+    for batch in range(len(out)):
+        out[batch] = max(out[batch], values[batch])
+
+
+@kernel
+def holds(slots: Ints, device: int, expert: int) -> bool:
+    """Whether a device holds a replica of this expert."""
+    for slot in range(slots.shape[1]):
+        if slots[device, slot] == expert:
+            return True
+    return False
+
+
+@kernel
+def is_legal(move: int, slots: Ints, count: Ints, spread: Bools, cols: int) -> bool:
+    """Whether a move keeps the placement valid and spread experts in their rows; swaps count one way round only."""
+    devices, depth = slots.shape
+    size = devices * depth
+    if move < size * size:
+        a, b = move // size, move % size
+        device_a, device_b = a // depth, b // depth
+        x, y = slots[device_a, a % depth], slots[device_b, b % depth]
+        if a >= b or device_a == device_b or x == y:
+            return False
+        pinned = (x >= 0 and spread[x]) or (y >= 0 and spread[y])
+        if pinned and device_a // cols != device_b // cols:
+            return False
+        return not (x >= 0 and holds(slots, device_b, x)) and not (y >= 0 and holds(slots, device_a, y))
+    a, y = (move - size * size) // len(count), (move - size * size) % len(count)
+    x = slots[a // depth, a % depth]
+    if x == y or spread[y] or count[y] == devices or holds(slots, a // depth, y):
+        return False
+    return x < 0 or (count[x] > 1 and not spread[x])
+
+
+@kernel
+def relist(old: Ints, count: int, leaving: int, joining: int, new: Ints) -> int:
+    """Copy an ascending list of slots without one (-1: none) and with another (-1: none); returns its length."""
+    length = 0
+    for rank in range(count):
+        slot = old[rank]
+        if joining >= 0 and joining < slot:
+            new[length] = joining
+            joining = -1
+            length += 1
+        if slot != leaving:
+            new[length] = slot
+            length += 1
+    if joining >= 0:
+        new[length] = joining
+        length += 1
+    return length
+
+
+@kernel
+def touch(device: int, touched: Ints, place: Ints, new_cost: Ints, cost: Ints) -> Ints:
+    """The row of new_cost of a device, which gets one if it has none."""
+    if place[device] < 0:
+        place[device] = touched[-1]
+        touched[touched[-1]] = device
+        copy(cost[device], new_cost[touched[-1]])
+        touched[-1] += 1
+    row: Ints = new_cost[place[device]]
+    return row
+
+
+@kernel
+def rebalance(expert: int, length: int, new: Ints, state: tuple[Ints, ...], scratch: Scratch) -> None:
+    """Move the cost of one expert from its present replicas to the `new` ones, in new_cost."""
+    load, value, slots, count, replicas, part, cost, _, _ = state
+    touched, place, new_cost, _, _, piece = scratch
+    depth = slots.shape[1]
+    same_count = length == count[expert]
+    for rank in range(count[expert]):
+        slot = replicas[expert, rank]
+        if not same_count or new[rank] != slot:
+            subtract(part[slot], touch(slot // depth, touched, place, new_cost, cost))
+    for rank in range(length):
+        slot = new[rank]
+        if not same_count:
+            fill_part(load[expert], value, length, rank, piece)
+            add(piece, touch(slot // depth, touched, place, new_cost, cost))
+        elif replicas[expert, rank] != slot:  # the share of a rank does not depend on where its replica is
+            add(part[replicas[expert, rank]], touch(slot // depth, touched, place, new_cost, cost))
+
+
+@kernel
+def prepare(move: int, state: tuple[Ints, ...], scratch: Scratch) -> tuple[int, int, int, int]:
+    """Work out a move in scratch: returns the two experts (or -1) and their new replica counts."""
+    _, _, slots, count, replicas, _, _, _, _ = state
+    lists = scratch[3]
+    depth = slots.shape[1]
+    size = slots.size
+    x_length = y_length = 0
+    if move < size * size:
+        a, b = move // size, move % size
+        y = slots[b // depth, b % depth]
+        x_joins, y_leaves = b, b
+    else:
+        a, y = (move - size * size) // len(count), (move - size * size) % len(count)
+        x_joins, y_leaves = -1, -1
+    x = slots[a // depth, a % depth]
+    if x >= 0:
+        x_length = relist(replicas[x], count[x], a, x_joins, lists[0])
+        rebalance(x, x_length, lists[0], state, scratch)
+    if y >= 0:
+        y_length = relist(replicas[y], count[y], y_leaves, a, lists[1])
+        rebalance(y, y_length, lists[1], state, scratch)
+    return x, y, x_length, y_length
+
+
+@kernel
+def forget(touched: Ints, place: Ints) -> None:
+    """Make scratch ready for the next move."""
+    for index in range(touched[-1]):
+        place[touched[index]] = -1
+    touched[-1] = 0
+
+
+@kernel
+def delta(move: int, state: tuple[Ints, ...], scratch: Scratch) -> int:
+    """Change of the objective, the sum over batches of the peak device cost, that a legal move would make."""
+    cost, leaders, leading = state[6], state[7], state[8]
+    touched, place, new_cost, _, peak, _ = scratch
+    prepare(move, state, scratch)
+    copy(new_cost[0], peak)
+    for index in range(1, touched[-1]):
+        raise_to(new_cost[index], peak)
+    change = 0
+    for batch in range(len(peak)):
+        leader = 0
+        while leader < len(leaders) and place[leaders[leader, batch]] >= 0:
+            leader += 1
+        if leader < len(leaders):
+            peak[batch] = max(peak[batch], leading[leader, batch])
+        else:
+            for device in range(len(cost)):
+                if place[device] < 0:
+                    peak[batch] = max(peak[batch], cost[device, batch])
+        change += peak[batch] - leading[0, batch]
+    forget(touched, place)
+    return change
+
+
+@kernel
+def apply(move: int, state: tuple[Ints, ...], scratch: Scratch) -> None:
+    """Make a legal move."""
+    load, value, slots, count, replicas, part, cost, leaders, leading = state
+    touched, place, new_cost, lists, _, _ = scratch
+    depth = slots.shape[1]
+    size = slots.size
+    x, y, x_length, y_length = prepare(move, state, scratch)
+    for index in range(touched[-1]):
+        copy(new_cost[index], cost[touched[index]])
+    forget(touched, place)
+    a = move // size if move < size * size else (move - size * size) // len(count)
+    subtract(part[a], part[a])
+    slots[a // depth, a % depth] = y
+    if move < size * size:
+        subtract(part[move % size], part[move % size])
+        slots[move % size // depth, move % size % depth] = x
+    for expert, length, which in ((x, x_length, 0), (y, y_length, 1)):
+        if expert >= 0:
+            count[expert] = length
+            for rank in range(length):
+                replicas[expert, rank] = lists[which, rank]
+                fill_part(load[expert], value, length, rank, part[lists[which, rank]])
+    find_leaders(cost, leaders, leading)

@@ -1,0 +1,130 @@
+"""The only mutable placement, with the exact peak cost of every train batch under even split.
+
+Arrays are device-major (`[..., batch]` last), because a move changes few devices in all batches: every
+step of an evaluation then runs along contiguous memory.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.kernels import kernel
+from optimizer.placement import Placement
+
+LEADERS = 4  # devices remembered per batch, heaviest first: the peak of the untouched ones is found among them
+
+
+@dataclass(eq=False)
+class SearchState:
+    """load `[expert, batch]` pairs; value `[most load + 1]` what a slot costs by its load; slots `[device, slot]`;
+    count `[expert]`; replicas `[expert, device]` flat slots by rank, only the first `count` valid;
+    part `[slot, batch]` cost of each slot; cost `[device, batch]` its sum over a device; leaders and
+    leading `[LEADERS, batch]` the heaviest devices and their cost. Ids and counts are int64, loads and costs int32.
+    """
+
+    load: Ints
+    value: Ints
+    slots: Ints
+    count: Ints
+    replicas: Ints
+    part: Ints
+    cost: Ints
+    leaders: Ints
+    leading: Ints
+
+    @classmethod
+    def of(cls, placement: Placement, load: Ints, value: Ints) -> "SearchState":
+        """The state of a valid placement; load `[batch, expert]`, value `[most load of an expert + 1]`."""
+        batches, experts = load.shape
+        slots = placement.slots.astype(np.int64)
+        start, slot = placement.replicas(experts)
+        replicas = np.full((experts, len(slots)), -1, dtype=np.int64)
+        for expert in range(experts):
+            replicas[expert, : start[expert + 1] - start[expert]] = slot[start[expert] : start[expert + 1]]
+        leaders = min(LEADERS, len(slots))
+        state = cls(
+            load=np.ascontiguousarray(load.T, dtype=np.int32),
+            value=value.astype(np.int32),
+            slots=slots,
+            count=np.diff(start).astype(np.int64),
+            replicas=replicas,
+            part=np.zeros((slots.size, batches), dtype=np.int32),
+            cost=np.zeros((len(slots), batches), dtype=np.int32),
+            leaders=np.zeros((leaders, batches), dtype=np.int32),
+            leading=np.zeros((leaders, batches), dtype=np.int32),
+        )
+        recompute(*state.arrays())
+        return state
+
+    def arrays(self) -> tuple[Ints, ...]:
+        """Everything, in the order in which the kernels take it."""
+        return (
+            self.load,
+            self.value,
+            self.slots,
+            self.count,
+            self.replicas,
+            self.part,
+            self.cost,
+            self.leaders,
+            self.leading,
+        )
+
+    def placement(self) -> Placement:
+        """The current placement."""
+        return Placement(self.slots)
+
+    @property
+    def objective(self) -> int:
+        """Sum over batches of the peak device cost."""
+        return int(self.leading[0].sum(dtype=np.int64))
+
+
+@kernel
+def recompute(
+    load: Ints,
+    value: Ints,
+    slots: Ints,
+    count: Ints,
+    replicas: Ints,
+    part: Ints,
+    cost: Ints,
+    leaders: Ints,
+    leading: Ints,
+) -> None:
+    """Fill part and cost (both zero so far), leaders and leading from slots, count and replicas."""
+    for expert in range(len(count)):
+        for rank in range(count[expert]):
+            fill_part(load[expert], value, count[expert], rank, part[replicas[expert, rank]])
+    for slot in range(len(part)):
+        for batch in range(part.shape[1]):
+            cost[slot // slots.shape[1], batch] += part[slot, batch]
+    find_leaders(cost, leaders, leading)
+
+
+@kernel
+def fill_part(load: Ints, value: Ints, count: int, rank: int, out: Ints) -> None:
+    """Cost of the replica of this rank in each batch: round robin gives it ceil((load - rank) / count) tokens."""
+    for batch in range(len(load)):
+        out[batch] = value[(load[batch] + count - 1 - rank) // count]
+
+
+@kernel
+def find_leaders(cost: Ints, leaders: Ints, leading: Ints) -> None:
+    """The heaviest devices of each batch, heaviest first, the lowest number on a tie."""
+    last = len(leaders) - 1
+    for place in range(last + 1):
+        for batch in range(cost.shape[1]):
+            leading[place, batch] = -1
+    for device in range(len(cost)):
+        for batch in range(cost.shape[1]):
+            weight = cost[device, batch]
+            if weight > leading[last, batch]:
+                place = last
+                while place > 0 and weight > leading[place - 1, batch]:
+                    leading[place, batch] = leading[place - 1, batch]
+                    leaders[place, batch] = leaders[place - 1, batch]
+                    place -= 1
+                leading[place, batch] = weight
+                leaders[place, batch] = device
