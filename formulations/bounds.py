@@ -34,17 +34,19 @@ def slot_budget_bound(load: Ints, slots: int) -> Ints:
     """
     if slots < load.shape[1]:
         raise ValueError(f"{load.shape[1]} experts do not fit in {slots} slots")
-    low = np.ones(load.shape[0], dtype=np.int64)
-    high = np.maximum(load.max(axis=1), 1).astype(np.int64)
+    high = load.max(axis=1).astype(np.int64)
+    low = np.minimum(high, 1)
     while np.any(low < high):
         middle = (low + high) // 2
-        needed = np.maximum(1, -(-load // middle[:, None])).sum(axis=1)
+        needed = np.maximum(1, -(-load // np.maximum(middle, 1)[:, None])).sum(axis=1)
         fits = needed <= slots
         high = np.where(fits, middle, high)
         low = np.where(fits, low, middle + 1)
-    return low
+    bound: Ints = low
+    return bound
 
 
 def any_placement_bound(load: Ints, devices: int, slots: int) -> Ints:
     """The strongest of the bounds here that holds for any placement and routing, `[batch]`."""
-    return np.maximum(mean_load_bound(load, devices), slot_budget_bound(load, slots))
+    bound: Ints = np.maximum(mean_load_bound(load, devices), slot_budget_bound(load, slots))
+    return bound

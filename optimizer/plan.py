@@ -1,7 +1,7 @@
 """The plan file: placements, policy, quality, bounds and provenance of several layers, as one JSON file."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,8 @@ class _Model(_Part):
     top_k: int = Field(ge=1)
     layers: int | None = Field(default=None, ge=0)
     first_moe_layer: int | None = Field(default=None, ge=0)
+    groups: int | None = Field(default=None, ge=1)
+    groups_per_token: int | None = Field(default=None, ge=1)
 
 
 class _Mesh(_Part):
@@ -95,13 +97,11 @@ def _violations(plan: Plan, placement: Placement) -> list[str]:
 
 
 def _as_json(plan: Plan) -> dict[str, Any]:
-    model, mesh = plan.model, plan.mesh
-    kept = ("name", "routed_experts", "shared_experts", "top_k", "layers", "first_moe_layer")
     return {
         "format": FORMAT,
         "version": VERSION,
-        "model": {key: getattr(model, key) for key in kept},
-        "mesh": {"rows": mesh.rows, "cols": mesh.cols, "slots_per_device": mesh.slots_per_device},
+        "model": asdict(plan.model),
+        "mesh": asdict(plan.mesh),
         "hardware": plan.hardware,
         "routing": {"policy": plan.policy},
         "layers": {
@@ -169,14 +169,12 @@ def _layer(plan: Plan, key: str, layer: _Layer) -> LayerPlan:
             raise InputError(f"layers.{key}.slots: device {device} has {len(slots)} slots, not {mesh.slots_per_device}")
     placement = Placement(np.clip(np.array(layer.slots, dtype=object), -2, 2**31 - 1).astype(np.int32))
     if faults := _violations(plan, placement):
-        more = f" ({len(faults)} faults in all)" if len(faults) > 1 else ""
-        raise InputError(f"layers.{key}.slots: {faults[0]}{more}")
+        more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
+        raise InputError(f"layers.{key}.slots: {'; '.join(faults[:3])}{more}")
     return LayerPlan(placement, layer.quality, layer.bounds, layer.provenance)
 
 
 def _model(parsed: _Model) -> Model:
-    """Where a plan does not say how the model's layers are numbered, the preset of that name does."""
-    preset = load_model(parsed.name) if parsed.name in names("models") else None
-    said = parsed.model_dump(exclude_none=True)
-    known = {"layers": preset.layers, "first_moe_layer": preset.first_moe_layer} if preset else {}
-    return Model(**(known | said))
+    """What a plan does not say of its model (layer numbering, groups), the preset of that name does."""
+    known = asdict(load_model(parsed.name)) if parsed.name in names("models") else {}
+    return Model(**(known | parsed.model_dump(exclude_none=True)))

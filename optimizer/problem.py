@@ -56,6 +56,8 @@ def make_problem(
             f"{model.experts} experts do not fit in {mesh.slots} slots ({mesh.rows}x{mesh.cols} devices, "
             f"{mesh.slots_per_device} each); raise --slots or take a larger --mesh"
         )
+    if isinstance(shared, int) and not model.shared_experts:
+        raise InputError(f"--shared-replicas {shared}: {model.name} has no shared expert; leave the option out")
     room = (mesh.slots - model.routed_experts) // max(model.shared_experts, 1)
     if isinstance(shared, int) and not 1 <= shared <= min(room, mesh.devices):
         raise InputError(

@@ -125,12 +125,17 @@ def _formulate(bench: _Bench, effort: Effort, notify: Notify) -> Outcome[Ints]:
         cols=mesh.cols,
         slots_per_device=mesh.slots_per_device,
     )
-    counted = FORMULATION_WORK if effort.evaluations is not None else None
-    seconds = min(FORMULATION_SHARE * effort.deadline.remaining(), FORMULATION_SECONDS)
-    outcome = place_replicas(instance, hint.slots, Limits(seconds, deterministic=counted, seed=effort.seed))
+    outcome = place_replicas(instance, hint.slots, _formulation_limits(effort))
     placement = hint if outcome.value is None else Placement(outcome.value)
     bench.add("formulation", placement, outcome.runtime)
     return outcome
+
+
+def _formulation_limits(effort: Effort) -> Limits:
+    """A share of the time left; where moves are counted, solver work is too, so that the clock decides nothing."""
+    if effort.evaluations is not None:
+        return Limits(effort.deadline.remaining(), deterministic=FORMULATION_WORK, seed=effort.seed)
+    return Limits(min(FORMULATION_SHARE * effort.deadline.remaining(), FORMULATION_SECONDS), seed=effort.seed)
 
 
 def _search(bench: _Bench, effort: Effort, reserve: float, notify: Notify) -> int:

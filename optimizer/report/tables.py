@@ -33,7 +33,7 @@ def console() -> Console:
 
 
 def _table(title: str, first: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", min_width=len(title))
     table.add_column(first)
     for column in columns:
         table.add_column(column, justify="right")
@@ -90,7 +90,7 @@ def simulation_table(report: SimulationReport, layer: int) -> Table:
 def statistics_table(stats: Statistics, model: Model, layer: int) -> Table:
     """The hottest routed experts, and the shared ones."""
     batches = len(stats.load)
-    title = f"Layer {layer}: hottest of {model.experts} experts, pairs per batch over {batches} batches"
+    title = f"Layer {layer}: hottest experts of {model.experts}, pairs a batch, {batches} batches"
     table = _table(title, "expert", ["mean", "std", "p95", "max", "share"])
     routed = np.argsort(-stats.mean[: model.routed_experts], kind="stable")[:HOTTEST]
     for expert in [*map(int, routed), *model.shared_ids]:

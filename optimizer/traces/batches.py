@@ -84,8 +84,10 @@ def decode_batches(
     """`count` decode steps of `tokens` users each, from these requests.
 
     Every user slot holds one request and walks through its output tokens (its prompt, if it has no output);
-    at its end the next request takes over, in seeded random order. Once all have been used they come again in
-    another order, from random offsets on. Slot u sits on mesh row u * rows // tokens.
+    at its end the next request takes over, in seeded random order. The requests found running at the first step
+    are entered at a random offset, as in a server that has run for a while: else all slots would decode first
+    tokens at once. Once all requests have been used they come again in another order, each from a random offset
+    on. Slot u sits on mesh row u * rows // tokens.
     """
     spans = _spans(trace, requests)
     index = _walk(spans, tokens, count, rng)
@@ -120,11 +122,11 @@ def _walk(spans: Ints, slots: int, steps: int, rng: np.random.Generator) -> Ints
     while True:
         for request in rng.permutation(len(spans)):
             start, stop = spans[request]
-            if not first_pass:
-                start = rng.integers(start, stop)
             now, slot = heappop(free)
             if now >= steps:  # the earliest free slot is done, so all are
                 return index.T
+            if now == 0 or not first_pass:
+                start = rng.integers(start, stop)
             end = min(now + int(stop - start), steps)
             index[slot, now:end] = np.arange(start, start + end - now)
             heappush(free, (end, slot))

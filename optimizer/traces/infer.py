@@ -78,7 +78,7 @@ def _first_usable(files: Sequence[Path]) -> Request:
         except BadRequestError as error:
             fault = fault or f"{path}: {error}"
     others = f" ({len(files)} requests, none usable)" if len(files) > 1 else ""
-    raise InputError(f"{fault}{others}")
+    raise InputError(f"{fault}{others}; record it again, or name other requests")
 
 
 def _largest_id(files: Sequence[Path]) -> int:

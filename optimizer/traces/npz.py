@@ -15,6 +15,7 @@ from optimizer.model import Model
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+TOKEN_IDS = ("prompt_token_ids", "output_token_ids")
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,18 @@ def find_files(paths: Sequence[str]) -> list[Path]:
 def read_request(path: Path) -> Request:
     """Read one request file. Raises BadRequestError for whatever keeps it from being used."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise BadRequestError("a single array, not an .npz archive")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise BadRequestError("a single array, not an .npz archive")
+        with loaded as archive:
             if "routed_experts" not in archive:
                 raise BadRequestError("has no array routed_experts")
             experts = archive["routed_experts"]
-            lengths = [
-                len(archive[key]) if key in archive else None for key in ("prompt_token_ids", "output_token_ids")
-            ]
+            lengths = [archive[key].size if key in archive else None for key in TOKEN_IDS]
     except UNREADABLE as error:
-        if "allow_pickle" in str(error):
-            raise BadRequestError(
-                "routed_experts is a pickled object (None, perhaps), which is never unpickled"
-            ) from None
+        if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
+            raise BadRequestError("holds a pickled object (None, perhaps), which is never unpickled") from None
         raise BadRequestError(f"not a whole .npz file ({str(error) or type(error).__name__})") from None
-    except TypeError:
-        raise BadRequestError("prompt_token_ids and output_token_ids must be one-dimensional") from None
     return _checked_request(experts, *lengths)
 
 
@@ -148,7 +144,7 @@ def read_traces(
         progress((number + 1) / len(files))
     if not parts:
         others = f" ({len(faults)} requests, none usable)" if len(faults) > 1 else ""
-        raise InputError(f"{faults[0]}{others}")
+        raise InputError(f"{faults[0]}{others}; record it again, or name other requests")
     skipped = f"{len(faults)} of {len(files)} requests skipped; the first: {faults[0]}" if faults else None
     return RoutingTrace(
         experts=np.concatenate(parts),

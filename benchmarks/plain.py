@@ -1,0 +1,63 @@
+"""The same work in plain vectorised numpy, as the yardstick of `speed.py`; it must give the same answers."""
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from optimizer.cost import Cost
+from optimizer.mesh import Mesh
+from optimizer.placement import Placement
+from optimizer.traces.batches import Batches
+
+
+def latency_us(placement: Placement, batches: Batches, experts: int, mesh: Mesh, cost: Cost) -> Floats:
+    """Latency of each batch under even routing, `[batch]` microseconds, combining per device."""
+    start, slot = placement.replicas(experts)
+    counted = [_count(start, slot, *batch, mesh) for batch in zip(batches.experts, batches.source_row, strict=True)]
+    slot_load, out, back = (np.stack(arrays) for arrays in zip(*counted, strict=True))
+    per_device = slot_load.reshape(len(slot_load), mesh.devices, mesh.slots_per_device)
+    total: Floats = cost.dispatch_us(out) + cost.compute_us(per_device) + cost.combine_us(back)
+    return total
+
+
+def _count(start: Ints, slot: Ints, experts: Ints, home: Ints, mesh: Mesh) -> tuple[Ints, Ints, Ints]:
+    """Slot loads, dispatch and combine half messages per ring edge of one batch."""
+    flat = experts.ravel()
+    order = np.argsort(flat, kind="stable")
+    turn = np.empty(len(flat), dtype=np.int64)
+    turn[order] = np.arange(len(flat)) - np.searchsorted(flat[order], flat[order])
+    chosen = slot[start[flat] + turn % np.diff(start)[flat]]
+    tokens = np.repeat(np.arange(len(experts)), experts.shape[1])
+    visits = np.unique(tokens * mesh.devices + chosen // mesh.slots_per_device)
+    token, row, col = visits // mesh.devices, visits % mesh.devices // mesh.cols, visits % mesh.cols
+    up, down = (row - home[token]) % mesh.rows, (home[token] - row) % mesh.rows
+    out, back = np.zeros((2, mesh.cols, 2, mesh.rows), dtype=np.int64)
+    share = np.where(up == down, 1, 2)
+    for way, (going, length) in enumerate((((down <= up), down), ((up <= down), up))):
+        for step in range(mesh.rows // 2):
+            on = going & (step < length)
+            edge = (row[on] + (step if way == 0 else -step)) % mesh.rows
+            np.add.at(back[:, way], (col[on], edge), share[on])
+    _multicast(out, token, col, up, down, home, mesh)
+    return np.bincount(chosen, minlength=mesh.slots), out, back
+
+
+def _multicast(out: Ints, token: Ints, col: Ints, up: Ints, down: Ints, home: Ints, mesh: Mesh) -> None:
+    """One packet per token, column and direction, as far as its farthest target; half of it on to the antipode."""
+    half = np.zeros((len(home), mesh.cols), dtype=np.bool_)
+    antipodal = (up == down) & (up > 0)
+    half[token[antipodal], col[antipodal]] = True
+    for way, (near, length) in enumerate(((up < down, up), (down < up, down))):
+        reach = np.zeros((len(home), mesh.cols), dtype=np.int64)
+        np.maximum.at(reach, (token[near], col[near]), length[near])
+        for step in range(mesh.rows // 2):
+            edge = (home + (step if way == 0 else -step)) % mesh.rows
+            np.add.at(out[:, way].T, edge, np.where(step < reach, 2, half.astype(np.int64)))
+
+
+def swap_delta(cost: Ints, part: Ints, a: int, b: int, depth: int) -> int:
+    """Change of the summed peaks by swapping two slots; cost `[device, batch]`, part `[slot, batch]`, no replicas."""
+    moved = part[b] - part[a]
+    changed = cost.copy()
+    changed[a // depth] += moved
+    changed[b // depth] -= moved
+    return int(changed.max(axis=0).sum() - cost.max(axis=0).sum())

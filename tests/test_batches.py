@@ -1,0 +1,154 @@
+"""Decode steps, splits and explicit batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import random_batches
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.errors import InputError
+from optimizer.model import Model
+from optimizer.traces.batches import Batches, decode_batches, default_rows, split_batches, split_requests
+from optimizer.traces.explicit import explicit_batches, read_batches
+from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
+
+WIDE = Model("wide", 60_000, 2, 1)  # so many experts that a token's expert can be its own number
+
+
+def numbered_trace(prompts: list[int], outputs: list[int]) -> RoutingTrace:
+    """Token i chose expert i."""
+    lengths = np.array(prompts) + np.array(outputs)
+    phase = [phase for p, o in zip(prompts, outputs, strict=True) for phase in [PROMPT] * p + [OUTPUT] * o]
+    return RoutingTrace(
+        experts=np.arange(lengths.sum(), dtype=np.uint16)[:, None, None],
+        layers=(0,),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        phase=np.array(phase, dtype=np.uint8),
+        source="test",
+    )
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 9), st.integers(1, 40))
+def test_slots_walk_through_whole_outputs(seed: int, requests: int, slots: int, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    prompts, outputs = rng.integers(1, 5, requests).tolist(), rng.integers(0, 8, requests).tolist()
+    trace = numbered_trace(prompts, outputs)
+    batches = decode_batches(trace, 0, np.arange(requests), WIDE, slots, steps, 2, rng)
+    owner = np.repeat(np.arange(requests), np.diff(trace.offsets))
+    last = {int(stop) - 1 for stop in trace.offsets[1:]}
+    started: list[tuple[int, int, int]] = []
+    for slot, walk in enumerate(batches.experts[..., 0].T.astype(int)):
+        for step, token in enumerate(walk):
+            request = owner[token]
+            assert outputs[request] == 0 or trace.phase[token] == OUTPUT
+            if step and walk[step - 1] not in last:
+                assert token == walk[step - 1] + 1  # it walks on, inside its request
+            else:
+                started.append((step, slot, int(request)))
+    arrivals = [request for _, _, request in sorted(started)]
+    for first in range(0, len(arrivals) - requests + 1, requests):
+        assert sorted(arrivals[first : first + requests]) == list(range(requests))  # each pass takes every request once
+
+
+def test_requests_that_arrive_later_start_at_their_first_output_token() -> None:
+    trace = numbered_trace([2] * 30, [5] * 30)
+    batches = decode_batches(trace, 0, np.arange(30), WIDE, 3, 20, 1, np.random.default_rng(0))
+    tokens = batches.experts[..., 0].astype(int)
+    for slot in range(3):
+        for step in range(1, 20):
+            if tokens[step, slot] != tokens[step - 1, slot] + 1:
+                assert tokens[step, slot] % 7 == 2
+
+
+def test_running_requests_are_entered_at_different_offsets() -> None:
+    trace = numbered_trace([0] * 400, [50] * 400)
+    batches = decode_batches(trace, 0, np.arange(400), WIDE, 200, 2, 1, np.random.default_rng(0))
+    assert len(np.unique(batches.experts[0, :, 0] % 50)) > 40
+
+
+def test_only_the_given_requests_are_used_and_shared_experts_are_appended() -> None:
+    trace = numbered_trace([1] * 6, [3] * 6)
+    batches = decode_batches(trace, 0, np.array([1, 4]), WIDE, 4, 9, 2, np.random.default_rng(0))
+    assert set((batches.experts[..., 0] // 4).ravel().tolist()) == {1, 4}
+    assert (batches.experts[..., 1:] == [60_000, 60_001]).all()
+    assert batches.source_row.tolist() == [[0, 0, 1, 1]] * 9
+    with pytest.raises(ValueError, match="read-only"):
+        batches.experts[0, 0, 0] = 1
+
+
+def test_source_rows_are_slot_over_users_per_row() -> None:
+    assert default_rows(512, 16).tolist() == [slot // 32 for slot in range(512)]
+    assert np.bincount(default_rows(10, 4)).tolist() == [3, 2, 3, 2]
+
+
+@given(st.integers(3, 500), st.integers(0, 1000))
+def test_splits_are_disjoint_complete_and_never_empty(requests: int, seed: int) -> None:
+    parts = split_requests(requests, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(requests))
+    assert min(map(len, parts)) >= 1
+    assert abs(len(parts[0]) - 0.6 * requests) <= 1.5
+    assert all((a == b).all() for a, b in zip(parts, split_requests(requests, seed), strict=True))
+
+
+def test_too_few_requests_or_batches_cannot_be_split(rng: np.random.Generator) -> None:
+    with pytest.raises(InputError, match=r"2 usable request\(s\): at least 3"):
+        split_requests(2, 0)
+    with pytest.raises(InputError, match=r"2 batch\(es\): at least 3"):
+        split_batches(random_batches(rng, 2, 4, Model("m", 4, 0, 2), 1))
+
+
+def test_explicit_batches_are_split_in_order(rng: np.random.Generator) -> None:
+    batches = random_batches(rng, 10, 4, Model("m", 9, 0, 2), 2)
+    parts = split_batches(batches)
+    assert [part.count for part in parts] == [6, 2, 2]
+    assert (np.concatenate([part.experts for part in parts]) == batches.experts).all()
+
+
+def save(path: Path, **arrays: object) -> Path:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def test_an_explicit_file_is_read_with_and_without_rows(tmp_path: Path) -> None:
+    model = Model("m", 4, 1, 2)
+    experts = np.array([[[0, 1], [2, 3], [1, 0], [3, 2]]] * 3)
+    path = save(tmp_path / "b.npz", experts=experts)
+    batches = explicit_batches(path, *read_batches(path), model, 2)
+    assert batches.experts[0].tolist() == [[0, 1, 4], [2, 3, 4], [1, 0, 4], [3, 2, 4]]
+    assert batches.source_row[0].tolist() == [0, 0, 1, 1]
+    path = save(tmp_path / "c.npz", experts=experts, source_row=np.full((3, 4), 1))
+    assert (explicit_batches(path, *read_batches(path), model, 2).source_row == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"expert": np.zeros((1, 1, 2))}, r"not an \.npz with experts"),
+        ({"experts": np.array(None, dtype=object)}, r"not an \.npz with experts"),
+        ({"experts": np.zeros((1, 2))}, "not integers"),
+        ({"experts": np.array([[[0, 1, 2]]])}, "top-3, but the model has top-2"),
+        ({"experts": np.array([[[0, 1], [0, 4]]])}, r"id 4 in batch 0, token 1 is outside 0\.\.3"),
+        ({"experts": np.array([[[0, 1], [2, 2]]])}, "batch 0, token 1 names one expert twice"),
+        ({"experts": np.array([[[0, 1]]]), "source_row": np.array([[2]])}, r"2 in batch 0, token 0 is outside 0\.\.1"),
+        ({"experts": np.array([[[0, 1]]]), "source_row": np.array([2])}, r"source_row is int64 \(1,\)"),
+    ],
+)
+def test_a_fault_in_an_explicit_file_is_named(tmp_path: Path, arrays: dict[str, object], said: str) -> None:
+    path = save(tmp_path / "b.npz", **arrays)
+    with pytest.raises(InputError, match=said):
+        explicit_batches(path, *read_batches(path), Model("m", 4, 0, 2), 2)
+
+
+def test_a_missing_or_damaged_explicit_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_batches(tmp_path / "none.npz")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InputError, match="not an"):
+        read_batches(tmp_path / "cut.npz")
+
+
+def test_load_counts_pairs() -> None:
+    batches = Batches(np.array([[[0, 1], [0, 2]], [[2, 1], [2, 0]]]), np.zeros((2, 2), dtype=int))
+    assert batches.load(4).tolist() == [[2, 1, 1, 0], [1, 1, 2, 0]]

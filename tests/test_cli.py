@@ -1,0 +1,216 @@
+"""The commands as a user meets them: tables, JSON, exit codes, one line per fault."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import request_experts, write_request
+from click.testing import CliRunner, Result
+
+from cli import main
+
+SHORT = ("--mesh", "2x2", "--time-limit", "20", "--iterations", "2000", "--batch-tokens", "24")
+
+
+@pytest.fixture
+def traces(tmp_path: Path, rng: np.random.Generator) -> Path:
+    for number in range(12):
+        write_request(tmp_path / "traces" / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
+    return tmp_path / "traces"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def solve(traces: Path, *more: object) -> tuple[Path, Result]:
+    plan = traces.parent / "plan.json"
+    return plan, run("solve", traces, "--layer", 1, *SHORT, "-o", plan, *more)
+
+
+def test_solve_writes_a_plan_that_validate_accepts_and_simulate_judges_alike(traces: Path) -> None:
+    plan, result = solve(traces, "--json")
+    assert result.exit_code == 0, result.output
+    solution = json.loads(result.stdout)
+    assert [row["method"] for row in solution["rows"]][-1] == "search"
+    content = json.loads(plan.read_text())
+    assert content["model"]["routed_experts"] == 8
+    assert run("validate", plan).exit_code == 0
+    judged = json.loads(run("simulate", plan, traces, "--json").stdout)["layers"]["1"]
+    reported = {key: value for key, value in solution["rows"][-1].items() if key not in ("method", "seconds")}
+    assert judged == reported == content["layers"]["1"]["quality"]
+
+
+def test_simulate_says_when_it_judges_on_the_test_requests_alone(traces: Path, rng: np.random.Generator) -> None:
+    plan, _ = solve(traces)
+    assert "judged on its test part alone" in run("simulate", plan, traces).stderr
+    others = traces.parent / "others"
+    write_request(others / "a.npz", request_experts(rng, 40, 3, 8, 2))
+    assert "test part" not in run("simulate", plan, others).stderr
+
+
+def test_tables_name_every_method_and_bound(traces: Path) -> None:
+    plan, result = solve(traces)
+    for word in (
+        "sequential",
+        "random",
+        "pairing",
+        "greedy",
+        "formulation",
+        "search",
+        "gap",
+        str(plan),
+        "test batches",
+    ):
+        assert word in result.stdout.replace("\n", "")
+    assert "model" not in result.stderr or "Note" in result.stderr
+    table = run("simulate", plan, traces, "--routing", "least-loaded").stdout
+    for word in ("latency", "dispatch", "compute", "combine", "imbalance", "tiles", "hops", "p99", "least-loaded"):
+        assert word in table
+
+
+def test_stats_match_plain_counting(traces: Path) -> None:
+    result = run("stats", traces, "--layer", 1, "--mesh", "2x2", "--json")
+    assert result.exit_code == 0, result.output
+    stats = json.loads(result.stdout)
+    assert [row["expert"] for row in stats["experts"]] == list(range(8))
+    assert sum(row["mean"] for row in stats["experts"]) == pytest.approx(512 * 2)
+    assert sum(row["share"] for row in stats["experts"]) == pytest.approx(1)
+    assert set(stats["sequential_imbalance"]) == {"mean", "p50", "p95", "p99", "max"}
+    assert "Sequential placement (8 routed experts" in run("stats", traces, "--layer", 1, "--mesh", "2x2").stdout
+
+
+def test_explicit_batches_are_planned_and_simulated(tmp_path: Path, rng: np.random.Generator) -> None:
+    experts = request_experts(rng, 30 * 16, 1, 8, 2).reshape(30, 16, 2)
+    np.savez(tmp_path / "b.npz", experts=experts)
+    plan = tmp_path / "plan.json"
+    solved = run("solve", "--batches", tmp_path / "b.npz", "--layer", 4, *SHORT, "-o", plan)
+    assert solved.exit_code == 0, solved.output
+    judged = json.loads(run("simulate", plan, "--batches", tmp_path / "b.npz", "--json").stdout)["layers"]["4"]
+    assert (judged["batches"], judged["tokens"]) == (6, 16)
+    assert run("stats", "--batches", tmp_path / "b.npz", "--layer", 4, "--mesh", "2x2").exit_code == 0
+
+
+def test_the_same_iterations_and_seed_give_the_same_plan(traces: Path) -> None:
+    plan, _ = solve(traces)
+    first = plan.read_text()
+    solve(traces)
+    assert plan.read_text() == first
+
+
+def test_the_builtin_trace_is_used_and_said(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    result = run("solve", "--layer", 12, "--iterations", 0, "--time-limit", 30, "-o", plan, "--json")
+    assert result.exit_code == 0, result.output
+    assert "built-in trace" in result.stderr
+    slots = json.loads(plan.read_text())["layers"]["12"]["slots"]
+    assert np.shape(slots) == (128, 3)
+    assert "--layer 2 is no MoE layer" in run("solve", "--layer", 2, "-o", plan).stderr
+
+
+def fault(result: Result, code: int = 2) -> str:
+    """The one line of a failure."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--mesh", "0x8"), "mesh 0x8 has no devices"),
+        (("--mesh", "2by2"), "--mesh '2by2' is not a mesh"),
+        (("--slots", "1"), "8 experts do not fit in 4 slots"),
+        (("--slots", "0"), "0 slots per device"),
+        (("--layer", "9"), "holds layers 0..2, not layer 9"),
+        (("--model", "nemo"), "--model 'nemo' is not known"),
+        (("--hardware", "nemo"), "--hardware 'nemo' is not known"),
+        (("--routed-experts", "5"), "outside 0..4"),
+        (("--top-k", "3"), "top-2, not top-3"),
+        (("--shared-replicas", "2"), "has no shared expert"),
+        (("--batches", "b.npz"), "exclude each other"),
+    ],
+)
+def test_bad_usage_is_one_line_and_leaves_no_file(traces: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert said in fault(solve(traces, *arguments)[1])
+    assert sorted(traces.parent.iterdir()) == [traces]
+
+
+def test_bad_input_is_one_line_and_leaves_no_file(traces: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.npz").write_bytes((traces / "r0.npz").read_bytes()[:400])
+    write_request(tmp_path / "pickled.npz", np.array(None, dtype=object))
+    write_request(tmp_path / "range.npz", np.full((4, 3, 2), [0, 300]))
+    before = sorted(tmp_path.iterdir())
+    for name, said in {
+        "none": "no such file or folder",
+        "empty": "holds no .npz files",
+        "cut.npz": "not a whole .npz file",
+        "pickled.npz": "never unpickled",
+        "range.npz": "expert id 300, outside 0..255",
+    }.items():
+        result = run("solve", tmp_path / name, "--layer", 1, "--routed-experts", 256, *SHORT, "-o", tmp_path / "p.json")
+        assert said in fault(result)
+        assert name in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_one_bad_request_is_skipped_and_strict_refuses_it(traces: Path) -> None:
+    (traces / "bad.npz").write_bytes(b"no archive")
+    plan, result = solve(traces)
+    assert result.exit_code == 0
+    assert "1 of 13 requests skipped" in result.stderr
+    plan.unlink()
+    assert "bad.npz" in fault(solve(traces, "--strict")[1])
+    assert not plan.exists()
+
+
+def test_a_bad_plan_is_one_line(traces: Path) -> None:
+    plan, _ = solve(traces)
+    good = json.loads(plan.read_text())
+    changes: dict[str, dict[str, Any]] = {
+        "version is 3": {"version": 3},
+        "expert 0 twice on device 0": {"layers": {"1": {"slots": [[0, 0, 1], [2, 3, 4], [5, 6, 7], [1, 2, -1]]}}},
+    }
+    for said, change in changes.items():
+        plan.write_text(json.dumps(good | change))
+        assert said in fault(run("validate", plan))
+        assert said in fault(run("simulate", plan, traces))
+    plan.write_text(json.dumps(good))
+    assert "--routing 'psychic'" in fault(run("simulate", plan, traces, "--routing", "psychic"))
+    two = good | {"layers": {"1": good["layers"]["1"], "2": good["layers"]["1"]}}
+    plan.write_text(json.dumps(two))
+    assert "--batches holds one layer" in fault(run("simulate", plan, "--batches", "b.npz"))
+    assert len(json.loads(run("simulate", plan, traces, "--json").stdout)["layers"]) == 2
+
+
+def test_a_failed_run_exits_with_1(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("optimizer.plan.write_whole", full)
+    assert "the run failed" in fault(solve(traces)[1], code=1)
+
+
+def test_validate_prints_json(traces: Path) -> None:
+    plan, _ = solve(traces)
+    assert json.loads(run("validate", plan, "--json").stdout)["valid"] is True
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, cli; sys.exit(any(name in sys.modules for name in ('numpy', 'numba', 'ortools', 'pydantic')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["solve", "simulate", "stats", "validate"])
+def test_every_command_has_help_and_json(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.output

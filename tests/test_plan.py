@@ -1,0 +1,152 @@
+"""The plan file: round trip, one sentence per fault, written whole or not at all."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optimizer.errors import InputError
+from optimizer.files import check_writable, write_whole
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.placement import Placement
+from optimizer.plan import LayerPlan, Plan, read_plan, write_plan
+from optimizer.presets import load_model
+
+SLOTS = [[0, 4], [1, 2], [3, -1], [4, 0]]
+
+
+def plan(slots: list[list[int]] = SLOTS) -> Plan:
+    part = LayerPlan(Placement(np.array(slots)), {"latency_us": {"p99": 1.5}}, {"any_placement": 1.0}, {"seed": 3})
+    model = Model("tiny", 4, 1, 2, layers=9, first_moe_layer=1)
+    return Plan(model, Mesh(2, 2, 2), "tt-wormhole-galaxy", "even", {7: part})
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.json"
+    write_plan(path, plan())
+    return path
+
+
+def test_what_is_written_is_read_back(written: Path) -> None:
+    read = read_plan(written)
+    assert (read.model, read.mesh) == (plan().model, plan().mesh)
+    assert (read.hardware, read.policy) == ("tt-wormhole-galaxy", "even")
+    assert read.layers[7].placement.slots.tolist() == SLOTS
+    assert read.layers[7].quality == {"latency_us": {"p99": 1.5}}
+    assert read.layers[7].bounds == {"any_placement": 1.0}
+    assert read.layers[7].provenance == {"seed": 3}
+
+
+def test_the_file_keeps_its_contract(written: Path) -> None:
+    content = json.loads(written.read_text())
+    assert content["format"] == "moeplan/plan"
+    assert content["version"] == 1
+    assert content["model"].items() >= {"name": "tiny", "routed_experts": 4, "shared_experts": 1, "top_k": 2}.items()
+    assert content["mesh"] == {"rows": 2, "cols": 2, "slots_per_device": 2}
+    assert content["routing"] == {"policy": "even"}
+    assert set(content["layers"]["7"]) == {"slots", "quality", "bounds", "provenance"}
+    assert content["layers"]["7"]["slots"] == SLOTS
+
+
+def test_more_keys_are_no_fault_and_a_presets_layers_are_known(written: Path) -> None:
+    content = json.loads(written.read_text())
+    content["comment"] = content["layers"]["7"]["note"] = "added later"
+    content["model"] = {"name": "deepseek-v3", "routed_experts": 4, "shared_experts": 1, "top_k": 2}
+    written.write_text(json.dumps(content))
+    assert read_plan(written).model.first_moe_layer == load_model("deepseek-v3").first_moe_layer
+
+
+def at(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        if value is None:
+            del content[keys[-1]]
+        else:
+            content[keys[-1]] = value
+
+    return change
+
+
+FAULTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (at("version", value=2), "version is 2, but this moeplan reads 1"),
+    (at("format", value="eplb"), "format is 'eplb', but this moeplan reads 'moeplan/plan'"),
+    (at("model", "top_k", value=None), "model.top_k: field required"),
+    (at("model", "top_k", value="8"), "model.top_k: input should be a valid integer"),
+    (at("mesh", "rows", value=0), "mesh.rows: input should be greater than or equal to 1"),
+    (at("mesh", "rows", value=3), "4 devices instead of 6"),
+    (at("hardware", value="abacus"), "--hardware 'abacus' is not known"),
+    (at("routing", "policy", value="psychic"), "routing.policy is 'psychic', not one of primary, even, least-loaded"),
+    (at("layers", value={}), "layers: "),
+    (at("layers", "x", value={"slots": SLOTS}), "layers: 'x' is not a layer id"),
+    (at("layers", "7", "slots", value=[[0, 0], [1, 2], [3, 4], [4, 0]]), "expert 0 twice on device 0"),
+    (at("layers", "7", "slots", value=[[0, 1], [1, 2], [3, -1], [0, 2]]), "expert without a slot: 4"),
+    (at("layers", "7", "slots", value=[[0, 4], [1, 2], [3, 9], [4, 0]]), "id out of range: 9"),
+    (
+        at("layers", "7", "slots", value=[[0, 4], [1, 2], [3, 10**30], [4, 0]]),
+        "id out of range|too large|valid integer",
+    ),
+    (at("layers", "7", "slots", value=[[0, 4], [1, 2, 3], [3, 9], [4, 0]]), "device 1 has 3 slots, not 2"),
+    (at("layers", "7", "slots", value=[[0, 4], [1, 2.5], [3, 9], [4, 0]]), r"layers\.7\.slots\.1\.1: input should be"),
+    (at("layers", "7", "slots", value="x"), r"layers\.7\.slots: input should be a valid list"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), FAULTS, ids=[said for _, said in FAULTS])
+def test_each_fault_has_its_sentence(written: Path, change: Callable[[dict[str, Any]], None], said: str) -> None:
+    content = json.loads(written.read_text())
+    change(content)
+    written.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=said) as caught:
+        read_plan(written)
+    assert str(caught.value).startswith(str(written))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2", "[]", "3", '"plan"', "[" * 100_000, "\x00", '{"a": NaN}'])
+def test_what_is_no_plan_at_all_is_refused(written: Path, text: str) -> None:
+    written.write_text(text)
+    with pytest.raises(InputError, match=r"plan\.json: "):
+        read_plan(written)
+
+
+def test_missing_folders_and_binary_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_plan(tmp_path / "none.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_plan(tmp_path)
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_plan(tmp_path / "b.json")
+
+
+def test_an_invalid_placement_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="layer 7: expert without a slot: 4"):
+        write_plan(tmp_path / "plan.json", plan([[0, 1], [1, 2], [3, -1], [0, 2]]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = written.read_text()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(written, "half a pl")
+    assert written.read_text() == old
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_an_output_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new.json", "--output")
+    for path in (tmp_path, tmp_path / "none" / "plan.json"):
+        with pytest.raises(InputError, match=r"--output .* cannot be written"):
+            check_writable(path, "--output")

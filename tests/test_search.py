@@ -1,0 +1,188 @@
+"""Moves, descent and choice: incremental equals from-scratch, and the feasible set is never left."""
+
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+import reference
+from builders import small_problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.search.choose import choose, figures
+from optimizer.search.descent import Descent
+from optimizer.search.moves import apply, delta, is_legal, scratch_for
+from optimizer.search.multistart import multistart, slot_value
+from optimizer.search.state import SearchState
+from optimizer.search.stop import Budget, Deadline
+from optimizer.seeds.greedy import greedy
+from optimizer.seeds.orders import random_permutation
+from optimizer.simulator import simulate
+
+
+def state_of(problem: Problem, placement: Placement) -> SearchState:
+    return SearchState.of(placement, problem.load, slot_value(problem))
+
+
+def from_scratch(problem: Problem, placement: Placement) -> int:
+    return reference.peak_sum(placement.slots.tolist(), problem.load.tolist(), slot_value(problem).tolist())
+
+
+def after_move(problem: Problem, slots: np.ndarray, move: int) -> np.ndarray:
+    """What a move number means, read off its definition."""
+    flat = slots.ravel().copy()
+    size, experts = flat.size, problem.model.experts
+    if move < size * size:
+        flat[[move // size, move % size]] = flat[[move % size, move // size]]
+    else:
+        flat[(move - size * size) // experts] = (move - size * size) % experts
+    return flat.reshape(slots.shape)
+
+
+def rows_of_shared(problem: Problem, placement: Placement) -> list[list[int]]:
+    mesh = problem.mesh
+    by_row = placement.slots.reshape(mesh.rows, -1)
+    return [(by_row == expert).sum(axis=1).tolist() for expert in problem.model.shared_ids]
+
+
+@settings(max_examples=12)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([None, "auto", 1, 3]),
+    st.integers(1, 2),
+    st.sampled_from([(3, 2, 3, 9), (1, 6, 2, 5), (2, 5, 4, 9), (14, 1, 1, 7)]),
+)
+def test_every_step_of_a_random_walk_is_exact_and_valid(
+    seed: int, replicas: int | str | None, shared: int, shape: tuple[int, int, int, int]
+) -> None:
+    rows, cols, slots, routed = shape
+    problem, _ = small_problem(seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, replicas=replicas)
+    rng = np.random.default_rng(seed)
+    start = random_permutation(problem, rng).slots.copy()
+    spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
+    start.ravel()[spare] = -1  # an empty slot, so that moves meet one
+    state = state_of(problem, Placement(start))
+    scratch = scratch_for(problem.mesh.devices, problem.train.count)
+    size, shared_rows = start.size, rows_of_shared(problem, state.placement())
+    made = 0
+    for _ in range(4000):
+        move = int(rng.integers(size * (size + problem.model.experts)))
+        if not is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols):
+            continue
+        before = [array.copy() for array in state.arrays()]
+        objective = state.objective
+        change = delta(move, state.arrays(), scratch)
+        assert all((old == new).all() for old, new in zip(before, state.arrays(), strict=True))
+        expected = Placement(after_move(problem, state.slots, move))
+        apply(move, state.arrays(), scratch)
+        made += 1
+        fresh = state_of(problem, state.placement())
+        assert (state.slots == expected.slots).all()
+        assert objective + change == state.objective == fresh.objective
+        assert (state.part == fresh.part).all()
+        assert (state.cost == fresh.cost).all()
+        assert state.placement().violations(problem.model.experts, problem.mesh.devices, slots) == []
+        if problem.shared_replicas is not None:
+            assert rows_of_shared(problem, state.placement()) == shared_rows
+        if made % 20 == 1:
+            assert state.objective == from_scratch(problem, state.placement())
+        if made == 120:
+            break
+    assert made == 120
+
+
+def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
+    problem, _ = small_problem(3, rows=8, cols=4, slots=3, routed=64, top_k=6, tokens=128)
+    state = state_of(problem, greedy(problem))
+    scratch = scratch_for(32, problem.train.count)
+    rng = np.random.default_rng(0)
+    made = 0
+    while made < 1000:
+        move = int(rng.integers(96 * (96 + 65)))
+        if is_legal(move, state.slots, state.count, problem.spread, 4):
+            expected = state.objective + delta(move, state.arrays(), scratch)
+            apply(move, state.arrays(), scratch)
+            made += 1
+            assert state.objective == expected
+            assert (state.cost == state_of(problem, state.placement()).cost).all()
+    assert state.objective == from_scratch(problem, state.placement())
+    assert state.placement().violations(65, 32, 3) == []
+
+
+@given(st.integers(0, 10**6))
+def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
+    problem, _ = small_problem(seed, rows=4, cols=2)
+    placement = random_permutation(problem, np.random.default_rng(seed))
+    report = simulate(placement, problem.train, problem.model.experts, problem.mesh, problem.cost, "even")
+    tokens = SearchState.of(placement, problem.load, np.arange(problem.load.max() + 1))
+    ticks = SearchState.of(placement, problem.load, problem.cost.slot_ticks(int(problem.load.max())))
+    assert (report.device_load == tokens.cost.T).all()
+    assert (ticks.leading[0] / 10 == report.compute_us).all()
+
+
+def test_descent_ends_where_no_move_improves() -> None:
+    problem, _ = small_problem(5)
+    state = state_of(problem, greedy(problem))
+    start = state.objective
+    descent = Descent(state, problem.spread, problem.mesh.cols, np.random.default_rng(0))
+    while not descent.run(1000).at_optimum:
+        pass
+    assert state.objective <= start
+    scratch = scratch_for(problem.mesh.devices, problem.train.count)
+    size = state.slots.size
+    for move in range(size * (size + problem.model.experts)):
+        if is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols):
+            moved = Placement(after_move(problem, state.slots, move))
+            assert delta(move, state.arrays(), scratch) == from_scratch(problem, moved) - state.objective >= 0
+
+
+def test_descent_counts_its_evaluations() -> None:
+    problem, _ = small_problem(5)
+    descent = Descent(state_of(problem, greedy(problem)), problem.spread, 2, np.random.default_rng(0))
+    assert descent.run(17).evaluated == 17
+
+
+def ends(seed: int, evaluations: int = 3000) -> list[list[list[int]]]:
+    problem, _ = small_problem(6, routed=14, slots=4)
+    budget = Budget(Deadline(600), 600, evaluations)
+    found = multistart(problem, [greedy(problem)], budget, np.random.default_rng(seed), lambda share: None)
+    return [placement.slots.tolist() for placement in found]
+
+
+def test_the_same_seed_gives_the_same_search_also_in_another_process() -> None:
+    here = ends(1)
+    assert len(here) > 1
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert here == ends(1) == pool.apply(ends, (1,))
+    assert ends(2) != here
+
+
+def test_budgets_end_by_time_and_by_count() -> None:
+    spent = Budget(Deadline(60, time.monotonic() - 61), 60)
+    assert spent.grant(5) == 0
+    counted = Budget(Deadline(60), 60, 7)
+    assert counted.grant(5) == 5
+    counted.spend(5)
+    assert counted.grant(5) == 2
+    counted.spend(2)
+    assert counted.grant(5) == 0
+    assert Deadline(60, time.monotonic() - 61).remaining() == 0
+
+
+def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
+    judged = [np.array(values) for values in ([2.0, 2.0], [1.0, 2.1], [1.9, 1.9], [1.8, 2.0], [2.0, 1.7])]
+    assert choose(judged, baseline=0) == 4
+    assert choose([judged[0], judged[1]], baseline=0) == 0
+
+
+def test_figures_are_of_latency_and_imbalance() -> None:
+    problem, test = small_problem(5)
+    report = simulate(greedy(problem), test, problem.model.experts, problem.mesh, problem.cost, "even")
+    expected = [
+        report.latency_us.mean(), np.median(report.latency_us), np.quantile(report.latency_us, 0.99),
+        report.imbalance.mean(), np.median(report.imbalance), np.quantile(report.imbalance, 0.99),
+    ]  # fmt: skip
+    assert figures(report) == pytest.approx(expected)

@@ -1,0 +1,72 @@
+"""One layer, end to end, on small problems."""
+
+import time
+
+import pytest
+from builders import small_problem
+
+from formulations.outcome import SolveStatus
+from optimizer.search.choose import figures
+from optimizer.search.stop import Deadline
+from optimizer.simulator import simulate
+from optimizer.solve import Effort, Solution, solve
+
+METHODS = ["sequential", "random", "pairing", "greedy", "formulation", "search"]
+
+
+def solved(seed: int = 0, evaluations: int | None = 4000, seconds: float = 60) -> Solution:
+    problem, test = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    return solve(problem, test, Effort(Deadline(seconds), seed, evaluations), lambda stage, share: None)
+
+
+def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> None:
+    problem, test = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    solution = solve(problem, test, Effort(Deadline(60), 0, 4000), lambda stage, share: None)
+    assert [row.method for row in solution.rows] == METHODS
+    for row in solution.rows:
+        assert row.placement.violations(15, 8, 3) == []
+        again = simulate(row.placement, test, 15, problem.mesh, problem.cost, "even")
+        assert (row.report.latency_us == again.latency_us).all()
+
+
+def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
+    problem, test = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    rows = {row.method: row for row in solve(problem, test, Effort(Deadline(60), 0, 4000), lambda *_: None).rows}
+    judged = {
+        name: figures(simulate(rows[name].placement, problem.selection, 15, problem.mesh, problem.cost, "even"))
+        for name in ("greedy", "search")
+    }
+    assert (judged["search"] <= judged["greedy"]).all()
+    assert (judged["search"] < judged["greedy"]).any()
+
+
+def test_with_an_iteration_limit_the_seed_alone_decides() -> None:
+    one, same, other = solved(1), solved(1), solved(2)
+    assert [row.placement.slots.tolist() for row in one.rows] == [row.placement.slots.tolist() for row in same.rows]
+    assert one.bounds == same.bounds
+    assert one.candidates == same.candidates > 3
+    assert one.rows[1].placement.slots.tolist() != other.rows[1].placement.slots.tolist()
+
+
+def test_bounds_are_below_what_was_reached() -> None:
+    bounds = solved().bounds
+    assert 1 <= bounds["any_placement"] <= bounds["these_counts"] <= bounds["imbalance"]
+    assert bounds["gap_to_any_placement"] == pytest.approx(bounds["imbalance"] / bounds["any_placement"] - 1)
+    assert bounds["gap_to_these_counts"] == pytest.approx(bounds["imbalance"] / bounds["these_counts"] - 1)
+
+
+def test_the_formulation_is_at_least_as_good_as_its_hint() -> None:
+    problem, _ = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    solution = solved()
+    weight = problem.total_load / solution.rows[3].placement.counts(15)
+    peaks = [max(sum(weight[e] for e in row if e >= 0) for row in solution.rows[i].placement.slots) for i in (3, 4)]
+    assert solution.outcome.status in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE)
+    assert solution.outcome.objective == pytest.approx(peaks[1])
+    assert solution.outcome.lower_bound <= peaks[1] + 1e-9
+    assert peaks[1] <= peaks[0] + 1e-9
+
+
+def test_the_time_limit_ends_an_unlimited_search() -> None:
+    started = time.monotonic()
+    assert solved(evaluations=None, seconds=3).candidates > 3
+    assert time.monotonic() - started < 30  # not a timing: only that it ends at all
