@@ -20,7 +20,7 @@ from optimizer.mesh import Mesh
 from optimizer.presets import load_hardware
 from optimizer.problem import Problem, make_problem
 from optimizer.search.moves import delta, scratch_for
-from optimizer.search.multistart import slot_value
+from optimizer.search.multistart import objective
 from optimizer.search.state import SearchState
 from optimizer.seeds.greedy import greedy
 from optimizer.simulator import simulate
@@ -76,8 +76,9 @@ def simulation(problem: Problem, test: Batches) -> Measured:
 
 def swap_evaluation(problem: Problem) -> Measured:
     """Swaps of unreplicated experts on 256 batches, checked to give the same changes."""
-    state = SearchState.of(greedy(problem), problem.load[:256], slot_value(problem))
-    scratch = scratch_for(MESH.devices, 256)
+    value, together = objective(problem)
+    state = SearchState.of(greedy(problem), problem.load[:256], value, np.zeros_like(together))
+    scratch = scratch_for(state)
     single = [slot for slot, expert in enumerate(state.slots.ravel()) if state.count[expert] == 1]
     moves = [a * MESH.slots + b for a, b in combinations(single, 2) if a // 3 != b // 3]
     for move in moves[:200]:

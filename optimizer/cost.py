@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.arrays import Floats, Ints
+from optimizer.mesh import Mesh
 from optimizer.presets import HardwarePreset, LinkDispatch
 
-TICKS_PER_US = 10
+NS_PER_US = 1000
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,15 @@ class Cost:
         """Tiles that a slot with this many tokens works through; any shape, same shape back."""
         return -(-load // self.preset.compute.tile_tokens)
 
-    def slot_ticks(self, most_tokens: int) -> Ints:
-        """Compute time of one slot by its load, `[most_tokens + 1]` int64, in ticks of 0.1 us.
+    def slot_ns(self, most_tokens: int) -> Ints:
+        """Compute time of one slot by its load, `[most_tokens + 1]` int64 nanoseconds.
 
-        Whole ticks, so that searches and simulator can be compared with ==.
+        Whole nanoseconds, so that searches and simulator can be compared with ==.
         """
         compute = self.preset.compute
         tiles = self.tiles(np.arange(most_tokens + 1))
-        first = round(compute.first_tile_us * TICKS_PER_US)
-        further = round(compute.further_tile_us * TICKS_PER_US)
+        first = round(compute.first_tile_us * NS_PER_US)
+        further = round(compute.further_tile_us * NS_PER_US)
         return np.where(tiles > 0, first + further * (tiles - 1), 0).astype(np.int64)
 
     def compute_us(self, slot_load: Ints) -> Floats:
@@ -45,9 +46,19 @@ class Cost:
 
         slot_load `[batch, device, slot]` tokens; returns `[batch]` microseconds.
         """
-        ticks = self.slot_ticks(int(slot_load.max(initial=0)))[slot_load]
-        slowest: Floats = ticks.sum(axis=2).max(axis=1) / TICKS_PER_US
+        spent = self.slot_ns(int(slot_load.max(initial=0)))[slot_load]
+        slowest: Floats = spent.sum(axis=2).max(axis=1) / NS_PER_US
         return slowest
+
+    def message_ns(self, mesh: Mesh) -> int:
+        """What one message less on the way back saves in nanoseconds, if all ring edges are used alike.
+
+        A message crosses rows / 4 edges on average (a little less on odd rings), of 2 * rows * cols in all.
+        """
+        hops = sum(mesh.hops(0, row) for row in range(mesh.rows)) / mesh.rows
+        combine = self.preset.combine
+        microseconds = combine.bytes_per_token / (combine.gigabytes_per_second * 1e3)
+        return round(NS_PER_US * microseconds * hops / (2 * mesh.rows * mesh.cols))
 
     def dispatch_us(self, edge_halves: Ints) -> Floats:
         """Dispatch time of each batch; edge_halves `[batch, col, direction, row]`, see `simulator.py`."""

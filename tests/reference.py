@@ -141,3 +141,11 @@ def peak_sum(slots: Slots, loads: list[list[int]], value: list[int]) -> int:
                 cost[device] += value[len(range(rank, tokens, len(there)))]
         total += max(cost)
     return total
+
+
+def saved(slots: Slots, together: list[list[int]]) -> int:
+    """What co-location saves: each pair on a device, shared out over the replicas of both, rounded down."""
+    count = Counter(expert for row in slots for expert in row)
+    return sum(
+        together[x][y] // (count[x] * count[y]) for row in slots for x, y in combinations(row, 2) if min(x, y) >= 0
+    )

@@ -31,6 +31,12 @@ def test_link_time_is_that_of_the_busiest_edge() -> None:
     assert cost().combine_us(halves).tolist() == pytest.approx([32.0, 32.0 + 14336 / 100])
 
 
+def test_a_message_less_saves_its_share_of_the_evenly_used_edges() -> None:
+    assert cost().message_ns(Mesh(16, 8, 3)) == round(14336 / 27.9 * 4 / 256)  # 4 hops on average, 256 directed edges
+    assert cost().message_ns(Mesh(1, 8, 3)) == 0
+    assert cost().message_ns(Mesh(3, 1, 3)) == round(14336 / 27.9 * (2 / 3) / 6)
+
+
 def test_hops_go_the_short_way_round() -> None:
     mesh = Mesh(16, 8, 3)
     assert [mesh.hops(0, row) for row in (0, 1, 8, 9, 15)] == [0, 1, 8, 7, 1]

@@ -15,7 +15,7 @@ from optimizer.problem import Problem
 from optimizer.search.choose import choose, figures
 from optimizer.search.descent import Descent
 from optimizer.search.moves import apply, delta, is_legal, scratch_for
-from optimizer.search.multistart import multistart, slot_value
+from optimizer.search.multistart import multistart, objective
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.greedy import greedy
@@ -24,11 +24,13 @@ from optimizer.simulator import simulate
 
 
 def state_of(problem: Problem, placement: Placement) -> SearchState:
-    return SearchState.of(placement, problem.load, slot_value(problem))
+    return SearchState.of(placement, problem.load, *objective(problem))
 
 
 def from_scratch(problem: Problem, placement: Placement) -> int:
-    return reference.peak_sum(placement.slots.tolist(), problem.load.tolist(), slot_value(problem).tolist())
+    value, together = objective(problem)
+    slots = placement.slots.tolist()
+    return reference.peak_sum(slots, problem.load.tolist(), value.tolist()) - reference.saved(slots, together.tolist())
 
 
 def after_move(problem: Problem, slots: np.ndarray, move: int) -> np.ndarray:
@@ -65,7 +67,7 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1  # an empty slot, so that moves meet one
     state = state_of(problem, Placement(start))
-    scratch = scratch_for(problem.mesh.devices, problem.train.count)
+    scratch = scratch_for(state)
     size, shared_rows = start.size, rows_of_shared(problem, state.placement())
     made = 0
     for _ in range(4000):
@@ -84,6 +86,7 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
         assert objective + change == state.objective == fresh.objective
         assert (state.part == fresh.part).all()
         assert (state.cost == fresh.cost).all()
+        assert (state.saved == fresh.saved).all()
         assert state.placement().violations(problem.model.experts, problem.mesh.devices, slots) == []
         if problem.shared_replicas is not None:
             assert rows_of_shared(problem, state.placement()) == shared_rows
@@ -97,7 +100,7 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
 def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
     problem, _ = small_problem(3, rows=8, cols=4, slots=3, routed=64, top_k=6, tokens=128)
     state = state_of(problem, greedy(problem))
-    scratch = scratch_for(32, problem.train.count)
+    scratch = scratch_for(state)
     rng = np.random.default_rng(0)
     made = 0
     while made < 1000:
@@ -117,10 +120,36 @@ def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
     problem, _ = small_problem(seed, rows=4, cols=2)
     placement = random_permutation(problem, np.random.default_rng(seed))
     report = simulate(placement, problem.train, problem.model.experts, problem.mesh, problem.cost, "even")
-    tokens = SearchState.of(placement, problem.load, np.arange(problem.load.max() + 1))
-    ticks = SearchState.of(placement, problem.load, problem.cost.slot_ticks(int(problem.load.max())))
+    nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=int)
+    tokens = SearchState.of(placement, problem.load, np.arange(problem.load.max() + 1), nothing)
+    spent = SearchState.of(placement, problem.load, problem.cost.slot_ns(int(problem.load.max())), nothing)
     assert (report.device_load == tokens.cost.T).all()
-    assert (ticks.leading[0] / 10 == report.compute_us).all()
+    assert (report.compute_us == spent.leading[0] / 1000).all()
+
+
+def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
+    problem, _ = small_problem(2)
+    value, together = objective(problem)
+    placement = greedy(problem)
+    large = SearchState.of(placement, problem.load, value * 2**20, together * 0)
+    assert large.cost.dtype == np.int64
+    assert large.objective == 2**20 * SearchState.of(placement, problem.load, value, together * 0).objective
+    scratch = scratch_for(large)
+    moves = [m for m in range(400) if is_legal(m, large.slots, large.count, problem.spread, 2)]
+    before = large.objective
+    change = delta(moves[0], large.arrays(), scratch)
+    apply(moves[0], large.arrays(), scratch)
+    assert large.objective == before + change
+
+
+def test_what_two_experts_save_is_what_the_batches_hold() -> None:
+    problem, _ = small_problem(2, rows=4, cols=2)
+    _, together = objective(problem)
+    tokens = [set(token.tolist()) for batch in problem.train.experts for token in batch]
+    for x in range(problem.model.experts):
+        for y in range(problem.model.experts):
+            both = sum(x in token and y in token for token in tokens) if x != y else 0
+            assert together[x, y] == both * problem.cost.message_ns(problem.mesh)
 
 
 def test_descent_ends_where_no_move_improves() -> None:
@@ -131,7 +160,7 @@ def test_descent_ends_where_no_move_improves() -> None:
     while not descent.run(1000).at_optimum:
         pass
     assert state.objective <= start
-    scratch = scratch_for(problem.mesh.devices, problem.train.count)
+    scratch = scratch_for(state)
     size = state.slots.size
     for move in range(size * (size + problem.model.experts)):
         if is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols):

@@ -29,7 +29,7 @@ class Descent:
         self.state = state
         self._spread = spread
         self._cols = cols
-        self._scratch = scratch_for(len(state.slots), state.load.shape[1])
+        self._scratch = scratch_for(state)
         size = state.slots.size
         self._moves = size * (size + len(state.count))
         self._position = int(rng.integers(self._moves))

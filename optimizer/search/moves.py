@@ -9,25 +9,28 @@ import numpy as np
 
 from formulations.arrays import Bools, Ints
 from optimizer.kernels import kernel
-from optimizer.search.state import fill_part, find_leaders
+from optimizer.search.state import SearchState, fill_part, find_leaders
 
 Scratch = tuple[Ints, ...]
+Change = tuple[int, int, int, int, int, int]
+"""Slots a and b (b = -1: none), the experts x leaving a for b and y coming to a (-1: none), their new counts."""
 
 
-def scratch_for(devices: int, batches: int) -> Scratch:
-    """Working memory of `delta` and `apply`.
+def scratch_for(state: SearchState) -> Scratch:
+    """Working memory of `delta` and `apply` for a state and its successors.
 
     touched `[device + 1]`, the last entry saying how many are; place of a device in touched or -1 `[device]`; new
     cost `[touched, batch]`; new replica lists of the two experts `[2, device + 1]`; peak `[batch]`; one replica's
     cost `[batch]`.
     """
+    devices = len(state.cost)
     return (
         np.zeros(devices + 1, dtype=np.int64),
         np.full(devices, -1, dtype=np.int64),
-        np.zeros((devices, batches), dtype=np.int32),
+        np.zeros_like(state.cost),
         np.zeros((2, devices + 1), dtype=np.int64),
-        np.zeros(batches, dtype=np.int32),
-        np.zeros(batches, dtype=np.int32),
+        np.zeros_like(state.cost[0]),
+        np.zeros_like(state.cost[0]),
     )
 
 
@@ -124,7 +127,7 @@ def touch(device: int, touched: Ints, place: Ints, new_cost: Ints, cost: Ints) -
 @kernel
 def rebalance(expert: int, length: int, new: Ints, state: tuple[Ints, ...], scratch: Scratch) -> None:
     """Move the cost of one expert from its present replicas to the `new` ones, in new_cost."""
-    load, value, slots, count, replicas, part, cost, _, _ = state
+    load, value, slots, count, replicas, part, cost, _, _, _, _ = state
     touched, place, new_cost, _, _, piece = scratch
     depth = slots.shape[1]
     same_count = length == count[expert]
@@ -142,28 +145,26 @@ def rebalance(expert: int, length: int, new: Ints, state: tuple[Ints, ...], scra
 
 
 @kernel
-def prepare(move: int, state: tuple[Ints, ...], scratch: Scratch) -> tuple[int, int, int, int]:
-    """Work out a move in scratch: returns the two experts (or -1) and their new replica counts."""
-    _, _, slots, count, replicas, _, _, _, _ = state
+def prepare(move: int, state: tuple[Ints, ...], scratch: Scratch) -> Change:
+    """Work out the new costs and replica lists of a move in scratch."""
+    slots, count, replicas = state[2], state[3], state[4]
     lists = scratch[3]
-    depth = slots.shape[1]
-    size = slots.size
+    depth, size = slots.shape[1], slots.size
     x_length = y_length = 0
     if move < size * size:
         a, b = move // size, move % size
         y = slots[b // depth, b % depth]
-        x_joins, y_leaves = b, b
     else:
-        a, y = (move - size * size) // len(count), (move - size * size) % len(count)
-        x_joins, y_leaves = -1, -1
+        a, b = (move - size * size) // len(count), -1
+        y = (move - size * size) % len(count)
     x = slots[a // depth, a % depth]
     if x >= 0:
-        x_length = relist(replicas[x], count[x], a, x_joins, lists[0])
+        x_length = relist(replicas[x], count[x], a, b, lists[0])
         rebalance(x, x_length, lists[0], state, scratch)
     if y >= 0:
-        y_length = relist(replicas[y], count[y], y_leaves, a, lists[1])
+        y_length = relist(replicas[y], count[y], b, a, lists[1])
         rebalance(y, y_length, lists[1], state, scratch)
-    return x, y, x_length, y_length
+    return a, b, x, y, x_length, y_length
 
 
 @kernel
@@ -175,15 +176,32 @@ def forget(touched: Ints, place: Ints) -> None:
 
 
 @kernel
+def saved_after(device: int, change: Change, slots: Ints, count: Ints, together: Ints) -> int:
+    """What co-location saves on a device once the change is made."""
+    a, b, x, y, x_length, y_length = change
+    depth = slots.shape[1]
+    total = 0
+    for one in range(device * depth, device * depth + depth):
+        first = y if one == a else (x if one == b else slots[device, one % depth])
+        first_count = x_length if first == x else (y_length if first == y else count[first])
+        for two in range(device * depth, one):
+            second = y if two == a else (x if two == b else slots[device, two % depth])
+            second_count = x_length if second == x else (y_length if second == y else count[second])
+            if first >= 0 and second >= 0:
+                total += together[first, second] // (first_count * second_count)
+    return total
+
+
+@kernel
 def delta(move: int, state: tuple[Ints, ...], scratch: Scratch) -> int:
-    """Change of the objective, the sum over batches of the peak device cost, that a legal move would make."""
-    cost, leaders, leading = state[6], state[7], state[8]
+    """Change of the objective that a legal move would make."""
+    slots, count, cost, leaders, leading, together, saved = state[2], state[3], state[6], *state[7:]
     touched, place, new_cost, _, peak, _ = scratch
-    prepare(move, state, scratch)
+    change = prepare(move, state, scratch)
     copy(new_cost[0], peak)
     for index in range(1, touched[-1]):
         raise_to(new_cost[index], peak)
-    change = 0
+    difference = 0
     for batch in range(len(peak)):
         leader = 0
         while leader < len(leaders) and place[leaders[leader, batch]] >= 0:
@@ -194,28 +212,32 @@ def delta(move: int, state: tuple[Ints, ...], scratch: Scratch) -> int:
             for device in range(len(cost)):
                 if place[device] < 0:
                     peak[batch] = max(peak[batch], cost[device, batch])
-        change += peak[batch] - leading[0, batch]
+        difference += peak[batch] - leading[0, batch]
+    for index in range(touched[-1]):
+        device = touched[index]
+        difference += saved[device] - saved_after(device, change, slots, count, together)
     forget(touched, place)
-    return change
+    return difference
 
 
 @kernel
 def apply(move: int, state: tuple[Ints, ...], scratch: Scratch) -> None:
     """Make a legal move."""
-    load, value, slots, count, replicas, part, cost, leaders, leading = state
+    load, value, slots, count, replicas, part, cost, leaders, leading, together, saved = state
     touched, place, new_cost, lists, _, _ = scratch
     depth = slots.shape[1]
-    size = slots.size
-    x, y, x_length, y_length = prepare(move, state, scratch)
+    change = prepare(move, state, scratch)
+    a, b, x, y, x_length, y_length = change
     for index in range(touched[-1]):
-        copy(new_cost[index], cost[touched[index]])
+        device = touched[index]
+        copy(new_cost[index], cost[device])
+        saved[device] = saved_after(device, change, slots, count, together)
     forget(touched, place)
-    a = move // size if move < size * size else (move - size * size) // len(count)
     subtract(part[a], part[a])
     slots[a // depth, a % depth] = y
-    if move < size * size:
-        subtract(part[move % size], part[move % size])
-        slots[move % size // depth, move % size % depth] = x
+    if b >= 0:
+        subtract(part[b], part[b])
+        slots[b // depth, b % depth] = x
     for expert, length, which in ((x, x_length, 0), (y, y_length, 1)):
         if expert >= 0:
             count[expert] = length

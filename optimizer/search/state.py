@@ -1,10 +1,10 @@
-"""The only mutable placement, with the exact peak cost of every train batch under even split.
+"""The only mutable placement, with the exact peak cost of every train batch and what co-location saves.
 
-Arrays are device-major (`[..., batch]` last), because a move changes few devices in all batches: every
-step of an evaluation then runs along contiguous memory.
+Costs are those of even split. Arrays are device-major (`[..., batch]` last), because a move changes few devices in
+all batches: every step of an evaluation then runs along contiguous memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -20,7 +20,12 @@ class SearchState:
     """load `[expert, batch]` pairs; value `[most load + 1]` what a slot costs by its load; slots `[device, slot]`;
     count `[expert]`; replicas `[expert, device]` flat slots by rank, only the first `count` valid;
     part `[slot, batch]` cost of each slot; cost `[device, batch]` its sum over a device; leaders and
-    leading `[LEADERS, batch]` the heaviest devices and their cost. Ids and counts are int64, loads and costs int32.
+    leading `[LEADERS, batch]` the heaviest devices and their cost. Ids and counts are int64, loads and costs int32,
+    or int64 where batches are so large that a device's cost would not fit.
+
+    together `[expert, expert]` int64 is what two experts on one device save over all batches, if each has one replica
+    (with more, tokens meet on that device only once in count * count times, and the quotient is rounded down);
+    saved `[device]` int64 its sum over the pairs of a device.
     """
 
     load: Ints
@@ -32,9 +37,11 @@ class SearchState:
     cost: Ints
     leaders: Ints
     leading: Ints
+    together: Ints
+    saved: Ints
 
     @classmethod
-    def of(cls, placement: Placement, load: Ints, value: Ints) -> "SearchState":
+    def of(cls, placement: Placement, load: Ints, value: Ints, together: Ints) -> "SearchState":
         """The state of a valid placement; load `[batch, expert]`, value `[most load of an expert + 1]`."""
         batches, experts = load.shape
         slots = placement.slots.astype(np.int64)
@@ -43,33 +50,26 @@ class SearchState:
         for expert in range(experts):
             replicas[expert, : start[expert + 1] - start[expert]] = slot[start[expert] : start[expert + 1]]
         leaders = min(LEADERS, len(slots))
+        dtype = np.int32 if int(value.max()) * slots.shape[1] <= np.iinfo(np.int32).max else np.int64
         state = cls(
-            load=np.ascontiguousarray(load.T, dtype=np.int32),
-            value=value.astype(np.int32),
+            load=np.ascontiguousarray(load.T, dtype=dtype),
+            value=value.astype(dtype),
             slots=slots,
             count=np.diff(start).astype(np.int64),
             replicas=replicas,
-            part=np.zeros((slots.size, batches), dtype=np.int32),
-            cost=np.zeros((len(slots), batches), dtype=np.int32),
-            leaders=np.zeros((leaders, batches), dtype=np.int32),
-            leading=np.zeros((leaders, batches), dtype=np.int32),
+            part=np.zeros((slots.size, batches), dtype=dtype),
+            cost=np.zeros((len(slots), batches), dtype=dtype),
+            leaders=np.zeros((leaders, batches), dtype=np.int64),
+            leading=np.zeros((leaders, batches), dtype=dtype),
+            together=together.astype(np.int64),
+            saved=np.zeros(len(slots), dtype=np.int64),
         )
-        recompute(*state.arrays())
+        recompute(state.arrays())
         return state
 
     def arrays(self) -> tuple[Ints, ...]:
         """Everything, in the order in which the kernels take it."""
-        return (
-            self.load,
-            self.value,
-            self.slots,
-            self.count,
-            self.replicas,
-            self.part,
-            self.cost,
-            self.leaders,
-            self.leading,
-        )
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     def placement(self) -> Placement:
         """The current placement."""
@@ -77,29 +77,26 @@ class SearchState:
 
     @property
     def objective(self) -> int:
-        """Sum over batches of the peak device cost."""
-        return int(self.leading[0].sum(dtype=np.int64))
+        """Sum over batches of the peak device cost, less what co-location saves."""
+        return int(self.leading[0].sum(dtype=np.int64) - self.saved.sum())
 
 
 @kernel
-def recompute(
-    load: Ints,
-    value: Ints,
-    slots: Ints,
-    count: Ints,
-    replicas: Ints,
-    part: Ints,
-    cost: Ints,
-    leaders: Ints,
-    leading: Ints,
-) -> None:
-    """Fill part and cost (both zero so far), leaders and leading from slots, count and replicas."""
+def recompute(state: tuple[Ints, ...]) -> None:
+    """Fill part, cost and saved (all zero so far), leaders and leading from slots, count and replicas."""
+    load, value, slots, count, replicas, part, cost, leaders, leading, together, saved = state
     for expert in range(len(count)):
         for rank in range(count[expert]):
             fill_part(load[expert], value, count[expert], rank, part[replicas[expert, rank]])
     for slot in range(len(part)):
         for batch in range(part.shape[1]):
             cost[slot // slots.shape[1], batch] += part[slot, batch]
+    for device in range(len(slots)):
+        for one in range(slots.shape[1]):
+            for two in range(one):
+                x, y = slots[device, one], slots[device, two]
+                if x >= 0 and y >= 0:
+                    saved[device] += together[x, y] // (count[x] * count[y])
     find_leaders(cost, leaders, leading)
 
 
