@@ -7,7 +7,8 @@ from pathlib import Path
 from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.presets import load_model, names
-from optimizer.traces.npz import BadRequestError, Request, read_request
+from optimizer.traces.npz import read_request
+from optimizer.traces.request import BadRequestError, Request
 
 DEFAULT_MODEL = "deepseek-v3"
 

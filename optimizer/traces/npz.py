@@ -4,7 +4,6 @@ import glob
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,11 @@ import numpy as np
 from formulations.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
+from optimizer.traces.request import BadRequestError, Request
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 TOKEN_IDS = ("prompt_token_ids", "output_token_ids")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One file: experts `[token, layer, k]` of all its layers, and how many of its tokens are prompt."""
-
-    experts: Ints
-    prompt_tokens: int
-
-
-class BadRequestError(Exception):
-    """This one request cannot be used; the message says why."""
 
 
 def find_files(paths: Sequence[str]) -> list[Path]:
