@@ -165,7 +165,8 @@ def _say(sentences: Iterable[str]) -> None:
     type=click.FloatRange(min=1),
     default=60.0,
     show_default=True,
-    help="Seconds for the whole command. What is found in a given time may differ from run to run.",
+    help="Seconds for the whole command; a limit under 5 s, or 15 s in the first run, which compiles, is overrun. "
+    "What is found in a given time may differ from run to run.",
 )
 @click.option(
     "--iterations",
