@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from optimizer.inputs import Named
+    from optimizer.inputs import Named, Source
     from optimizer.mesh import Mesh
     from optimizer.traces.infer import ModelChoice
+    from optimizer.traces.sniff import Format
 
 STARTED = time.monotonic()  # the time limit counts from here, imports and compilation included
 
@@ -48,10 +49,17 @@ trace_options = _options(
     click.argument("traces", nargs=-1),
     click.option("--batches", type=click.Path(path_type=Path), help="An .npz with experts [batch, token, top_k] "
                  "and, if wanted, source_row [batch, token], instead of TRACES."),
+    click.option("--format", "format_name", metavar="NAME", help="The traces' format, for instance vllm, instead of "
+                 "what their content shows."),
     click.option("--first-moe-layer", type=click.IntRange(min=0), help="Model layer of the first entry of the traces' "
                  "layer axis, where neither zero layers nor the model tell."),
-    click.option("--batch-tokens", type=click.IntRange(min=1), help="Users in a decode step; by default 512, or the "
-                 "plan's."),
+    click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens in a batch, which are the users of a "
+                 "decode step; by default 512, or the plan's."),
+    click.option("--row-users", metavar="N,N,...", help="Tokens of a batch from each mesh row, not equally many."),
+    click.option("--phase", type=click.Choice(["decode", "prefill", "mixed"]),
+                 help="What batches are made of; by default decode, or the plan's."),
+    click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Keep the layers that were read here, so that the next run need not read the traces again."),
     click.option("--strict", is_flag=True, help="Refuse bad requests instead of skipping them."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
 )  # fmt: skip
@@ -128,8 +136,45 @@ def _named(given: dict[str, Any]) -> "Named":
 
     if given["traces"] and given["batches"]:
         raise InputError("TRACES and --batches exclude each other; give one of them")
-    keys = ("traces", "batches", "first_moe_layer", "batch_tokens", "seed", "strict")
-    return Named(**{key: given[key] for key in keys if given.get(key) is not None})
+    keys = ("traces", "cache", "batches", "first_moe_layer", "batch_tokens", "phase", "seed", "strict")
+    known = {key: given[key] for key in keys if given.get(key) is not None}
+    users = _row_users(given["row_users"])
+    return Named(**known, row_users=users, format=_format(given["format_name"]))
+
+
+def _format(name: str | None) -> "Format | None":
+    from optimizer.errors import InputError
+    from optimizer.traces.sniff import Format
+
+    known = {member.name.lower().replace("_", "-"): member for member in Format}
+    if name is not None and name not in known:
+        raise InputError(f"--format '{name}' is not known; there are {', '.join(known)}")
+    return None if name is None else known[name]
+
+
+def _row_users(text: str | None) -> tuple[int, ...] | None:
+    from optimizer.errors import InputError
+
+    if text is None:
+        return None
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise InputError(f"--row-users '{text}' is not a list of numbers; write one per mesh row, like 32,32,16,32")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _layers(text: str) -> list[int] | None:
+    """Layer ids from `12`, `12,15`, `3-60` and mixtures of these; None for `all`."""
+    from optimizer.errors import InputError
+
+    if text == "all":
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+            raise InputError(f"--layer '{text}' names no layers; write 12, or 12,15, or 3-60, or all")
+        found += [layer for layer in range(int(first), int(last or first) + 1) if layer not in found]
+    return found
 
 
 @contextmanager
@@ -161,11 +206,17 @@ def _say(sentences: Iterable[str]) -> None:
     "auto treats it like a routed one. By default one per row.",
 )
 @click.option(
+    "--synthesise",
+    is_flag=True,
+    help="Where TRACES are counts: plan on generated requests that choose experts "
+    "as often, instead of on expected load.",
+)
+@click.option(
     "--time-limit",
     type=click.FloatRange(min=1),
     default=60.0,
     show_default=True,
-    help="Seconds for the whole command; a limit under 5 s, or 15 s in the first run, which compiles, is overrun. "
+    help="Seconds for the whole command; a limit under 5 s, or 20 s in the first run, which compiles, is overrun. "
     "What is found in a given time may differ from run to run.",
 )
 @click.option(
@@ -182,42 +233,53 @@ def _say(sentences: Iterable[str]) -> None:
     show_default=True,
     help="Where the plan is written.",
 )
-def solve(layer: int, shared_replicas: int | str | None, time_limit: float, iterations: int | None, output: Path,
-          as_json: bool, **given: Any) -> None:  # fmt: skip
+def solve(layer: int, shared_replicas: int | str | None, synthesise: bool, time_limit: float, iterations: int | None,
+          output: Path, as_json: bool, **given: Any) -> None:  # fmt: skip
     """Plan one layer, and judge the plan on requests that it was not made from.
 
     Seeds, a CP-SAT formulation and descents plan for even routing on train batches; the candidate that is best on
     selection batches becomes the plan; all figures printed are of test batches. The three share no request.
+    Where TRACES are counts without tokens, the expected load is planned and judged instead.
     """
+    from optimizer.candidates import Effort
     from optimizer.cost import Cost
+    from optimizer.expected import plan_counts
     from optimizer.files import check_writable
-    from optimizer.inputs import open_source
+    from optimizer.inputs import open_counts, open_source, synthesised
     from optimizer.plan import write_plan
     from optimizer.presets import load_hardware
-    from optimizer.problem import make_problem
-    from optimizer.report.tables import bound_lines, console, solution_json, solution_table
+    from optimizer.report import expected as expected_report
+    from optimizer.report import solution as solution_report
     from optimizer.search.stop import Deadline
-    from optimizer.solve import Effort, as_plan
-    from optimizer.solve import solve as solve_layer
+    from optimizer.solve import plan_tokens
 
     check_writable(output, "--output")
     mesh = _mesh(given)
     cost = Cost(given["hardware"], load_hardware(given["hardware"]))
     effort = Effort(Deadline(time_limit, STARTED), given["seed"], iterations)
+    named, choice = _named(given), _model_choice(given)
     with _progress() as notify:
         reading = lambda share: notify("reading traces", share)  # noqa: E731
-        source = open_source(_named(given), [layer], _model_choice(given), mesh, reading)
-        train, selection, test = source.sets(layer)
-        problem = make_problem(source.model, mesh, cost, train, selection, shared_replicas)
-        solution = solve_layer(problem, test, effort, notify)
-    write_plan(output, as_plan(solution, problem, source, layer, given["seed"]))
-    _say([source.origin, *source.notes])
+        counted = open_counts(named, choice)
+        if counted and not synthesise:
+            plan, expected, notes = plan_counts(*counted, layer, mesh, cost, shared_replicas, effort, notify)
+            found: dict[str, Any] = expected_report.as_json(expected)
+            show: Callable[[], None] = lambda: expected_report.show(expected, layer)  # noqa: E731
+        else:
+            if counted:
+                source: Source = synthesised(*counted, layer, named, mesh)
+            else:
+                source = open_source(named, [layer], choice, mesh, reading)
+            plan, solution, notes = plan_tokens(source, layer, mesh, cost, shared_replicas, effort, notify)
+            found = solution_report.as_json(solution)
+            show = lambda: solution_report.show(solution, layer)  # noqa: E731
+    write_plan(output, plan)
+    _say(notes)
     if as_json:
-        click.echo(json.dumps({"layer": layer, "plan": str(output), **solution_json(solution)}, indent=1))
+        click.echo(json.dumps({"layer": layer, "plan": str(output), **found}, indent=1))
         return
-    console().print(solution_table(solution, layer))
-    for line in (*bound_lines(solution), f"The search row is the plan, written to {output}."):
-        click.echo(line)
+    show()
+    click.echo(f"The search row is the plan, written to {output}.")
 
 
 @main.command()
@@ -231,42 +293,111 @@ def simulate(plan: Path, routing: str | None, as_json: bool, **given: Any) -> No
     """
     from optimizer.judge import judge
     from optimizer.plan import read_plan
-    from optimizer.report.tables import console, simulation_table
+    from optimizer.report.tables import show_table, simulation_table
 
     read = read_plan(plan)
     with _progress() as notify:
-        reports, notes = judge(read, _named(given), given["batch_tokens"], routing, notify)
+        reports, notes = judge(read, _named(given), routing, notify)
     _say(notes)
     if as_json:
         summaries = {str(layer): report.summary() for layer, report in reports.items()}
         click.echo(json.dumps({"layers": summaries}, indent=1))
         return
     for layer, report in reports.items():
-        console().print(simulation_table(report, layer))
+        show_table(simulation_table(report, layer))
 
 
 @main.command()
 @trace_options
 @problem_options
-@click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to look at.")
-def stats(layer: int, as_json: bool, **given: Any) -> None:
-    """Print how the load of a layer is spread over its experts, per batch."""
-    from optimizer.inputs import open_source
-    from optimizer.report.tables import console, imbalance_line, statistics_json, statistics_table
-    from optimizer.statistics import sequential_imbalance, statistics
+@click.option("--layer", "layers", required=True, help="Model layers to look at: 12, or 12,15, or 3-60, or all.")
+@click.option(
+    "--csv",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write all figures as CSV files into this folder, too.",
+)
+def stats(layers: str, folder: Path | None, as_json: bool, **given: Any) -> None:  # fmt: skip
+    """Print what the traces say: hot experts, bursts, co-activation, drift. One table per question."""
+    from optimizer.look import look
+    from optimizer.report.statistics import as_json as statistics_json
+    from optimizer.report.statistics import tables, write_csv
+    from optimizer.report.tables import show_table
 
-    mesh = _mesh(given)
     with _progress() as notify:
         reading = lambda share: notify("reading traces", share)  # noqa: E731
-        source = open_source(_named(given), [layer], _model_choice(given), mesh, reading)
-        found = statistics(source.everything(layer), source.model)
-    imbalance = sequential_imbalance(found, source.model, mesh)
-    _say([source.origin, *source.notes])
+        reports, notes = look(_named(given), _model_choice(given), _layers(layers), _mesh(given), reading)
+    _say(notes)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _say(f"written: {path}" for path in write_csv(folder, reports))
     if as_json:
-        click.echo(json.dumps({"layer": layer, **statistics_json(found, imbalance, source.model)}, indent=1))
+        click.echo(json.dumps(statistics_json(reports), indent=1))
         return
-    console().print(statistics_table(found, source.model, layer))
-    click.echo(imbalance_line(imbalance, source.model, mesh))
+    for table in tables(reports):
+        show_table(table)
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", metavar="NAME", help="The sources' format, not what their content shows.")
+@click.option("--model", "model_name", help="A model preset; SGLang's flat arrays need one, or --top-k.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Routed experts per token, for an unknown model.")
+@click.option("--strict", is_flag=True, help="Refuse bad requests instead of skipping them.")
+def convert(sources: tuple[str, ...], out: Path, format_name: str | None, model_name: str | None, top_k: int | None,
+            strict: bool) -> None:  # fmt: skip
+    """Write the requests of SRC (servers' responses, arrays, routing lines) as native .npz files into folder OUT."""
+    from optimizer.convert import convert as convert_files
+    from optimizer.traces.corpus import find_files
+    from optimizer.traces.infer import ModelChoice
+
+    model = ModelChoice(name=model_name, top_k=top_k).for_reading()
+    with _progress() as notify:
+        files = find_files(sources, _format(format_name))
+        written, notes = convert_files(files, out, model, strict, lambda share: notify("converting", share))
+    _say(notes)
+    click.echo(f"{written} requests written to {out}.")
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--requests", type=click.IntRange(min=1), default=512, show_default=True, help="Requests per data set.")
+@click.option("--layers", default="all", show_default=True, help="Model layers: 12, or 12,15, or 3-60, or all.")
+@click.option("--prompt-tokens", type=click.IntRange(min=0), default=128, show_default=True, help="Mean prompt length.")
+@click.option("--output-tokens", type=click.IntRange(min=0), default=128, show_default=True, help="Mean output length.")
+@click.option(
+    "--datasets",
+    default="",
+    metavar="NAME,...",
+    help="A folder and a topic for each name; by default one corpus without a topic.",
+)
+@click.option(
+    "--counts",
+    type=click.Path(),
+    metavar="FILE",
+    help="Counts that the experts' shares shall follow, instead of DeepSeek-V3's.",
+)
+@click.option("--candidates", is_flag=True, help="Write candidate_experts, the 16 best in rank order.")
+@click.option("--weights", is_flag=True, help="Write routed_weights.")
+@click.option("--model", "model_name", help="A model preset; deepseek-v3 by default.")
+@click.option("--routed-experts", type=int, help="By default the model's.")
+@click.option("--top-k", type=int, help="By default the model's.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything generated.")
+def synth(out: Path, layers: str, datasets: str, counts: str | None, **given: Any) -> None:  # fmt: skip
+    """Generate requests with DeepSeek-V3's statistics, as native .npz files in folder OUT."""
+    from optimizer.generate import generate_corpus
+    from optimizer.traces.infer import ModelChoice
+    from optimizer.traces.synthesise import Corpus
+
+    names = tuple(name.strip() for name in datasets.split(","))
+    sizes = {key: given[key] for key in ("requests", "prompt_tokens", "output_tokens", "seed", "candidates", "weights")}
+    choice = ModelChoice(given["model_name"], given["routed_experts"], None, given["top_k"])
+    with _progress() as notify:
+        recipe = Corpus(datasets=names, **sizes)
+        generate_corpus(out, recipe, choice, _layers(layers), counts, lambda share: notify("generating", share))
+    click.echo(f"{len(names) * recipe.requests} requests written to {out}.")
 
 
 @main.command()

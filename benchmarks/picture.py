@@ -8,13 +8,14 @@ import sys
 import matplotlib as mpl
 import numpy as np
 
+from optimizer.candidates import Effort
 from optimizer.cost import Cost
 from optimizer.inputs import Named, open_source
 from optimizer.mesh import Mesh
 from optimizer.presets import load_hardware
 from optimizer.problem import make_problem
 from optimizer.search.stop import Deadline
-from optimizer.solve import Effort, Solution, solve
+from optimizer.solve import Solution, solve
 from optimizer.traces.infer import ModelChoice
 
 HARDWARE = "tt-wormhole-quad-galaxy"
@@ -30,9 +31,11 @@ LABELS = {
 def solution_of(traces: str, layer: int, mesh: Mesh, seconds: float) -> Solution:
     """Plan one layer as `moeplan solve` does."""
     source = open_source(Named(traces=[traces]), [layer], ModelChoice(), mesh, lambda share: None)
-    train, selection, test = source.sets(layer)
-    problem = make_problem(source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), train, selection, None)
-    return solve(problem, test, Effort(Deadline(seconds)), lambda stage, share: None)
+    sets = source.sets(layer)
+    problem = make_problem(
+        source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts), None
+    )
+    return solve(problem, sets, Effort(Deadline(seconds)), lambda stage, share: None)
 
 
 def draw(solution: Solution, path: str, title: str) -> None:

@@ -20,11 +20,11 @@ from optimizer.mesh import Mesh
 from optimizer.presets import load_hardware
 from optimizer.problem import Problem, make_problem
 from optimizer.search.moves import delta, scratch_for
-from optimizer.search.multistart import objective
+from optimizer.search.multistart import latency_goal
 from optimizer.search.state import SearchState
 from optimizer.seeds.greedy import greedy
 from optimizer.simulator import simulate
-from optimizer.traces.batches import Batches
+from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.infer import ModelChoice
 
 HARDWARE, LAYER, MESH = "tt-wormhole-quad-galaxy", 12, Mesh(16, 8, 3)
@@ -51,12 +51,14 @@ def rate(work: float, run: Callable[[], object]) -> float:
     return work / statistics.median(times)
 
 
-def home_problem() -> tuple[Problem, Batches]:
+def home_problem() -> tuple[Problem, Sets]:
     """The home case on the built-in trace."""
     source = open_source(Named(), [LAYER], ModelChoice(), MESH, lambda share: None)
-    train, selection, test = source.sets(LAYER)
-    problem = make_problem(source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), train, selection, None)
-    return problem, test
+    sets = source.sets(LAYER)
+    problem = make_problem(
+        source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts), None
+    )
+    return problem, sets
 
 
 def simulation(problem: Problem, test: Batches) -> Measured:
@@ -74,9 +76,9 @@ def simulation(problem: Problem, test: Batches) -> Measured:
     )
 
 
-def swap_evaluation(problem: Problem) -> Measured:
+def swap_evaluation(problem: Problem, train: Batches) -> Measured:
     """Swaps of unreplicated experts on 256 batches, checked to give the same changes."""
-    value, together = objective(problem)
+    value, together = latency_goal(problem, train)
     state = SearchState.of(greedy(problem), problem.load[:256], value, np.zeros_like(together))
     scratch = scratch_for(state)
     single = [slot for slot, expert in enumerate(state.slots.ravel()) if state.count[expert] == 1]
@@ -106,7 +108,7 @@ def _evaluate(moves: Ints, state: tuple[Ints, ...], scratch: tuple[Ints, ...]) -
 
 
 if __name__ == "__main__":
-    problem, test = home_problem()
+    problem, sets = home_problem()
     print(f"{'':32}{'moeplan':>10}{'numpy':>10}{'ratio':>8}")
-    for found in (simulation(problem, test), swap_evaluation(problem)):
+    for found in (simulation(problem, sets.test), swap_evaluation(problem, sets.train)):
         print(f"{found.name:32}{found.ours:10.2f}{found.numpy:10.2f}{found.ours / found.numpy:8.1f}  {found.unit}")

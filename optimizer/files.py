@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from optimizer.errors import InputError
 
@@ -14,13 +16,16 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write through a temporary file beside the target and a rename: a reader never sees half a file."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
+    """Write text through a temporary file beside the target and a rename: a reader never sees half a file."""
+    write_whole_binary(path, lambda file: file.write(text.encode()))
+
+
+def write_whole_binary(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """The same for what `write` puts into a binary file."""
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         temporary = Path(file.name)
         try:
-            file.write(text)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())

@@ -8,16 +8,22 @@ from typing import Protocol
 import numpy as np
 
 from formulations.arrays import Ints
+from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model
-from optimizer.traces.batches import SETS, Batches, decode_batches, split_batches, split_requests
+from optimizer.traces.batches import Batches, Sets, split_batches, split_requests
+from optimizer.traces.cache import cached
+from optimizer.traces.composition import Composition, sample_batches
+from optimizer.traces.corpus import TraceFile, find_files, read_traces
+from optimizer.traces.counts import Counts, read_counts, step_counts
 from optimizer.traces.explicit import explicit_batches, read_batches
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files, model_without_trace
-from optimizer.traces.npz import find_files, read_traces
+from optimizer.traces.sniff import COUNTS_ONLY, Format
 from optimizer.traces.synthetic import builtin_trace
-from optimizer.traces.trace import RoutingTrace, digest
+from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
 BATCHES_PER_SET = 1024
+BATCH_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,19 @@ class Named:
     """What the user named; without traces and batch file it is the built-in trace."""
 
     traces: Sequence[str] = ()
+    format: Format | None = None
+    cache: Path | None = None
     batches: Path | None = None
     first_moe_layer: int | None = None
-    batch_tokens: int = 512
+    phase: str | None = None
+    batch_tokens: int | None = None
+    row_users: tuple[int, ...] | None = None
     seed: int = 0
     strict: bool = False
+
+    def composition(self, mesh: Mesh) -> Composition:
+        """What batches are made of: what was named, else decode steps of 512 users."""
+        return Composition.of(self.phase or "decode", self.batch_tokens or BATCH_TOKENS, self.row_users, mesh)
 
 
 class Source(Protocol):
@@ -41,11 +55,13 @@ class Source(Protocol):
     def origin(self) -> str: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def composition(self) -> Composition | None: ...
 
     def fingerprint(self, layer: int) -> str:
         """A digest of the content for one layer."""
 
-    def sets(self, layer: int) -> tuple[Batches, Batches, Batches]:
+    def sets(self, layer: int) -> Sets:
         """Train, selection and test batches."""
 
     def everything(self, layer: int) -> Batches:
@@ -54,12 +70,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class TraceSource:
-    """Decode steps sampled from the requests of a trace."""
+    """Batches sampled from the requests of a trace."""
 
     model: Model
-    mesh: Mesh
+    composition: Composition
     trace: RoutingTrace
-    named: Named
+    seed: int
 
     @property
     def origin(self) -> str:
@@ -69,28 +85,31 @@ class TraceSource:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was left out of the trace or takes getting used to."""
-        silent = int((~self.trace.has_output()).sum())
-        said = f"{silent} of {self.trace.requests} requests have no output tokens: decoding walks through their prompts"
-        return (*self.trace.warnings, said) if silent else self.trace.warnings
+        said = []
+        for phase, needed, instead in ((OUTPUT, "decode", "prompts"), (PROMPT, "prefill", "outputs")):
+            silent = int((~self.trace.has(phase)).sum())
+            if silent and self.composition.phase in (needed, "mixed"):
+                what = {OUTPUT: "output", PROMPT: "prompt"}[phase]
+                requests = f"{silent} of {self.trace.requests} requests have no {what} tokens"
+                said.append(f"{requests}: their {instead} are used to {needed}")
+        return (*self.trace.warnings, *said)
 
     def fingerprint(self, layer: int) -> str:
         """Depends on the requests of this layer alone, not on where they were read."""
-        return digest(self.trace.layer(layer), self.trace.offsets, self.trace.phase)
+        return digest(self.trace.layer(layer).astype(np.uint16), self.trace.offsets, self.trace.phase)
 
-    def sets(self, layer: int) -> tuple[Batches, Batches, Batches]:
+    def sets(self, layer: int) -> Sets:
         """Disjoint requests, 60 / 20 / 20 per cent."""
-        parts = split_requests(self.trace.requests, self.named.seed)
-        train, selection, test = (self._sample(layer, part, turn) for turn, part in enumerate(parts))
-        return train, selection, test
+        parts = split_requests(self.trace.requests, self.seed)
+        return Sets(*(self._sample(layer, part, turn) for turn, part in enumerate(parts)))
 
     def everything(self, layer: int) -> Batches:
         """All requests."""
-        return self._sample(layer, np.arange(self.trace.requests), len(SETS))
+        return self._sample(layer, np.arange(self.trace.requests), len(Sets._fields))
 
     def _sample(self, layer: int, requests: Ints, turn: int) -> Batches:
-        rng = np.random.default_rng([self.named.seed, layer, turn])
-        tokens = self.named.batch_tokens
-        return decode_batches(self.trace, layer, requests, self.model, tokens, BATCHES_PER_SET, self.mesh.rows, rng)
+        rng = np.random.default_rng([self.seed, layer, turn])
+        return sample_batches(self.trace, layer, requests, self.model, self.composition, BATCHES_PER_SET, rng)
 
 
 @dataclass(frozen=True)
@@ -100,13 +119,14 @@ class BatchSource:
     model: Model
     batches: Batches
     origin: str
+    composition: Composition | None = None
     notes: tuple[str, ...] = ("explicit batches are split into consecutive stretches, as requests are unknown",)
 
     def fingerprint(self, layer: int) -> str:
         """The same for every layer, as the file holds one."""
         return digest(self.batches.experts, self.batches.source_row)
 
-    def sets(self, layer: int) -> tuple[Batches, Batches, Batches]:
+    def sets(self, layer: int) -> Sets:
         """The first 60, next 20 and last 20 per cent."""
         return split_batches(self.batches)
 
@@ -116,11 +136,7 @@ class BatchSource:
 
 
 def open_source(
-    named: Named,
-    layers: Sequence[int],
-    model: Model | ModelChoice,
-    mesh: Mesh,
-    progress: Callable[[float], None],
+    named: Named, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
 ) -> Source:
     """Read what was named, for these layers; a `ModelChoice` is completed from what the files show.
 
@@ -131,11 +147,54 @@ def open_source(
         known = model if isinstance(model, Model) else model_of_array(model, experts.shape[2], int(experts.max()))
         batches = explicit_batches(named.batches, experts, rows, known, mesh.rows)
         return BatchSource(known, batches, f"{batches.count} batches of {named.batches.name}")
+    composition = named.composition(mesh)
     if named.traces:
-        files = find_files(named.traces)
+        files = find_files(named.traces, named.format)
         known = model if isinstance(model, Model) else model_of_files(model, files)
-        trace = read_traces(files, known, layers, named.first_moe_layer, named.strict, progress)
+        trace = _read(named, files, known, layers, progress)
     else:
         known = model if isinstance(model, Model) else model_without_trace(model)
         trace = builtin_trace(known, layers, named.seed)
-    return TraceSource(known, mesh, trace, named)
+    return TraceSource(known, composition, trace, named.seed)
+
+
+def _read(
+    named: Named, files: Sequence[TraceFile], model: Model, layers: Sequence[int], progress: Callable[[float], None]
+) -> RoutingTrace:
+    """The trace, by way of the cache where there is one; `--strict` reads anew, so that nothing bad is let by."""
+
+    def read() -> RoutingTrace:
+        return read_traces(files, model, layers, named.first_moe_layer, named.strict, progress)
+
+    if named.cache is None or named.strict:
+        return read()
+    return cached(named.cache, files, model, layers, named.first_moe_layer, read)
+
+
+def open_counts(named: Named, choice: ModelChoice) -> tuple[Counts, Model] | None:
+    """The counts that were named and their model, or None where requests or nothing were named.
+
+    Raises InputError for counts beside anything else, and where the top-k is known to nobody.
+    """
+    files = find_files(named.traces, named.format) if named.traces else []
+    counted = [file for file in files if file.format in COUNTS_ONLY]
+    if not counted:
+        return None
+    if len(files) > 1:
+        raise InputError(f"{counted[0].path}: counts and {len(files) - 1} other file(s); name one file of counts alone")
+    path, kind = counted[0].path, counted[0].format
+    assert kind is not None
+    counts = read_counts(path, kind, named.first_moe_layer or 0)
+    if choice.name:
+        return counts, model_without_trace(choice)
+    top_k = choice.top_k or counts.top_k
+    if top_k is None:
+        raise InputError(f"{path}: does not say how many experts a token uses; set --top-k or --model")
+    return counts, choice.applied(Model("custom", counts.load.shape[2], 0, top_k))
+
+
+def synthesised(counts: Counts, model: Model, layer: int, named: Named, mesh: Mesh) -> TraceSource:
+    """Generated requests whose experts are chosen as often as counts say. Raises InputError for an unknown layer."""
+    load = step_counts(counts, layer).sum(axis=0)
+    trace = builtin_trace(model, [layer], named.seed, load[None])
+    return TraceSource(model, named.composition(mesh), trace, named.seed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from optimizer.cost import Cost
 from optimizer.errors import InputError
@@ -11,17 +12,18 @@ from optimizer.presets import load_hardware
 from optimizer.routing.policies import POLICIES
 from optimizer.simulator import SimulationReport, simulate
 from optimizer.traces.batches import Batches
+from optimizer.traces.composition import PHASES
 
 Notify = Callable[[str, float], None]
 
 
 def judge(
-    plan: Plan, named: Named, batch_tokens: int | None, routing: str | None, notify: Notify
+    plan: Plan, named: Named, routing: str | None, notify: Notify
 ) -> tuple[dict[int, SimulationReport], list[str]]:
     """Simulate every layer of a plan; returns the reports by layer, and sentences that the user should read.
 
-    batch_tokens and routing: None for the plan's own. Raises InputError for an unknown policy, or for one batch file
-    where the plan has several layers.
+    Batches are made up as the plan's were, unless something else was named; routing None is the plan's policy. Raises
+    InputError for an unknown policy, or for one batch file where the plan has several layers.
     """
     policy = plan.policy if routing is None else routing
     if policy not in POLICIES:
@@ -29,8 +31,7 @@ def judge(
     if named.batches is not None and len(plan.layers) > 1:
         raise InputError(f"--batches holds one layer, but the plan has {len(plan.layers)}; give TRACES instead")
     layers = sorted(plan.layers)
-    seed, tokens = _as_planned(plan)
-    named = replace(named, seed=seed, batch_tokens=batch_tokens or tokens)
+    named = _as_planned(named, plan.layers[layers[0]].provenance)
     source = open_source(named, layers, plan.model, plan.mesh, lambda share: notify("reading traces", share))
     cost = Cost(plan.hardware, load_hardware(plan.hardware))
     reports, notes = {}, [source.origin, *source.notes]
@@ -42,13 +43,15 @@ def judge(
     return reports, notes
 
 
-def _as_planned(plan: Plan) -> tuple[int, int]:
-    """The seed and the batch size that the plan was made with."""
-    made = next(iter(plan.layers.values())).provenance
-    seed, tokens = made.get("seed", Named.seed), made.get("batch_tokens", Named.batch_tokens)
-    if not (isinstance(seed, int) and seed >= 0 and isinstance(tokens, int) and tokens >= 1):
-        raise InputError("layers: provenance.seed and provenance.batch_tokens of the plan must be whole numbers")
-    return seed, tokens
+def _as_planned(named: Named, made: dict[str, Any]) -> Named:
+    """The plan's seed, and its batches' make-up where nothing else was named."""
+    seed, phase, users = made.get("seed", Named.seed), made.get("phase"), made.get("row_users")
+    whole = isinstance(users, list) and all(isinstance(number, int) for number in users)
+    if not isinstance(seed, int) or seed < 0 or not (phase is None or phase in PHASES) or not (users is None or whole):
+        raise InputError("layers: provenance.seed, phase or row_users of the plan is not as `moeplan solve` writes it")
+    own_size = named.batch_tokens is not None or named.row_users is not None or users is None
+    same_rows = named.row_users if own_size else tuple(users or ())
+    return replace(named, seed=seed, phase=named.phase or phase, row_users=same_rows)
 
 
 def _unseen(plan: Plan, source: Source, layer: int) -> tuple[Batches, list[str]]:

@@ -9,23 +9,20 @@ from optimizer.cost import Cost
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model
-from optimizer.traces.batches import Batches
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One layer to place.
 
-    train, selection: the batches to plan on and to choose by; load `[batch, expert]` int32: the train loads;
-    shared_replicas: how many replicas each shared expert gets, spread evenly over the rows, or None to treat
-    it like a routed expert.
+    load `[batch, expert]` int32: pairs of each expert in each of the batches to plan on (or in recorded steps, where
+    there are counts but no tokens); shared_replicas: how many replicas each shared expert gets, spread evenly over
+    the rows, or None to treat it like a routed expert.
     """
 
     model: Model
     mesh: Mesh
     cost: Cost
-    train: Batches
-    selection: Batches
     load: Ints
     shared_replicas: int | None
 
@@ -43,9 +40,7 @@ class Problem:
         return fixed
 
 
-def make_problem(
-    model: Model, mesh: Mesh, cost: Cost, train: Batches, selection: Batches, shared: int | str | None
-) -> Problem:
+def make_problem(model: Model, mesh: Mesh, cost: Cost, load: Ints, shared: int | str | None) -> Problem:
     """Check that the model fits the mesh and fill in what depends on both.
 
     `shared`: replicas of each shared expert, "auto" to let the loads decide, None for one per row, or as many
@@ -65,6 +60,5 @@ def make_problem(
             f"on {mesh.devices} devices with {mesh.slots} slots and {model.routed_experts} routed experts"
         )
     replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
-    load = train.load(model.experts)
     load.flags.writeable = False
-    return Problem(model, mesh, cost, train, selection, load, replicas if model.shared_experts else None)
+    return Problem(model, mesh, cost, load, replicas if model.shared_experts else None)

@@ -1,48 +1,28 @@
 """One layer from batches to a judged placement: wiring only."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 
 from formulations.arrays import Ints
 from formulations.bounds import any_placement_bound, hottest_expert_bound
-from formulations.layer_placement import Instance, place_replicas
 from formulations.outcome import Outcome
-from formulations.solver import Limits
+from optimizer.candidates import Candidate, Effort, Notify, descents, seeds_and_formulation
+from optimizer.cost import Cost
 from optimizer.inputs import Source
+from optimizer.mesh import Mesh
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
-from optimizer.problem import Problem
+from optimizer.problem import Problem, make_problem
 from optimizer.search.choose import choose, figures
-from optimizer.search.multistart import multistart
-from optimizer.search.stop import Budget, Deadline
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation, sequential
-from optimizer.seeds.pairing import pairing
+from optimizer.search.multistart import latency_goal
 from optimizer.simulator import SimulationReport, simulate
-from optimizer.traces.batches import Batches
+from optimizer.traces.batches import Batches, Sets
 
 ROUTING = "even"  # what seeds, formulation and search all plan for
-FORMULATION_SHARE, FORMULATION_SECONDS = (
-    0.2,
-    10.0,
-)  # CP-SAT gets this share of the time left, at most so many seconds
-FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
-FINISH_SHARE = 0.02  # of the time limit, kept for judging and writing, besides what one judgement was measured to take
-
-Notify = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to try: until the deadline, or for this many evaluated moves if that comes first."""
-
-    deadline: Deadline
-    seed: int = 0
-    evaluations: int | None = None
+FINISH_SHARE = 0.02  # of the time limit, kept for judging and writing, besides what judging was measured to take
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,91 +46,44 @@ class Solution:
     first_result: float
 
 
-@dataclass(eq=False)
-class _Bench:
-    """Candidates in the order they came, with what the selection batches say of them."""
-
-    problem: Problem
-    test: Batches
-    rows: list[Row] = field(default_factory=list)
-
-    def judged(self, placement: Placement, batches: Batches) -> SimulationReport:
-        problem = self.problem
-        return simulate(placement, batches, problem.model.experts, problem.mesh, problem.cost, ROUTING)
-
-    def add(self, method: str, placement: Placement, seconds: float) -> None:
-        self.rows.append(Row(method, placement, seconds, self.judged(placement, self.test)))
-
-    def placement(self, method: str) -> Placement:
-        return next(row.placement for row in self.rows if row.method == method)
-
-
-def solve(problem: Problem, test: Batches, effort: Effort, notify: Notify) -> Solution:
-    """Plan on train batches (seeds, formulation, search), choose on selection batches, judge on test batches."""
-    bench = _Bench(problem, test)
-    notify("seeds", 0.0)
-    for method, construct in _seeds(effort.seed).items():
+def solve(problem: Problem, sets: Sets, effort: Effort, notify: Notify) -> Solution:
+    """Plan on train batches, choose on selection batches, judge on test batches."""
+    found: list[Candidate] = []
+    rows: list[Row] = []
+    first_result = judging = 0.0
+    for candidate in seeds_and_formulation(problem, effort, notify):
         started = time.monotonic()
-        placement = construct(problem)
-        bench.add(method, placement, time.monotonic() - started)
-    first_result = effort.deadline.elapsed()
+        report = _judged(candidate.placement, problem, sets.test)
+        judging = time.monotonic() - started
+        rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
+        first_result = first_result or effort.deadline.elapsed()
+        found.append(candidate)
     started = time.monotonic()
-    bench.judged(bench.placement("greedy"), test)
-    reserve = 4 * (time.monotonic() - started) + FINISH_SHARE * effort.deadline.seconds
-    outcome = _formulate(bench, effort, notify)
-    candidates = _search(bench, effort, reserve, notify)
+    reserve = 4 * judging + FINISH_SHARE * effort.deadline.seconds
+    chosen, count = _searched(problem, sets, found, effort, reserve, notify)
+    seconds = time.monotonic() - started
     notify("judging", 1.0)
-    return Solution(bench.rows, outcome, bounds_for(problem, test, bench.rows[-1]), candidates, first_result)
+    rows.append(Row("search", chosen, seconds, _judged(chosen, problem, sets.test)))
+    outcome = found[-1].outcome
+    assert outcome is not None  # the formulation comes last
+    return Solution(rows, outcome, bounds_for(problem, sets.test, rows[-1]), count, first_result)
 
 
-def _seeds(seed: int) -> dict[str, Callable[[Problem], Placement]]:
-    return {
-        "sequential": sequential,
-        "random": lambda problem: random_permutation(problem, np.random.default_rng(seed)),
-        "pairing": pairing,
-        "greedy": greedy,
-    }
+def _judged(placement: Placement, problem: Problem, batches: Batches) -> SimulationReport:
+    return simulate(placement, batches, problem.model.experts, problem.mesh, problem.cost, ROUTING)
 
 
-def _formulate(bench: _Bench, effort: Effort, notify: Notify) -> Outcome[Ints]:
-    """CP-SAT for the greedy replica counts, hinted with the greedy placement, which stands if nothing is found."""
-    notify("formulation", 0.0)
-    problem, hint = bench.problem, bench.placement("greedy")
-    mesh = problem.mesh
-    instance = Instance(
-        load=problem.total_load,
-        count=hint.counts(problem.model.experts),
-        spread=problem.spread,
-        rows=mesh.rows,
-        cols=mesh.cols,
-        slots_per_device=mesh.slots_per_device,
-    )
-    outcome = place_replicas(instance, hint.slots, _formulation_limits(effort))
-    placement = hint if outcome.value is None else Placement(outcome.value)
-    bench.add("formulation", placement, outcome.runtime)
-    return outcome
-
-
-def _formulation_limits(effort: Effort) -> Limits:
-    """A share of the time left; where moves are counted, solver work is too, so that the clock decides nothing."""
-    if effort.evaluations is not None:
-        return Limits(effort.deadline.remaining(), deterministic=FORMULATION_WORK, seed=effort.seed)
-    return Limits(min(FORMULATION_SHARE * effort.deadline.remaining(), FORMULATION_SECONDS), seed=effort.seed)
-
-
-def _search(bench: _Bench, effort: Effort, reserve: float, notify: Notify) -> int:
-    """Descents from the seeds; adds the candidate that the selection batches favour, returns how many there were."""
-    started = time.monotonic()
-    starts = [bench.placement(method) for method in ("greedy", "formulation", "pairing")]
-    pool = [*starts]
-    judged = [figures(bench.judged(placement, bench.problem.selection)) for placement in pool]
-    budget = Budget(effort.deadline, effort.deadline.seconds - reserve, effort.evaluations)
-    rng = np.random.default_rng(effort.seed)
-    for placement in multistart(bench.problem, starts, budget, rng, lambda share: notify("search", share)):
+def _searched(
+    problem: Problem, sets: Sets, found: list[Candidate], effort: Effort, reserve: float, notify: Notify
+) -> tuple[Placement, int]:
+    """What the selection batches favour of all candidates, descents included, and how many there were."""
+    pool = [candidate.placement for candidate in found if candidate.method == "greedy"]
+    pool += [candidate.placement for candidate in found if candidate.method in ("pairing", "formulation")]
+    judged = [figures(_judged(placement, problem, sets.selection)) for placement in pool]
+    for placement in descents(problem, latency_goal(problem, sets.train), found, effort, reserve, notify):
         pool.append(placement)
-        judged.append(figures(bench.judged(placement, bench.problem.selection)))
-    bench.add("search", pool[choose(judged, baseline=0)], time.monotonic() - started)
-    return len(pool)
+        judged.append(figures(_judged(placement, problem, sets.selection)))
+    return pool[choose(judged, baseline=0)], len(pool)
 
 
 def bounds_for(problem: Problem, test: Batches, row: Row) -> dict[str, float]:
@@ -173,20 +106,28 @@ def bounds_for(problem: Problem, test: Batches, row: Row) -> dict[str, float]:
     return {"imbalance": reached} | found | gaps
 
 
-def as_plan(solution: Solution, problem: Problem, source: Source, layer: int, seed: int) -> Plan:
-    """The plan file's content: the last row, with where it came from."""
-    chosen = solution.rows[-1]
+def plan_tokens(
+    source: Source, layer: int, mesh: Mesh, cost: Cost, shared: int | str | None, effort: Effort, notify: Notify
+) -> tuple[Plan, Solution, list[str]]:
+    """Plan one layer of a source of batches: the plan, all figures, and sentences that the user should read."""
+    sets = source.sets(layer)
+    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), shared)
+    solution = solve(problem, sets, effort, notify)
+    chosen, composition = solution.rows[-1], source.composition
     provenance = {
         "moeplan": version("moeplan"),
         "method": chosen.method,
-        "seed": seed,
+        "seed": effort.seed,
         "origin": source.origin,
         "traces": source.fingerprint(layer),
         "batch_tokens": chosen.report.tokens,
-        "train_batches": problem.train.count,
-        "selection_batches": problem.selection.count,
-        "test_batches": len(chosen.report.hops),
+        "train_batches": sets.train.count,
+        "selection_batches": sets.selection.count,
+        "test_batches": sets.test.count,
         "candidates": solution.candidates,
     }
+    if composition is not None:
+        provenance |= {"phase": composition.phase, "row_users": list(composition.row_users)}
     part = LayerPlan(chosen.placement, chosen.report.summary(), solution.bounds, provenance)
-    return Plan(problem.model, problem.mesh, problem.cost.name, ROUTING, {layer: part})
+    plan = Plan(problem.model, mesh, cost.name, ROUTING, {layer: part})
+    return plan, solution, [source.origin, *source.notes]

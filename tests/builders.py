@@ -12,7 +12,7 @@ from optimizer.model import Model
 from optimizer.placement import Placement
 from optimizer.presets import load_hardware
 from optimizer.problem import Problem, make_problem
-from optimizer.traces.batches import Batches, default_rows, with_shared
+from optimizer.traces.batches import Batches, Sets, default_rows, with_shared
 
 WORMHOLE = "tt-wormhole-quad-galaxy"
 
@@ -53,8 +53,8 @@ def random_placement(rng: np.random.Generator, experts: int, mesh: Mesh) -> Plac
             return found
 
 
-def small_problem(seed: int, **changes: Any) -> tuple[Problem, Batches]:
-    """A problem small enough for the oracles, and its test batches."""
+def small_problem(seed: int, **changes: Any) -> tuple[Problem, Sets]:
+    """A problem small enough for the oracles, and its batches."""
     rng = np.random.default_rng(seed)
     said = {
         "rows": 3,
@@ -68,8 +68,8 @@ def small_problem(seed: int, **changes: Any) -> tuple[Problem, Batches]:
     } | changes
     model = Model("small", said["routed"], said["shared"], said["top_k"])
     mesh = Mesh(said["rows"], said["cols"], said["slots"])
-    train, selection, test = (random_batches(rng, 6, said["tokens"], model, mesh.rows) for _ in range(3))
-    return make_problem(model, mesh, cost(), train, selection, said["replicas"]), test
+    sets = Sets(*(random_batches(rng, 6, said["tokens"], model, mesh.rows) for _ in range(3)))
+    return make_problem(model, mesh, cost(), sets.train.load(model.experts), said["replicas"]), sets
 
 
 def write_request(path: Path, experts: Any, prompt: int = 2, output: int | None = None, **more: Any) -> Path:

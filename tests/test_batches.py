@@ -1,4 +1,4 @@
-"""Decode steps, splits and explicit batches."""
+"""Batches, splits and explicit batches."""
 
 from pathlib import Path
 
@@ -10,72 +10,8 @@ from hypothesis import strategies as st
 
 from optimizer.errors import InputError
 from optimizer.model import Model
-from optimizer.traces.batches import Batches, decode_batches, default_rows, split_batches, split_requests
+from optimizer.traces.batches import Batches, default_rows, split_batches, split_requests
 from optimizer.traces.explicit import explicit_batches, read_batches
-from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
-
-WIDE = Model("wide", 60_000, 2, 1)  # so many experts that a token's expert can be its own number
-
-
-def numbered_trace(prompts: list[int], outputs: list[int]) -> RoutingTrace:
-    """Token i chose expert i."""
-    lengths = np.array(prompts) + np.array(outputs)
-    phase = [phase for p, o in zip(prompts, outputs, strict=True) for phase in [PROMPT] * p + [OUTPUT] * o]
-    return RoutingTrace(
-        experts=np.arange(lengths.sum(), dtype=np.uint16)[:, None, None],
-        layers=(0,),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        phase=np.array(phase, dtype=np.uint8),
-        source="test",
-    )
-
-
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 9), st.integers(1, 40))
-def test_slots_walk_through_whole_outputs(seed: int, requests: int, slots: int, steps: int) -> None:
-    rng = np.random.default_rng(seed)
-    prompts, outputs = rng.integers(1, 5, requests).tolist(), rng.integers(0, 8, requests).tolist()
-    trace = numbered_trace(prompts, outputs)
-    batches = decode_batches(trace, 0, np.arange(requests), WIDE, slots, steps, 2, rng)
-    owner = np.repeat(np.arange(requests), np.diff(trace.offsets))
-    last = {int(stop) - 1 for stop in trace.offsets[1:]}
-    started: list[tuple[int, int, int]] = []
-    for slot, walk in enumerate(batches.experts[..., 0].T.astype(int)):
-        for step, token in enumerate(walk):
-            request = owner[token]
-            assert outputs[request] == 0 or trace.phase[token] == OUTPUT
-            if step and walk[step - 1] not in last:
-                assert token == walk[step - 1] + 1  # it walks on, inside its request
-            else:
-                started.append((step, slot, int(request)))
-    arrivals = [request for _, _, request in sorted(started)]
-    for first in range(0, len(arrivals) - requests + 1, requests):
-        assert sorted(arrivals[first : first + requests]) == list(range(requests))  # each pass takes every request once
-
-
-def test_requests_that_arrive_later_start_at_their_first_output_token() -> None:
-    trace = numbered_trace([2] * 30, [5] * 30)
-    batches = decode_batches(trace, 0, np.arange(30), WIDE, 3, 20, 1, np.random.default_rng(0))
-    tokens = batches.experts[..., 0].astype(int)
-    for slot in range(3):
-        for step in range(1, 20):
-            if tokens[step, slot] != tokens[step - 1, slot] + 1:
-                assert tokens[step, slot] % 7 == 2
-
-
-def test_running_requests_are_entered_at_different_offsets() -> None:
-    trace = numbered_trace([0] * 400, [50] * 400)
-    batches = decode_batches(trace, 0, np.arange(400), WIDE, 200, 2, 1, np.random.default_rng(0))
-    assert len(np.unique(batches.experts[0, :, 0] % 50)) > 40
-
-
-def test_only_the_given_requests_are_used_and_shared_experts_are_appended() -> None:
-    trace = numbered_trace([1] * 6, [3] * 6)
-    batches = decode_batches(trace, 0, np.array([1, 4]), WIDE, 4, 9, 2, np.random.default_rng(0))
-    assert set((batches.experts[..., 0] // 4).ravel().tolist()) == {1, 4}
-    assert (batches.experts[..., 1:] == [60_000, 60_001]).all()
-    assert batches.source_row.tolist() == [[0, 0, 1, 1]] * 9
-    with pytest.raises(ValueError, match="read-only"):
-        batches.experts[0, 0, 0] = 1
 
 
 def test_source_rows_are_slot_over_users_per_row() -> None:

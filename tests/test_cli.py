@@ -1,5 +1,8 @@
 """The commands as a user meets them: tables, JSON, exit codes, one line per fault."""
 
+import base64
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -76,12 +79,36 @@ def test_tables_name_every_method_and_bound(traces: Path) -> None:
 def test_stats_match_plain_counting(traces: Path) -> None:
     result = run("stats", traces, "--layer", 1, "--mesh", "2x2", "--json")
     assert result.exit_code == 0, result.output
-    stats = json.loads(result.stdout)
-    assert [row["expert"] for row in stats["experts"]] == list(range(8))
+    stats = json.loads(result.stdout)["layers"]["1"]
+    chosen = np.concatenate([np.load(path)["routed_experts"][:, 1] for path in sorted(traces.glob("*.npz"))])
+    counts = np.bincount(chosen.ravel(), minlength=8)
+    assert [row["tokens"] for row in stats["experts"]] == counts.tolist()
+    assert stats["hottest_over_mean"] == pytest.approx(counts.max() / counts.mean())
     assert sum(row["mean"] for row in stats["experts"]) == pytest.approx(512 * 2)
-    assert sum(row["share"] for row in stats["experts"]) == pytest.approx(1)
     assert set(stats["sequential_imbalance"]) == {"mean", "p50", "p95", "p99", "max"}
-    assert "Sequential placement (8 routed experts" in run("stats", traces, "--layer", 1, "--mesh", "2x2").stdout
+    assert stats["datasets"] == ["traces"]
+
+
+def test_stats_answers_one_question_per_table_for_one_layer_or_all(traces: Path) -> None:
+    one = run("stats", traces, "--layer", 1, "--mesh", "2x2").stdout
+    for question in ("Which experts of layer 1 are hot?", "How uneven", "How bursty", "choose together?"):
+        assert question in one
+    every = run("stats", traces, "--layer", "all", "--mesh", "2x2", "--json")
+    assert list(json.loads(every.stdout)["layers"]) == ["0", "1", "2"]
+    assert list(json.loads(run("stats", traces, "--layer", "0,2-2", "--json").stdout)["layers"]) == ["0", "2"]
+
+
+def test_stats_writes_csv_files(traces: Path) -> None:
+    folder = traces.parent / "csv"
+    assert run("stats", traces, "--layer", "all", "--csv", folder).exit_code == 0
+    rows = {path.name: list(csv.reader(path.open())) for path in folder.iterdir()}
+    assert {name: len(lines) - 1 for name, lines in rows.items()} == {
+        "layers.csv": 3,
+        "experts.csv": 3 * 8,
+        "pairs.csv": 3 * 28,
+        "drift.csv": 3,
+    }
+    assert sum(int(row[2]) for row in rows["experts.csv"][1:9]) == 12 * 20 * 2
 
 
 def test_explicit_batches_are_planned_and_simulated(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -151,7 +178,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(traces: Path, tmp_path: Path) 
     before = sorted(tmp_path.iterdir())
     for name, said in {
         "none": "no such file or folder",
-        "empty": "holds no .npz files",
+        "empty": "holds no trace files",
         "cut.npz": "not a whole .npz file",
         "pickled.npz": "never unpickled",
         "range.npz": "expert id 300, outside 0..255",
@@ -209,8 +236,119 @@ def test_help_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.fixture
+def counts(tmp_path: Path, rng: np.random.Generator) -> Path:
+    load = np.repeat(rng.integers(1, 400, (2, 5, 1, 8)) * 2, 3, axis=2)
+    tokens = load[:, :, 0].sum(axis=2) // 2
+    np.savez(tmp_path / "counts.npz", counts=load, tokens=tokens, domains=np.array(["a", "b"]))
+    return tmp_path / "counts.npz"
+
+
+def test_counts_are_planned_by_expected_load(counts: Path) -> None:
+    plan = counts.parent / "plan.json"
+    arguments = (
+        "solve",
+        counts,
+        "--layer",
+        1,
+        "--mesh",
+        "2x2",
+        "--time-limit",
+        "20",
+        "--iterations",
+        "3000",
+        "-o",
+        plan,
+    )
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert "p99 and co-activation need token traces" in result.stderr
+    solution = json.loads(result.stdout)
+    rows = {row["method"]: row["expected_imbalance"]["mean"] for row in solution["rows"]}
+    assert solution["bounds"]["any_placement"] <= rows["search"]
+    assert run("validate", plan).exit_code == 0
+    assert "expected load" in run(*arguments).stdout
+    assert "drift" not in run("stats", counts, "--layer", 1, "--mesh", "2x2").stderr
+    assert "p99, bursts" in run("stats", counts, "--layer", 1, "--mesh", "2x2").stderr
+
+
+def test_counts_become_tokens_with_synthesise(counts: Path) -> None:
+    plan = counts.parent / "plan.json"
+    result = run("solve", counts, "--layer", 1, *SHORT, "--synthesise", "-o", plan, "--json")
+    assert result.exit_code == 0, result.output
+    assert "latency_us" in json.loads(result.stdout)["rows"][0]
+
+
+def test_counts_stand_alone_and_say_what_they_lack(counts: Path, traces: Path) -> None:
+    assert "name one file of counts alone" in fault(run("solve", counts, traces, "--layer", 1, "--mesh", "2x2"))
+    assert "--layer 7 is not in" in fault(run("solve", counts, "--layer", 7, "--mesh", "2x2"))
+    bare = counts.parent / "bare.json"
+    bare.write_text(json.dumps({"logical_count": [[3, 4, 5], [6, 7, 8]]}))
+    assert "set --top-k or --model" in fault(run("solve", bare, "--layer", 1, "--mesh", "2x2"))
+
+
+def test_a_cached_layer_is_not_read_again(traces: Path) -> None:
+    cache = traces.parent / "cache"
+    plan, first = solve(traces, "--cache", cache, "--json")
+    assert first.exit_code == 0, first.output
+    kept = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
+    content = plan.read_text()
+    _, second = solve(traces, "--cache", cache, "--json")
+    assert second.exit_code == 0, second.output
+    assert plan.read_text() == content
+    assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == kept
+
+
+def test_batches_can_be_prefill_and_have_users_per_row(traces: Path) -> None:
+    plan, result = solve(traces, "--phase", "prefill", "--row-users", "5,9")
+    assert result.exit_code == 0, result.output
+    made = json.loads(plan.read_text())["layers"]["1"]["provenance"]
+    assert (made["phase"], made["row_users"], made["batch_tokens"]) == ("prefill", [5, 9], 14)
+    again = json.loads(run("simulate", plan, traces, "--json").stdout)["layers"]["1"]
+    assert again == json.loads(plan.read_text())["layers"]["1"]["quality"]
+    assert json.loads(run("simulate", plan, traces, "--batch-tokens", 6, "--json").stdout)["layers"]["1"]["tokens"] == 6
+    assert "is not a list of numbers" in fault(solve(traces, "--row-users", "5,x")[1])
+    assert "give the users of each of 2 rows" in fault(solve(traces, "--row-users", "5")[1])
+
+
+def test_generated_requests_are_read_and_planned(tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    sizes = ("--requests", 4, "--layers", "12,13", "--prompt-tokens", 6, "--output-tokens", 9, "--seed", 3)
+    result = run("synth", out, *sizes, "--datasets", "law,code", "--weights", "--candidates")
+    assert result.exit_code == 0, result.output
+    assert "8 requests written" in result.stdout
+    assert sorted(path.name for path in out.iterdir()) == ["code", "law"]
+    with np.load(next((out / "law").glob("*.npz"))) as archive:
+        assert {"routed_experts", "candidate_experts", "routed_weights"} <= set(archive.files)
+    stats = json.loads(run("stats", out, "--model", "deepseek-v3", "--layer", "12-13", "--json").stdout)["layers"]
+    assert list(stats) == ["12", "13"]
+    assert stats["12"]["datasets"] == ["code", "law"]
+    assert "is there already" in fault(run("synth", out, *sizes, "--datasets", "law"))
+    assert "names no layers" in fault(run("synth", tmp_path / "b", "--layers", "x"))
+
+
+def test_servers_responses_are_converted(tmp_path: Path, rng: np.random.Generator) -> None:
+    experts = request_experts(rng, 9, 3, 8, 2)
+    buffer = io.BytesIO()
+    np.save(buffer, experts)
+    response = {"usage": {"prompt_tokens": 4}, "routed_experts": base64.b64encode(buffer.getvalue()).decode()}
+    (tmp_path / "r.json").write_text(json.dumps(response))
+    result = run("convert", tmp_path / "r.json", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "1 requests written" in result.stdout
+    with np.load(tmp_path / "out" / "request_00000.npz") as archive:
+        assert (archive["routed_experts"] == experts).all()
+        assert len(archive["prompt_token_ids"]) == 4
+    assert "holds requests already" in fault(run("convert", tmp_path / "r.json", tmp_path / "out"))
+    (tmp_path / "c.json").write_text(json.dumps({"logical_count": [[1, 2]]}))
+    assert "no tokens to convert" in fault(run("convert", tmp_path / "c.json", tmp_path / "out2"))
+    assert "--format 'abacus' is not known" in fault(
+        run("convert", tmp_path / "r.json", tmp_path / "o", "--format", "abacus")
+    )
+
+
 @pytest.mark.parametrize("command", ["solve", "simulate", "stats", "validate"])
-def test_every_command_has_help_and_json(command: str) -> None:
+def test_every_command_that_prints_figures_has_help_and_json(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
     assert "--json" in result.output

@@ -11,11 +11,17 @@ from builders import request_experts, write_request
 from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.presets import load_model
+from optimizer.traces.corpus import TraceFile, find_files, read_traces
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files
-from optimizer.traces.npz import find_files, layer_ids, read_traces
+from optimizer.traces.npz import layer_ids
+from optimizer.traces.sniff import Format
 from optimizer.traces.trace import OUTPUT, PROMPT
 
 SMALL = Model("small", 8, 0, 3)
+
+
+def files_at(path: Path) -> list[TraceFile]:
+    return find_files([str(path)])
 
 
 def dense_first(rng: np.random.Generator, dtype: Any = np.uint8) -> np.ndarray:
@@ -35,9 +41,9 @@ def test_layers_phases_and_offsets(tmp_path: Path, rng: np.random.Generator) -> 
     assert trace.phase.tolist() == [PROMPT] * 2 + [OUTPUT] * 4 + [PROMPT] + [OUTPUT] * 3
     assert (trace.layer(3) == np.concatenate([first[:, 2], second[:, 2]])).all()
     assert (trace.layer(1) == np.concatenate([first[:, 0], second[:, 0]])).all()
-    assert trace.experts.dtype == np.uint16
+    assert trace.experts.dtype == np.uint8
     assert trace.warnings == ()
-    assert trace.has_output().tolist() == [True, True]
+    assert trace.has(OUTPUT).tolist() == trace.has(PROMPT).tolist() == [True, True]
     with pytest.raises(InputError, match="--layer 2 is not in the trace, which holds layers 3, 1"):
         trace.layer(2)
 
@@ -114,7 +120,7 @@ def test_a_bad_request_is_skipped_and_counted_or_refused(tmp_path: Path, rng: np
     with pytest.raises(InputError, match=rf"bad\.npz: .*{said}.*--strict"):
         read_traces(files, SMALL, [1], strict=True)
     with pytest.raises(InputError, match=said):
-        read_traces([tmp_path / "bad.npz"], SMALL, [1])
+        read_traces(files_at(tmp_path / "bad.npz"), SMALL, [1])
 
 
 @pytest.mark.parametrize(
@@ -123,19 +129,19 @@ def test_a_bad_request_is_skipped_and_counted_or_refused(tmp_path: Path, rng: np
 def test_lengths_must_fit(tmp_path: Path, rng: np.random.Generator, prompt: int, output: int, good: bool) -> None:
     path = write_request(tmp_path / "a.npz", request_experts(rng, 5, 2, 8, 3), prompt, output)
     if good:
-        assert (read_traces([path], SMALL, [0]).phase == PROMPT).sum() == min(prompt, 5)
+        assert (read_traces(files_at(path), SMALL, [0]).phase == PROMPT).sum() == min(prompt, 5)
     else:
         with pytest.raises(InputError, match="has 5 tokens, not the"):
-            read_traces([path], SMALL, [0])
+            read_traces(files_at(path), SMALL, [0])
 
 
 def test_missing_token_ids_and_missing_experts_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", routed_experts=np.array([[[0, 1, 2]]]))
     np.savez(tmp_path / "b.npz", prompt_token_ids=np.zeros(3))
     with pytest.raises(InputError, match="phases are unknown"):
-        read_traces([tmp_path / "a.npz"], SMALL, [0])
+        read_traces(files_at(tmp_path / "a.npz"), SMALL, [0])
     with pytest.raises(InputError, match="no array routed_experts"):
-        read_traces([tmp_path / "b.npz"], SMALL, [0])
+        read_traces(files_at(tmp_path / "b.npz"), SMALL, [0])
 
 
 def test_every_truncation_is_one_sentence(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -144,39 +150,39 @@ def test_every_truncation_is_one_sentence(tmp_path: Path, rng: np.random.Generat
     for length in range(0, len(whole), 97):
         cut.write_bytes(whole[:length])
         with pytest.raises(InputError, match="not a whole"):
-            read_traces([cut], SMALL, [0])
+            read_traces(files_at(cut), SMALL, [0])
 
 
 def test_a_bare_array_and_a_pickle_are_not_archives(tmp_path: Path) -> None:
     (tmp_path / "bare.npz").write_bytes(b"")
     np.save(tmp_path / "bare.npy", np.zeros(3))
     (tmp_path / "bare.npy").rename(tmp_path / "bare.npz")
-    with pytest.raises(InputError, match="single array"):
-        read_traces([tmp_path / "bare.npz"], SMALL, [0])
+    with pytest.raises(InputError, match="the array holds float64 values"):
+        read_traces(files_at(tmp_path / "bare.npz"), SMALL, [0])
     (tmp_path / "bomb.npz").write_bytes(pickle.dumps({"routed_experts": 1}))
     with pytest.raises(InputError, match="not a whole"):
-        read_traces([tmp_path / "bomb.npz"], SMALL, [0])
+        read_traces(files_at(tmp_path / "bomb.npz"), SMALL, [0])
 
 
 def test_files_folders_and_globs_are_found_once(tmp_path: Path, rng: np.random.Generator) -> None:
     experts = request_experts(rng, 3, 1, 8, 3)
     paths = [write_request(tmp_path / name, experts) for name in ("x/a.npz", "x/y/b.npz", "c.npz")]
-    assert find_files([str(tmp_path)]) == sorted(paths)
-    assert find_files([str(tmp_path / "x" / "a.npz"), str(tmp_path / "x")]) == sorted(paths[:2])
-    assert find_files([str(tmp_path / "**" / "b.npz")]) == [paths[1]]
+    assert files_at(tmp_path) == [TraceFile(path, Format.NPZ) for path in sorted(paths)]
+    twice = find_files([str(tmp_path / "x" / "a.npz"), str(tmp_path / "x")])
+    assert [file.path for file in twice] == sorted(paths[:2])
+    assert [file.path for file in files_at(tmp_path / "**" / "b.npz")] == [paths[1]]
     with pytest.raises(InputError, match="no such file or folder"):
         find_files([str(tmp_path / "none")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"holds no \.npz"):
+    with pytest.raises(InputError, match="holds no trace files"):
         find_files([str(tmp_path / "empty")])
 
 
 def test_the_model_follows_from_layers_and_top_k(tmp_path: Path, rng: np.random.Generator) -> None:
     def found(layers: int, experts: int, top_k: int, choice: ModelChoice | None = None) -> Model:
         folder = tmp_path / f"{layers}-{experts}-{top_k}"
-        return model_of_files(
-            choice or ModelChoice(), [write_request(folder / "a.npz", request_experts(rng, 60, layers, experts, top_k))]
-        )
+        write_request(folder / "a.npz", request_experts(rng, 60, layers, experts, top_k))
+        return model_of_files(choice or ModelChoice(), files_at(folder))
 
     assert found(58, 256, 8).name == "deepseek-v3"
     assert found(26, 64, 6).name == "deepseek-v2-lite"
@@ -198,7 +204,7 @@ def test_the_model_of_explicit_batches() -> None:
 def test_a_model_is_not_inferred_from_bad_files(tmp_path: Path) -> None:
     path = write_request(tmp_path / "bad.npz", np.array(None, dtype=object))
     with pytest.raises(InputError, match="never unpickled"):
-        model_of_files(ModelChoice(), [path])
+        model_of_files(ModelChoice(), files_at(path))
 
 
 def test_real_traces(real_traces: Path) -> None:
@@ -206,6 +212,6 @@ def test_real_traces(real_traces: Path) -> None:
     model = model_of_files(ModelChoice(), files)
     trace = read_traces(files, model, [12])
     assert (model.name, trace.requests, trace.tokens) == ("deepseek-v2-lite", 171, 27066)
-    assert not trace.has_output().any()
-    with np.load(files[0]) as archive:
+    assert not trace.has(OUTPUT).any()
+    with np.load(files[0].path) as archive:
         assert (trace.layer(12)[: trace.offsets[1]] == archive["routed_experts"][:, 11]).all()

@@ -15,7 +15,7 @@ from optimizer.problem import Problem
 from optimizer.search.choose import choose, figures
 from optimizer.search.descent import Descent
 from optimizer.search.moves import apply, delta, is_legal, scratch_for
-from optimizer.search.multistart import multistart, objective
+from optimizer.search.multistart import Goal, latency_goal, multistart
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.greedy import greedy
@@ -23,12 +23,12 @@ from optimizer.seeds.orders import random_permutation
 from optimizer.simulator import simulate
 
 
-def state_of(problem: Problem, placement: Placement) -> SearchState:
-    return SearchState.of(placement, problem.load, *objective(problem))
+def state_of(problem: Problem, goal: Goal, placement: Placement) -> SearchState:
+    return SearchState.of(placement, problem.load, *goal)
 
 
-def from_scratch(problem: Problem, placement: Placement) -> int:
-    value, together = objective(problem)
+def from_scratch(problem: Problem, goal: Goal, placement: Placement) -> int:
+    value, together = goal
     slots = placement.slots.tolist()
     return reference.peak_sum(slots, problem.load.tolist(), value.tolist()) - reference.saved(slots, together.tolist())
 
@@ -61,12 +61,15 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
     seed: int, replicas: int | str | None, shared: int, shape: tuple[int, int, int, int]
 ) -> None:
     rows, cols, slots, routed = shape
-    problem, _ = small_problem(seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, replicas=replicas)
+    problem, sets = small_problem(
+        seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, replicas=replicas
+    )
+    goal = latency_goal(problem, sets.train)
     rng = np.random.default_rng(seed)
     start = random_permutation(problem, rng).slots.copy()
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1  # an empty slot, so that moves meet one
-    state = state_of(problem, Placement(start))
+    state = state_of(problem, goal, Placement(start))
     scratch = scratch_for(state)
     size, shared_rows = start.size, rows_of_shared(problem, state.placement())
     made = 0
@@ -81,7 +84,7 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
         expected = Placement(after_move(problem, state.slots, move))
         apply(move, state.arrays(), scratch)
         made += 1
-        fresh = state_of(problem, state.placement())
+        fresh = state_of(problem, goal, state.placement())
         assert (state.slots == expected.slots).all()
         assert objective + change == state.objective == fresh.objective
         assert (state.part == fresh.part).all()
@@ -91,15 +94,16 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
         if problem.shared_replicas is not None:
             assert rows_of_shared(problem, state.placement()) == shared_rows
         if made % 20 == 1:
-            assert state.objective == from_scratch(problem, state.placement())
+            assert state.objective == from_scratch(problem, goal, state.placement())
         if made == 120:
             break
     assert made == 120
 
 
 def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
-    problem, _ = small_problem(3, rows=8, cols=4, slots=3, routed=64, top_k=6, tokens=128)
-    state = state_of(problem, greedy(problem))
+    problem, sets = small_problem(3, rows=8, cols=4, slots=3, routed=64, top_k=6, tokens=128)
+    goal = latency_goal(problem, sets.train)
+    state = state_of(problem, goal, greedy(problem))
     scratch = scratch_for(state)
     rng = np.random.default_rng(0)
     made = 0
@@ -110,16 +114,16 @@ def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
             apply(move, state.arrays(), scratch)
             made += 1
             assert state.objective == expected
-            assert (state.cost == state_of(problem, state.placement()).cost).all()
-    assert state.objective == from_scratch(problem, state.placement())
+            assert (state.cost == state_of(problem, goal, state.placement()).cost).all()
+    assert state.objective == from_scratch(problem, goal, state.placement())
     assert state.placement().violations(65, 32, 3) == []
 
 
 @given(st.integers(0, 10**6))
 def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
-    problem, _ = small_problem(seed, rows=4, cols=2)
+    problem, sets = small_problem(seed, rows=4, cols=2)
     placement = random_permutation(problem, np.random.default_rng(seed))
-    report = simulate(placement, problem.train, problem.model.experts, problem.mesh, problem.cost, "even")
+    report = simulate(placement, sets.train, problem.model.experts, problem.mesh, problem.cost, "even")
     nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=int)
     tokens = SearchState.of(placement, problem.load, np.arange(problem.load.max() + 1), nothing)
     spent = SearchState.of(placement, problem.load, problem.cost.slot_ns(int(problem.load.max())), nothing)
@@ -128,8 +132,8 @@ def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
 
 
 def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
-    problem, _ = small_problem(2)
-    value, together = objective(problem)
+    problem, sets = small_problem(2)
+    value, together = latency_goal(problem, sets.train)
     placement = greedy(problem)
     large = SearchState.of(placement, problem.load, value * 2**20, together * 0)
     assert large.cost.dtype == np.int64
@@ -143,9 +147,9 @@ def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
 
 
 def test_what_two_experts_save_is_what_the_batches_hold() -> None:
-    problem, _ = small_problem(2, rows=4, cols=2)
-    _, together = objective(problem)
-    tokens = [set(token.tolist()) for batch in problem.train.experts for token in batch]
+    problem, sets = small_problem(2, rows=4, cols=2)
+    _, together = latency_goal(problem, sets.train)
+    tokens = [set(token.tolist()) for batch in sets.train.experts for token in batch]
     for x in range(problem.model.experts):
         for y in range(problem.model.experts):
             both = sum(x in token and y in token for token in tokens) if x != y else 0
@@ -153,8 +157,9 @@ def test_what_two_experts_save_is_what_the_batches_hold() -> None:
 
 
 def test_descent_ends_where_no_move_improves() -> None:
-    problem, _ = small_problem(5)
-    state = state_of(problem, greedy(problem))
+    problem, sets = small_problem(5)
+    goal = latency_goal(problem, sets.train)
+    state = state_of(problem, goal, greedy(problem))
     start = state.objective
     descent = Descent(state, problem.spread, problem.mesh.cols, np.random.default_rng(0))
     while not descent.run(1000).at_optimum:
@@ -165,19 +170,27 @@ def test_descent_ends_where_no_move_improves() -> None:
     for move in range(size * (size + problem.model.experts)):
         if is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols):
             moved = Placement(after_move(problem, state.slots, move))
-            assert delta(move, state.arrays(), scratch) == from_scratch(problem, moved) - state.objective >= 0
+            assert delta(move, state.arrays(), scratch) == from_scratch(problem, goal, moved) - state.objective >= 0
 
 
 def test_descent_counts_its_evaluations() -> None:
-    problem, _ = small_problem(5)
-    descent = Descent(state_of(problem, greedy(problem)), problem.spread, 2, np.random.default_rng(0))
+    problem, sets = small_problem(5)
+    goal = latency_goal(problem, sets.train)
+    descent = Descent(state_of(problem, goal, greedy(problem)), problem.spread, 2, np.random.default_rng(0))
     assert descent.run(17).evaluated == 17
 
 
 def ends(seed: int, evaluations: int = 3000) -> list[list[list[int]]]:
-    problem, _ = small_problem(6, routed=14, slots=4)
+    problem, sets = small_problem(6, routed=14, slots=4)
     budget = Budget(Deadline(600), 600, evaluations)
-    found = multistart(problem, [greedy(problem)], budget, np.random.default_rng(seed), lambda share: None)
+    found = multistart(
+        problem,
+        latency_goal(problem, sets.train),
+        [greedy(problem)],
+        budget,
+        np.random.default_rng(seed),
+        lambda share: None,
+    )
     return [placement.slots.tolist() for placement in found]
 
 
@@ -208,8 +221,8 @@ def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
 
 
 def test_figures_are_of_latency_and_imbalance() -> None:
-    problem, test = small_problem(5)
-    report = simulate(greedy(problem), test, problem.model.experts, problem.mesh, problem.cost, "even")
+    problem, sets = small_problem(5)
+    report = simulate(greedy(problem), sets.test, problem.model.experts, problem.mesh, problem.cost, "even")
     expected = [
         report.latency_us.mean(), np.median(report.latency_us), np.quantile(report.latency_us, 0.99),
         report.imbalance.mean(), np.median(report.imbalance), np.quantile(report.imbalance, 0.99),

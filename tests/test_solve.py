@@ -6,34 +6,35 @@ import pytest
 from builders import small_problem
 
 from formulations.outcome import SolveStatus
+from optimizer.candidates import Effort
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
 from optimizer.simulator import simulate
-from optimizer.solve import Effort, Solution, solve
+from optimizer.solve import Solution, solve
 
 METHODS = ["sequential", "random", "pairing", "greedy", "formulation", "search"]
 
 
 def solved(seed: int = 0, evaluations: int | None = 4000, seconds: float = 60) -> Solution:
-    problem, test = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    return solve(problem, test, Effort(Deadline(seconds), seed, evaluations), lambda stage, share: None)
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    return solve(problem, sets, Effort(Deadline(seconds), seed, evaluations), lambda stage, share: None)
 
 
 def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> None:
-    problem, test = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    solution = solve(problem, test, Effort(Deadline(60), 0, 4000), lambda stage, share: None)
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    solution = solve(problem, sets, Effort(Deadline(60), 0, 4000), lambda stage, share: None)
     assert [row.method for row in solution.rows] == METHODS
     for row in solution.rows:
         assert row.placement.violations(15, 8, 3) == []
-        again = simulate(row.placement, test, 15, problem.mesh, problem.cost, "even")
+        again = simulate(row.placement, sets.test, 15, problem.mesh, problem.cost, "even")
         assert (row.report.latency_us == again.latency_us).all()
 
 
 def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
-    problem, test = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    rows = {row.method: row for row in solve(problem, test, Effort(Deadline(60), 0, 4000), lambda *_: None).rows}
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    rows = {row.method: row for row in solve(problem, sets, Effort(Deadline(60), 0, 4000), lambda *_: None).rows}
     judged = {
-        name: figures(simulate(rows[name].placement, problem.selection, 15, problem.mesh, problem.cost, "even"))
+        name: figures(simulate(rows[name].placement, sets.selection, 15, problem.mesh, problem.cost, "even"))
         for name in ("greedy", "search")
     }
     assert (judged["search"] <= judged["greedy"]).all()

@@ -11,30 +11,28 @@ from optimizer.inputs import Named, open_source
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.presets import load_model
-from optimizer.statistics import five_figures, sequential_imbalance, statistics
+from optimizer.statistics import five_figures, load_figures, sequential_imbalance
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.synthetic import builtin_trace
 from optimizer.traces.trace import digest
 
 
-def test_statistics_are_those_of_the_counts(rng: np.random.Generator) -> None:
+def test_load_figures_are_those_of_the_counts(rng: np.random.Generator) -> None:
     model = Model("m", 12, 1, 3)
     batches = random_batches(rng, 20, 30, model, 2)
-    stats = statistics(batches, model)
-    counts = [[(experts == expert).sum() for expert in range(13)] for experts in batches.experts]
-    assert stats.load.tolist() == counts
-    assert stats.mean == pytest.approx(np.mean(counts, axis=0))
-    assert stats.std == pytest.approx(np.std(counts, axis=0))
-    assert stats.p95 == pytest.approx(np.quantile(counts, 0.95, axis=0))
-    assert stats.max.tolist() == np.max(counts, axis=0).tolist()
-    assert stats.share == pytest.approx(np.sum(counts, axis=0) / (20 * 30 * 4))
+    found = load_figures(batches.load(13)[:, :12], 3)
+    counts = [[(experts == expert).sum() for expert in range(12)] for experts in batches.experts]
+    assert found.mean == pytest.approx(np.mean(counts, axis=0))
+    assert found.std == pytest.approx(np.std(counts, axis=0))
+    assert found.p95 == pytest.approx(np.quantile(counts, 0.95, axis=0))
+    assert found.max.tolist() == np.max(counts, axis=0).tolist()
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(2, 2), (5, 1), (4, 4)])
 def test_sequential_imbalance_is_that_of_experts_in_order(rng: np.random.Generator, rows: int, cols: int) -> None:
     model, mesh = Model("m", 12, 1, 3), Mesh(rows, cols, 9)
-    stats = statistics(random_batches(rng, 4, 30, model, rows), model)
-    for load, imbalance in zip(stats.load, sequential_imbalance(stats, model, mesh), strict=True):
+    loads = random_batches(rng, 4, 30, model, rows).load(13)[:, :12]
+    for load, imbalance in zip(loads, sequential_imbalance(loads, mesh), strict=True):
         devices = [0] * mesh.devices
         for expert in range(12):
             devices[expert * mesh.devices // 12] += int(load[expert])
@@ -104,4 +102,4 @@ def test_a_batch_file_is_a_source(tmp_path: Path) -> None:
 def test_prompts_stand_in_for_missing_outputs_and_it_is_said(real_traces: Path) -> None:
     named = Named(traces=[str(real_traces / "deepseek-v2-lite" / "law")])
     source = open_source(named, [12], ModelChoice(), Mesh(4, 8, 3), lambda share: None)
-    assert source.notes == ("26 of 26 requests have no output tokens: decoding walks through their prompts",)
+    assert source.notes == ("26 of 26 requests have no output tokens: their prompts are used to decode",)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,37 +13,44 @@ from optimizer.problem import Problem
 from optimizer.search.descent import Descent
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget
+from optimizer.traces.batches import Batches
 
 TOKEN_NS = 400  # per token on the fullest device; with half of it the home case gains latency but no balance
 CHUNK = 4_000  # evaluations between looks at the clock: some hundredths of a second
 
 
-def objective(problem: Problem) -> tuple[Ints, Ints]:
+class Goal(NamedTuple):
+    """`value` and `together` of `SearchState`."""
+
+    value: Ints
+    together: Ints
+
+
+def latency_goal(problem: Problem, train: Batches) -> Goal:
     """What descents minimise, in nanoseconds over all train batches: peak compute, less messages saved.
 
     A slot costs its compute time and a little per token: the staircase of tiles decides, and tokens, which imbalance
     counts, show the way where it is flat. Two experts of one token on one device send one result back instead of two.
-    Returns `value` and `together` of `SearchState`.
     """
     most = int(problem.load.max(initial=0))
     value = problem.cost.slot_ns(most) + TOKEN_NS * np.arange(most + 1)
-    together = pair_counts(problem.train.experts, problem.model.experts) * problem.cost.message_ns(problem.mesh)
-    return value, together
+    together = pair_counts(train.experts, problem.model.experts) * problem.cost.message_ns(problem.mesh)
+    return Goal(value, together)
 
 
 def multistart(
     problem: Problem,
+    goal: Goal,
     starts: list[Placement],
     budget: Budget,
     rng: np.random.Generator,
     progress: Callable[[float], None],
 ) -> Iterator[Placement]:
     """Yield where each descent ended, at a local optimum or at the end of the budget; starts are taken in turn."""
-    value, together = objective(problem)
     for number in count():
         if budget.grant(1) == 0:
             return
-        state = SearchState.of(starts[number % len(starts)], problem.load, value, together)
+        state = SearchState.of(starts[number % len(starts)], problem.load, *goal)
         _descend(Descent(state, problem.spread, problem.mesh.cols, rng), budget, progress)
         yield state.placement()
 

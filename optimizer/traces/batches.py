@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from typing import NamedTuple
 
 import numpy as np
 
 from formulations.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
-from optimizer.traces.trace import OUTPUT, RoutingTrace
 
-SETS = ("train", "selection", "test")
 SHARES = (0.6, 0.2, 0.2)
 
 
@@ -55,12 +53,20 @@ class Batches:
         return np.bincount(flat, minlength=self.count * experts).reshape(self.count, experts).astype(np.int32)
 
 
+class Sets(NamedTuple):
+    """Batches to plan on, to choose by and to judge on, from disjoint requests."""
+
+    train: Batches
+    selection: Batches
+    test: Batches
+
+
 def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -> tuple[Ints, Ints, Ints]:
     """Disjoint train, selection and test requests, by a seeded shuffle.
 
     Raises InputError with fewer than three requests, as no set may be empty.
     """
-    if requests < len(SETS):
+    if requests < len(Sets._fields):
         raise InputError(
             f"{requests} usable request(s): at least 3 are needed, as train, selection and test requests are disjoint"
         )
@@ -69,30 +75,6 @@ def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -
     last_selection = min(max(last_train + 1, round((shares[0] + shares[1]) * requests)), requests - 1)
     train, selection, test = np.split(order, [last_train, last_selection])
     return train, selection, test
-
-
-def decode_batches(
-    trace: RoutingTrace,
-    layer: int,
-    requests: Ints,
-    model: Model,
-    tokens: int,
-    count: int,
-    rows: int,
-    rng: np.random.Generator,
-) -> Batches:
-    """`count` decode steps of `tokens` users each, from these requests.
-
-    Every user slot holds one request and walks through its output tokens (its prompt, if it has no output);
-    at its end the next request takes over, in seeded random order. The requests found running at the first step
-    are entered at a random offset, as in a server that has run for a while: else all slots would decode first
-    tokens at once. Once all requests have been used they come again in another order, each from a random offset
-    on. Slot u sits on mesh row u * rows // tokens.
-    """
-    spans = _spans(trace, requests)
-    index = _walk(spans, tokens, count, rng)
-    routed = trace.layer(layer)[index]
-    return Batches(with_shared(routed, model), np.broadcast_to(default_rows(tokens, rows), index.shape))
 
 
 def default_rows(tokens: int, rows: int) -> Ints:
@@ -106,37 +88,10 @@ def with_shared(routed: Ints, model: Model) -> Ints:
     return np.concatenate([routed.astype(np.uint16), shared], axis=2)
 
 
-def _spans(trace: RoutingTrace, requests: Ints) -> Ints:
-    """First and past-the-last token to walk of each request, `[request, 2]`: its output, else its prompt."""
-    before = np.concatenate([[0], np.cumsum(trace.phase == OUTPUT)])
-    start, stop = trace.offsets[requests], trace.offsets[requests + 1]
-    outputs = before[stop] - before[start]
-    return np.stack([np.where(outputs > 0, stop - outputs, start), stop], axis=1)
-
-
-def _walk(spans: Ints, slots: int, steps: int, rng: np.random.Generator) -> Ints:
-    """Token indices `[step, slot]` of slots that work through a queue of requests."""
-    index = np.empty((slots, steps), dtype=np.int64)
-    free = [(0, slot) for slot in range(slots)]  # a heap: when each slot asks for its next request
-    first_pass = True
-    while True:
-        for request in rng.permutation(len(spans)):
-            start, stop = spans[request]
-            now, slot = heappop(free)
-            if now >= steps:  # the earliest free slot is done, so all are
-                return index.T
-            if now == 0 or not first_pass:
-                start = rng.integers(start, stop)
-            end = min(now + int(stop - start), steps)
-            index[slot, now:end] = np.arange(start, start + end - now)
-            heappush(free, (end, slot))
-        first_pass = False
-
-
-def split_batches(batches: Batches) -> tuple[Batches, Batches, Batches]:
+def split_batches(batches: Batches) -> Sets:
     """Train, selection and test parts of explicit batches: consecutive stretches, as neighbours share requests."""
-    if batches.count < len(SETS):
+    if batches.count < len(Sets._fields):
         raise InputError(f"{batches.count} batch(es): at least 3 are needed for train, selection and test")
     first = min(max(1, round(SHARES[0] * batches.count)), batches.count - 2)
     second = min(max(first + 1, round((SHARES[0] + SHARES[1]) * batches.count)), batches.count - 1)
-    return batches.part(0, first), batches.part(first, second), batches.part(second, batches.count)
+    return Sets(batches.part(0, first), batches.part(first, second), batches.part(second, batches.count))

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.presets import load_model, names
-from optimizer.traces.npz import read_request
-from optimizer.traces.request import BadRequestError, Request
+from optimizer.traces.corpus import Faults, TraceFile, stream
+from optimizer.traces.request import Request
 
 DEFAULT_MODEL = "deepseek-v3"
+MOST_EXPERTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,12 @@ class ModelChoice:
     routed_experts: int | None = None
     shared_experts: int | None = None
     top_k: int | None = None
+
+    def for_reading(self) -> Model | None:
+        """What a format that needs the top-k to be read can go by before the model is known."""
+        if self.name:
+            return model_without_trace(self)
+        return Model("unknown", MOST_EXPERTS, 0, self.top_k) if self.top_k else None
 
     def applied(self, base: Model) -> Model:
         """`base` with what was said; a model that then differs from its preset is called custom."""
@@ -48,45 +53,41 @@ def model_of_array(choice: ModelChoice, top_k: int, largest_id: int) -> Model:
     return choice.applied(Model("custom", choice.routed_experts or largest_id + 1, 0, top_k))
 
 
-def model_of_files(choice: ModelChoice, files: Sequence[Path]) -> Model:
-    """The model of request files: the named one, else the only preset with their layers and top-k, else custom.
+def model_of_files(choice: ModelChoice, files: Sequence[TraceFile]) -> Model:
+    """The model of trace files: the named one, else the only preset with their layers and top-k, else custom.
 
     A custom model has as many routed experts as the largest id in any file shows, and no shared one, unless
     the user says otherwise.
     """
     if choice.name:
         return model_without_trace(choice)
-    first = _first_usable(files)
+    first = _first_usable(files, choice)
     _, axis, top_k = first.experts.shape
     presets = [load_model(name) for name in names("models")]
     fitting = [
         model
         for model in presets
         if model.top_k == top_k
-        and axis in (model.moe_layers, model.layers)
+        and (first.layers is not None or axis in (model.moe_layers, model.layers))
         and int(first.experts.max()) < model.routed_experts
     ]
     if len(fitting) == 1:
         return choice.applied(fitting[0])
-    return choice.applied(Model("custom", choice.routed_experts or _largest_id(files) + 1, 0, top_k))
+    return choice.applied(Model("custom", choice.routed_experts or _largest_id(files, choice) + 1, 0, top_k))
 
 
-def _first_usable(files: Sequence[Path]) -> Request:
-    fault = ""
-    for path in files:
-        try:
-            return read_request(path)
-        except BadRequestError as error:
-            fault = fault or f"{path}: {error}"
-    others = f" ({len(files)} requests, none usable)" if len(files) > 1 else ""
-    raise InputError(f"{fault}{others}; record it again, or name other requests")
+def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> Request:
+    faults = Faults(strict=False)
+    for path, request in stream(files, choice.for_reading()):
+        if isinstance(request, Request):
+            return request
+        faults.add(path, request)
+    faults.warnings(good=0)  # raises
+    raise AssertionError
 
 
-def _largest_id(files: Sequence[Path]) -> int:
-    largest = 0
-    for path in files:
-        try:
-            largest = max(largest, int(read_request(path).experts.max()))
-        except BadRequestError:  # counted when the requests are read for good
-            continue
-    return largest
+def _largest_id(files: Sequence[TraceFile], choice: ModelChoice) -> int:
+    """Bad requests are passed over: they are counted when the requests are read for good."""
+    return max(
+        int(request.experts.max()) for _, request in stream(files, choice.for_reading()) if isinstance(request, Request)
+    )

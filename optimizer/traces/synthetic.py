@@ -1,81 +1,193 @@
-"""The built-in trace: routing that looks like DeepSeek-V3's, made from a seed."""
+"""Generated traces: routing that looks like a real model's, made from a seed.
 
-from collections.abc import Sequence
+A token scores every expert by `b + 0.7 z_request.V + 2.0 z_token.W` plus Gumbel noise, keeps the model's best groups of
+experts and takes the top-k of what is left; `z_token` remembers half of its predecessor's. The biases `b` are
+calibrated until the experts' shares match a target. Source: a fit to real traces, DOMAIN section 4.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from formulations.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
+from optimizer.traces.gate import REQUEST_RANK, TOKEN_RANK, quantile_tables, route
+from optimizer.traces.marginals import calibrate, lognormal_shares, shares_of_counts
 from optimizer.traces.trace import OUTPUT, RoutingTrace
 
 REQUESTS = 5120
 SHORTEST, LONGEST = 12, 36
-CHUNK_REQUESTS = 128  # 4,600 tokens at most: the scores of a chunk stay near the cache
 
-REQUEST_RANK, REQUEST_WEIGHT = 16, 0.7
-TOKEN_RANK, TOKEN_WEIGHT, TOKEN_MEMORY = 12, 2.0, 0.5
-BIAS_SIGMA = 0.85  # spread of expert popularity before routing flattens it
+TOKEN_WEIGHT = 2.0
+CANDIDATES = 16
+DATASET_WEIGHT = 0.5  # the shares of two data sets then differ by .15-.3 in total variation, as of two text domains
+SAMPLED_TOKENS = 8  # per request of a calibration sample: few, as a request's tokens resemble each other
 
 
-def builtin_trace(model: Model, layers: Sequence[int], seed: int) -> RoutingTrace:
-    """5,120 requests of 12 to 36 output tokens each; the choices of each layer are drawn independently.
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """The calibrated gates of some layers, float32, drawn from the seed and each layer's id alone.
 
-    Each token scores every expert by the expert's popularity, the request's topic, the token's own direction
-    (which remembers half of its predecessor's) and Gumbel noise; it keeps the model's best groups of experts
-    and takes the top-k of what is left. This gives request variation, co-activation and temporal overlap;
-    the marginals are only roughly those of DeepSeek-V3. Raises InputError for a layer without experts.
+    bias `[layer, expert]`; topics `[layer, REQUEST_RANK, expert]` and directions `[layer, TOKEN_RANK, expert]`: what
+    a request's topic and a token's direction add to the scores, weights included but for the topic's.
     """
+
+    model: Model
+    layers: tuple[int, ...]
+    seed: int
+    bias: Floats
+    topics: Floats
+    directions: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """experts `[token, layer, k]` uint16, best first; where asked for, candidates `[token, layer, m]` uint16, of which
+    the first k are the experts, and weights `[token, layer, k]` float16, sum 1."""
+
+    experts: Ints
+    candidates: Ints | None
+    weights: Floats | None
+
+
+def builtin_trace(model: Model, layers: Sequence[int], seed: int, counts: Ints | None = None) -> RoutingTrace:
+    """5,120 requests of 12 to 36 output tokens each, with the shares of counts `[layer, expert]` or of DeepSeek-V3.
+
+    Each layer is the same whatever other layers are made. Raises InputError as `calibrated_gates` does.
+    """
+    lengths = np.random.default_rng(seed).integers(SHORTEST, LONGEST + 1, REQUESTS)
+    generated = generate(calibrated_gates(model, layers, seed, counts), "", np.arange(REQUESTS), lengths)
+    kind = f"like {model.name}'s" if counts is None else "whose experts are chosen as often as counted"
+    return RoutingTrace(
+        experts=generated.experts,
+        layers=tuple(layers),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        phase=np.full(len(generated.experts), OUTPUT, dtype=np.uint8),
+        source=f"built-in trace, seed {seed}: {REQUESTS} generated requests {kind}",
+    )
+
+
+def calibrated_gates(
+    model: Model,
+    layers: Sequence[int],
+    seed: int,
+    counts: Ints | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Gates:
+    """Gates whose experts are chosen as often as counts `[layer, expert]` say, by default as DeepSeek-V3's.
+
+    The shares are those of requests without a data set; `calibrate` states how closely they are met. Raises
+    InputError for a layer without experts, groups that do not fit the experts, and impossible counts.
+    """
+    _check(model, layers)
+    if counts is not None and counts.shape != (len(layers), model.routed_experts):
+        raise InputError(
+            f"counts have shape {counts.shape}, not {len(layers)} layers x {model.routed_experts} experts; "
+            "name the layers and the model that were counted"
+        )
+    single = []
+    for number, layer in enumerate(layers):
+        single.append(_layer_gates(model, layer, seed, None if counts is None else counts[number]))
+        progress((number + 1) / len(layers))
+    bias, topics, directions = (
+        np.concatenate([getattr(gates, name) for gates in single]) for name in ("bias", "topics", "directions")
+    )
+    return Gates(model, tuple(layers), seed, bias, topics, directions)
+
+
+def generate(
+    gates: Gates, dataset: str, requests: Ints, lengths: Ints, candidates: bool = False, weights: bool = False
+) -> Generated:
+    """The tokens of these requests of a data set, `[request]` numbers and lengths, one request after another.
+
+    A request depends on the seed, the data set's name, its own number and the layer alone. A data set has a topic
+    that all its requests share; the one without a name has none. Candidates are the 16 best experts (2 k of a router
+    with k > 8), fewer where a token may use fewer; weights the softmax of the chosen experts' scores without the
+    noise. Raises InputError where there are no candidates beyond the top-k.
+    """
+    model, key = gates.model, stream("requests", gates.seed, dataset)
+    topic = np.random.default_rng(stream("topic", gates.seed, dataset)).standard_normal(REQUEST_RANK)
+    topic *= DATASET_WEIGHT * REQUEST_RANK**0.5 / np.linalg.norm(topic) if dataset else 0
+    ranks = _candidates(model) if candidates else model.top_k
+    ranked, weight = _run(gates, key, topic, requests, lengths, ranks, weights)
+    return Generated(
+        experts=np.ascontiguousarray(ranked[..., : model.top_k]),
+        candidates=ranked if candidates else None,
+        weights=weight.astype(np.float16) if weights else None,
+    )
+
+
+def _check(model: Model, layers: Sequence[int]) -> None:
     first, last = model.first_moe_layer, model.layers - 1
     strange = [layer for layer in layers if model.layers and not first <= layer <= last]
     if strange:
         raise InputError(f"--layer {strange[0]} is no MoE layer of {model.name}, which are {first}..{last}")
-    lengths = np.random.default_rng(seed).integers(SHORTEST, LONGEST + 1, REQUESTS)
-    experts = np.stack([_layer(model, lengths, np.random.default_rng([seed, layer])) for layer in layers], axis=1)
-    return RoutingTrace(
-        experts=experts,
-        layers=tuple(layers),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        phase=np.full(len(experts), OUTPUT, dtype=np.uint8),
-        source=f"built-in trace, seed {seed}: {REQUESTS} generated requests like {model.name}'s",
+    if model.routed_experts % model.groups or model.top_k > _usable(model):
+        raise InputError(
+            f"model {model.name}: top-{model.top_k} of {model.routed_experts} experts does not fit "
+            f"{model.groups_per_token} of {model.groups} equal groups; set --top-k and --routed-experts"
+        )
+
+
+def _usable(model: Model) -> int:
+    """How many experts are in the groups that a token may use."""
+    return model.routed_experts // model.groups * min(model.groups_per_token, model.groups)
+
+
+def _candidates(model: Model) -> int:
+    ranks = min(max(CANDIDATES, 2 * model.top_k), _usable(model))
+    if ranks <= model.top_k:
+        raise InputError(f"model {model.name}: a token may use no expert beyond its top-{model.top_k}: no candidates")
+    return ranks
+
+
+def _layer_gates(model: Model, layer: int, seed: int, counts: Ints | None) -> Gates:
+    """One layer's gate: random topics and directions, and biases to fit."""
+    rng, experts = np.random.default_rng([seed, layer]), model.routed_experts
+    topics = rng.standard_normal((1, REQUEST_RANK, experts)) / REQUEST_RANK**0.5
+    directions = rng.standard_normal((1, TOKEN_RANK, experts)) * (TOKEN_WEIGHT / TOKEN_RANK**0.5)
+    flat = np.zeros((1, experts), dtype=np.float32)
+    drawn = Gates(model, (layer,), seed, flat, topics.astype(np.float32), directions.astype(np.float32))
+    shares = lognormal_shares(experts, rng) if counts is None else shares_of_counts(counts, model.top_k, layer)
+    key = stream("calibration", seed, "")
+
+    def observe(bias: Floats, turn: int, tokens: int) -> Ints:
+        requests = (turn << 32) + np.arange(tokens // SAMPLED_TOKENS + 1)
+        trial = replace(drawn, bias=bias[None].astype(np.float32))
+        lengths = np.full(len(requests), SAMPLED_TOKENS)
+        ranked, _ = _run(trial, key, np.zeros(REQUEST_RANK), requests, lengths, model.top_k, False)
+        return np.bincount(ranked.ravel(), minlength=experts)
+
+    return replace(drawn, bias=calibrate(shares, model.top_k, observe)[None].astype(np.float32))
+
+
+def _run(
+    gates: Gates, key: int, topic: Floats, requests: Ints, lengths: Ints, ranks: int, weighted: bool
+) -> tuple[Ints, Floats]:
+    """Ranked experts `[token, layer, ranks]` uint16, and weights `[token, layer, k]` float32 or of no tokens."""
+    model, offsets = gates.model, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    tokens, layers = int(offsets[-1]), len(gates.layers)
+    ranked = np.empty((tokens, layers, ranks), dtype=np.uint16)
+    weights = np.empty((tokens if weighted else 0, layers, model.top_k), dtype=np.float32)
+    route(
+        np.uint64(key),
+        requests.astype(np.int64),
+        offsets,
+        topic.astype(np.float32),
+        np.array(gates.layers, dtype=np.int64),
+        (gates.bias, gates.topics, gates.directions),
+        quantile_tables(),
+        (model.groups, model.groups_per_token),
+        ranked,
+        weights,
     )
+    return ranked, weights
 
 
-def _layer(model: Model, lengths: Ints, rng: np.random.Generator) -> Ints:
-    """One layer's choices, `[token, k]` uint16."""
-    popularity = BIAS_SIGMA * rng.standard_normal(model.routed_experts)
-    topics = rng.standard_normal((REQUEST_RANK, model.routed_experts)) * (REQUEST_WEIGHT / REQUEST_RANK**0.5)
-    directions = rng.standard_normal((TOKEN_RANK, model.routed_experts)) * (TOKEN_WEIGHT / TOKEN_RANK**0.5)
-    parts = []
-    for start in range(0, REQUESTS, CHUNK_REQUESTS):
-        chunk = lengths[start : start + CHUNK_REQUESTS]
-        walks = _token_walks(rng, len(chunk))[np.arange(LONGEST) < chunk[:, None]]
-        request = np.repeat(rng.standard_normal((len(chunk), REQUEST_RANK)), chunk, axis=0)
-        score = (popularity + request @ topics + walks @ directions).astype(np.float32)
-        noise = rng.standard_exponential(score.shape, dtype=np.float32)
-        score -= np.log(np.maximum(noise, np.finfo(np.float32).tiny))  # minus the log of an exponential is Gumbel
-        parts.append(_choose(score, model))
-    return np.concatenate(parts)
-
-
-def _token_walks(rng: np.random.Generator, requests: int) -> Floats:
-    """A stationary AR(1) walk of token directions in each request, `[request, position, rank]`."""
-    walks = rng.standard_normal((requests, LONGEST, TOKEN_RANK))
-    fresh = (1 - TOKEN_MEMORY**2) ** 0.5
-    for position in range(1, LONGEST):
-        walks[:, position] = TOKEN_MEMORY * walks[:, position - 1] + fresh * walks[:, position]
-    return walks
-
-
-def _choose(score: Floats, model: Model) -> Ints:
-    """Group-limited top-k, best first, `[token, k]` uint16: groups rank by the sum of their two best scores."""
-    tokens = len(score)
-    if model.groups_per_token < model.groups:
-        grouped = score.reshape(tokens, model.groups, -1)
-        best_two = np.partition(grouped, -2, axis=2)[..., -2:].sum(axis=2)
-        dropped = np.argpartition(best_two, model.groups - model.groups_per_token, axis=1)
-        dropped = dropped[:, : model.groups - model.groups_per_token]
-        np.put_along_axis(grouped, dropped[..., None], -np.inf, axis=1)
-    top = np.argpartition(score, -model.top_k, axis=1)[:, -model.top_k :]
-    rank = np.argsort(-np.take_along_axis(score, top, axis=1), axis=1)
-    return np.take_along_axis(top, rank, axis=1).astype(np.uint16)
+def stream(use: str, seed: int, dataset: str) -> int:
+    """A 64-bit key for one use of a seed and a data set."""
+    text = f"{use}/{seed}/{dataset}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

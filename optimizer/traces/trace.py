@@ -51,9 +51,9 @@ class RoutingTrace:
             raise InputError(f"--layer {layer} is not in the trace, which holds layers {held}")
         return self.experts[:, self.layers.index(layer)]
 
-    def has_output(self) -> Bools:
-        """Whether a request has output tokens, `[request]`."""
-        before = np.concatenate([[0], np.cumsum(self.phase == OUTPUT)])
+    def has(self, phase: int) -> Bools:
+        """Whether a request has tokens of this phase, PROMPT or OUTPUT, `[request]`."""
+        before = np.concatenate([[0], np.cumsum(self.phase == phase)])
         return before[self.offsets[1:]] > before[self.offsets[:-1]]
 
 

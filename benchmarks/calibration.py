@@ -1,0 +1,213 @@
+"""How much generated traces look like real ones, and how fast they are made, beside plain numpy.
+
+Usage: python benchmarks/calibration.py FOLDER, where FOLDER holds deepseek-v2-lite/ and gpt-oss-20b/, each with a folder
+of native request files for each data set. One column per corpus, all measured alike. Lift, overlap and shares are of all
+data sets together, request variation is the mean over data sets, and the last line the mean over pairs of data sets.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from speed import rate
+
+from formulations.arrays import Floats, Ints
+from optimizer.model import Model
+from optimizer.presets import load_model
+from optimizer.traces import gate
+from optimizer.traces.corpus import find_files, read_traces
+from optimizer.traces.synthetic import Gates, calibrated_gates, generate, stream
+
+LAYER = 12
+GENERATED = {"": 200, "law": 200, "maths": 200, "code": 200}  # requests of each data set
+LENGTH = 100
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+FIGURES = [
+    *(f"lift of pairs, quantile {share}" for share in QUANTILES),
+    "lift, pairs of one group",
+    "request variation",
+    "overlap of neighbours",
+    "overlap inside a request",
+    "overlap across requests",
+    "hottest / mean",
+    "share of the top eighth",
+    "variation between data sets",
+]
+NAN = float("nan")
+STATED = {
+    "fit, stated": [0.24, 0.54, 0.86, 1.29, 2.25, 3.25, NAN, 0.22, NAN, NAN, NAN, NAN, NAN, NAN],
+    "real, stated": [0.27, 0.59, 0.87, 1.22, 2.15, 3.5, 1.6, 0.2, NAN, NAN, NAN, 5.2, 0.32, NAN],
+}
+STATED_RANGES = "stated ranges: overlap .29-.43, .17-.29, .12-.19 (32 and 64 experts); between data sets .15-.3"
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """experts `[token, k]` of the requests offsets[r]:offsets[r + 1]."""
+
+    experts: Ints
+    offsets: Ints
+
+
+def real(folder: Path, model: Model) -> list[DataSet]:
+    """One layer of every data set of a corpus."""
+    traces = [read_traces(find_files([str(part)]), model, [LAYER]) for part in sorted(folder.iterdir())]
+    return [DataSet(trace.layer(LAYER), trace.offsets) for trace in traces]
+
+
+def generated(model: Model) -> list[DataSet]:
+    """One layer of some data sets, one of them without a topic."""
+    gates = calibrated_gates(model, [LAYER], 0)
+    return [
+        DataSet(
+            generate(gates, name, np.arange(requests), np.full(requests, LENGTH)).experts[:, 0],
+            np.arange(requests + 1) * LENGTH,
+        )
+        for name, requests in GENERATED.items()
+    ]
+
+
+def figures(sets: Sequence[DataSet], model: Model, rng: np.random.Generator) -> list[float]:
+    """The column of a corpus."""
+    everything = np.concatenate([part.experts for part in sets])
+    counts = np.sort(np.bincount(everything.ravel(), minlength=model.routed_experts))[::-1]
+    hot = counts[: model.routed_experts // 8].sum() / counts.sum()
+    shares = [chosen(part.experts, model).mean(axis=0) / model.top_k for part in sets]
+    apart = [0.5 * np.abs(one - other).sum() for one, other in combinations(shares, 2)]
+    unusual = [request_variation(part, model, rng) for part in sets]
+    return [
+        *lifts(everything, model),
+        float(np.mean(unusual)),
+        *overlaps(sets, rng),
+        counts[0] / counts.mean(),
+        hot,
+        float(np.mean(apart)),
+    ]
+
+
+def chosen(experts: Ints, model: Model) -> Floats:
+    """Whether a token chooses an expert, `[token, expert]`, as 0 and 1."""
+    marks = np.zeros((len(experts), model.routed_experts), dtype=np.float32)
+    np.put_along_axis(marks, experts.astype(np.int64), 1, axis=1)
+    return marks
+
+
+def lifts(experts: Ints, model: Model) -> list[float]:
+    """Quantiles over pairs of the lift over independent choices of k distinct experts, and its mean inside groups."""
+    marks = chosen(experts, model)
+    share = marks.mean(axis=0)
+    one, other = np.triu_indices(model.routed_experts, 1)
+    used = (share[one] > 0) & (share[other] > 0)
+    one, other = one[used], other[used]
+    together = (marks.T @ marks)[one, other] / len(experts)
+    lift = together / (share[one] * share[other] * (1 - 1 / model.top_k))
+    size = model.routed_experts // model.groups
+    inside = lift[one // size == other // size].mean() if model.groups > 1 else NAN
+    return [*np.quantile(lift, QUANTILES), inside]
+
+
+def request_variation(part: DataSet, model: Model, rng: np.random.Generator) -> float:
+    """Root of the mean of `v^2 - w^2`: v a request's total variation against its set, w that of random tokens."""
+    marks = chosen(part.experts, model) / model.top_k
+    whole, lengths = marks.mean(axis=0), np.diff(part.offsets)[:, None]
+    requests, strangers = (
+        0.5 * np.abs(np.add.reduceat(rows, part.offsets[:-1]) / lengths - whole).sum(axis=1)
+        for rows in (marks, marks[rng.integers(len(marks), size=len(marks))])
+    )
+    return float(np.sqrt(max(0.0, (requests**2 - strangers**2).mean())))
+
+
+def overlaps(sets: Sequence[DataSet], rng: np.random.Generator) -> list[float]:
+    """Share of experts in common: neighbours, others of one request, tokens of two requests."""
+    experts = np.concatenate([part.experts for part in sets])
+    lengths = np.concatenate([np.diff(part.offsets) for part in sets])
+    request, start = np.repeat(np.arange(len(lengths)), lengths), np.repeat(np.cumsum(lengths) - lengths, lengths)
+    near = np.flatnonzero(request[1:] == request[:-1])
+    one, other = rng.integers(len(experts), size=(2, 30_000))
+    inside = start[one] + rng.integers(lengths[request[one]])
+    apart, across = np.abs(one - inside) > 1, request[one] != request[other]
+    pairs = ((near, near + 1), (one[apart], inside[apart]), (one[across], other[across]))
+    return [float((experts[a][:, :, None] == experts[b][:, None, :]).any(axis=2).mean()) for a, b in pairs]
+
+
+def plain_choices(gates: Gates, requests: int, length: int) -> Ints:
+    """The same choices as `generate` makes, `[token, k]`, in vectorised numpy."""
+    model, (normal, gumbel) = gates.model, gate.quantile_tables()
+    key = hashed(np.uint64(stream("requests", gates.seed, "")) ^ hashed(np.arange(requests, dtype=np.uint64)))
+    topic = np.float32(0.7) * normal[lanes(key, gate.REQUEST_RANK)]
+    own = hashed(key ^ hashed(np.array([gates.layers[0]], dtype=np.uint64) + gate.STEP))
+    bits = lanes(own, gate.TOKEN_RANK + length * (model.routed_experts + gate.TOKEN_RANK))
+    steps = bits[:, gate.TOKEN_RANK :].reshape(requests, length, -1)
+    walk = np.empty((requests, length, gate.TOKEN_RANK), dtype=np.float32)
+    walk[:, 0] = normal[bits[:, : gate.TOKEN_RANK]]
+    for step in range(1, length):
+        fresh = normal[steps[:, step - 1, model.routed_experts :]]
+        walk[:, step] = gate.TOKEN_MEMORY * walk[:, step - 1] + gate.TOKEN_FRESH * fresh
+    base = gates.bias[0] + topic @ gates.topics[0]
+    score = base[:, None] + walk @ gates.directions[0] + gumbel[steps[..., : model.routed_experts]]
+    return plain_top(score.reshape(-1, model.routed_experts), model)
+
+
+def plain_top(score: Floats, model: Model) -> Ints:
+    """Group-limited top-k, best first, `[token, k]`."""
+    grouped = score.reshape(len(score), model.groups, -1)
+    strength = np.partition(grouped, -2, axis=2)[..., -2:].sum(axis=2)
+    dropped = np.argpartition(strength, model.groups - model.groups_per_token, axis=1)
+    dropped = dropped[:, : model.groups - model.groups_per_token]
+    np.put_along_axis(grouped, dropped[..., None], -np.inf, axis=1)
+    top = np.argpartition(score, -model.top_k, axis=1)[:, -model.top_k :]
+    order = np.argsort(-np.take_along_axis(score, top, axis=1), axis=1)
+    best: Ints = np.take_along_axis(top, order, axis=1)
+    return best
+
+
+def hashed(bits: Ints) -> Ints:
+    """The mixing function of splitmix64."""
+    bits = (bits ^ (bits >> gate.FIRST_SHIFT)) * gate.FIRST_FACTOR
+    bits = (bits ^ (bits >> gate.SECOND_SHIFT)) * gate.SECOND_FACTOR
+    mixed: Ints = bits ^ (bits >> gate.THIRD_SHIFT)
+    return mixed
+
+
+def lanes(state: Ints, count: int) -> Ints:
+    """The first 16-bit numbers of some streams, `[stream, count]`."""
+    turns = np.arange(1, count // gate.LANES + 1, dtype=np.uint64)
+    drawn: Ints = hashed(state[:, None] + turns * gate.STEP).astype("<u8").view("<u2")
+    return drawn
+
+
+def print_speed() -> None:
+    """Tokens of one layer per second, checked to be the same choices but for rounding."""
+    gates, requests = calibrated_gates(load_model("deepseek-v3"), [LAYER], 0), np.arange(500)
+    lengths = np.full(500, LENGTH)
+    same = plain_choices(gates, 20, LENGTH) == generate(gates, "", requests[:20], lengths[:20]).experts[:, 0]
+    if same.mean() < 0.999:
+        raise AssertionError("numpy and the generator disagree")
+    runs: dict[str, tuple[int, Callable[[], object]]] = {
+        "moeplan": (500, lambda: generate(gates, "", requests, lengths)),
+        "moeplan, candidates and weights": (500, lambda: generate(gates, "", requests, lengths, True, True)),
+        "numpy": (20, lambda: plain_choices(gates, 20, LENGTH)),
+    }
+    print("\nthousand tokens per second of one DeepSeek-V3 layer, one core:")
+    for name, (count, run) in runs.items():
+        print(f"{name:34}{rate(count * LENGTH / 1e3, run):9.0f}")
+
+
+if __name__ == "__main__":
+    columns = dict(STATED)
+    columns["V3 made"] = figures(
+        generated(load_model("deepseek-v3")), load_model("deepseek-v3"), np.random.default_rng(0)
+    )
+    for name, short in (("deepseek-v2-lite", "V2-Lite"), ("gpt-oss-20b", "GPT-OSS")):
+        model = load_model(name)
+        columns[f"{short} made"] = figures(generated(model), model, np.random.default_rng(0))
+        columns[f"{short} real"] = figures(real(Path(sys.argv[1]) / name, model), model, np.random.default_rng(0))
+    print(" " * 30 + "".join(f"{name:>14}" for name in columns))
+    for row, label in enumerate(FIGURES):
+        values = (column[row] for column in columns.values())
+        print(f"{label:30}" + "".join(f"{value:14.3f}" if value == value else " " * 13 + "-" for value in values))
+    print(STATED_RANGES)
+    print_speed()

@@ -1,0 +1,22 @@
+"""Co-activation as a networkx graph; apart from the counts, as the search needs those and no slow import."""
+
+import networkx as nx
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.coactivation import lift
+
+
+def coactivation_graph(pairs: Ints, counts: Ints, tokens: int, least: int) -> nx.Graph:
+    """Experts as nodes with their `count`, and an edge where at least `least` tokens chose both of two experts.
+
+    pairs `[expert, expert]` and counts `[expert]` of `tokens` tokens, as `lift` takes them. An edge's `weight` is the
+    number of these tokens, its `lift` that of the pair.
+    """
+    ratio = lift(pairs, counts, tokens)
+    graph = nx.Graph()
+    graph.add_nodes_from((expert, {"count": count}) for expert, count in enumerate(counts.tolist()))
+    one, other = np.nonzero(np.triu(pairs >= least, 1))
+    ends = zip(one.tolist(), other.tolist(), pairs[one, other].tolist(), ratio[one, other].tolist(), strict=True)
+    graph.add_edges_from((x, y, {"weight": weight, "lift": above}) for x, y, weight, above in ends)
+    return graph

@@ -1,0 +1,144 @@
+"""Planning where there are counts and no tokens: the expected load of devices, and nothing that needs a batch."""
+
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from formulations.bounds import hottest_expert_bound, slot_budget_bound
+from formulations.outcome import Outcome
+from optimizer.candidates import Candidate, Effort, Notify, descents, seeds_and_formulation
+from optimizer.cost import Cost
+from optimizer.errors import InputError
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.placement import Placement
+from optimizer.plan import LayerPlan, Plan
+from optimizer.problem import Problem, make_problem
+from optimizer.search.multistart import Goal
+from optimizer.traces.counts import Counts, step_counts
+
+ROUTING = "even"
+STEP_PAIRS = 1 << 18  # pairs that each recorded step is scaled to: small and large steps weigh alike
+HELD_OUT = 5  # every fifth step is kept for judging
+FINISH_SECONDS = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedRow:
+    """One method's placement, its planning time in seconds, and peak / mean expected device load per step."""
+
+    method: str
+    placement: Placement
+    seconds: float
+    imbalance: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedSolution:
+    """All methods' rows, `search` last; `unseen` is whether they are judged on steps that nothing was planned on."""
+
+    rows: list[ExpectedRow]
+    outcome: Outcome[Ints]
+    bounds: dict[str, float]
+    unseen: bool
+
+
+def step_loads(counts: Counts, layer: int, model: Model) -> Ints:
+    """Scaled pairs of each expert, shared ones included, in each step that counted anything, `[step, expert]` int32.
+
+    Raises InputError for a layer or a number of experts that the counts do not have.
+    """
+    routed = step_counts(counts, layer)
+    if routed.shape[1] != model.routed_experts:
+        raise InputError(
+            f"{counts.source} counts {routed.shape[1]} experts, not {model.routed_experts}; "
+            "set --model or --routed-experts"
+        )
+    tokens = routed.sum(axis=1, keepdims=True) / model.top_k
+    load = np.concatenate([routed, np.repeat(tokens, model.shared_experts, axis=1)], axis=1)
+    scaled: Ints = np.rint(load * (STEP_PAIRS / load.sum(axis=1, keepdims=True))).astype(np.int32)
+    return scaled
+
+
+def split_steps(load: Ints) -> tuple[Ints, Ints, bool]:
+    """Steps to plan on and to judge on, and whether they differ: with fewer than five steps all are used for both."""
+    held = np.arange(len(load)) % HELD_OUT == HELD_OUT - 1
+    return (load[~held], load[held], True) if held.any() else (load, load, False)
+
+
+def expected_imbalance(placement: Placement, load: Ints) -> Floats:
+    """Peak / mean expected device load of each step, each expert's load split evenly, `[step]`."""
+    share = load / placement.counts(load.shape[1])
+    padded = np.concatenate([share, np.zeros((len(load), 1))], axis=1)  # -1, an empty slot, finds the zero
+    device = padded[:, placement.slots].sum(axis=2)
+    ratio: Floats = device.max(axis=1) / device.mean(axis=1)
+    return ratio
+
+
+def solve_expected(problem: Problem, test: Ints, unseen: bool, effort: Effort, notify: Notify) -> ExpectedSolution:
+    """Plan on the problem's steps for the least summed peak, judge on the test steps `[step, expert]`."""
+    found = list(seeds_and_formulation(problem, effort, notify))
+    started = time.monotonic()
+    experts = problem.model.experts
+    goal = Goal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64))
+    pool = [candidate.placement for candidate in found]
+    pool += descents(problem, goal, found, effort, FINISH_SECONDS, notify)
+    best = min(pool, key=lambda placement: float(expected_imbalance(placement, problem.load).mean()))
+    found.append(Candidate("search", best, time.monotonic() - started))
+    rows = [
+        ExpectedRow(
+            candidate.method, candidate.placement, candidate.seconds, expected_imbalance(candidate.placement, test)
+        )
+        for candidate in found
+    ]
+    outcome = found[-2].outcome
+    assert outcome is not None  # the formulation comes last but one
+    return ExpectedSolution(rows, outcome, _bounds(problem, test, rows[-1]), unseen)
+
+
+def _bounds(problem: Problem, test: Ints, row: ExpectedRow) -> dict[str, float]:
+    """Bounds on the mean over steps of peak / mean expected load, valid for what their names say, and the gaps.
+
+    The least integral peak of `slot_budget_bound` less one is below the least fractional one.
+    """
+    mesh = problem.mesh
+    mean = test.sum(axis=1) / mesh.devices
+    free = np.maximum(mean, slot_budget_bound(test, mesh.slots) - 1)
+    fixed = np.maximum(free, hottest_expert_bound(test, row.placement.counts(problem.model.experts)) - 1)
+    reached = float(row.imbalance.mean())
+    found = {"any_placement": float((free / mean).mean()), "these_counts": float((fixed / mean).mean())}
+    gaps = {f"gap_to_{name}": reached / bound - 1 for name, bound in found.items()}
+    return {"expected_imbalance": reached} | found | gaps
+
+
+def plan_counts(
+    counts: Counts,
+    model: Model,
+    layer: int,
+    mesh: Mesh,
+    cost: Cost,
+    shared: int | str | None,
+    effort: Effort,
+    notify: Notify,
+) -> tuple[Plan, ExpectedSolution, list[str]]:
+    """Plan one layer of counts: the plan, all figures, and sentences that the user should read."""
+    train, test, unseen = split_steps(step_loads(counts, layer, model))
+    problem = make_problem(model, mesh, cost, train, shared)
+    solution = solve_expected(problem, test, unseen, effort, notify)
+    chosen = solution.rows[-1]
+    quality = {"expected_imbalance": {"mean": float(chosen.imbalance.mean()), "max": float(chosen.imbalance.max())}}
+    provenance = {
+        "moeplan": version("moeplan"),
+        "method": chosen.method,
+        "seed": effort.seed,
+        "origin": counts.source,
+        "train_steps": len(train),
+        "test_steps": len(test),
+        "unseen_test_steps": unseen,
+    }
+    part = LayerPlan(chosen.placement, quality, solution.bounds, provenance)
+    note = f"{counts.source}: counts alone, so the expected load is planned; p99 and co-activation need token traces"
+    return Plan(model, mesh, cost.name, ROUTING, {layer: part}), solution, [note]

@@ -1,0 +1,105 @@
+"""One layer's figures from whatever there is: a corpus of requests, batches, or counts alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from optimizer.coactivation import lift, pair_counts
+from optimizer.drift import drift_matrix
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.statistics import (
+    LIFT_QUANTILES,
+    LayerFigures,
+    gini,
+    hottest_over_mean,
+    layer_figures,
+    lift_quantiles,
+    load_figures,
+    sequential_imbalance,
+    top_share,
+)
+from optimizer.traces.batches import Batches
+from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.summarise import SummarisedCorpus
+
+
+@dataclass(frozen=True, eq=False)
+class LayerReport:
+    """What `stats` tells of one layer.
+
+    load `[batch, expert]` the routed experts' pairs per batch or step; imbalance `[batch]` peak / mean device load
+    where they lie in order; pairs and lift `[expert, expert]`, None where only counts are known; datasets: names for
+    the axes of `figures.dataset_drift`; unit: what a batch is, in words.
+    """
+
+    layer: int
+    figures: LayerFigures
+    load: Ints
+    imbalance: Floats
+    pairs: Ints | None
+    lift: Floats | None
+    datasets: tuple[str, ...]
+    unit: str
+
+
+def report_of_corpus(found: SummarisedCorpus, layer: int, mesh: Mesh, users: int) -> LayerReport:
+    """One layer of a summarised corpus."""
+    place = found.layers.index(layer)
+    figures, load = layer_figures(found.summary, place), found.summary.batch_load[place]
+    pairs = found.summary.pairs[place]
+    return LayerReport(
+        layer=layer,
+        figures=figures,
+        load=load,
+        imbalance=sequential_imbalance(load, mesh),
+        pairs=pairs,
+        lift=lift(pairs, figures.counts, figures.tokens),
+        datasets=found.datasets,
+        unit=f"decode step of {users} users",
+    )
+
+
+def report_of_batches(batches: Batches, model: Model, layer: int, mesh: Mesh) -> LayerReport:
+    """Explicit batches: no request is known, so nothing that compares requests, phases or data sets."""
+    load = batches.load(model.experts)[:, : model.routed_experts]
+    tokens = batches.count * batches.tokens
+    pairs = pair_counts(batches.experts[..., : model.top_k], model.routed_experts)
+    above = lift(pairs, load.sum(axis=0), tokens)
+    figures = _figures_of_load(load, model.top_k, tokens, lift_quantiles(above), np.zeros((1, 1)))
+    imbalance = sequential_imbalance(load, mesh)
+    return LayerReport(layer, figures, load, imbalance, pairs, above, ("batches",), f"batch of {batches.tokens} tokens")
+
+
+def report_of_counts(counts: Counts, model: Model, layer: int, mesh: Mesh) -> LayerReport:
+    """Counts: a step stands for a batch, and no pair of experts is known. Raises InputError for an unknown layer."""
+    load = step_counts(counts, layer)
+    names = tuple(dict.fromkeys(counts.names)) or ("all",)
+    owner = np.array([names.index(name) for name in counts.names] or [0] * len(counts.load))
+    whole = counts.load[:, counts.layers.index(layer)]
+    by_name = np.stack([whole[owner == place].sum(axis=0) for place in range(len(names))])
+    tokens = int(load.sum()) // model.top_k
+    figures = _figures_of_load(load, model.top_k, tokens, np.full(len(LIFT_QUANTILES), np.nan), drift_matrix(by_name))
+    return LayerReport(layer, figures, load, sequential_imbalance(load, mesh), None, None, names, "recorded step")
+
+
+def _figures_of_load(load: Ints, top_k: int, tokens: int, lifts: Floats, drift: Floats) -> LayerFigures:
+    """The figures that follow from loads `[batch, expert]` alone; the others are nan."""
+    counts = load.sum(axis=0)
+    unknown = np.full(len(counts), np.nan)
+    return LayerFigures(
+        tokens=tokens,
+        counts=counts,
+        gini=float(gini(counts)),
+        top_share=float(top_share(counts)),
+        hottest=float(hottest_over_mean(counts)),
+        request_burstiness=unknown,
+        window_burstiness=unknown,
+        overlap=np.nan,
+        chance_overlap=float(((counts / max(tokens, 1)) ** 2).sum()) / top_k,
+        lift_quantiles=lifts,
+        dataset_drift=drift,
+        phase_drift=np.nan,
+        load=load_figures(load, top_k),
+    )

@@ -1,0 +1,44 @@
+"""The corpus that `synth` writes: which model, which layers, whose shares."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from optimizer.errors import InputError
+from optimizer.inputs import Named, open_counts
+from optimizer.model import Model
+from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.infer import ModelChoice, model_without_trace
+from optimizer.traces.synthesise import Corpus, synthesise
+
+
+def generate_corpus(
+    out: Path,
+    recipe: Corpus,
+    choice: ModelChoice,
+    layers: Sequence[int] | None,
+    counts: str | None,
+    progress: Callable[[float], None],
+) -> None:
+    """Write a corpus into folder `out`: all MoE layers of the model, or of the counts, where layers is None.
+
+    Raises InputError for counts that are none, and for layers that are not known.
+    """
+    counted = _counts(counts, choice)
+    model = counted[1] if counted else model_without_trace(choice)
+    known = counted[0].layers if counted else range(model.first_moe_layer, model.layers)
+    asked = list(known) if layers is None else list(layers)
+    if not asked:
+        raise InputError(f"model {model.name} does not say which layers it has; name them with --layers")
+    loads = np.stack([step_counts(counted[0], layer).sum(axis=0) for layer in asked]) if counted else None
+    synthesise(out, model, asked, recipe, loads, progress)
+
+
+def _counts(path: str | None, choice: ModelChoice) -> tuple[Counts, Model] | None:
+    if path is None:
+        return None
+    found = open_counts(Named(traces=[path]), choice)
+    if found is None:
+        raise InputError(f"--counts {path}: holds requests, not counts; give a file of counts")
+    return found

@@ -1,0 +1,51 @@
+"""What `stats` looks at: requests in one pass, explicit batches, counts, or the built-in trace."""
+
+from collections.abc import Callable, Sequence
+
+from optimizer.errors import InputError
+from optimizer.figures import LayerReport, report_of_batches, report_of_corpus, report_of_counts
+from optimizer.inputs import BATCHES_PER_SET, Named, open_counts, open_source
+from optimizer.mesh import Mesh
+from optimizer.traces.corpus import find_files
+from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
+from optimizer.traces.summarise import Corpus, corpus_of_files, corpus_of_trace, summarise
+from optimizer.traces.synthetic import builtin_trace
+
+Found = tuple[list[LayerReport], list[str]]
+
+
+def look(
+    named: Named, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh, progress: Callable[[float], None]
+) -> Found:
+    """The report of each layer, None for all, and sentences that the user should read. Raises InputError."""
+    if named.batches is not None:
+        return _batches(named, choice, layers, mesh)
+    if (counted := open_counts(named, choice)) is not None:
+        counts, model = counted
+        asked = counts.layers if layers is None else layers
+        note = f"{counts.source}: counts alone, so p99, bursts and co-activation of tokens are unknown"
+        return [report_of_counts(counts, model, layer, mesh) for layer in asked], [note]
+    corpus = _corpus(named, choice, layers)
+    users = named.composition(mesh).tokens
+    found = summarise(corpus, users, BATCHES_PER_SET, named.seed, progress)
+    reports = [report_of_corpus(found, layer, mesh, users) for layer in found.layers]
+    return reports, [f"{found.requests} requests", *found.warnings]
+
+
+def _corpus(named: Named, choice: ModelChoice, layers: Sequence[int] | None) -> Corpus:
+    asked = None if layers is None else tuple(layers)
+    if named.traces:
+        files = find_files(named.traces, named.format)
+        return corpus_of_files(files, model_of_files(choice, files), asked, named.first_moe_layer, named.strict)
+    model = model_without_trace(choice)
+    if asked is None:
+        raise InputError("--layer all needs TRACES; of the built-in trace name the layers")
+    return corpus_of_trace(builtin_trace(model, asked, named.seed), model)
+
+
+def _batches(named: Named, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh) -> Found:
+    if layers is None or len(layers) != 1:
+        raise InputError("--batches holds one layer; say which with --layer")
+    source = open_source(named, layers, choice, mesh, lambda share: None)
+    batches = source.everything(layers[0])
+    return [report_of_batches(batches, source.model, layers[0], mesh)], [source.origin]

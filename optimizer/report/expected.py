@@ -1,0 +1,43 @@
+"""What `solve` prints of a layer planned on counts alone."""
+
+from typing import Any
+
+import click
+
+from optimizer.expected import ExpectedSolution
+from optimizer.report.tables import make_table, show_table
+
+
+def show(solution: ExpectedSolution, layer: int) -> None:
+    """Print the table and what the bounds say."""
+    steps = len(solution.rows[0].imbalance)
+    held = "steps that nothing was planned on" if solution.unseen else "the steps that were planned on"
+    title = f"Layer {layer}: imbalance of the expected load in {steps} recorded steps ({held}), even split"
+    table = make_table(title, "method", ["mean", "worst step", "planned in, s"])
+    for row in solution.rows:
+        cells = (f"{row.imbalance.mean():.4f}", f"{row.imbalance.max():.4f}", f"{row.seconds:.3f}")
+        table.add_row(row.method, *cells, style="bold" if row is solution.rows[-1] else None)
+    show_table(table)
+    bounds = solution.bounds
+    click.echo(
+        f"Mean of search {bounds['expected_imbalance']:.4f}; no placement goes below {bounds['any_placement']:.4f} "
+        f"(gap {bounds['gap_to_any_placement']:.2%}), none with these replica counts below "
+        f"{bounds['these_counts']:.4f} (gap {bounds['gap_to_these_counts']:.2%})."
+    )
+
+
+def as_json(solution: ExpectedSolution) -> dict[str, Any]:
+    """All rows and bounds."""
+    return {
+        "rows": [
+            {
+                "method": row.method,
+                "seconds": row.seconds,
+                "expected_imbalance": {"mean": float(row.imbalance.mean()), "max": float(row.imbalance.max())},
+            }
+            for row in solution.rows
+        ],
+        "steps": len(solution.rows[0].imbalance),
+        "unseen_steps": solution.unseen,
+        "bounds": solution.bounds,
+    }

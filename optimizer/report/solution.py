@@ -1,0 +1,70 @@
+"""What `solve` prints of a layer planned on tokens."""
+
+from typing import Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+from optimizer.report.tables import make_table, show_table
+from optimizer.solve import Row, Solution
+
+
+def show(solution: Solution, layer: int) -> None:
+    """Print the table and what the bounds say."""
+    show_table(solution_table(solution, layer))
+    for line in bound_lines(solution):
+        click.echo(line)
+
+
+def solution_table(solution: Solution, layer: int) -> Table:
+    """One row per method, judged on the test batches."""
+    report = solution.rows[0].report
+    title = f"Layer {layer} on {len(report.hops)} test batches of {report.tokens} tokens, routing {report.routing}"
+    columns = ["imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "planned in, s"]
+    table = make_table(title, "method", columns)
+    for row in solution.rows:
+        table.add_row(*_solution_cells(row), style="bold" if row is solution.rows[-1] else None)
+    return table
+
+
+def _solution_cells(row: Row) -> list[str]:
+    imbalance = np.percentile(row.report.imbalance, [50, 99])
+    latency = np.percentile(row.report.latency_us, [50, 99])
+    return [
+        row.method,
+        *(f"{value:.3f}" for value in imbalance),
+        *(f"{value:.1f}" for value in latency),
+        f"{row.report.tiles.mean():.2f}",
+        f"{row.seconds:.3f}" if row.seconds < 1 else f"{row.seconds:.1f}",
+    ]
+
+
+def bound_lines(solution: Solution) -> list[str]:
+    """What the bounds say, in words."""
+    bounds, outcome = solution.bounds, solution.outcome
+    proof = f"CP-SAT, greedy counts: {outcome.status}"
+    if outcome.objective is not None:
+        proof += f", expected peak within {outcome.gap:.2%} of its bound for these counts"
+    return [
+        f"Mean imbalance of search {bounds['imbalance']:.3f}; no placement and routing can go below "
+        f"{bounds['any_placement']:.3f} (gap {bounds['gap_to_any_placement']:.1%}), "
+        f"none with these replica counts below {bounds['these_counts']:.3f} (gap {bounds['gap_to_these_counts']:.1%}).",
+        f"{proof}. First complete plan after {solution.first_result:.1f} s; {solution.candidates} candidates compared.",
+    ]
+
+
+def as_json(solution: Solution) -> dict[str, Any]:
+    """All rows and bounds."""
+    outcome = solution.outcome
+    return {
+        "rows": [{"method": row.method, "seconds": row.seconds, **row.report.summary()} for row in solution.rows],
+        "bounds": solution.bounds,
+        "formulation": {
+            "status": str(outcome.status),
+            "expected_peak": outcome.objective,
+            "lower_bound_these_counts": outcome.lower_bound,
+        },
+        "candidates": solution.candidates,
+        "first_result_seconds": solution.first_result,
+    }

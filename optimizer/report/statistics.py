@@ -1,0 +1,190 @@
+"""What `stats` prints: one table per question, the same as JSON, and as CSV files."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from formulations.arrays import Floats
+from optimizer.figures import LayerReport
+from optimizer.files import write_whole
+from optimizer.report.tables import make_table
+from optimizer.statistics import HOTTEST, LIFT_QUANTILES, five_figures
+
+SHOWN = 12
+EXPERT_COLUMNS = ("mean", "std", "p95", "p99", "max", "burstiness")
+
+
+def tables(reports: Sequence[LayerReport]) -> list[Table]:
+    """Questions of all layers first; those of experts, pairs and data sets only where one layer is asked for."""
+    found = [_uneven(reports), _bursty(reports)]
+    if len(reports) == 1:
+        report = reports[0]
+        found.insert(0, _hot(report))
+        if report.pairs is not None:
+            found.append(_together(report))
+        if len(report.datasets) > 1:
+            found.append(_drift(report))
+    return found
+
+
+def _hot(report: LayerReport) -> Table:
+    figures = report.figures
+    assert figures.load is not None
+    title = f"Which experts of layer {report.layer} are hot? Pairs per {report.unit}, {len(report.load)} of them"
+    table = make_table(title, "expert", [*EXPERT_COLUMNS, "share"])
+    for expert in np.argsort(-figures.counts, kind="stable")[:SHOWN]:
+        cells = [_shown(getattr(figures.load, name)[expert]) for name in EXPERT_COLUMNS]
+        table.add_row(str(expert), *cells, f"{figures.counts[expert] / figures.counts.sum():.2%}")
+    return table
+
+
+def _uneven(reports: Sequence[LayerReport]) -> Table:
+    columns = ["tokens", "hottest / mean", f"top {HOTTEST} share", "Gini", "imbalance p50", "p99"]
+    table = make_table("How uneven is it? (imbalance: experts in order, no replicas)", "layer", columns)
+    for report in reports:
+        figures, imbalance = report.figures, five_figures(report.imbalance)
+        values = (figures.hottest, figures.top_share, figures.gini, imbalance["p50"], imbalance["p99"])
+        table.add_row(str(report.layer), f"{figures.tokens:,}", *map(_shown, values))
+    return table
+
+
+def _bursty(reports: Sequence[LayerReport]) -> Table:
+    columns = ["batches", "requests", "in requests", "overlap", "by chance", "prompt vs output", "lift p50", "p99"]
+    table = make_table("How bursty is it? (variance over chance, mean of experts)", "layer", columns)
+    for report in reports:
+        table.add_row(str(report.layer), *map(_shown, _burst_figures(report)))
+    return table
+
+
+def _burst_figures(report: LayerReport) -> tuple[float, ...]:
+    figures = report.figures
+    load = figures.load.burstiness if figures.load is not None else np.array([np.nan])
+    means = [_mean(values) for values in (load, figures.request_burstiness, figures.window_burstiness)]
+    median, high = (figures.lift_quantiles[LIFT_QUANTILES.index(quantile)] for quantile in (0.5, 0.99))
+    return (*means, figures.overlap, figures.chance_overlap, figures.phase_drift, float(median), float(high))
+
+
+def _together(report: LayerReport) -> Table:
+    assert report.pairs is not None
+    assert report.lift is not None
+    table = make_table("Which experts do tokens choose together?", "experts", ["tokens", "share of tokens", "lift"])
+    one, other = np.triu_indices(len(report.pairs), 1)
+    for place in np.argsort(-report.pairs[one, other], kind="stable")[:SHOWN]:
+        x, y = one[place], other[place]
+        share = report.pairs[x, y] / report.figures.tokens
+        table.add_row(f"{x}, {y}", f"{report.pairs[x, y]:,}", f"{share:.2%}", _shown(report.lift[x, y]))
+    return table
+
+
+def _drift(report: LayerReport) -> Table:
+    numbers = [str(number) for number in range(1, len(report.datasets) + 1)]
+    table = make_table("How far apart are the data sets? (total variation)", "data set", numbers)
+    for place, name in enumerate(report.datasets):
+        table.add_row(f"{numbers[place]} {name}", *(_shown(value) for value in report.figures.dataset_drift[place]))
+    return table
+
+
+def as_json(reports: Sequence[LayerReport]) -> dict[str, Any]:
+    """All figures of all layers; what cannot be known is null."""
+    return {"layers": {str(report.layer): _layer_json(report) for report in reports}}
+
+
+def _layer_json(report: LayerReport) -> dict[str, Any]:
+    figures = report.figures
+    return {
+        "tokens": figures.tokens,
+        "batches": len(report.load),
+        "batch": report.unit,
+        "gini": _known(figures.gini),
+        f"top_{HOTTEST}_share": _known(figures.top_share),
+        "hottest_over_mean": _known(figures.hottest),
+        "sequential_imbalance": five_figures(report.imbalance),
+        "overlap": _known(figures.overlap),
+        "chance_overlap": _known(figures.chance_overlap),
+        "lift_quantiles": {str(q): _known(v) for q, v in zip(LIFT_QUANTILES, figures.lift_quantiles, strict=True)},
+        "prompt_vs_output": _known(figures.phase_drift),
+        "datasets": list(report.datasets),
+        "dataset_drift": [[_known(value) for value in row] for row in figures.dataset_drift],
+        "experts": [dict(zip(_EXPERT_KEYS, row, strict=True)) for row in _expert_rows(report)],
+    }
+
+
+_EXPERT_KEYS = ("expert", "tokens", "share", *EXPERT_COLUMNS, "request_burstiness", "window_burstiness")
+
+
+def _expert_rows(report: LayerReport) -> list[list[Any]]:
+    figures = report.figures
+    assert figures.load is not None
+    total = max(int(figures.counts.sum()), 1)
+    columns = [getattr(figures.load, name) for name in EXPERT_COLUMNS]
+    columns += [figures.request_burstiness, figures.window_burstiness]
+    return [
+        [expert, int(count), int(count) / total, *(_known(column[expert]) for column in columns)]
+        for expert, count in enumerate(figures.counts)
+    ]
+
+
+def write_csv(folder: Path, reports: Sequence[LayerReport]) -> list[Path]:
+    """layers.csv, experts.csv, pairs.csv (with lift and covariance) and drift.csv, each written whole; their paths."""
+    burst = ("burstiness", "request_burstiness", "window_burstiness", "overlap", "chance_overlap", "prompt_vs_output")
+    head = ("layer", "tokens", "hottest_over_mean", f"top_{HOTTEST}_share", "gini", "imbalance_p50", "imbalance_p99")
+    written = {
+        "layers.csv": _text([(*head, *burst, "lift_p50", "lift_p99"), *map(_layer_row, reports)]),
+        "experts.csv": _text(
+            [("layer", *_EXPERT_KEYS), *([r.layer, *row] for r in reports for row in _expert_rows(r))]
+        ),
+        "pairs.csv": _text(
+            [("layer", "expert", "other", "tokens", "lift", "covariance"), *(row for r in reports for row in _pairs(r))]
+        ),
+        "drift.csv": _text(
+            [("layer", "dataset", "other", "total_variation"), *(row for r in reports for row in _drifts(r))]
+        ),
+    }
+    for name, text in written.items():
+        write_whole(folder / name, text)
+    return [folder / name for name in written]
+
+
+def _layer_row(report: LayerReport) -> list[Any]:
+    figures, imbalance = report.figures, five_figures(report.imbalance)
+    uneven = [figures.hottest, figures.top_share, figures.gini, imbalance["p50"], imbalance["p99"]]
+    return [report.layer, figures.tokens, *(_known(value) for value in (*uneven, *_burst_figures(report)))]
+
+
+def _pairs(report: LayerReport) -> Iterable[list[Any]]:
+    if report.pairs is None or report.lift is None or report.figures.load is None:
+        return
+    covariance = report.figures.load.covariance
+    for x, y in zip(*np.triu_indices(len(report.pairs), 1), strict=True):
+        yield [report.layer, x, y, report.pairs[x, y], _known(report.lift[x, y]), covariance[x, y]]
+
+
+def _drifts(report: LayerReport) -> Iterable[list[Any]]:
+    for one, row in zip(report.datasets, report.figures.dataset_drift, strict=True):
+        for other, value in zip(report.datasets, row, strict=True):
+            yield [report.layer, one, other, _known(value)]
+
+
+def _text(rows: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
+
+
+def _mean(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _shown(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}" if value < 1000 else f"{value:,.0f}"

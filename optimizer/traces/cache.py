@@ -1,0 +1,72 @@
+"""Layers of a corpus kept on disk, so that the next run need not read the corpus again."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from optimizer.errors import InputError
+from optimizer.files import write_whole_binary
+from optimizer.model import Model
+from optimizer.traces.corpus import TraceFile
+from optimizer.traces.trace import RoutingTrace
+
+LAYOUT = 1  # of the cached arrays: another number makes every older entry unknown
+
+
+def cached(
+    folder: Path,
+    files: Sequence[TraceFile],
+    model: Model,
+    layers: Sequence[int],
+    first_moe_layer: int | None,
+    read: Callable[[], RoutingTrace],
+) -> RoutingTrace:
+    """What `read` returns, from `folder` if it was there before, else read now and kept there.
+
+    An entry is known by the names, sizes and modification times of all files, and by what else decides how they are
+    read. The experts come back memory-mapped: batches sampled from them touch only their own tokens.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--cache {folder}: is a file; name a folder")
+    entry = folder / f"{_key(files, model, layers, first_moe_layer)}.npz"
+    known = _load(entry)
+    if known is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _save(entry, read())
+        known = _load(entry)
+    if known is None:
+        raise OSError(f"{entry} cannot be read back")
+    return known
+
+
+def _key(files: Sequence[TraceFile], model: Model, layers: Sequence[int], first_moe_layer: int | None) -> str:
+    stats = [(file.path, file.path.stat()) for file in files]
+    named = [
+        [str(path.resolve()), str(file.format), stat.st_size, stat.st_mtime_ns]
+        for file, (path, stat) in zip(files, stats, strict=True)
+    ]
+    text = json.dumps([LAYOUT, named, asdict(model), list(layers), first_moe_layer])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _save(entry: Path, trace: RoutingTrace) -> None:
+    """The experts as a plain .npy that can be mapped; the rest, written last, makes the entry complete."""
+    write_whole_binary(entry.with_suffix(".npy"), lambda file: np.save(file, trace.experts))
+    said = np.array(json.dumps([trace.layers, trace.source, trace.warnings]))
+    write_whole_binary(entry, lambda file: np.savez(file, offsets=trace.offsets, phase=trace.phase, said=said))
+
+
+def _load(entry: Path) -> RoutingTrace | None:
+    """The trace of an entry, or None where there is none or it is damaged."""
+    try:
+        with np.load(entry, allow_pickle=False) as rest:
+            layers, source, warnings = json.loads(str(rest["said"]))
+            offsets, phase = rest["offsets"], rest["phase"]
+        experts = np.load(entry.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        return RoutingTrace(experts, tuple(layers), offsets, phase, source, tuple(warnings))
+    except Exception:  # whatever is wrong with a cache entry, reading the corpus again is right
+        return None

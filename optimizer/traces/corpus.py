@@ -1,0 +1,193 @@
+"""A corpus of requests, in whatever formats: finding the files, streaming the requests, keeping some layers."""
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.errors import InputError
+from optimizer.kernels import kernel
+from optimizer.model import Model
+from optimizer.traces.npz import layer_ids, read_request
+from optimizer.traces.request import BadRequestError, Request
+from optimizer.traces.servers import read_requests
+from optimizer.traces.sniff import Format, sniff
+from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
+
+SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")
+
+
+@dataclass(frozen=True)
+class TraceFile:
+    """A file (for TensorRT-LLM a folder) and its format; None and the reason where it has none."""
+
+    path: Path
+    format: Format | None
+    fault: str = ""
+
+
+def find_files(paths: Sequence[str], forced: Format | None = None) -> list[TraceFile]:
+    """The trace files that files, folders (searched recursively) and globs name, each once, sorted by path.
+
+    forced: their format, instead of what their content shows. Raises InputError for a path that names none.
+    """
+    found: set[Path] = set()
+    for path in paths:
+        matches = [Path(path)] if Path(path).exists() else [Path(name) for name in glob.glob(path, recursive=True)]
+        if not matches:
+            raise InputError(f"{path}: no such file or folder; give request .npz files, folders of them, or globs")
+        files = [file for match in matches for file in _below(match)]
+        if not files:
+            raise InputError(f"{path}: holds no trace files ({', '.join(SUFFIXES)}); give a folder of request traces")
+        found.update(files)
+    return [TraceFile(path, forced) if forced else _sniffed(path) for path in sorted(found)]
+
+
+def _below(path: Path) -> list[Path]:
+    if path.is_file() or (path / "meta_info.json").is_file():
+        return [path]
+    return [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
+
+
+def _sniffed(path: Path) -> TraceFile:
+    """A damaged .npz is taken for a request, whose reader says best what is wrong with it."""
+    try:
+        return TraceFile(path, sniff(path))
+    except InputError as fault:
+        if path.suffix == ".npz":
+            return TraceFile(path, Format.NPZ)
+        return TraceFile(path, None, str(fault).removeprefix(f"{path}: "))
+
+
+def stream(files: Sequence[TraceFile], model: Model | None) -> Iterator[tuple[Path, Request | BadRequestError]]:
+    """Every request of every file in order, unchecked, or why it cannot be read. One request is in memory at a time."""
+    for file in files:
+        if file.format is None:
+            yield file.path, BadRequestError(file.fault)
+        elif file.format is Format.NPZ:
+            try:
+                yield file.path, read_request(file.path)
+            except BadRequestError as fault:
+                yield file.path, fault
+        else:
+            for request in read_requests(file.path, file.format, model):
+                yield file.path, request
+
+
+def kept_layers(request: Request, model: Model, layers: Sequence[int], first: int | None) -> Ints:
+    """The asked layers of a request, checked, `[token, layer, k]` in the smallest unsigned type.
+
+    Raises BadRequestError for a fault in these layers.
+    """
+    experts = request.experts
+    if experts.shape[2] != model.top_k:
+        raise BadRequestError(f"routed_experts has top-{experts.shape[2]}, not top-{model.top_k}")
+    held = request.layers or layer_ids(experts, model, first)
+    missing = [layer for layer in layers if layer not in held]
+    if missing:
+        raise BadRequestError(f"holds layers {held[0]}..{held[-1]}, not layer {missing[0]}")
+    places = [held.index(layer) for layer in layers]
+    together = places == list(range(places[0], places[0] + len(places)))  # a slice is not copied
+    chosen = experts[:, places[0] : places[-1] + 1] if together else experts[:, places]
+    low, high = int(chosen.min()), int(chosen.max())
+    if low < 0 or high >= model.routed_experts:
+        bad = low if low < 0 else high
+        raise BadRequestError(f"routed_experts has expert id {bad}, outside 0..{model.routed_experts - 1}")
+    small: Ints = np.ascontiguousarray(chosen, dtype=np.uint8 if model.routed_experts <= 256 else np.uint16)
+    token, layer = _first_double(small)
+    if token >= 0:
+        raise BadRequestError(f"token {token} of layer {layers[layer]} names one expert twice in its top-{model.top_k}")
+    return small
+
+
+@kernel
+def _first_double(experts: Ints) -> tuple[int, int]:
+    """The first token and layer of `[token, layer, k]` that name an expert twice, or -1, -1."""
+    tokens, layers, k = experts.shape
+    for token in range(tokens):
+        for layer in range(layers):
+            for one in range(1, k):
+                for two in range(one):
+                    if experts[token, layer, one] == experts[token, layer, two]:
+                        return token, layer
+    return -1, -1
+
+
+@dataclass
+class Faults:
+    """Bad requests seen so far, and what to do about the next: count it, or with `strict` refuse it."""
+
+    strict: bool
+    seen: int = 0
+    first: str = ""
+
+    def add(self, path: Path, fault: BadRequestError) -> None:
+        """Count a bad request. Raises InputError with `strict`."""
+        if self.strict:
+            raise InputError(f"{path}: {fault}; mend it, or leave out --strict to skip it")
+        self.seen += 1
+        self.first = self.first or f"{path}: {fault}"
+
+    def warnings(self, good: int) -> tuple[str, ...]:
+        """What to tell the user. Raises InputError where no request is good."""
+        if not good:
+            others = f" ({self.seen} requests, none usable)" if self.seen > 1 else ""
+            raise InputError(f"{self.first or 'no requests'}{others}; record it again, or name other requests")
+        skipped = f"{self.seen} of {good + self.seen} requests skipped; the first: {self.first}"
+        return (skipped,) if self.seen else ()
+
+
+def usable(
+    files: Sequence[TraceFile],
+    model: Model,
+    layers: Sequence[int],
+    first_moe_layer: int | None,
+    faults: Faults,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Iterator[tuple[Path, Request, Ints]]:
+    """The good requests with their file and their asked layers `[token, layer, k]`; the bad ones go to `faults`.
+
+    `progress` receives the share of files read.
+    """
+    place = {file.path: number for number, file in enumerate(files)}
+    for path, request in stream(files, model):
+        try:
+            if isinstance(request, BadRequestError):
+                raise request
+            yield path, request, kept_layers(request, model, layers, first_moe_layer)
+        except BadRequestError as fault:
+            faults.add(path, fault)
+        progress((place[path] + 1) / len(files))
+
+
+def read_traces(
+    files: Sequence[TraceFile],
+    model: Model,
+    layers: Sequence[int],
+    first_moe_layer: int | None = None,
+    strict: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> RoutingTrace:
+    """Read these layers of all requests; nothing of any other layer is kept.
+
+    A bad request is skipped and counted in `warnings`; with `strict`, or where no good one is left, it is an
+    InputError that names the file and the fault.
+    """
+    faults = Faults(strict)
+    parts: list[Ints] = []
+    phases: list[Ints] = []
+    for _, request, experts in usable(files, model, layers, first_moe_layer, faults, progress):
+        parts.append(experts)
+        phases.append(np.where(np.arange(len(experts)) < request.prompt_tokens, PROMPT, OUTPUT).astype(np.uint8))
+    warnings = faults.warnings(len(parts))
+    return RoutingTrace(
+        experts=np.concatenate(parts),
+        layers=tuple(layers),
+        offsets=np.cumsum([0, *map(len, parts)]),
+        phase=np.concatenate(phases),
+        source=f"{len(parts)} requests",
+        warnings=warnings,
+    )

@@ -1,0 +1,202 @@
+"""The gate of the trace generator as compiled code: one pass per token from scores to ranked experts.
+
+Random bits come from splitmix64 (Steele, Lea and Flood 2014), whose n-th number is a hash of a key and n: a
+request's stream has a key of its own, so that no order, chunk or neighbour can change it. Sixteen bits at a time pick
+from a table of quantiles.
+"""
+
+from functools import cache
+from statistics import NormalDist
+
+import numpy as np
+
+from formulations.arrays import Bools, Floats, Ints
+from optimizer.kernels import kernel
+
+REQUEST_RANK, REQUEST_WEIGHT = 16, np.float32(0.7)
+TOKEN_RANK, TOKEN_MEMORY, TOKEN_FRESH = 12, np.float32(0.5), np.float32(0.75**0.5)
+
+QUANTILES = 1 << 16
+LANES, LANE, LANE_BITS = 4, np.uint64(QUANTILES - 1), np.uint64(16)
+STEP = np.uint64(0x9E3779B97F4A7C15)
+FIRST_FACTOR, SECOND_FACTOR = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+FIRST_SHIFT, SECOND_SHIFT, THIRD_SHIFT = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+@cache
+def quantile_tables() -> tuple[Floats, Floats]:
+    """Quantiles of the standard normal and Gumbel distributions at the middles of 65,536 equal parts, float32."""
+    middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    half = np.array([NormalDist().inv_cdf(share) for share in middles[: QUANTILES // 2]])
+    normal = np.concatenate([half, -half[::-1]]).astype(np.float32)
+    gumbel = (-np.log(-np.log(middles))).astype(np.float32)
+    return normal, gumbel
+
+
+@kernel
+def route(
+    stream: np.uint64,
+    numbers: Ints,
+    offsets: Ints,
+    offset: Floats,
+    layers: Ints,
+    gates: tuple[Floats, Floats, Floats],
+    tables: tuple[Floats, Floats],
+    groups: tuple[int, int],
+    ranked: Ints,
+    weights: Floats,
+) -> None:
+    """Fill ranked `[token, layer, m]` uint16, best first, and weights `[token, layer, k]` float32 unless it is empty.
+
+    stream: key of the data set; numbers `[request]` int64; offsets `[request + 1]` int64 token ranges; offset
+    `[REQUEST_RANK]` the data set's part of every request's topic; layers `[layer]` int64 ids, part of each stream's
+    key; gates: bias `[layer, expert]`, topics `[layer, REQUEST_RANK, expert]`, directions `[layer, TOKEN_RANK,
+    expert]`, all float32; groups: how many there are, and how many a token may use.
+    """
+    bias, topics, directions = gates
+    base = np.empty(bias.shape[1], dtype=np.float32)
+    topic = np.empty(REQUEST_RANK, dtype=np.float32)
+    scratch = _scratch(bias.shape[1], groups[0], ranked.shape[2])
+    for request in range(len(numbers)):
+        key = _mix(stream ^ _mix(np.uint64(numbers[request])))
+        _draw(key, tables[0], topic)
+        for i in range(REQUEST_RANK):
+            topic[i] = REQUEST_WEIGHT * topic[i] + offset[i]
+        start, stop = offsets[request], offsets[request + 1]
+        for layer in range(len(layers)):
+            own = _mix(key ^ _mix(np.uint64(layers[layer]) + STEP))
+            _add_projection(bias[layer], topic, topics[layer], base)
+            _walk(own, start, stop, layer, base, directions[layer], tables, groups, scratch, ranked, weights)
+
+
+@kernel
+def _scratch(experts: int, groups: int, m: int) -> tuple[Floats, Floats, Floats, Floats, Floats, Bools, Floats, Ints]:
+    padded = (experts + LANES - 1) // LANES * LANES
+    return (
+        np.empty(TOKEN_RANK, dtype=np.float32),
+        np.empty(TOKEN_RANK, dtype=np.float32),
+        np.empty(experts, dtype=np.float32),
+        np.empty(padded, dtype=np.float32),
+        np.empty(groups, dtype=np.float32),
+        np.ones(groups, dtype=np.bool_),
+        np.empty(m, dtype=np.float32),
+        np.empty(m, dtype=np.int64),
+    )
+
+
+@kernel
+def _walk(
+    state: np.uint64,
+    start: int,
+    stop: int,
+    layer: int,
+    base: Floats,
+    directions: Floats,
+    tables: tuple[Floats, Floats],
+    groups: tuple[int, int],
+    scratch: tuple[Floats, Floats, Floats, Floats, Floats, Bools, Floats, Ints],
+    ranked: Ints,
+    weights: Floats,
+) -> None:
+    """One request in one layer: a stationary AR(1) walk of the token's direction, and a choice at each step."""
+    direction, fresh, clean, score, strength, kept, best, chosen = scratch
+    normal, gumbel = tables
+    state = _draw(state, normal, direction)
+    for token in range(start, stop):
+        _add_projection(base, direction, directions, clean)
+        state = _draw(state, gumbel, score)
+        for expert in range(len(clean)):
+            score[expert] += clean[expert]
+        if groups[1] < groups[0]:
+            _keep_groups(score, len(clean) // groups[0], groups[1], strength, kept)
+        _rank(score, len(clean) // groups[0], kept, best, chosen)
+        for i in range(len(chosen)):
+            ranked[token, layer, i] = chosen[i]
+        if len(weights) > 0:
+            _soften(clean, chosen, weights[token, layer])
+        state = _draw(state, normal, fresh)
+        for i in range(TOKEN_RANK):
+            direction[i] = TOKEN_MEMORY * direction[i] + TOKEN_FRESH * fresh[i]
+
+
+@kernel
+def _mix(bits: np.uint64) -> np.uint64:
+    bits = (bits ^ (bits >> FIRST_SHIFT)) * FIRST_FACTOR
+    bits = (bits ^ (bits >> SECOND_SHIFT)) * SECOND_FACTOR
+    return bits ^ (bits >> THIRD_SHIFT)
+
+
+@kernel
+def _draw(state: np.uint64, table: Floats, drawn: Floats) -> np.uint64:
+    """Fill `drawn`, of a length that four divides, with independent entries of the table; the stream's next state."""
+    for quad in range(len(drawn) // LANES):
+        state += STEP
+        bits = _mix(state)
+        for lane in range(LANES):
+            drawn[quad * LANES + lane] = table[np.int64(bits & LANE)]
+            bits >>= LANE_BITS
+    return state
+
+
+@kernel
+def _add_projection(base: Floats, vector: Floats, matrix: Floats, total: Floats) -> None:
+    for expert in range(len(total)):
+        total[expert] = base[expert]
+    for i in range(len(vector)):
+        factor = vector[i]
+        for expert in range(len(total)):
+            total[expert] += factor * matrix[i, expert]
+
+
+@kernel
+def _keep_groups(score: Floats, size: int, keep: int, strength: Floats, kept: Bools) -> None:
+    """Mark the groups with the largest sums of their two best scores."""
+    for group in range(len(kept)):
+        first = second = np.float32(-np.inf)
+        for expert in range(group * size, group * size + size):
+            new = score[expert]  # conditional moves: as branches these took three times as long
+            lesser = new if new < first else first
+            first = new if new > first else first
+            second = lesser if lesser > second else second
+        strength[group] = first + second
+        kept[group] = False
+    for _ in range(keep):
+        best = -1
+        for group in range(len(kept)):
+            if not kept[group] and (best < 0 or strength[group] > strength[best]):
+                best = group
+        kept[best] = True
+
+
+@kernel
+def _rank(score: Floats, size: int, kept: Bools, best: Floats, chosen: Ints) -> None:
+    """The best experts of the kept groups, best first, by insertion: few scores ever enter the list."""
+    found, last = 0, len(chosen) - 1
+    for group in range(len(kept)):
+        if not kept[group]:
+            continue
+        for expert in range(group * size, group * size + size):
+            if found > last and score[expert] <= best[last]:
+                continue
+            place = min(found, last)
+            found += 1
+            while place > 0 and best[place - 1] < score[expert]:
+                best[place] = best[place - 1]
+                chosen[place] = chosen[place - 1]
+                place -= 1
+            best[place] = score[expert]
+            chosen[place] = expert
+
+
+@kernel
+def _soften(clean: Floats, chosen: Ints, weights: Floats) -> None:
+    """Softmax of the scores without noise over the first of the chosen, as many as there are weights."""
+    largest = clean[chosen[0]]
+    for i in range(1, len(weights)):
+        largest = max(largest, clean[chosen[i]])
+    total = np.float32(0)
+    for i in range(len(weights)):
+        weights[i] = np.exp(clean[chosen[i]] - largest)
+        total += weights[i]
+    for i in range(len(weights)):
+        weights[i] /= total

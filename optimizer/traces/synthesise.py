@@ -1,0 +1,104 @@
+"""A corpus of generated requests, written file by file: no more than one request is in memory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.errors import InputError
+from optimizer.model import Model
+from optimizer.traces.marginals import calibration_tokens
+from optimizer.traces.request import Request
+from optimizer.traces.synthetic import Gates, calibrated_gates, generate, stream
+from optimizer.traces.write import write_request
+
+LENGTH_SIGMA, LONGEST = 0.7, 8  # lengths are log-normal, and no longer than 8 times the mean
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What to generate: `requests` for each data set, of these mean lengths in tokens (0 for none at all).
+
+    A data set is a name, and a folder of its own; the one without a name has no topic, and lies in the corpus's folder.
+    """
+
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    datasets: tuple[str, ...] = ("",)
+    seed: int = 0
+    candidates: bool = False
+    weights: bool = False
+
+    def __post_init__(self) -> None:
+        if self.requests < 1 or min(self.prompt_tokens, self.output_tokens) < 0 or not any(self.means):
+            raise InputError(
+                f"{self.requests} requests of {self.prompt_tokens} prompt and {self.output_tokens} output tokens: "
+                "at least one request and a positive mean length are needed"
+            )
+        unfit = [name for name in self.datasets if Path(name).name != name or name == ".."]
+        if unfit or not self.datasets or len(set(self.datasets)) < len(self.datasets):
+            raise InputError(
+                f"data sets {', '.join(self.datasets)}: each names a folder, so they must differ and hold no slash"
+            )
+
+    @property
+    def means(self) -> tuple[int, int]:
+        """Mean prompt and output length."""
+        return self.prompt_tokens, self.output_tokens
+
+
+def synthesise(
+    out: Path,
+    model: Model,
+    layers: Sequence[int],
+    corpus: Corpus,
+    counts: Ints | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Write `request_00000.npz` ... of each data set into folder `out`, created where absent.
+
+    counts `[layer, expert]`: selections that the requests without a data set shall follow, by default like
+    DeepSeek-V3's. All MoE layers of a model are written as they are, other layers on an axis from 0. Request r
+    depends on the seed, the data set's name, r and the layer alone. `progress` receives the share of tokens made, those
+    of the calibration included. Raises InputError for what cannot be generated or written, and for a folder that holds
+    requests already.
+    """
+    folders = {name: _empty_folder(out / name) for name in corpus.datasets}
+    sampled = calibration_tokens(model.routed_experts, model.top_k)
+    share = sampled / (sampled + len(folders) * corpus.requests * sum(corpus.means))
+    gates = calibrated_gates(model, layers, corpus.seed, counts, lambda done: progress(share * done))
+    for turn, (name, folder) in enumerate(folders.items()):
+        for number in range(corpus.requests):
+            write_request(folder / f"request_{number:05}.npz", _request(gates, corpus, name, number), number)
+            done = (turn * corpus.requests + number + 1) / (len(folders) * corpus.requests)
+            progress(share + (1 - share) * done)
+
+
+def _empty_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = next(folder.glob("*.npz"), None)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name a folder that you may write to") from None
+    if held is not None:
+        raise InputError(f"{held}: is there already; name a folder without requests, or remove them")
+    return folder
+
+
+def _request(gates: Gates, corpus: Corpus, dataset: str, number: int) -> Request:
+    model, rng = gates.model, np.random.default_rng([stream("lengths", corpus.seed, dataset), number])
+    prompt, output = (_length(mean, rng) for mean in corpus.means)
+    numbers, lengths = np.array([number]), np.array([prompt + output])
+    generated = generate(gates, dataset, numbers, lengths, corpus.candidates, corpus.weights)
+    whole = model.layers > 0 and gates.layers == tuple(range(model.first_moe_layer, model.layers))
+    layers = None if whole else gates.layers
+    return Request(generated.experts, prompt, layers, generated.weights, generated.candidates)
+
+
+def _length(mean: int, rng: np.random.Generator) -> int:
+    """A log-normal length of this mean, at least 1; 0 where the mean is."""
+    drawn = mean * np.exp(LENGTH_SIGMA * rng.standard_normal() - LENGTH_SIGMA**2 / 2)
+    return int(np.clip(np.rint(drawn), min(mean, 1), LONGEST * mean))

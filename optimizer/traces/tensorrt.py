@@ -1,0 +1,72 @@
+"""TensorRT-LLM's expert statistics: a folder with `meta_info.json` and one `rank{r}.safetensors` a rank."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from formulations.arrays import Ints
+from optimizer.traces.untrusted import Array, UnusableError, count_from, counts_from, json_values
+
+RANK = re.compile(r"rank([0-9]{1,6})\.safetensors")  # what else a rank writes has longer names, and no counts
+KEY = re.compile(r"([0-9]{1,9})_([0-9]{1,9})")
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """load `[iteration, layer, expert]`, summed over ranks; the numbers of the iterations and layers; the top-k."""
+
+    load: Ints
+    iterations: tuple[int, ...]
+    layers: tuple[int, ...]
+    top_k: int | None
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Read the folder. `num_experts` and `num_experts_per_token` are taken from its meta_info.json, the iterations
+    and layers from the keys `{iteration}_{layer}` themselves. A rank may lack a key, all ranks together may not.
+    """
+    meta = next((value for _, value in json_values(path / "meta_info.json")), None)
+    experts, top_k = count_from(meta, "num_experts"), count_from(meta, "num_experts_per_token")
+    if not experts:
+        raise UnusableError("meta_info.json has no num_experts")
+    load: dict[tuple[int, int], Ints] = {}
+    for file in _rank_files(path):
+        for key, counts in _tensors(file):
+            place = _place(file, key)
+            if counts.shape != (experts,):
+                raise UnusableError(f"{file.name}: {key} has shape {counts.shape}, not {experts} experts")
+            load[place] = load.get(place, 0) + counts_from(counts, f"{file.name}: {key}")
+    iterations, layers = (tuple(sorted({place[axis] for place in load})) for axis in (0, 1))
+    if not load or len(load) != len(iterations) * len(layers):
+        raise UnusableError("not every iteration has every layer in the keys of its rank files")
+    stacked = np.stack([load[iteration, layer] for iteration in iterations for layer in layers])
+    return Statistics(stacked.reshape(len(iterations), len(layers), experts), iterations, layers, top_k or None)
+
+
+def _rank_files(path: Path) -> list[Path]:
+    """The files of ranks 0..n-1: a missing one would leave its tokens out of every count."""
+    files = {int(found[1]): file for file in path.iterdir() if (found := RANK.fullmatch(file.name))}
+    missing = [rank for rank in range(len(files)) if rank not in files]
+    if missing or not files:
+        raise UnusableError(f"has no rank{missing[0] if missing else 0}.safetensors")
+    return [files[rank] for rank in sorted(files)]
+
+
+def _place(file: Path, key: str) -> tuple[int, int]:
+    found = KEY.fullmatch(key)
+    if not found:
+        raise UnusableError(f"{file.name}: key {key[:40]!r} is not of the form iteration_layer")
+    return int(found[1]), int(found[2])
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, Array]]:
+    try:
+        with safe_open(str(file), framework="np") as held:
+            for key in held.keys():  # noqa: SIM118  (it is no dictionary)
+                yield key, held.get_tensor(key)
+    except Exception:  # safetensors and numpy raise several kinds for damaged files and foreign types
+        raise UnusableError(f"{file.name} is not a whole safetensors file of numbers") from None

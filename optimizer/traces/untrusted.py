@@ -1,0 +1,185 @@
+"""Arrays out of files that nobody vouches for: what a header declares is checked before anything is allocated.
+
+Nothing is unpickled. What cannot be used raises UnusableError, which the readers turn into a sentence with a path.
+"""
+
+import base64
+import io
+import json
+import math
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from formulations.arrays import Ints
+from optimizer.errors import InputError
+
+Array = npt.NDArray[Any]
+
+LIMIT = 1 << 30  # bytes of one array; a thousand recorded steps of DeepSeek-V3 are an eighth of it
+HEADER_BYTES = 1 << 14  # numpy refuses longer headers itself, but only once it has read them
+MOST_AXES = 4
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LARGEST_COUNT = 1 << 40  # sums over a million experts, layers and steps stay below 2^63
+LARGEST_ID = (1 << 16) - 1
+INTEGERS, NUMBERS, TEXT = "iu", "iuf", "U"  # numpy's letters for kinds of types
+
+
+class UnusableError(Exception):
+    """What was read is not what it should be; the message goes on from the name of a file."""
+
+
+def array_from_npy(stream: IO[bytes], held: int, kinds: str) -> Array:
+    """The array of a `.npy` stream of `held` bytes, if its type is of one of the `kinds` and its size is true."""
+    header = io.BytesIO(stream.read(HEADER_BYTES))
+    shape, by_column, dtype = _npy_header(header)
+    if dtype.hasobject:
+        raise UnusableError("holds a pickled object, which is never unpickled")
+    if dtype.kind not in kinds:
+        raise UnusableError(f"holds {dtype.name[:20]} values, not {'text' if kinds == TEXT else 'numbers'}")
+    if len(shape) > MOST_AXES or not all(0 < length <= LIMIT for length in shape):
+        raise UnusableError("is empty, or of an impossible shape")
+    declared, found = math.prod(shape) * dtype.itemsize, held - header.tell()
+    if declared != found or not 0 < declared <= LIMIT:
+        raise UnusableError(f"declares {declared} bytes and holds {found}, of {LIMIT} at most")
+    stream.seek(header.tell())
+    return np.frombuffer(stream.read(declared), dtype).reshape(shape, order="F" if by_column else "C")
+
+
+def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                return np.lib.format.read_array_header_1_0(stream)
+            return np.lib.format.read_array_header_2_0(stream)
+    except Exception:  # the header is a Python literal: reading a damaged one raises a dozen kinds
+        raise UnusableError("has no .npy header") from None
+
+
+def arrays_from_npz(path: Path, wanted: Mapping[str, str]) -> dict[str, Array]:
+    """Those of the wanted arrays (name -> kinds) that an archive holds. No other member is touched."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = set(archive.namelist())
+            return {name: _member(archive, name, kinds) for name, kinds in wanted.items() if f"{name}.npy" in held}
+    except UnusableError:
+        raise
+    except Exception:  # zipfile and zlib raise a dozen kinds for a damaged archive
+        raise UnusableError("is not a whole .npz archive") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str, kinds: str) -> Array:
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UnusableError(f"has {name} in a compression that numpy does not write")
+    try:
+        with archive.open(info) as stream:
+            return array_from_npy(stream, info.file_size, kinds)
+    except UnusableError as error:
+        raise UnusableError(f"{name} {error}") from None
+
+
+def bytes_from_base64(text: object, field: str) -> bytes:
+    """The bytes that a JSON value holds as base64."""
+    if not isinstance(text, str):
+        raise UnusableError(f"{field} is {_word(type(text))}, not base64 text")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise UnusableError(f"{field} is not base64") from None
+
+
+def array_from_lists(values: object, field: str) -> Array:
+    """The numbers of nested JSON lists of equal lengths."""
+    if not isinstance(values, list):
+        raise UnusableError(f"{field} is {_word(type(values))}, not a list")
+    odd = _types(values, MOST_AXES) - {int, float}
+    if odd:
+        raise UnusableError(f"{field} holds {min(map(_word, odd))}, not numbers alone")
+    try:
+        array = np.array(values)
+    except (ValueError, OverflowError):
+        raise UnusableError(f"{field} has lists of different lengths") from None
+    if array.dtype.kind not in NUMBERS or array.size == 0:
+        raise UnusableError(f"{field} is empty, or holds numbers beyond 64 bits")
+    return array
+
+
+def _types(values: object, depth: int) -> set[type]:
+    """The types of what is in nested lists; looked at first, as numpy would turn numbers beside text into text."""
+    if not isinstance(values, list) or depth == 0:
+        return {type(values)}
+    found = set(map(type, values))
+    if list in found:
+        found.remove(list)
+        found.update(*(_types(value, depth - 1) for value in values if type(value) is list))
+    return found
+
+
+def counts_from(array: Array, field: str) -> Ints:
+    """`array` as int64, if it holds non-negative whole numbers."""
+    if array.dtype.kind not in NUMBERS:
+        raise UnusableError(f"{field} holds {array.dtype.name} values, not numbers")
+    if array.dtype.kind == "f":
+        with np.errstate(all="ignore"):  # what overflows here is refused below
+            array = array.astype(np.float64)
+    bad = ~((array >= 0) & (array <= LARGEST_COUNT))
+    if array.dtype.kind == "f":
+        bad |= array != np.floor(array)
+    if bad.any():
+        where = tuple(int(index) for index in np.argwhere(bad)[0])
+        raise UnusableError(f"{field}{list(where)} is {array[where]}, not a whole number from 0 to 2^40")
+    return array.astype(np.int64)
+
+
+def count_from(holder: object, key: str) -> int | None:
+    """The whole number `key` of a JSON object; None where it, or the object, is missing."""
+    value: object = holder.get(key) if isinstance(holder, dict) else None
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_COUNT:
+        raise UnusableError(f"{key} is {_word(type(value))}, not a whole number from 0 to 2^40")
+    return value
+
+
+def json_values(path: Path) -> Iterator[tuple[str, object]]:
+    """Where each value stands, and the value: of a JSONL file each line, of a JSON list each item, or the document.
+
+    A file whose first line begins and ends as a JSON object does is JSONL, read line by line. An UnusableError in
+    place of a value says that there is no JSON. Raises InputError for a file that cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            lines = enumerate(file, 1)
+            number, first = next((pair for pair in lines if pair[1].strip()), (1, b""))
+            first = first.removeprefix(BYTE_ORDER_MARK)
+            if first.startswith(b"{") and first.rstrip().endswith(b"}"):
+                yield f"line {number}: ", _parsed(first)
+                yield from ((f"line {number}: ", _parsed(line)) for number, line in lines if line.strip())
+                return
+            whole = _parsed(first + file.read())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file that you may read") from None
+    if isinstance(whole, list):
+        yield from ((f"item {number}: ", value) for number, value in enumerate(whole))
+    else:
+        yield "", whole
+
+
+def _parsed(text: bytes) -> object:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return UnusableError("not JSON")
+    return value
+
+
+def _word(kind: type) -> str:
+    words = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
+    return words.get(kind, "another number")

@@ -1,0 +1,127 @@
+"""Sampling batches: decode walks, prefill streams, mixed batches, users per row."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.errors import InputError
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.traces.batches import Batches
+from optimizer.traces.composition import Composition, sample_batches
+from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
+
+WIDE = Model("wide", 60_000, 2, 1)  # so many experts that a token's expert can be its own number
+
+
+def numbered_trace(prompts: list[int], outputs: list[int]) -> RoutingTrace:
+    """Token i chose expert i."""
+    lengths = np.array(prompts) + np.array(outputs)
+    phase = [phase for p, o in zip(prompts, outputs, strict=True) for phase in [PROMPT] * p + [OUTPUT] * o]
+    return RoutingTrace(
+        experts=np.arange(lengths.sum(), dtype=np.uint16)[:, None, None],
+        layers=(0,),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        phase=np.array(phase, dtype=np.uint8),
+        source="test",
+    )
+
+
+def sample(
+    trace: RoutingTrace, phase: str, users: tuple[int, ...], count: int, seed: int, requests: list[int] | None = None
+) -> Batches:
+    chosen = np.arange(trace.requests) if requests is None else np.array(requests)
+    return sample_batches(trace, 0, chosen, WIDE, Composition(phase, users), count, np.random.default_rng(seed))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 9), st.integers(1, 40))
+def test_slots_walk_through_whole_outputs(seed: int, requests: int, slots: int, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    prompts, outputs = rng.integers(1, 5, requests).tolist(), rng.integers(0, 8, requests).tolist()
+    trace = numbered_trace(prompts, outputs)
+    batches = sample(trace, "decode", (slots,), steps, seed)
+    owner = np.repeat(np.arange(requests), np.diff(trace.offsets))
+    last = {int(stop) - 1 for stop in trace.offsets[1:]}
+    started: list[tuple[int, int, int]] = []
+    for slot, walk in enumerate(batches.experts[..., 0].T.astype(int)):
+        for step, token in enumerate(walk):
+            request = owner[token]
+            assert outputs[request] == 0 or trace.phase[token] == OUTPUT
+            if step and walk[step - 1] not in last:
+                assert token == walk[step - 1] + 1  # it walks on, inside its request
+            else:
+                started.append((step, slot, int(request)))
+    arrivals = [request for _, _, request in sorted(started)]
+    for first in range(0, len(arrivals) - requests + 1, requests):
+        assert sorted(arrivals[first : first + requests]) == list(range(requests))  # each pass takes every request once
+
+
+def test_requests_that_arrive_later_start_at_their_first_output_token() -> None:
+    tokens = sample(numbered_trace([2] * 30, [5] * 30), "decode", (3,), 20, 0).experts[..., 0].astype(int)
+    for slot in range(3):
+        for step in range(1, 20):
+            if tokens[step, slot] != tokens[step - 1, slot] + 1:
+                assert tokens[step, slot] % 7 == 2
+
+
+def test_running_requests_are_entered_at_different_offsets() -> None:
+    batches = sample(numbered_trace([0] * 400, [50] * 400), "decode", (200,), 2, 0)
+    assert len(np.unique(batches.experts[0, :, 0] % 50)) > 40
+
+
+def test_only_the_given_requests_are_used_and_shared_experts_are_appended() -> None:
+    batches = sample(numbered_trace([1] * 6, [3] * 6), "decode", (2, 2), 9, 0, requests=[1, 4])
+    assert set((batches.experts[..., 0] // 4).ravel().tolist()) == {1, 4}
+    assert (batches.experts[..., 1:] == [60_000, 60_001]).all()
+    assert batches.source_row.tolist() == [[0, 0, 1, 1]] * 9
+    with pytest.raises(ValueError, match="read-only"):
+        batches.experts[0, 0, 0] = 1
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 9), st.integers(1, 20))
+def test_prefill_lays_whole_prompts_end_to_end(seed: int, requests: int, slots: int, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    prompts, outputs = rng.integers(0, 5, requests).tolist(), rng.integers(1, 8, requests).tolist()
+    trace = numbered_trace(prompts, outputs)
+    tokens = sample(trace, "prefill", (slots,), steps, seed).experts[..., 0].ravel().astype(int).tolist()
+    expected = {
+        int(trace.offsets[r]): list(range(trace.offsets[r], trace.offsets[r] + (prompts[r] or outputs[r])))
+        for r in range(requests)
+    }
+    order = []
+    while tokens:
+        prompt = expected[tokens[0]]  # a stretch starts where a prompt starts
+        assert tokens[: len(prompt)] == prompt[: len(tokens)]
+        order.append(tokens[0])
+        tokens = tokens[len(prompt) :]
+    for first in range(0, len(order) - requests + 1, requests):
+        assert sorted(order[first : first + requests]) == sorted(expected)
+
+
+def test_mixed_batches_decode_in_one_half_of_each_row_and_prefill_in_the_other() -> None:
+    trace = numbered_trace([7] * 40, [9] * 40)
+    batches = sample(trace, "mixed", (5, 0, 4), 30, 1)
+    phase = trace.phase[batches.experts[..., 0]]
+    assert (phase == [OUTPUT] * 3 + [PROMPT] * 2 + [OUTPUT] * 2 + [PROMPT] * 2).all()
+    assert batches.source_row.tolist() == [[0] * 5 + [2] * 4] * 30
+
+
+def test_the_same_seed_gives_the_same_batches() -> None:
+    trace = numbered_trace([7] * 40, [9] * 40)
+    for phase in ("decode", "prefill", "mixed"):
+        one, same, other = (sample(trace, phase, (8, 8), 5, seed).experts for seed in (1, 1, 2))
+        assert (one == same).all()
+        assert (one != other).any()
+
+
+def test_row_users_are_checked_against_the_mesh() -> None:
+    mesh = Mesh(4, 2, 3)
+    assert Composition.of("decode", 10, None, mesh).row_users == (3, 2, 3, 2)
+    assert Composition.of("decode", 3, None, mesh).tokens == 3
+    assert Composition.of("prefill", 10, (1, 0, 5, 2), mesh).tokens == 8
+    for users in ((1, 2), (1, 2, 3, -1), (0, 0, 0, 0)):
+        with pytest.raises(InputError, match="--row-users"):
+            Composition.of("decode", 10, users, mesh)
+    with pytest.raises(InputError, match="--phase 'lunar'"):
+        Composition.of("lunar", 10, None, mesh)
