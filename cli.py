@@ -55,13 +55,16 @@ trace_options = _options(
                  "layer axis, where neither zero layers nor the model tell."),
     click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens in a batch, which are the users of a "
                  "decode step; by default 512, or the plan's."),
+    click.option("--strict", is_flag=True, help="Refuse bad requests instead of skipping them."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
+)  # fmt: skip
+
+batch_options = _options(
     click.option("--row-users", metavar="N,N,...", help="Tokens of a batch from each mesh row, not equally many."),
     click.option("--phase", type=click.Choice(["decode", "prefill", "mixed"]),
                  help="What batches are made of; by default decode, or the plan's."),
     click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
                  help="Keep the layers that were read here, so that the next run need not read the traces again."),
-    click.option("--strict", is_flag=True, help="Refuse bad requests instead of skipping them."),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
 )  # fmt: skip
 
 problem_options = _options(
@@ -138,7 +141,7 @@ def _named(given: dict[str, Any]) -> "Named":
         raise InputError("TRACES and --batches exclude each other; give one of them")
     keys = ("traces", "cache", "batches", "first_moe_layer", "batch_tokens", "phase", "seed", "strict")
     known = {key: given[key] for key in keys if given.get(key) is not None}
-    users = _row_users(given["row_users"])
+    users = _row_users(given.get("row_users"))
     return Named(**known, row_users=users, format=_format(given["format_name"]))
 
 
@@ -197,6 +200,7 @@ def _say(sentences: Iterable[str]) -> None:
 
 @main.command()
 @trace_options
+@batch_options
 @problem_options
 @click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to plan.")
 @click.option(
@@ -285,6 +289,7 @@ def solve(layer: int, shared_replicas: int | str | None, synthesise: bool, time_
 @main.command()
 @click.argument("plan", type=click.Path(path_type=Path))
 @trace_options
+@batch_options
 @click.option("--routing", help="Judge this policy (primary, even, least-loaded) instead of the plan's.")
 def simulate(plan: Path, routing: str | None, as_json: bool, **given: Any) -> None:
     """Run the layers of PLAN through the token-dispatch simulator.

@@ -1,25 +1,23 @@
-"""How much generated traces look like real ones, and how fast they are made, beside plain numpy.
+"""How much generated traces look like real ones.
 
-Usage: python benchmarks/calibration.py FOLDER, where FOLDER holds deepseek-v2-lite/ and gpt-oss-20b/, each with a folder
-of native request files for each data set. One column per corpus, all measured alike. Lift, overlap and shares are of all
-data sets together, request variation is the mean over data sets, and the last line the mean over pairs of data sets.
+Usage: python benchmarks/calibration.py FOLDER, where FOLDER holds deepseek-v2-lite/ and gpt-oss-20b/, each with a
+folder of native request files for each data set. One column per corpus, all measured alike: lift, overlap and shares
+of all data sets together, request variation as the mean over data sets, the last line as the mean over their pairs.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from speed import rate
 
 from formulations.arrays import Floats, Ints
 from optimizer.model import Model
 from optimizer.presets import load_model
-from optimizer.traces import gate
 from optimizer.traces.corpus import find_files, read_traces
-from optimizer.traces.synthetic import Gates, calibrated_gates, generate, stream
+from optimizer.traces.synthetic import calibrated_gates, generate
 
 LAYER = 12
 GENERATED = {"": 200, "law": 200, "maths": 200, "code": 200}  # requests of each data set
@@ -133,81 +131,21 @@ def overlaps(sets: Sequence[DataSet], rng: np.random.Generator) -> list[float]:
     return [float((experts[a][:, :, None] == experts[b][:, None, :]).any(axis=2).mean()) for a, b in pairs]
 
 
-def plain_choices(gates: Gates, requests: int, length: int) -> Ints:
-    """The same choices as `generate` makes, `[token, k]`, in vectorised numpy."""
-    model, (normal, gumbel) = gates.model, gate.quantile_tables()
-    key = hashed(np.uint64(stream("requests", gates.seed, "")) ^ hashed(np.arange(requests, dtype=np.uint64)))
-    topic = np.float32(0.7) * normal[lanes(key, gate.REQUEST_RANK)]
-    own = hashed(key ^ hashed(np.array([gates.layers[0]], dtype=np.uint64) + gate.STEP))
-    bits = lanes(own, gate.TOKEN_RANK + length * (model.routed_experts + gate.TOKEN_RANK))
-    steps = bits[:, gate.TOKEN_RANK :].reshape(requests, length, -1)
-    walk = np.empty((requests, length, gate.TOKEN_RANK), dtype=np.float32)
-    walk[:, 0] = normal[bits[:, : gate.TOKEN_RANK]]
-    for step in range(1, length):
-        fresh = normal[steps[:, step - 1, model.routed_experts :]]
-        walk[:, step] = gate.TOKEN_MEMORY * walk[:, step - 1] + gate.TOKEN_FRESH * fresh
-    base = gates.bias[0] + topic @ gates.topics[0]
-    score = base[:, None] + walk @ gates.directions[0] + gumbel[steps[..., : model.routed_experts]]
-    return plain_top(score.reshape(-1, model.routed_experts), model)
-
-
-def plain_top(score: Floats, model: Model) -> Ints:
-    """Group-limited top-k, best first, `[token, k]`."""
-    grouped = score.reshape(len(score), model.groups, -1)
-    strength = np.partition(grouped, -2, axis=2)[..., -2:].sum(axis=2)
-    dropped = np.argpartition(strength, model.groups - model.groups_per_token, axis=1)
-    dropped = dropped[:, : model.groups - model.groups_per_token]
-    np.put_along_axis(grouped, dropped[..., None], -np.inf, axis=1)
-    top = np.argpartition(score, -model.top_k, axis=1)[:, -model.top_k :]
-    order = np.argsort(-np.take_along_axis(score, top, axis=1), axis=1)
-    best: Ints = np.take_along_axis(top, order, axis=1)
-    return best
-
-
-def hashed(bits: Ints) -> Ints:
-    """The mixing function of splitmix64."""
-    bits = (bits ^ (bits >> gate.FIRST_SHIFT)) * gate.FIRST_FACTOR
-    bits = (bits ^ (bits >> gate.SECOND_SHIFT)) * gate.SECOND_FACTOR
-    mixed: Ints = bits ^ (bits >> gate.THIRD_SHIFT)
-    return mixed
-
-
-def lanes(state: Ints, count: int) -> Ints:
-    """The first 16-bit numbers of some streams, `[stream, count]`."""
-    turns = np.arange(1, count // gate.LANES + 1, dtype=np.uint64)
-    drawn: Ints = hashed(state[:, None] + turns * gate.STEP).astype("<u8").view("<u2")
-    return drawn
-
-
-def print_speed() -> None:
-    """Tokens of one layer per second, checked to be the same choices but for rounding."""
-    gates, requests = calibrated_gates(load_model("deepseek-v3"), [LAYER], 0), np.arange(500)
-    lengths = np.full(500, LENGTH)
-    same = plain_choices(gates, 20, LENGTH) == generate(gates, "", requests[:20], lengths[:20]).experts[:, 0]
-    if same.mean() < 0.999:
-        raise AssertionError("numpy and the generator disagree")
-    runs: dict[str, tuple[int, Callable[[], object]]] = {
-        "moeplan": (500, lambda: generate(gates, "", requests, lengths)),
-        "moeplan, candidates and weights": (500, lambda: generate(gates, "", requests, lengths, True, True)),
-        "numpy": (20, lambda: plain_choices(gates, 20, LENGTH)),
-    }
-    print("\nthousand tokens per second of one DeepSeek-V3 layer, one core:")
-    for name, (count, run) in runs.items():
-        print(f"{name:34}{rate(count * LENGTH / 1e3, run):9.0f}")
-
-
-if __name__ == "__main__":
-    columns = dict(STATED)
-    columns["V3 made"] = figures(
-        generated(load_model("deepseek-v3")), load_model("deepseek-v3"), np.random.default_rng(0)
-    )
+def table(folder: Path) -> dict[str, list[float]]:
+    """Every column: what is stated, the home case made, and two models made and real."""
+    columns, home = dict(STATED), load_model("deepseek-v3")
+    columns["V3 made"] = figures(generated(home), home, np.random.default_rng(0))
     for name, short in (("deepseek-v2-lite", "V2-Lite"), ("gpt-oss-20b", "GPT-OSS")):
         model = load_model(name)
         columns[f"{short} made"] = figures(generated(model), model, np.random.default_rng(0))
-        columns[f"{short} real"] = figures(real(Path(sys.argv[1]) / name, model), model, np.random.default_rng(0))
+        columns[f"{short} real"] = figures(real(folder / name, model), model, np.random.default_rng(0))
+    return columns
+
+
+if __name__ == "__main__":
+    columns = table(Path(sys.argv[1]))
     print(" " * 30 + "".join(f"{name:>14}" for name in columns))
     for row, label in enumerate(FIGURES):
         values = (column[row] for column in columns.values())
         print(f"{label:30}" + "".join(f"{value:14.3f}" if value == value else " " * 13 + "-" for value in values))
     print(STATED_RANGES)
-    print_speed()

@@ -1,5 +1,7 @@
 """The same work in plain vectorised numpy, as the yardstick of `speed.py`; it must give the same answers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from formulations.arrays import Floats, Ints
@@ -7,6 +9,7 @@ from optimizer.cost import Cost
 from optimizer.mesh import Mesh
 from optimizer.placement import Placement
 from optimizer.traces.batches import Batches
+from optimizer.traces.corpus import TraceFile
 
 
 def latency_us(placement: Placement, batches: Batches, experts: int, mesh: Mesh, cost: Cost) -> Floats:
@@ -61,3 +64,22 @@ def swap_delta(cost: Ints, part: Ints, a: int, b: int, depth: int) -> int:
     changed[a // depth] += moved
     changed[b // depth] -= moved
     return int(changed.max(axis=0).sum() - cost.max(axis=0).sum())
+
+
+def load(files: Sequence[TraceFile]) -> list[Ints]:
+    """All arrays of choices, unchecked."""
+    return [np.load(file.path)["routed_experts"] for file in files]
+
+
+def counts_and_pairs(experts: Ints, number: int) -> tuple[Ints, Ints]:
+    """Tokens by expert `[layer, expert]`, and by pair of experts `[layer, expert, expert]`, of `[token, layer, k]`."""
+    tokens, layers, _ = experts.shape
+    counts = np.zeros((layers, number), dtype=np.int64)
+    pairs = np.zeros((layers, number, number), dtype=np.int64)
+    for layer in range(layers):
+        hot = np.zeros((tokens, number), dtype=np.float32)
+        np.put_along_axis(hot, experts[:, layer].astype(np.int64), 1, axis=1)
+        counts[layer] = np.bincount(experts[:, layer].ravel(), minlength=number)
+        pairs[layer] = hot.T @ hot
+        np.fill_diagonal(pairs[layer], 0)
+    return counts, pairs

@@ -3,21 +3,22 @@
 Usage: python benchmarks/speed.py. Figures are medians of five after warm-up; the ratio is what to quote.
 """
 
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import plain
+import plain_generator
+from measure import Measured, rate
 
 from formulations.arrays import Ints
+from optimizer.coactivation import pair_counts
 from optimizer.cost import Cost
 from optimizer.inputs import Named, open_source
 from optimizer.kernels import kernel
 from optimizer.mesh import Mesh
-from optimizer.presets import load_hardware
+from optimizer.presets import load_hardware, load_model
 from optimizer.problem import Problem, make_problem
 from optimizer.search.moves import delta, scratch_for
 from optimizer.search.multistart import latency_goal
@@ -25,30 +26,14 @@ from optimizer.search.state import SearchState
 from optimizer.seeds.greedy import greedy
 from optimizer.simulator import simulate
 from optimizer.traces.batches import Batches, Sets
+from optimizer.traces.corpus import find_files, read_traces
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.request import Request
+from optimizer.traces.summary import SummaryBuilder
+from optimizer.traces.synthetic import calibrated_gates, generate
+from optimizer.traces.write import write_request
 
 HARDWARE, LAYER, MESH = "tt-wormhole-quad-galaxy", 12, Mesh(16, 8, 3)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Work per second of our kernel, and of numpy."""
-
-    name: str
-    unit: str
-    ours: float
-    numpy: float
-
-
-def rate(work: float, run: Callable[[], object]) -> float:
-    """Work units per second: the median of five runs after one that compiles and warms up."""
-    run()
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return work / statistics.median(times)
 
 
 def home_problem() -> tuple[Problem, Sets]:
@@ -107,8 +92,75 @@ def _evaluate(moves: Ints, state: tuple[Ints, ...], scratch: tuple[Ints, ...]) -
     return total
 
 
+def reading() -> Measured:
+    """Native requests of 250 tokens and 58 layers from files, checked and one layer kept; numpy only loads them."""
+    with tempfile.TemporaryDirectory() as folder:
+        experts = np.argsort(np.random.default_rng(0).random((250, 58, 256)), axis=2)[..., :8].astype(np.uint8)
+        for number in range(100):
+            write_request(Path(folder, f"{number}.npz"), Request(experts, 125), number)
+        files = find_files([folder])
+        model = load_model("deepseek-v3")
+        work = 100 * experts.size / 1e6
+        ours = rate(work, lambda: read_traces(files, model, [LAYER]))
+        return Measured("read requests, keep a layer", "M selections/s", ours, rate(work, lambda: plain.load(files)))
+
+
+def summarising(experts: Ints) -> Measured:
+    """Counts, pairs, bursts and overlaps of all layers; numpy does the counts and pairs alone."""
+    layers = experts.shape[1]
+
+    def ours() -> object:
+        builder = SummaryBuilder(layers, 256, 8)
+        for first in range(0, len(experts), 500):
+            builder.add(experts[first : first + 500], 100)
+        return builder.finish()
+
+    few = experts[:2000]
+    counts, pairs = plain.counts_and_pairs(few, 256)
+    builder = SummaryBuilder(layers, 256, 8)
+    builder.add(few, 0)
+    found = builder.finish()
+    if (found.counts.sum(axis=(0, 1)) != counts).any() or (found.pairs != pairs).any():
+        raise AssertionError("numpy and the summary disagree")
+    theirs = rate(few.size / 1e6, lambda: plain.counts_and_pairs(few, 256))
+    return Measured("summarise all layers", "M selections/s", rate(experts.size / 1e6, ours), theirs)
+
+
+def coactivation(experts: Ints) -> Measured:
+    """Pair counts of one layer, beside products of one-hot matrices."""
+    layer = np.ascontiguousarray(experts[:, 0])
+    few = layer[:20_000]
+    if (pair_counts(few, 256) != plain.counts_and_pairs(few[:, None], 256)[1][0]).any():
+        raise AssertionError("numpy and the pair counts disagree")
+    theirs = rate(len(few) / 1e6, lambda: plain.counts_and_pairs(few[:, None], 256))
+    return Measured(
+        "count pairs of a layer", "M tokens/s", rate(len(layer) / 1e6, lambda: pair_counts(layer, 256)), theirs
+    )
+
+
+def generation() -> Measured:
+    """Tokens of one DeepSeek-V3 layer, checked to be the same choices but for rounding."""
+    gates, numbers = calibrated_gates(load_model("deepseek-v3"), [LAYER], 0), np.arange(500)
+    lengths = np.full(500, 100)
+    same = plain_generator.choices(gates, 20, 100) == generate(gates, "", numbers[:20], lengths[:20]).experts[:, 0]
+    if same.mean() < 0.999:
+        raise AssertionError("numpy and the generator disagree")
+    ours = rate(50.0, lambda: generate(gates, "", numbers, lengths))
+    theirs = rate(2.0, lambda: plain_generator.choices(gates, 20, 100))
+    return Measured("generate a layer", "k tokens/s", ours, theirs)
+
+
 if __name__ == "__main__":
     problem, sets = home_problem()
+    gates = calibrated_gates(load_model("deepseek-v3"), range(10, 26), 0)
+    experts = generate(gates, "", np.arange(50), np.full(50, 1000)).experts
     print(f"{'':32}{'moeplan':>10}{'numpy':>10}{'ratio':>8}")
-    for found in (simulation(problem, sets.test), swap_evaluation(problem, sets.train)):
+    for found in (
+        simulation(problem, sets.test),
+        swap_evaluation(problem, sets.train),
+        reading(),
+        summarising(experts),
+        coactivation(experts),
+        generation(),
+    ):
         print(f"{found.name:32}{found.ours:10.2f}{found.numpy:10.2f}{found.ours / found.numpy:8.1f}  {found.unit}")

@@ -27,7 +27,7 @@ def generate_corpus(
     """
     counted = _counts(counts, choice)
     model = counted[1] if counted else model_without_trace(choice)
-    known = counted[0].layers if counted else range(model.first_moe_layer, model.layers)
+    known = _counted_layers(counted[0]) if counted else range(model.first_moe_layer, model.layers)
     asked = list(known) if layers is None else list(layers)
     if not asked:
         raise InputError(f"model {model.name} does not say which layers it has; name them with --layers")
@@ -42,3 +42,8 @@ def _counts(path: str | None, choice: ModelChoice) -> tuple[Counts, Model] | Non
     if found is None:
         raise InputError(f"--counts {path}: holds requests, not counts; give a file of counts")
     return found
+
+
+def _counted_layers(counts: Counts) -> list[int]:
+    """Dense layers, in which nothing is counted, are left out."""
+    return [layer for layer, load in zip(counts.layers, counts.load.sum(axis=(0, 2)), strict=True) if load]

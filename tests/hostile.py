@@ -1,6 +1,7 @@
 """Damaged and malicious files, and what a reader may do with them: one line of refusal, and little memory."""
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -119,11 +120,18 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 @st.composite
 def lying_npy(draw: st.DrawFn) -> bytes:
     """A `.npy` file whose header says what it likes: foreign types, impossible shapes, huge sizes."""
-    shape = tuple(draw(st.lists(st.sampled_from(HUGE) | st.integers(0, 4), max_size=5)))
-    descr = draw(st.sampled_from([repr(kind) for kind in KINDS]) | st.sampled_from(["-" * 4000 + "1", "(" * 150, "[]"]))
-    length = draw(st.none() | st.sampled_from([0, 10, 60, 65535]))
-    header = npy_header(descr, repr(shape), draw(st.booleans()), draw(st.sampled_from([1, 1, 2, 3, 9])), length)
-    return header + draw(st.binary(max_size=100))
+    rarely = st.integers(0, 9).map(lambda number: number == 0)
+    shape = tuple(draw(st.lists(st.sampled_from(HUGE) if draw(rarely) else st.integers(1, 4), max_size=5)))
+    descr = (
+        draw(st.sampled_from(["-" * 4000 + "1", "(" * 150, "[]"]))
+        if draw(rarely)
+        else repr(draw(st.sampled_from(KINDS)))
+    )
+    length = draw(st.sampled_from([0, 10, 60, 65535])) if draw(rarely) else None
+    version = draw(st.sampled_from([2, 3, 9])) if draw(rarely) else 1
+    header = npy_header(descr, repr(shape), draw(st.booleans()), version, length)
+    fitting = math.prod(shape) * draw(st.sampled_from([1, 2, 4, 8]))
+    return header + bytes(fitting if 0 <= fitting < 5000 and not draw(rarely) else draw(st.integers(0, 100)))
 
 
 scalars = (

@@ -254,7 +254,7 @@ ARCHIVE_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "layers": ({"layers": np.arange(3)}, r"layers has shape \(3,\), not \(4,\)"),
     "same layer": ({"layers": np.array([1, 2, 2, 3])}, "layers names a layer twice"),
     "no layer": ({"layers": np.array([-1, 2, 3, 4])}, r"layers\[0\] is -1"),
-    "layer types": ({"layers": np.arange(4.0)}, "layers holds float64 values, not numbers"),
+    "layer types": ({"layers": np.arange(4.0)}, "layers holds float64 values, not integers"),
     "domains": ({"domains": np.array(["a", "b"])}, r"domains has shape \(2,\), not \(1,\)"),
     "numbered": ({"domains": np.array([1])}, "domains holds int64 values, not text"),
     "lines": ({"domains": np.array(["a\nb"])}, "domains holds what is no printable text"),
@@ -283,14 +283,20 @@ def forged_archive(path: Path, member: bytes, claimed: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("gigabytes", [0.5, 2, 3.9])
-@pytest.mark.parametrize("agree", [True, False])
-def test_a_zip_bomb_is_refused_from_its_header(tmp_path: Path, gigabytes: float, agree: bool) -> None:
+@pytest.mark.parametrize(
+    ("gigabytes", "agree", "said"),
+    [
+        (0.5, True, "is not a whole .npz"),
+        (2, True, "declares 2147483648 bytes"),
+        (2, False, "declares 2147483648 bytes"),
+    ],
+)
+def test_a_zip_bomb_is_refused(tmp_path: Path, gigabytes: float, agree: bool, said: str) -> None:
     size = int(gigabytes * 2**30)
-    header = npy_header("'<i4'", f"(1, 1, 1, {size // 4})")
-    claimed = len(header) + size if agree else 1000
+    header = npy_header("'<i4'", f"(1, 1, {2**14}, {size >> 16})")
+    claimed = len(header) + (size if agree else 2**16)  # else the header alone lies
     path = forged_archive(tmp_path / "a", header + bytes(2**16), claimed)
-    with little_memory(), pytest.raises(InputError, match=r"declares|not a whole") as caught:
+    with little_memory(), pytest.raises(InputError, match=said) as caught:
         read(path)
     one_line(caught.value)
 

@@ -1,5 +1,7 @@
 """Planning on counts: scaling, splitting, judging and bounds, against plain arithmetic."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from builders import cost
@@ -7,11 +9,13 @@ from builders import cost
 from optimizer.candidates import Effort
 from optimizer.errors import InputError
 from optimizer.expected import STEP_PAIRS, expected_imbalance, plan_counts, split_steps, step_loads
+from optimizer.inputs import Named, open_counts, synthesised
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.placement import Placement
 from optimizer.search.stop import Deadline
 from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.infer import ModelChoice
 
 MODEL = Model("m", 4, 1, 2)
 
@@ -73,3 +77,16 @@ def test_a_plan_from_counts_is_valid_better_than_greedy_and_above_its_bounds() -
     assert solution.unseen
     assert "p99 and co-activation need token traces" in notes[0]
     assert plan.layers[3].provenance["test_steps"] == 2
+
+
+def test_synthesised_tokens_follow_the_real_counts(real_traces: Path) -> None:
+    named = Named(traces=[str(real_traces / "glm-5.2" / "expert_counts.npz")])
+    found = open_counts(named, ModelChoice())
+    assert found is not None
+    counted, model = found
+    assert (model.routed_experts, model.top_k, counted.layers[0], counted.layers[-1]) == (256, 8, 3, 77)
+    trace = synthesised(counted, model, 12, named, Mesh(16, 8, 3)).trace
+    made = np.bincount(trace.layer(12).ravel(), minlength=256)
+    with np.load(real_traces / "glm-5.2" / "expert_counts.npz") as archive:
+        asked = archive["counts"][:, :, 12 - 3].sum(axis=(0, 1))
+    assert np.abs(made / made.sum() - asked / asked.sum()).sum() / 2 < 0.01

@@ -232,7 +232,7 @@ def test_a_bad_response_does_not_take_its_neighbours_along(tmp_path: Path) -> No
 NPY_FAULTS = {
     "not an array": (b"abc", "has no .npy header"),
     "flat": (npy_bytes(EXPERTS[0]), r"has shape (4, 3), not [token, layer, top_k]"),
-    "floats": (npy_bytes(EXPERTS.astype("<f4")), "holds float32 values, not numbers"),
+    "floats": (npy_bytes(EXPERTS.astype("<f4")), "holds float32 values, not integers"),
     "empty": (npy_bytes(EXPERTS[:0]), "is empty, or of an impossible shape"),
     "cut": (npy_bytes(EXPERTS)[:-1], "declares 72 bytes and holds 71"),
     "too long": (npy_bytes(EXPERTS) + b"!", "declares 72 bytes and holds 73"),

@@ -262,7 +262,7 @@ def plain_choices(gates: Gates, place: int, request: int, length: int) -> Iterat
         direction = 0.5 * direction + math.sqrt(0.75) * np.array(drawn(bits, 12, normal))
 
 
-@pytest.mark.parametrize("model", [GROUPED, replace(GROUPED, groups=1, groups_per_token=1), Model("m", 7, 0, 2)])
+@pytest.mark.parametrize("model", [GROUPED, replace(GROUPED, top_k=7), replace(GROUPED, groups=1), Model("m", 7, 0, 2)])
 def test_the_gate_is_the_one_of_the_formula(model: Model) -> None:
     gates = calibrated_gates(model, [4, 2], 9)
     made = generate(gates, "", np.array([8, 3]), np.array([15, 40]), candidates=True, weights=True)
@@ -324,8 +324,9 @@ def test_impossible_counts_and_models_are_refused() -> None:
             shares_of_counts(np.array(counts), 1, 7)
     with pytest.raises(InputError, match=r"counts have shape \(1, 8\), not 2 layers x 24 experts"):
         calibrated_gates(GROUPED, [1, 2], 0, np.ones((1, 8), dtype=int))
-    with pytest.raises(InputError, match="top-3 of 25 experts does not fit 2 of 4 equal groups"):
-        calibrated_gates(replace(GROUPED, routed_experts=25), [1], 0)
+    for wrong in (replace(GROUPED, routed_experts=25), replace(GROUPED, groups=24), replace(GROUPED, top_k=13)):
+        with pytest.raises(InputError, match=r"does not fit 2 of \d+ equal groups of two or more; set --top-k"):
+            calibrated_gates(wrong, [1], 0)
     with pytest.raises(InputError, match="--layer 0 is no MoE layer of grouped"):
         calibrated_gates(GROUPED, [0], 0)
 

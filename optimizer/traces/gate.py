@@ -16,6 +16,8 @@ from optimizer.kernels import kernel
 REQUEST_RANK, REQUEST_WEIGHT = 16, np.float32(0.7)
 TOKEN_RANK, TOKEN_MEMORY, TOKEN_FRESH = 12, np.float32(0.5), np.float32(0.75**0.5)
 
+Scratch = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Bools, Floats, Ints, Ints]
+
 QUANTILES = 1 << 16
 LANES, LANE, LANE_BITS = 4, np.uint64(QUANTILES - 1), np.uint64(16)
 STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -56,7 +58,7 @@ def route(
     bias, topics, directions = gates
     base = np.empty(bias.shape[1], dtype=np.float32)
     topic = np.empty(REQUEST_RANK, dtype=np.float32)
-    scratch = _scratch(bias.shape[1], groups[0], ranked.shape[2])
+    scratch = _scratch(bias.shape[1], groups, ranked.shape[2])
     for request in range(len(numbers)):
         key = _mix(stream ^ _mix(np.uint64(numbers[request])))
         _draw(key, tables[0], topic)
@@ -66,20 +68,24 @@ def route(
         for layer in range(len(layers)):
             own = _mix(key ^ _mix(np.uint64(layers[layer]) + STEP))
             _add_projection(bias[layer], topic, topics[layer], base)
-            _walk(own, start, stop, layer, base, directions[layer], tables, groups, scratch, ranked, weights)
+            _walk(own, start, stop, layer, base, directions[layer], tables, groups[1], scratch, ranked, weights)
 
 
 @kernel
-def _scratch(experts: int, groups: int, m: int) -> tuple[Floats, Floats, Floats, Floats, Floats, Bools, Floats, Ints]:
+def _scratch(experts: int, groups: tuple[int, int], m: int) -> Scratch:
+    """Every group in as many parts as it takes for two experts of each part of the kept groups to be m at least."""
+    parts = (m + 2 * groups[1] - 1) // (2 * groups[1])
     padded = (experts + LANES - 1) // LANES * LANES
     return (
         np.empty(TOKEN_RANK, dtype=np.float32),
         np.empty(TOKEN_RANK, dtype=np.float32),
         np.empty(experts, dtype=np.float32),
         np.empty(padded, dtype=np.float32),
-        np.empty(groups, dtype=np.float32),
-        np.ones(groups, dtype=np.bool_),
+        np.empty((2, groups[0], parts), dtype=np.float32),
+        np.empty(groups[0], dtype=np.float32),
+        np.empty(groups[0], dtype=np.bool_),
         np.empty(m, dtype=np.float32),
+        np.empty(experts, dtype=np.int64),
         np.empty(m, dtype=np.int64),
     )
 
@@ -93,24 +99,24 @@ def _walk(
     base: Floats,
     directions: Floats,
     tables: tuple[Floats, Floats],
-    groups: tuple[int, int],
-    scratch: tuple[Floats, Floats, Floats, Floats, Floats, Bools, Floats, Ints],
+    keep: int,
+    scratch: Scratch,
     ranked: Ints,
     weights: Floats,
 ) -> None:
     """One request in one layer: a stationary AR(1) walk of the token's direction, and a choice at each step."""
-    direction, fresh, clean, score, strength, kept, best, chosen = scratch
+    direction, fresh, clean, score, leaders, strength, kept, best, listed, chosen = scratch
     normal, gumbel = tables
     state = _draw(state, normal, direction)
     for token in range(start, stop):
         _add_projection(base, direction, directions, clean)
         state = _draw(state, gumbel, score)
-        for expert in range(len(clean)):
+        for expert in range(len(base)):
             score[expert] += clean[expert]
-        if groups[1] < groups[0]:
-            _keep_groups(score, len(clean) // groups[0], groups[1], strength, kept)
-        _rank(score, len(clean) // groups[0], kept, best, chosen)
-        for i in range(len(chosen)):
+        _survey(score, len(base) // len(kept), leaders)
+        bar = _keep_groups(leaders, keep, strength, kept)
+        _rank(score, len(base) // len(kept), kept, bar, listed, best, chosen)
+        for i in range(len(best)):
             ranked[token, layer, i] = chosen[i]
         if len(weights) > 0:
             _soften(clean, chosen, weights[token, layer])
@@ -140,52 +146,75 @@ def _draw(state: np.uint64, table: Floats, drawn: Floats) -> np.uint64:
 
 @kernel
 def _add_projection(base: Floats, vector: Floats, matrix: Floats, total: Floats) -> None:
-    for expert in range(len(total)):
+    for expert in range(len(base)):
         total[expert] = base[expert]
     for i in range(len(vector)):
         factor = vector[i]
-        for expert in range(len(total)):
+        for expert in range(len(base)):
             total[expert] += factor * matrix[i, expert]
 
 
 @kernel
-def _keep_groups(score: Floats, size: int, keep: int, strength: Floats, kept: Bools) -> None:
-    """Mark the groups with the largest sums of their two best scores."""
+def _survey(score: Floats, size: int, leaders: Floats) -> None:
+    """The best and the second best score of each part of each group of `size`, `[2, group, part]`."""
+    parts = leaders.shape[2]
+    for group in range(leaders.shape[1]):
+        for part in range(parts):
+            first = second = np.float32(-np.inf)
+            for expert in range(group * size + part * size // parts, group * size + (part + 1) * size // parts):
+                new = score[expert]  # conditional moves: as branches these took three times as long
+                lesser = new if new < first else first
+                first = new if new > first else first
+                second = lesser if lesser > second else second
+            leaders[0, group, part] = first
+            leaders[1, group, part] = second
+
+
+@kernel
+def _keep_groups(leaders: Floats, keep: int, strength: Floats, kept: Bools) -> np.float32:
+    """Mark the groups with the largest sums of their two best scores; a score that m experts in them reach."""
     for group in range(len(kept)):
         first = second = np.float32(-np.inf)
-        for expert in range(group * size, group * size + size):
-            new = score[expert]  # conditional moves: as branches these took three times as long
-            lesser = new if new < first else first
-            first = new if new > first else first
-            second = lesser if lesser > second else second
+        for part in range(leaders.shape[2]):
+            if leaders[0, group, part] > first:
+                second = max(first, leaders[1, group, part])
+                first = leaders[0, group, part]
+            else:
+                second = max(second, leaders[0, group, part])
         strength[group] = first + second
         kept[group] = False
+    bar = np.float32(np.inf)
     for _ in range(keep):
         best = -1
         for group in range(len(kept)):
             if not kept[group] and (best < 0 or strength[group] > strength[best]):
                 best = group
         kept[best] = True
+        for part in range(leaders.shape[2]):
+            bar = min(bar, leaders[1, best, part])
+    return bar
 
 
 @kernel
-def _rank(score: Floats, size: int, kept: Bools, best: Floats, chosen: Ints) -> None:
-    """The best experts of the kept groups, best first, by insertion: few scores ever enter the list."""
-    found, last = 0, len(chosen) - 1
+def _rank(score: Floats, size: int, kept: Bools, bar: np.float32, listed: Ints, best: Floats, chosen: Ints) -> None:
+    """The best experts of the kept groups, best first: the few that reach the bar, by insertion."""
+    found, last = 0, len(best) - 1
     for group in range(len(kept)):
-        if not kept[group]:
-            continue
-        for expert in range(group * size, group * size + size):
-            if found > last and score[expert] <= best[last]:
-                continue
-            place = min(found, last)
-            found += 1
-            while place > 0 and best[place - 1] < score[expert]:
+        if kept[group]:
+            for expert in range(group * size, group * size + size):
+                listed[found] = expert
+                found += score[expert] >= bar
+    for i in range(len(best)):
+        best[i] = -np.inf
+    for i in range(found):
+        new, place = score[listed[i]], last
+        if new > best[last]:
+            while place > 0 and best[place - 1] < new:
                 best[place] = best[place - 1]
                 chosen[place] = chosen[place - 1]
                 place -= 1
-            best[place] = score[expert]
-            chosen[place] = expert
+            best[place] = new
+            chosen[place] = listed[i]
 
 
 @kernel

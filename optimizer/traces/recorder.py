@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def read_logical_count(path: Path) -> Array:
         torch = importlib.import_module("torch")
         with warnings.catch_warnings(action="ignore"):
             held = torch.load(path, map_location="cpu", weights_only=True)
-        tensor = held["logical_count"]
+        tensor: Any = held["logical_count"] if isinstance(held, dict) else None
         # a tensor may repeat its memory: what is small in the file must not become large here
         small = tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
         array: Array = np.array(tensor.numpy()) if small else np.empty(0)

@@ -125,16 +125,23 @@ def _check(model: Model, layers: Sequence[int]) -> None:
     strange = [layer for layer in layers if model.layers and not first <= layer <= last]
     if strange:
         raise InputError(f"--layer {strange[0]} is no MoE layer of {model.name}, which are {first}..{last}")
-    if model.routed_experts % model.groups or model.top_k > _usable(model):
+    lonely = model.groups > 1 and model.routed_experts < 2 * model.groups
+    if lonely or model.routed_experts % model.groups or model.top_k > _usable(model):
         raise InputError(
             f"model {model.name}: top-{model.top_k} of {model.routed_experts} experts does not fit "
-            f"{model.groups_per_token} of {model.groups} equal groups; set --top-k and --routed-experts"
+            f"{model.groups_per_token} of {model.groups} equal groups of two or more; set --top-k and --routed-experts"
         )
+
+
+def _groups(model: Model) -> tuple[int, int]:
+    """How many groups there are, and how many of them a token may use."""
+    return model.groups, min(model.groups, model.groups_per_token)
 
 
 def _usable(model: Model) -> int:
     """How many experts are in the groups that a token may use."""
-    return model.routed_experts // model.groups * min(model.groups_per_token, model.groups)
+    groups, keep = _groups(model)
+    return model.routed_experts // groups * keep
 
 
 def _candidates(model: Model) -> int:
@@ -180,7 +187,7 @@ def _run(
         np.array(gates.layers, dtype=np.int64),
         (gates.bias, gates.topics, gates.directions),
         quantile_tables(),
-        (model.groups, model.groups_per_token),
+        _groups(model),
         ranked,
         weights,
     )

@@ -41,7 +41,8 @@ def array_from_npy(stream: IO[bytes], held: int, kinds: str) -> Array:
     if dtype.hasobject:
         raise UnusableError("holds a pickled object, which is never unpickled")
     if dtype.kind not in kinds:
-        raise UnusableError(f"holds {dtype.name[:20]} values, not {'text' if kinds == TEXT else 'numbers'}")
+        wanted = {INTEGERS: "integers", NUMBERS: "numbers", TEXT: "text"}[kinds]
+        raise UnusableError(f"holds {dtype.name[:20]} values, not {wanted}")
     if len(shape) > MOST_AXES or not all(0 < length <= LIMIT for length in shape):
         raise UnusableError("is empty, or of an impossible shape")
     declared, found = math.prod(shape) * dtype.itemsize, held - header.tell()

@@ -1,0 +1,54 @@
+"""The generator in plain vectorised numpy, with the same random numbers: the yardstick of `speed.py`."""
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from optimizer.model import Model
+from optimizer.traces import gate
+from optimizer.traces.synthetic import Gates, stream
+
+
+def choices(gates: Gates, requests: int, length: int) -> Ints:
+    """The same choices as `generate` makes, `[token, k]`, in vectorised numpy."""
+    model, (normal, gumbel) = gates.model, gate.quantile_tables()
+    key = hashed(np.uint64(stream("requests", gates.seed, "")) ^ hashed(np.arange(requests, dtype=np.uint64)))
+    topic = np.float32(0.7) * normal[lanes(key, gate.REQUEST_RANK)]
+    own = hashed(key ^ hashed(np.array([gates.layers[0]], dtype=np.uint64) + gate.STEP))
+    bits = lanes(own, gate.TOKEN_RANK + length * (model.routed_experts + gate.TOKEN_RANK))
+    steps = bits[:, gate.TOKEN_RANK :].reshape(requests, length, -1)
+    walk = np.empty((requests, length, gate.TOKEN_RANK), dtype=np.float32)
+    walk[:, 0] = normal[bits[:, : gate.TOKEN_RANK]]
+    for step in range(1, length):
+        fresh = normal[steps[:, step - 1, model.routed_experts :]]
+        walk[:, step] = gate.TOKEN_MEMORY * walk[:, step - 1] + gate.TOKEN_FRESH * fresh
+    base = gates.bias[0] + topic @ gates.topics[0]
+    score = base[:, None] + walk @ gates.directions[0] + gumbel[steps[..., : model.routed_experts]]
+    return best(score.reshape(-1, model.routed_experts), model)
+
+
+def best(score: Floats, model: Model) -> Ints:
+    """Group-limited top-k, best first, `[token, k]`."""
+    grouped = score.reshape(len(score), model.groups, -1)
+    strength = np.partition(grouped, -2, axis=2)[..., -2:].sum(axis=2)
+    dropped = np.argpartition(strength, model.groups - model.groups_per_token, axis=1)
+    dropped = dropped[:, : model.groups - model.groups_per_token]
+    np.put_along_axis(grouped, dropped[..., None], -np.inf, axis=1)
+    top = np.argpartition(score, -model.top_k, axis=1)[:, -model.top_k :]
+    order = np.argsort(-np.take_along_axis(score, top, axis=1), axis=1)
+    found: Ints = np.take_along_axis(top, order, axis=1)
+    return found
+
+
+def hashed(bits: Ints) -> Ints:
+    """The mixing function of splitmix64."""
+    bits = (bits ^ (bits >> gate.FIRST_SHIFT)) * gate.FIRST_FACTOR
+    bits = (bits ^ (bits >> gate.SECOND_SHIFT)) * gate.SECOND_FACTOR
+    mixed: Ints = bits ^ (bits >> gate.THIRD_SHIFT)
+    return mixed
+
+
+def lanes(state: Ints, count: int) -> Ints:
+    """The first 16-bit numbers of some streams, `[stream, count]`."""
+    turns = np.arange(1, count // gate.LANES + 1, dtype=np.uint64)
+    drawn: Ints = hashed(state[:, None] + turns * gate.STEP).astype("<u8").view("<u2")
+    return drawn
