@@ -61,9 +61,10 @@ def test_an_explicit_file_is_read_with_and_without_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"expert": np.zeros((1, 1, 2))}, r"not an \.npz with experts"),
-        ({"experts": np.array(None, dtype=object)}, r"not an \.npz with experts"),
+        ({"expert": np.zeros((1, 1, 2))}, "experts is missing"),
+        ({"experts": np.array(None, dtype=object)}, "never unpickled"),
         ({"experts": np.zeros((1, 2))}, "not integers"),
+        ({"experts": np.zeros((1, 2), dtype=int)}, "not integers"),
         ({"experts": np.array([[[0, 1, 2]]])}, "top-3, but the model has top-2"),
         ({"experts": np.array([[[0, 1], [0, 4]]])}, r"id 4 in batch 0, token 1 is outside 0\.\.3"),
         ({"experts": np.array([[[0, 1], [2, 2]]])}, "batch 0, token 1 names one expert twice"),
@@ -81,7 +82,7 @@ def test_a_missing_or_damaged_explicit_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_batches(tmp_path / "none.npz")
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(InputError, match="not an"):
+    with pytest.raises(InputError, match=r"not a whole \.npz archive"):
         read_batches(tmp_path / "cut.npz")
 
 

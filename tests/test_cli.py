@@ -179,7 +179,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(traces: Path, tmp_path: Path) 
     for name, said in {
         "none": "no such file or folder",
         "empty": "holds no trace files",
-        "cut.npz": "not a whole .npz file",
+        "cut.npz": "not a whole .npz archive",
         "pickled.npz": "never unpickled",
         "range.npz": "expert id 300, outside 0..255",
     }.items():

@@ -8,6 +8,7 @@ from formulations.arrays import Bools, Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.traces.batches import Batches, default_rows, with_shared
+from optimizer.traces.untrusted import INTEGERS, UnusableError, arrays_from_npz
 
 
 def read_batches(path: Path) -> tuple[Ints, Ints | None]:
@@ -15,19 +16,17 @@ def read_batches(path: Path) -> tuple[Ints, Ints | None]:
 
     Raises InputError for a file that does not hold these.
     """
+    if not path.is_file():
+        raise InputError(f"--batches {path}: no such file; give an .npz with experts [batch, token, top_k]")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            experts = archive["experts"]
-            rows = archive.get("source_row")
-    except FileNotFoundError:
-        raise InputError(f"--batches {path}: no such file; give an .npz with experts [batch, token, top_k]") from None
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
-        raise InputError(f"--batches {path}: not an .npz with experts [batch, token, top_k] ({error})") from None
-    if experts.ndim != 3 or experts.dtype.kind not in "iu" or experts.size == 0:
-        raise InputError(
-            f"--batches {path}: experts is {experts.dtype} {experts.shape}, not integers [batch, token, top_k]"
-        )
-    if rows is not None and (rows.shape != experts.shape[:2] or rows.dtype.kind not in "iu"):
+        arrays = arrays_from_npz(path, {"experts": INTEGERS, "source_row": INTEGERS})
+    except UnusableError as error:
+        raise InputError(f"--batches {path}: {error}; give an .npz with experts [batch, token, top_k]") from None
+    experts, rows = arrays.get("experts"), arrays.get("source_row")
+    if experts is None or experts.ndim != 3:
+        found = "missing" if experts is None else f"{experts.dtype} {experts.shape}"
+        raise InputError(f"--batches {path}: experts is {found}, not integers [batch, token, top_k]")
+    if rows is not None and rows.shape != experts.shape[:2]:
         raise InputError(f"--batches {path}: source_row is {rows.dtype} {rows.shape}, not integers {experts.shape[:2]}")
     return experts, rows
 

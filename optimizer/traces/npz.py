@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,33 +10,28 @@ import numpy as np
 from formulations.arrays import Ints
 from optimizer.model import Model
 from optimizer.traces.request import BadRequestError, Request
+from optimizer.traces.untrusted import INTEGERS, UnusableError, arrays_from_npz
 
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 TOKEN_IDS = ("prompt_token_ids", "output_token_ids")
 
 
 def read_request(path: Path) -> Request:
-    """Read one request file. Raises BadRequestError for whatever keeps it from being used."""
+    """Read one request file. Raises BadRequestError for whatever keeps it from being used.
+
+    What its headers declare is checked before anything is allocated; of the token ids only the number is of interest.
+    """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise BadRequestError("a single array, not an .npz archive")
-        with loaded as archive:
-            if "routed_experts" not in archive:
-                raise BadRequestError("has no array routed_experts")
-            experts = archive["routed_experts"]
-            lengths = [archive[key].size if key in archive else None for key in TOKEN_IDS]
-    except UNREADABLE as error:
-        if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
-            raise BadRequestError("holds a pickled object (None, perhaps), which is never unpickled") from None
-        raise BadRequestError(f"not a whole .npz file ({str(error) or type(error).__name__})") from None
-    return _checked_request(experts, *lengths)
+        arrays = arrays_from_npz(path, {"routed_experts": INTEGERS})
+        if "routed_experts" not in arrays:
+            raise BadRequestError("has no array routed_experts")
+        prompt, output = (math.prod(shape) if shape is not None else None for shape in _shapes(path, TOKEN_IDS))
+    except UnusableError as error:
+        raise BadRequestError(str(error)) from None
+    return _checked_request(arrays["routed_experts"], prompt, output)
 
 
 def _checked_request(experts: Ints, prompt: int | None, output: int | None) -> Request:
-    if experts.size == 0:
-        raise BadRequestError("routed_experts is empty")
-    if experts.ndim != 3 or experts.dtype.kind not in "iu":
+    if experts.ndim != 3:
         raise BadRequestError(f"routed_experts is {experts.dtype} {experts.shape}, not integers [token, layer, top_k]")
     tokens = experts.shape[0]
     if prompt is None or output is None:
@@ -72,18 +67,29 @@ def read_lengths(path: Path) -> tuple[int, int]:
     Raises BadRequestError for a file whose headers do not say them.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            (tokens, *_), prompt, output = (_shape(archive, key) for key in ("routed_experts", *TOKEN_IDS))
-    except UNREADABLE as error:
-        raise BadRequestError(f"not a whole .npz request ({str(error) or type(error).__name__})") from None
+        experts, prompt, output = _shapes(path, ("routed_experts", *TOKEN_IDS))
+    except UnusableError as error:
+        raise BadRequestError(str(error)) from None
+    if not experts or prompt is None or output is None:
+        raise BadRequestError("lacks routed_experts, prompt_token_ids or output_token_ids")
     prompt_tokens = math.prod(prompt)
-    if tokens not in (prompt_tokens + math.prod(output), prompt_tokens + math.prod(output) - 1):
-        raise BadRequestError(f"routed_experts has {tokens} tokens, which its prompt and output do not add up to")
-    return tokens, min(prompt_tokens, tokens)
+    if experts[0] not in (prompt_tokens + math.prod(output), prompt_tokens + math.prod(output) - 1):
+        raise BadRequestError(f"routed_experts has {experts[0]} tokens, which its prompt and output do not add up to")
+    return experts[0], min(prompt_tokens, experts[0])
 
 
-def _shape(archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
-    with archive.open(f"{key}.npy") as member:
+def _shapes(path: Path, names: Sequence[str]) -> list[tuple[int, ...] | None]:
+    """The declared shapes of arrays of an archive, None for those that it does not hold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = set(archive.namelist())
+            return [_shape(archive, name) if f"{name}.npy" in held else None for name in names]
+    except Exception:  # zipfile, zlib and numpy's header reader raise a dozen kinds for a damaged archive
+        raise UnusableError("is not a whole .npz archive") from None
+
+
+def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    with archive.open(f"{name}.npy") as member:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, _ = read_header[np.lib.format.read_magic(member)](member)
     return tuple(shape)
