@@ -113,8 +113,9 @@ class FailedRun(click.ClickException):
 def main() -> None:
     """Place the experts of a Mixture-of-Experts model on a device mesh, from recorded routing traces.
 
-    TRACES are .npz request files, folders of them (searched recursively) or globs. Without TRACES a small built-in
-    trace is generated. Exit code 0 is fine, 1 a failed run, 2 bad usage or bad input.
+    TRACES are files, folders (searched recursively) or globs of .npz requests, of servers' responses and routing logs,
+    or of counts; a file's content tells its format. Without TRACES a small built-in trace is generated. Exit code 0 is
+    fine, 1 a failed run, 2 bad usage or bad input.
     """
 
 
