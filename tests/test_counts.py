@@ -128,7 +128,8 @@ def test_tensorrt_statistics_are_summed_over_ranks(tmp_path: Path) -> None:
 
 def test_tensorrt_iterations_and_layers_are_numbers_and_other_files_are_left_alone(tmp_path: Path) -> None:
     path = write_statistics(tmp_path / "a", [keyed(LOAD, 9, 98)], num_experts_per_token=None)
-    (path / "rank0_raw.safetensors").write_bytes(save({"9_98": np.zeros(7)}))
+    for name in ("rank0_raw", "rank1_raw", "cooccurrence_rank1"):
+        (path / f"{name}.safetensors").write_bytes(save({"9_98": np.zeros(7)}))
     found = read(path)
     assert (found.load == LOAD).all()  # iteration 10 comes after 9, layer 100 after 99
     assert (found.layers, found.top_k) == ((98, 99, 100, 101), None)
@@ -168,6 +169,14 @@ def test_real_counts(real_traces: Path) -> None:
         assert (found.tokens.reshape(8, 8) == archive["tokens"]).all()
         assert found.names[::8] == tuple(archive["domains"])
     assert (found.layers, found.top_k) == (tuple(range(3, 78)), 8)
+
+
+@pytest.mark.parametrize("change", [{"layers": (3, 4)}, {"names": ("a",)}, {"tokens": np.ones((3, 1))}])
+def test_counts_that_do_not_fit_together_cannot_be_made(change: Any) -> None:
+    fitting: dict[str, Any] = {"layers": (0, 1, 2, 3), "tokens": np.ones(3, dtype=int), "names": ("a", "b", "c")}
+    Counts(LOAD.copy(), top_k=None, source="a test", **fitting)
+    with pytest.raises(ValueError, match="do not fit together"):
+        Counts(LOAD.copy(), top_k=None, source="a test", **(fitting | change))
 
 
 # Faults

@@ -123,6 +123,11 @@ def test_a_format_is_told_by_content_whatever_the_suffix(tmp_path: Path, kind: F
     assert sniff(SAMPLES[kind][number](tmp_path / "trace.pdf")) is kind
 
 
+@pytest.mark.parametrize("before", range(8150, 8210, 3))
+def test_a_key_is_found_wherever_it_stands(tmp_path: Path, before: int) -> None:
+    assert sniff(put(tmp_path / "a", b"{" + b" " * before + b'"load_history": []}')) is Format.LOAD_HISTORY
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -281,6 +286,7 @@ def test_a_bare_array_is_all_output(tmp_path: Path) -> None:
         (LAYERED, {"prompt_tokens": 10, "completion_tokens": 3}, (6, 4, 3), 4),  # 12 tokens, 6 of them cached
         (SMALL, {"prompt_tokens": 10, "completion_tokens": 3}, (12, 2, 3), 10),  # nothing is known of the layers
         (Model("twelve", 8, 0, 3, 12), {"prompt_tokens": 5, "completion_tokens": 2}, (2, 12, 3), 1),
+        (Model("two", 8, 0, 3, 2), {"prompt_tokens": 5, "completion_tokens": 2}, (6, 4, 3), 5),  # not 12 of 6 tokens
         (Model("seven", 8, 0, 3, 7), {"prompt_tokens": 5, "completion_tokens": 2}, (6, 4, 3), 5),
         (load_model("deepseek-v3"), None, (2, 58, 8), 0),
     ],

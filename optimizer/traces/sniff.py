@@ -38,7 +38,7 @@ DECIDING = {
     b"logical_count": Format.LOGICAL_COUNT,
     b"load_history": Format.LOAD_HISTORY,
 }
-KEY = re.compile(rb'(?<=[{,\s])"(meta_info|%s)"\s*:' % b"|".join(DECIDING))  # quotes inside a text are escaped
+KEY = re.compile(rb'"(meta_info|%s)"\s*:' % b"|".join(DECIDING))  # inside a text the second quote would be escaped
 CHUNK = 1 << 13
 FAR = 1 << 24  # a long answer's text and token ids may stand before its routing, but not more than this
 OVERLAP = 64  # longer than any key
