@@ -186,7 +186,10 @@ def open_counts(named: Named, choice: ModelChoice) -> tuple[Counts, Model] | Non
     assert kind is not None
     counts = read_counts(path, kind, named.first_moe_layer or 0)
     if choice.name:
-        return counts, model_without_trace(choice)
+        model = model_without_trace(choice)
+        if named.first_moe_layer is None and len(counts.layers) == model.moe_layers:
+            counts = read_counts(path, kind, model.first_moe_layer)  # an axis of the model's MoE layers starts there
+        return counts, model
     top_k = choice.top_k or counts.top_k
     if top_k is None:
         raise InputError(f"{path}: does not say how many experts a token uses; set --top-k or --model")

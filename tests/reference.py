@@ -130,8 +130,8 @@ def count_vectors(experts: int, slots: int, devices: int) -> list[list[int]]:
     return [list(c) for c in product(range(1, devices + 1), repeat=experts) if sum(c) <= slots]
 
 
-def peak_sum(slots: Slots, loads: list[list[int]], value: list[int]) -> int:
-    """Sum over batches of the peak device cost under round robin, from scratch."""
+def peak_sum(slots: Slots, loads: list[list[int]], value: list[int], usual: int) -> int:
+    """Sum over batches of the peak device cost under round robin, what is above `usual` five times, from scratch."""
     total = 0
     for load in loads:
         cost = [0] * len(slots)
@@ -139,7 +139,7 @@ def peak_sum(slots: Slots, loads: list[list[int]], value: list[int]) -> int:
             there = replicas(slots, expert)
             for rank, (device, _) in enumerate(there):
                 cost[device] += value[len(range(rank, tokens, len(there)))]
-        total += max(cost)
+        total += max(cost) + 4 * max(max(cost) - usual, 0)
     return total
 
 

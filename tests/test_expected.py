@@ -1,5 +1,6 @@
 """Planning on counts: scaling, splitting, judging and bounds, against plain arithmetic."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,13 @@ def test_synthesised_tokens_follow_the_real_counts(real_traces: Path) -> None:
     with np.load(real_traces / "glm-5.2" / "expert_counts.npz") as archive:
         asked = archive["counts"][:, :, 12 - 3].sum(axis=(0, 1))
     assert np.abs(made / made.sum() - asked / asked.sum()).sum() / 2 < 0.01
+
+
+def test_counts_of_a_models_moe_layers_start_at_its_first(tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"
+    path.write_text(json.dumps({"logical_count": [[8] * 256] * 58}))
+    named = Named(traces=[str(path)])
+    for choice, first in ((ModelChoice(name="deepseek-v3"), 3), (ModelChoice(top_k=8), 0)):
+        found = open_counts(named, choice)
+        assert found is not None
+        assert found[0].layers == tuple(range(first, first + 58))

@@ -22,15 +22,19 @@ from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation
 from optimizer.simulator import simulate
 
+USUAL = 300_000  # ns, which some peaks are below and some above
+
 
 def state_of(problem: Problem, goal: Goal, placement: Placement) -> SearchState:
-    return SearchState.of(placement, problem.load, *goal)
+    return SearchState.of(placement, problem.load, *goal, USUAL)
 
 
 def from_scratch(problem: Problem, goal: Goal, placement: Placement) -> int:
     value, together = goal
     slots = placement.slots.tolist()
-    return reference.peak_sum(slots, problem.load.tolist(), value.tolist()) - reference.saved(slots, together.tolist())
+    return reference.peak_sum(slots, problem.load.tolist(), value.tolist(), USUAL) - reference.saved(
+        slots, together.tolist()
+    )
 
 
 def after_move(problem: Problem, slots: np.ndarray, move: int) -> np.ndarray:
@@ -223,8 +227,7 @@ def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
 def test_figures_are_of_latency_and_imbalance() -> None:
     problem, sets = small_problem(5)
     report = simulate(greedy(problem), sets.test, problem.model.experts, problem.mesh, problem.cost, "even")
-    expected = [
-        report.latency_us.mean(), np.median(report.latency_us), np.quantile(report.latency_us, 0.99),
-        report.imbalance.mean(), np.median(report.imbalance), np.quantile(report.imbalance, 0.99),
-    ]  # fmt: skip
+    expected = []
+    for values in (report.latency_us, report.imbalance):  # of six batches the worst 3 % are one
+        expected += [values.mean(), np.median(values), np.quantile(values, 0.99), values.max()]
     assert figures(report) == pytest.approx(expected)

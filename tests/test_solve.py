@@ -32,7 +32,8 @@ def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> No
 
 def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    rows = {row.method: row for row in solve(problem, sets, Effort(Deadline(60), 0, 4000), lambda *_: None).rows}
+    effort = Effort(Deadline(60), 0, 40_000)
+    rows = {row.method: row for row in solve(problem, sets, effort, lambda *_: None).rows}
     judged = {
         name: figures(simulate(rows[name].placement, sets.selection, 15, problem.mesh, problem.cost, "even"))
         for name in ("greedy", "search")

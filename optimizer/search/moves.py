@@ -127,7 +127,7 @@ def touch(device: int, touched: Ints, place: Ints, new_cost: Ints, cost: Ints) -
 @kernel
 def rebalance(expert: int, length: int, new: Ints, state: tuple[Ints, ...], scratch: Scratch) -> None:
     """Move the cost of one expert from its present replicas to the `new` ones, in new_cost."""
-    load, value, slots, count, replicas, part, cost, _, _, _, _ = state
+    load, value, slots, count, replicas, part, cost = state[:7]
     touched, place, new_cost, _, _, piece = scratch
     depth = slots.shape[1]
     same_count = length == count[expert]
@@ -195,7 +195,8 @@ def saved_after(device: int, change: Change, slots: Ints, count: Ints, together:
 @kernel
 def delta(move: int, state: tuple[Ints, ...], scratch: Scratch) -> int:
     """Change of the objective that a legal move would make."""
-    slots, count, cost, leaders, leading, together, saved = state[2], state[3], state[6], *state[7:]
+    slots, count, cost = state[2], state[3], state[6]
+    leaders, leading, together, saved, tail = state[7:]
     touched, place, new_cost, _, peak, _ = scratch
     change = prepare(move, state, scratch)
     copy(new_cost[0], peak)
@@ -212,7 +213,8 @@ def delta(move: int, state: tuple[Ints, ...], scratch: Scratch) -> int:
             for device in range(len(cost)):
                 if place[device] < 0:
                     peak[batch] = max(peak[batch], cost[device, batch])
-        difference += peak[batch] - leading[0, batch]
+        old, new = leading[0, batch], peak[batch]
+        difference += new - old + tail[1] * (max(new - tail[0], 0) - max(old - tail[0], 0))
     for index in range(touched[-1]):
         device = touched[index]
         difference += saved[device] - saved_after(device, change, slots, count, together)
@@ -223,7 +225,7 @@ def delta(move: int, state: tuple[Ints, ...], scratch: Scratch) -> int:
 @kernel
 def apply(move: int, state: tuple[Ints, ...], scratch: Scratch) -> None:
     """Make a legal move."""
-    load, value, slots, count, replicas, part, cost, leaders, leading, together, saved = state
+    load, value, slots, count, replicas, part, cost, leaders, leading, together, saved, _ = state
     touched, place, new_cost, lists, _, _ = scratch
     depth = slots.shape[1]
     change = prepare(move, state, scratch)

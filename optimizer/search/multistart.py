@@ -15,7 +15,7 @@ from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget
 from optimizer.traces.batches import Batches
 
-TOKEN_NS = 400  # per token on the fullest device; with half of it the home case gains latency but no balance
+TOKEN_NS = 1000  # per token on the fullest device; with 400 the home case gains more latency but loses balance
 CHUNK = 4_000  # evaluations between looks at the clock: some hundredths of a second
 
 
@@ -47,10 +47,11 @@ def multistart(
     progress: Callable[[float], None],
 ) -> Iterator[Placement]:
     """Yield where each descent ended, at a local optimum or at the end of the budget; starts are taken in turn."""
+    usual = min(int(np.median(SearchState.of(start, problem.load, *goal).leading[0])) for start in starts)
     for number in count():
         if budget.grant(1) == 0:
             return
-        state = SearchState.of(starts[number % len(starts)], problem.load, *goal)
+        state = SearchState.of(starts[number % len(starts)], problem.load, *goal, usual)
         _descend(Descent(state, problem.spread, problem.mesh.cols, rng), budget, progress)
         yield state.placement()
 
