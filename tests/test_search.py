@@ -219,8 +219,11 @@ def test_budgets_end_by_time_and_by_count() -> None:
 
 
 def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
-    judged = [np.array(values) for values in ([2.0, 2.0], [1.0, 2.1], [1.9, 1.9], [1.8, 2.0], [2.0, 1.7])]
-    assert choose(judged, baseline=0) == 4
+    base, better = [2.0] * 8, [1.9] * 8
+    one_worse = [1.0] * 7 + [2.1]
+    faster, more_even = [1.8] + [1.9] * 3 + [2.0] * 4, [1.9] * 4 + [1.0] * 4
+    judged = [np.array(values) for values in (base, one_worse, better, faster, more_even)]
+    assert choose(judged, baseline=0) == 3  # the fastest of those allowed
     assert choose([judged[0], judged[1]], baseline=0) == 0
 
 

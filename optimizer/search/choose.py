@@ -6,6 +6,7 @@ from formulations.arrays import Floats
 from optimizer.simulator import SimulationReport
 
 WORST = 0.03
+LATENCIES = 4
 
 
 def figures(report: SimulationReport) -> Floats:
@@ -21,10 +22,11 @@ def figures(report: SimulationReport) -> Floats:
 
 
 def choose(candidates: list[Floats], baseline: int) -> int:
-    """Index of the candidate with the best mean ratio to the baseline, of those that are worse than it in no figure.
+    """Index of the candidate with the least latency, of those that are worse than the baseline in no figure.
 
-    candidates: `figures` of each. The baseline is a candidate itself, so there is always one.
+    candidates: `figures` of each; least is the mean ratio of the four latencies to the baseline's. The baseline is a
+    candidate itself, so there is always one.
     """
     ratios = [figure / candidates[baseline] for figure in candidates]
     no_worse = [index for index, ratio in enumerate(ratios) if (ratio <= 1).all()]
-    return min(no_worse, key=lambda index: float(ratios[index].mean()))
+    return min(no_worse, key=lambda index: float(ratios[index][:LATENCIES].mean()))
