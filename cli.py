@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from optimizer.inputs import Named, Source
     from optimizer.mesh import Mesh
     from optimizer.traces.infer import ModelChoice
-    from optimizer.traces.sniff import Format
 
 STARTED = time.monotonic()  # the time limit counts from here, imports and compilation included
 
@@ -135,6 +134,7 @@ def _mesh(given: dict[str, Any]) -> "Mesh":
 
 
 def _named(given: dict[str, Any]) -> "Named":
+    from optimizer.arguments import format_named, row_users
     from optimizer.errors import InputError
     from optimizer.inputs import Named
 
@@ -142,43 +142,8 @@ def _named(given: dict[str, Any]) -> "Named":
         raise InputError("TRACES and --batches exclude each other; give one of them")
     keys = ("traces", "cache", "batches", "first_moe_layer", "batch_tokens", "phase", "seed", "strict")
     known = {key: given[key] for key in keys if given.get(key) is not None}
-    users = _row_users(given.get("row_users"))
-    return Named(**known, row_users=users, format=_format(given["format_name"]))
-
-
-def _format(name: str | None) -> "Format | None":
-    from optimizer.errors import InputError
-    from optimizer.traces.sniff import Format
-
-    known = {member.name.lower().replace("_", "-"): member for member in Format}
-    if name is not None and name not in known:
-        raise InputError(f"--format '{name}' is not known; there are {', '.join(known)}")
-    return None if name is None else known[name]
-
-
-def _row_users(text: str | None) -> tuple[int, ...] | None:
-    from optimizer.errors import InputError
-
-    if text is None:
-        return None
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise InputError(f"--row-users '{text}' is not a list of numbers; write one per mesh row, like 32,32,16,32")
-    return tuple(int(part) for part in text.split(","))
-
-
-def _layers(text: str) -> list[int] | None:
-    """Layer ids from `12`, `12,15`, `3-60` and mixtures of these; None for `all`."""
-    from optimizer.errors import InputError
-
-    if text == "all":
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
-            raise InputError(f"--layer '{text}' names no layers; write 12, or 12,15, or 3-60, or all")
-        found += [layer for layer in range(int(first), int(last or first) + 1) if layer not in found]
-    return found
+    users = row_users(given.get("row_users"))
+    return Named(**known, row_users=users, format=format_named(given["format_name"]))
 
 
 @contextmanager
@@ -326,6 +291,7 @@ def simulate(plan: Path, routing: str | None, as_json: bool, **given: Any) -> No
 )
 def stats(layers: str, folder: Path | None, as_json: bool, **given: Any) -> None:  # fmt: skip
     """Print what the traces say: hot experts, bursts, co-activation, drift. One table per question."""
+    from optimizer.arguments import layer_ids
     from optimizer.look import look
     from optimizer.report.statistics import as_json as statistics_json
     from optimizer.report.statistics import tables, write_csv
@@ -333,7 +299,7 @@ def stats(layers: str, folder: Path | None, as_json: bool, **given: Any) -> None
 
     with _progress() as notify:
         reading = lambda share: notify("reading traces", share)  # noqa: E731
-        reports, notes = look(_named(given), _model_choice(given), _layers(layers), _mesh(given), reading)
+        reports, notes = look(_named(given), _model_choice(given), layer_ids(layers), _mesh(given), reading)
     _say(notes)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -355,13 +321,14 @@ def stats(layers: str, folder: Path | None, as_json: bool, **given: Any) -> None
 def convert(sources: tuple[str, ...], out: Path, format_name: str | None, model_name: str | None, top_k: int | None,
             strict: bool) -> None:  # fmt: skip
     """Write the requests of SRC (servers' responses, arrays, routing lines) as native .npz files into folder OUT."""
+    from optimizer.arguments import format_named
     from optimizer.convert import convert as convert_files
     from optimizer.traces.corpus import find_files
     from optimizer.traces.infer import ModelChoice
 
     model = ModelChoice(name=model_name, top_k=top_k).for_reading()
     with _progress() as notify:
-        files = find_files(sources, _format(format_name))
+        files = find_files(sources, format_named(format_name))
         written, notes = convert_files(files, out, model, strict, lambda share: notify("converting", share))
     _say(notes)
     click.echo(f"{written} requests written to {out}.")
@@ -393,6 +360,7 @@ def convert(sources: tuple[str, ...], out: Path, format_name: str | None, model_
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything generated.")
 def synth(out: Path, layers: str, datasets: str, counts: str | None, **given: Any) -> None:  # fmt: skip
     """Generate requests with DeepSeek-V3's statistics, as native .npz files in folder OUT."""
+    from optimizer.arguments import layer_ids
     from optimizer.generate import generate_corpus
     from optimizer.traces.infer import ModelChoice
     from optimizer.traces.synthesise import Corpus
@@ -402,7 +370,7 @@ def synth(out: Path, layers: str, datasets: str, counts: str | None, **given: An
     choice = ModelChoice(given["model_name"], given["routed_experts"], None, given["top_k"])
     with _progress() as notify:
         recipe = Corpus(datasets=names, **sizes)
-        generate_corpus(out, recipe, choice, _layers(layers), counts, lambda share: notify("generating", share))
+        generate_corpus(out, recipe, choice, layer_ids(layers), counts, lambda share: notify("generating", share))
     click.echo(f"{len(names) * recipe.requests} requests written to {out}.")
 
 

@@ -324,7 +324,7 @@ def test_generated_requests_are_read_and_planned(tmp_path: Path) -> None:
     assert list(stats) == ["12", "13"]
     assert stats["12"]["datasets"] == ["code", "law"]
     assert "is there already" in fault(run("synth", out, *sizes, "--datasets", "law"))
-    assert "names no layers" in fault(run("synth", tmp_path / "b", "--layers", "x"))
+    assert "write 12, or 12,15, or 3-60, or all" in fault(run("synth", tmp_path / "b", "--layers", "x"))
 
 
 def test_servers_responses_are_converted(tmp_path: Path, rng: np.random.Generator) -> None:
