@@ -25,22 +25,25 @@ def look(
         asked = counts.layers if layers is None else layers
         note = f"{counts.source}: counts alone, so p99, bursts and co-activation of tokens are unknown"
         return [report_of_counts(counts, model, layer, mesh) for layer in asked], [note]
-    corpus = _corpus(named, choice, layers)
+    corpus, origin = _corpus(named, choice, layers)
     users = named.composition(mesh).tokens
     found = summarise(corpus, users, BATCHES_PER_SET, named.seed, progress)
     reports = [report_of_corpus(found, layer, mesh, users) for layer in found.layers]
-    return reports, [f"{found.requests} requests", *found.warnings]
+    return reports, [origin or f"{found.requests} requests", *found.warnings]
 
 
-def _corpus(named: Named, choice: ModelChoice, layers: Sequence[int] | None) -> Corpus:
+def _corpus(named: Named, choice: ModelChoice, layers: Sequence[int] | None) -> tuple[Corpus, str]:
+    """The requests that were named or the built-in ones, and what the latter are."""
     asked = None if layers is None else tuple(layers)
     if named.traces:
         files = find_files(named.traces, named.format)
-        return corpus_of_files(files, model_of_files(choice, files), asked, named.first_moe_layer, named.strict)
+        model = model_of_files(choice, files)
+        return corpus_of_files(files, model, asked, named.first_moe_layer, named.strict), ""
     model = model_without_trace(choice)
     if asked is None:
         raise InputError("--layer all needs TRACES; of the built-in trace name the layers")
-    return corpus_of_trace(builtin_trace(model, asked, named.seed), model)
+    trace = builtin_trace(model, asked, named.seed)
+    return corpus_of_trace(trace, model), trace.source
 
 
 def _batches(named: Named, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh) -> Found:
