@@ -231,6 +231,8 @@ def solve(layer: int, shared_replicas: int | str | None, synthesise: bool, time_
     with _progress() as notify:
         reading = lambda share: notify("reading traces", share)  # noqa: E731
         counted = open_counts(named, choice)
+        if synthesise and not counted:
+            raise BadInput("--synthesise makes tokens from counts; give a file of counts, or leave the option out")
         if counted and not synthesise:
             plan, expected, notes = plan_counts(*counted, layer, mesh, cost, shared_replicas, effort, notify)
             found: dict[str, Any] = expected_report.as_json(expected)

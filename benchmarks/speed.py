@@ -63,7 +63,7 @@ def simulation(problem: Problem, test: Batches) -> Measured:
 
 def swap_evaluation(problem: Problem, train: Batches) -> Measured:
     """Swaps of unreplicated experts on 256 batches, checked to give the same changes."""
-    value, together = latency_goal(problem, train)
+    value, together, _ = latency_goal(problem, train)
     state = SearchState.of(greedy(problem), problem.load[:256], value, np.zeros_like(together))
     scratch = scratch_for(state)
     single = [slot for slot, expert in enumerate(state.slots.ravel()) if state.count[expert] == 1]

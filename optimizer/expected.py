@@ -83,7 +83,7 @@ def solve_expected(problem: Problem, test: Ints, unseen: bool, effort: Effort, n
     found = list(seeds_and_formulation(problem, effort, notify))
     started = time.monotonic()
     experts = problem.model.experts
-    goal = Goal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64))
+    goal = Goal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail=False)
     pool = [candidate.placement for candidate in found]
     pool += descents(problem, goal, found, effort, FINISH_SECONDS, notify)
     best = min(pool, key=lambda placement: float(expected_imbalance(placement, problem.load).mean()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,11 @@ class Named:
     row_users: tuple[int, ...] | None = None
     seed: int = 0
     strict: bool = False
+
+    @cached_property
+    def files(self) -> list[TraceFile]:
+        """The files that the traces name, found and told apart once; none without traces."""
+        return find_files(self.traces, self.format) if self.traces else []
 
     def composition(self, mesh: Mesh) -> Composition:
         """What batches are made of: what was named, else decode steps of 512 users."""
@@ -149,26 +155,23 @@ def open_source(
         return BatchSource(known, batches, f"{batches.count} batches of {named.batches.name}")
     composition = named.composition(mesh)
     if named.traces:
-        files = find_files(named.traces, named.format)
-        known = model if isinstance(model, Model) else model_of_files(model, files)
-        trace = _read(named, files, known, layers, progress)
+        known = model if isinstance(model, Model) else model_of_files(model, named.files)
+        trace = _read(named, known, layers, progress)
     else:
         known = model if isinstance(model, Model) else model_without_trace(model)
         trace = builtin_trace(known, layers, named.seed)
     return TraceSource(known, composition, trace, named.seed)
 
 
-def _read(
-    named: Named, files: Sequence[TraceFile], model: Model, layers: Sequence[int], progress: Callable[[float], None]
-) -> RoutingTrace:
+def _read(named: Named, model: Model, layers: Sequence[int], progress: Callable[[float], None]) -> RoutingTrace:
     """The trace, by way of the cache where there is one; `--strict` reads anew, so that nothing bad is let by."""
 
     def read() -> RoutingTrace:
-        return read_traces(files, model, layers, named.first_moe_layer, named.strict, progress)
+        return read_traces(named.files, model, layers, named.first_moe_layer, named.strict, progress)
 
     if named.cache is None or named.strict:
         return read()
-    return cached(named.cache, files, model, layers, named.first_moe_layer, read)
+    return cached(named.cache, named.files, model, layers, named.first_moe_layer, read)
 
 
 def open_counts(named: Named, choice: ModelChoice) -> tuple[Counts, Model] | None:
@@ -176,12 +179,13 @@ def open_counts(named: Named, choice: ModelChoice) -> tuple[Counts, Model] | Non
 
     Raises InputError for counts beside anything else, and where the top-k is known to nobody.
     """
-    files = find_files(named.traces, named.format) if named.traces else []
-    counted = [file for file in files if file.format in COUNTS_ONLY]
+    counted = [file for file in named.files if file.format in COUNTS_ONLY]
     if not counted:
         return None
-    if len(files) > 1:
-        raise InputError(f"{counted[0].path}: counts and {len(files) - 1} other file(s); name one file of counts alone")
+    if len(named.files) > 1:
+        raise InputError(
+            f"{counted[0].path}: counts and {len(named.files) - 1} other file(s); name one file of counts alone"
+        )
     path, kind = counted[0].path, counted[0].format
     assert kind is not None
     counts = read_counts(path, kind, named.first_moe_layer or 0)

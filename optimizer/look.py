@@ -6,7 +6,6 @@ from optimizer.errors import InputError
 from optimizer.figures import LayerReport, report_of_batches, report_of_corpus, report_of_counts
 from optimizer.inputs import BATCHES_PER_SET, Named, open_counts, open_source
 from optimizer.mesh import Mesh
-from optimizer.traces.corpus import find_files
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
 from optimizer.traces.summarise import Corpus, corpus_of_files, corpus_of_trace, summarise
 from optimizer.traces.synthetic import builtin_trace
@@ -36,9 +35,8 @@ def _corpus(named: Named, choice: ModelChoice, layers: Sequence[int] | None) -> 
     """The requests that were named or the built-in ones, and what the latter are."""
     asked = None if layers is None else tuple(layers)
     if named.traces:
-        files = find_files(named.traces, named.format)
-        model = model_of_files(choice, files)
-        return corpus_of_files(files, model, asked, named.first_moe_layer, named.strict), ""
+        model = model_of_files(choice, named.files)
+        return corpus_of_files(named.files, model, asked, named.first_moe_layer, named.strict), ""
     model = model_without_trace(choice)
     if asked is None:
         raise InputError("--layer all needs TRACES; of the built-in trace name the layers")

@@ -26,11 +26,11 @@ USUAL = 300_000  # ns, which some peaks are below and some above
 
 
 def state_of(problem: Problem, goal: Goal, placement: Placement) -> SearchState:
-    return SearchState.of(placement, problem.load, *goal, USUAL)
+    return SearchState.of(placement, problem.load, goal.value, goal.together, USUAL)
 
 
 def from_scratch(problem: Problem, goal: Goal, placement: Placement) -> int:
-    value, together = goal
+    value, together = goal.value, goal.together
     slots = placement.slots.tolist()
     return reference.peak_sum(slots, problem.load.tolist(), value.tolist(), USUAL) - reference.saved(
         slots, together.tolist()
@@ -137,7 +137,7 @@ def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
 
 def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
     problem, sets = small_problem(2)
-    value, together = latency_goal(problem, sets.train)
+    value, together, _ = latency_goal(problem, sets.train)
     placement = greedy(problem)
     large = SearchState.of(placement, problem.load, value * 2**20, together * 0)
     assert large.cost.dtype == np.int64
@@ -152,7 +152,7 @@ def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
 
 def test_what_two_experts_save_is_what_the_batches_hold() -> None:
     problem, sets = small_problem(2, rows=4, cols=2)
-    _, together = latency_goal(problem, sets.train)
+    together = latency_goal(problem, sets.train).together
     tokens = [set(token.tolist()) for batch in sets.train.experts for token in batch]
     for x in range(problem.model.experts):
         for y in range(problem.model.experts):

@@ -20,10 +20,11 @@ CHUNK = 4_000  # evaluations between looks at the clock: some hundredths of a se
 
 
 class Goal(NamedTuple):
-    """`value` and `together` of `SearchState`."""
+    """`value` and `together` of `SearchState`, and whether batches above the usual peak weigh more."""
 
     value: Ints
     together: Ints
+    tail: bool
 
 
 def latency_goal(problem: Problem, train: Batches) -> Goal:
@@ -35,7 +36,7 @@ def latency_goal(problem: Problem, train: Batches) -> Goal:
     most = int(problem.load.max(initial=0))
     value = problem.cost.slot_ns(most) + TOKEN_NS * np.arange(most + 1)
     together = pair_counts(train.experts, problem.model.experts) * problem.cost.message_ns(problem.mesh)
-    return Goal(value, together)
+    return Goal(value, together, tail=True)
 
 
 def multistart(
@@ -47,13 +48,20 @@ def multistart(
     progress: Callable[[float], None],
 ) -> Iterator[Placement]:
     """Yield where each descent ended, at a local optimum or at the end of the budget; starts are taken in turn."""
-    usual = min(int(np.median(SearchState.of(start, problem.load, *goal).leading[0])) for start in starts)
+    usual = _usual_peak(problem, goal, starts) if goal.tail else None
     for number in count():
         if budget.grant(1) == 0:
             return
-        state = SearchState.of(starts[number % len(starts)], problem.load, *goal, usual)
+        start = starts[number % len(starts)]
+        state = SearchState.of(start, problem.load, goal.value, goal.together, usual)
         _descend(Descent(state, problem.spread, problem.mesh.cols, rng), budget, progress)
         yield state.placement()
+
+
+def _usual_peak(problem: Problem, goal: Goal, starts: list[Placement]) -> int:
+    """The median over batches of the peak cost of the start where that is least."""
+    states = (SearchState.of(start, problem.load, goal.value, goal.together) for start in starts)
+    return min(int(np.median(state.leading[0])) for state in states)
 
 
 def _descend(descent: Descent, budget: Budget, progress: Callable[[float], None]) -> None:
