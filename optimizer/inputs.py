@@ -1,6 +1,6 @@
 """From what the user named (request files, a batch file, or nothing) to batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.traces.batches import Batches, Sets, split_batches, split_requests
 from optimizer.traces.cache import cached
-from optimizer.traces.composition import Composition, sample_batches
+from optimizer.traces.composition import CHUNK, Composition, sample_batches, stream_batches
 from optimizer.traces.corpus import TraceFile, find_files, read_traces
 from optimizer.traces.counts import Counts, read_counts, step_counts
 from optimizer.traces.explicit import explicit_batches, read_batches
@@ -25,11 +25,15 @@ from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
 BATCHES_PER_SET = 1024
 BATCH_TOKENS = 512
+TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns: each has random numbers of its own
 
 
 @dataclass(frozen=True)
 class Named:
-    """What the user named; without traces and batch file it is the built-in trace."""
+    """What the user named; without traces and batch file it is the built-in trace.
+
+    extras: gate weights and ranked candidates are wanted too, where a trace has them.
+    """
 
     traces: Sequence[str] = ()
     format: Format | None = None
@@ -41,6 +45,7 @@ class Named:
     row_users: tuple[int, ...] | None = None
     seed: int = 0
     strict: bool = False
+    extras: bool = False
 
     @cached_property
     def files(self) -> list[TraceFile]:
@@ -72,6 +77,13 @@ class Source(Protocol):
 
     def everything(self, layer: int) -> Batches:
         """Batches over all there is."""
+
+    def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
+        """`count` batches, None for as many as `sets` or `everything` has, of the test set or of all, a few at a time.
+
+        With None they are the batches of `sets(layer).test` or of `everything(layer)`. Raises InputError where there
+        are not so many.
+        """
 
 
 @dataclass(frozen=True)
@@ -106,16 +118,30 @@ class TraceSource:
 
     def sets(self, layer: int) -> Sets:
         """Disjoint requests, 60 / 20 / 20 per cent."""
-        parts = split_requests(self.trace.requests, self.seed)
-        return Sets(*(self._sample(layer, part, turn) for turn, part in enumerate(parts)))
+        return Sets(*(self._sample(layer, turn) for turn in range(ALL)))
 
     def everything(self, layer: int) -> Batches:
         """All requests."""
-        return self._sample(layer, np.arange(self.trace.requests), len(Sets._fields))
+        return self._sample(layer, ALL)
 
-    def _sample(self, layer: int, requests: Ints, turn: int) -> Batches:
-        rng = np.random.default_rng([self.seed, layer, turn])
+    def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
+        """Any number of batches: requests that have been used up come again. Memory does not grow with it."""
+        turn = TEST if test_only else ALL
+        number = BATCHES_PER_SET if count is None else count
+        rng = self._rng(layer, turn)
+        return stream_batches(self.trace, layer, self._requests(turn), self.model, self.composition, number, rng)
+
+    def _sample(self, layer: int, turn: int) -> Batches:
+        requests, rng = self._requests(turn), self._rng(layer, turn)
         return sample_batches(self.trace, layer, requests, self.model, self.composition, BATCHES_PER_SET, rng)
+
+    def _requests(self, turn: int) -> Ints:
+        if turn == ALL:
+            return np.arange(self.trace.requests)
+        return split_requests(self.trace.requests, self.seed)[turn]
+
+    def _rng(self, layer: int, turn: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, layer, turn])
 
 
 @dataclass(frozen=True)
@@ -140,6 +166,15 @@ class BatchSource:
         """All batches."""
         return self.batches
 
+    def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
+        """The first `count` of the test batches or of all. Raises InputError where there are not so many."""
+        batches = self.sets(layer).test if test_only else self.batches
+        number = batches.count if count is None else count
+        if number > batches.count:
+            what = "test batches" if test_only else "batches"
+            raise InputError(f"--batch-count {number}: {self.origin} hold {batches.count} {what}; ask for no more")
+        return (batches.part(start, min(start + CHUNK, number)) for start in range(0, number, CHUNK))
+
 
 def open_source(
     named: Named, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
@@ -159,7 +194,7 @@ def open_source(
         trace = _read(named, known, layers, progress)
     else:
         known = model if isinstance(model, Model) else model_without_trace(model)
-        trace = builtin_trace(known, layers, named.seed)
+        trace = builtin_trace(known, layers, named.seed, extras=named.extras)
     return TraceSource(known, composition, trace, named.seed)
 
 
@@ -167,11 +202,11 @@ def _read(named: Named, model: Model, layers: Sequence[int], progress: Callable[
     """The trace, by way of the cache where there is one; `--strict` reads anew, so that nothing bad is let by."""
 
     def read() -> RoutingTrace:
-        return read_traces(named.files, model, layers, named.first_moe_layer, named.strict, progress)
+        return read_traces(named.files, model, layers, named.first_moe_layer, named.strict, progress, named.extras)
 
     if named.cache is None or named.strict:
         return read()
-    return cached(named.cache, named.files, model, layers, named.first_moe_layer, read)
+    return cached(named.cache, named.files, model, layers, named.first_moe_layer, read, named.extras)
 
 
 def open_counts(named: Named, choice: ModelChoice) -> tuple[Counts, Model] | None:
@@ -203,5 +238,5 @@ def open_counts(named: Named, choice: ModelChoice) -> tuple[Counts, Model] | Non
 def synthesised(counts: Counts, model: Model, layer: int, named: Named, mesh: Mesh) -> TraceSource:
     """Generated requests whose experts are chosen as often as counts say. Raises InputError for an unknown layer."""
     load = step_counts(counts, layer).sum(axis=0)
-    trace = builtin_trace(model, [layer], named.seed, load[None])
+    trace = builtin_trace(model, [layer], named.seed, load[None], named.extras)
     return TraceSource(model, named.composition(mesh), trace, named.seed)

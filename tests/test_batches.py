@@ -1,6 +1,7 @@
 """Batches, splits and explicit batches."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,43 @@ def test_explicit_batches_are_split_in_order(rng: np.random.Generator) -> None:
     parts = split_batches(batches)
     assert [part.count for part in parts] == [6, 2, 2]
     assert (np.concatenate([part.experts for part in parts]) == batches.experts).all()
+
+
+def test_weights_and_candidates_go_with_their_batches(rng: np.random.Generator) -> None:
+    model = Model("m", 9, 1, 2)
+    plain = random_batches(rng, 5, 4, model, 2)
+    weights, candidates = rng.random((5, 4, 2)), rng.integers(0, 9, (5, 4, 4))
+    batches = Batches(plain.experts, plain.source_row, weights, candidates)
+    assert plain.weights is None
+    assert plain.candidates is None
+    assert plain.part(1, 2).weights is None
+    assert plain.part(1, 2).candidates is None
+    for part, start, stop in ((batches, 0, 5), (batches.part(2, 4), 2, 4)):
+        assert part.weights is not None
+        assert part.candidates is not None
+        assert part.weights.dtype == np.float32
+        assert part.candidates.dtype == np.uint16
+        assert (part.weights == weights[start:stop].astype(np.float32)).all()
+        assert (part.candidates == candidates[start:stop]).all()
+        assert not part.weights.flags.writeable
+        assert not part.candidates.flags.writeable
+    assert split_batches(batches).test.weights is not None
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"weights": np.ones((5, 3, 2))},
+        {"weights": np.ones((5, 4))},
+        {"weights": np.ones((5, 4, 4))},  # more than a token's three experts, the shared one included
+        {"candidates": np.ones((4, 4, 6), dtype=int)},
+        {"candidates": np.ones((5, 4), dtype=int)},
+    ],
+)
+def test_weights_and_candidates_must_fit_the_experts(rng: np.random.Generator, extras: dict[str, Any]) -> None:
+    plain = random_batches(rng, 5, 4, Model("m", 9, 1, 2), 2)
+    with pytest.raises(ValueError, match=r"do not fit|4 weights for 3 experts"):
+        Batches(plain.experts, plain.source_row, **extras)
 
 
 def save(path: Path, **arrays: object) -> Path:

@@ -1,15 +1,21 @@
 """Sampling batches: decode walks, prefill streams, mixed batches, users per row."""
 
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formulations.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.traces.batches import Batches
-from optimizer.traces.composition import Composition, sample_batches
+from optimizer.traces.composition import PHASES, Composition, sample_batches, stream_batches
+from optimizer.traces.order import spans, walk_segments
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
 WIDE = Model("wide", 60_000, 2, 1)  # so many experts that a token's expert can be its own number
@@ -113,6 +119,134 @@ def test_the_same_seed_gives_the_same_batches() -> None:
         one, same, other = (sample(trace, phase, (8, 8), 5, seed).experts for seed in (1, 1, 2))
         assert (one == same).all()
         assert (one != other).any()
+
+
+class Queue:
+    """Requests in shuffled order, each time round in another, drawn when they are needed."""
+
+    def __init__(self, requests: int, rng: np.random.Generator) -> None:
+        self.requests, self.rng = requests, rng
+        self.order: list[int] = []
+        self.passes = 0
+
+    def next(self) -> int:
+        if not self.order:
+            self.order = self.rng.permutation(self.requests).tolist()
+            self.passes += 1
+        return self.order.pop(0)
+
+
+def plain_walk(tokens_of: Ints, slots: int, steps: int, rng: np.random.Generator) -> list[list[int]]:
+    """Decoding, one token of one slot at a time."""
+    queue, running, index = Queue(len(tokens_of), rng), [range(0)] * slots, []
+    for step in range(steps):
+        for slot in range(slots):
+            if not running[slot]:
+                start, stop = tokens_of[queue.next()].tolist()
+                late = step == 0 or queue.passes > 1
+                running[slot] = range(int(rng.integers(start, stop)) if late else start, stop)
+        index.append([tokens[0] for tokens in running])
+        running = [tokens[1:] for tokens in running]
+    queue.next()  # who comes next is drawn before it is seen that there is no next step
+    return index
+
+
+def plain_lay(tokens_of: Ints, slots: int, steps: int, rng: np.random.Generator) -> list[list[int]]:
+    """Prompts laid end to end, one at a time, and then cut."""
+    queue, laid = Queue(len(tokens_of), rng), list[int]()
+    while len(laid) < slots * steps:
+        laid += range(*tokens_of[queue.next()].tolist())
+    return [laid[step * slots : (step + 1) * slots] for step in range(steps)]
+
+
+def plain_batches(trace: RoutingTrace, composition: Composition, count: int, rng: np.random.Generator) -> Ints:
+    """All of the decoding first, then all of the prefilling, from one generator, `[batch, token]`."""
+    decodes, requests = composition.decodes(), np.arange(trace.requests)
+    index = np.empty((count, composition.tokens), dtype=int)
+    if decodes.any():
+        index[:, decodes] = plain_walk(spans(trace, requests, output=True), int(decodes.sum()), count, rng)
+    if not decodes.all():
+        index[:, ~decodes] = plain_lay(spans(trace, requests, output=False), int((~decodes).sum()), count, rng)
+    return index
+
+
+def streamed(
+    trace: RoutingTrace, composition: Composition, count: int, chunk: int, rng: np.random.Generator
+) -> Iterator[Batches]:
+    return stream_batches(trace, 0, np.arange(trace.requests), WIDE, composition, count, rng, chunk)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 12),
+    st.sampled_from(PHASES),
+    st.lists(st.integers(0, 5), min_size=1, max_size=3).filter(any),
+    st.integers(1, 40),
+    st.integers(1, 50),
+)
+def test_batches_are_the_same_in_any_chunks_and_as_drawn_token_by_token(
+    seed: int, requests: int, phase: str, users: list[int], count: int, chunk: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    trace = numbered_trace(rng.integers(0, 5, requests).tolist(), rng.integers(1, 20, requests).tolist())
+    composition = Composition(phase, tuple(users))
+    one, other, plain = (np.random.default_rng(seed) for _ in range(3))
+    whole = sample_batches(trace, 0, np.arange(requests), WIDE, composition, count, one)
+    chunks = list(streamed(trace, composition, count, chunk, other))
+    assert [part.count for part in chunks] == [min(chunk, count - start) for start in range(0, count, chunk)]
+    assert (np.concatenate([part.experts for part in chunks]) == whole.experts).all()
+    assert (np.concatenate([part.source_row for part in chunks]) == whole.source_row).all()
+    assert (whole.experts[..., 0] == plain_batches(trace, composition, count, plain)).all()
+    assert one.random() == other.random() == plain.random()  # as much was drawn
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 9), st.integers(1, 40))
+def test_segments_come_in_time_order_and_fill_every_step_of_every_slot(
+    seed: int, requests: int, slots: int, steps: int
+) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 9, requests)
+    ends = np.cumsum(lengths)
+    tokens_of = np.stack([ends - lengths, ends], axis=1)
+    found = list(walk_segments(tokens_of, slots, steps, np.random.default_rng(seed)))
+    assert [first for _, first, _, _, _ in found] == sorted(first for _, first, _, _, _ in found)
+    taken = [(slot, first + at) for _, first, _, length, slot in found for at in range(length)]
+    assert sorted(taken) == [(slot, step) for slot in range(slots) for step in range(steps)]
+    for request, first, token, length, _ in found:
+        start, stop = tokens_of[request]
+        assert start <= token < token + length <= stop
+        assert token + length == stop or first + length == steps
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_memory_does_not_grow_with_the_number_of_batches(phase: str) -> None:
+    trace = numbered_trace([20] * 200, [30] * 200)
+
+    def peak(count: int) -> int:
+        batches = streamed(trace, Composition(phase, (60, 60)), count, 10, np.random.default_rng(0))
+        tracemalloc.start()
+        assert sum(part.count for part in batches) == count
+        reached = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return reached
+
+    peak(30)  # whatever is only made once
+    assert peak(1500) < 1.2 * peak(30)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_tokens_bring_their_weights_and_candidates(phase: str) -> None:
+    plain = numbered_trace([7] * 40, [9] * 40)
+    number = np.arange(plain.tokens)[:, None, None]
+    candidates = np.concatenate([number, number + 1], axis=2).astype(np.uint16)
+    trace = replace(plain, weights=(number / 8).astype(np.float32), candidates=candidates)
+    for batches in streamed(trace, Composition(phase, (5, 4)), 30, 20, np.random.default_rng(1)):
+        assert batches.weights is not None
+        assert batches.candidates is not None
+        assert (batches.weights * 8 == batches.experts[..., :1]).all()
+        assert (batches.candidates == batches.experts[..., :1] + np.arange(2)).all()
+    for batches in streamed(plain, Composition(phase, (5, 4)), 3, 20, np.random.default_rng(1)):
+        assert batches.weights is None
+        assert batches.candidates is None
 
 
 def test_row_users_are_checked_against_the_mesh() -> None:

@@ -1,6 +1,7 @@
 """Streaming a corpus: summaries in one pass, the cache, and bad requests on the way."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +129,39 @@ def test_the_cache_knows_files_layers_and_model(folder: Path, tmp_path: Path, rn
     write_request(folder / "law" / "r1.npz", request_experts(rng, 40, 4, 8, 3))
     cached_trace(folder, cache, reads, [1, 2])
     assert len(reads) == 4
+
+
+def test_the_cache_keeps_weights_and_candidates_apart(tmp_path: Path, rng: np.random.Generator) -> None:
+    for number in range(4):
+        candidates, weights = request_experts(rng, 6, 2, 8, 5), rng.random((6, 2, 3))
+        more: dict[str, Any] = {"routed_weights": weights, "candidate_experts": candidates}
+        write_request(tmp_path / "t" / f"{number}.npz", candidates[..., :3], **more)
+    files, reads = find_files([str(tmp_path / "t")]), list[bool]()
+
+    def trace(extras: bool) -> RoutingTrace:
+        def read() -> RoutingTrace:
+            reads.append(extras)
+            return read_traces(files, MODEL, [1, 0], extras=extras)
+
+        return cached(tmp_path / "cache", files, MODEL, [1, 0], None, read, extras)
+
+    without, first, again = trace(False), trace(True), trace(True)
+    assert without.weights is None
+    assert without.candidates is None
+    assert trace(False).weights is None
+    assert reads == [False, True]
+    fresh = read_traces(files, MODEL, [1, 0], extras=True)
+    assert fresh.weights is not None
+    assert fresh.candidates is not None
+    for found in (first, again):
+        assert isinstance(found.weights, np.memmap)
+        assert isinstance(found.candidates, np.memmap)
+        assert (found.weights == fresh.weights).all()
+        assert (found.candidates == fresh.candidates).all()
+        assert (found.experts == fresh.experts).all()
+    next((tmp_path / "cache").glob("*.weights.npy")).write_bytes(b"")
+    assert trace(True).weights is not None
+    assert reads == [False, True, True]
 
 
 def test_a_damaged_cache_entry_is_read_anew(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import request_experts, write_request
+from hostile import little_memory, npy_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,6 +151,115 @@ def test_missing_token_ids_and_missing_experts_are_named(tmp_path: Path) -> None
         read_traces(files_at(tmp_path / "b.npz"), SMALL, [0])
 
 
+def recorded(rng: np.random.Generator, tokens: int, layers: int, m: int = 5) -> dict[str, Any]:
+    """experts of SMALL and what may be recorded beside them."""
+    candidates = request_experts(rng, tokens, layers, 8, m)
+    weights = rng.random((tokens, layers, 3)).astype(np.float16)
+    return {"experts": candidates[..., :3], "routed_weights": weights, "candidate_experts": candidates}
+
+
+def test_weights_and_candidates_are_read_where_they_are_asked_for(tmp_path: Path, rng: np.random.Generator) -> None:
+    parts = [recorded(rng, 6, 4), recorded(rng, 4, 4, m=7)]
+    for number, part in enumerate(parts):
+        write_request(tmp_path / f"{number}.npz", **part)
+    files = find_files([str(tmp_path)])
+    trace = read_traces(files, SMALL, [3, 1], strict=True, extras=True)
+    assert trace.weights is not None
+    assert trace.candidates is not None
+    assert trace.weights.dtype == np.float32
+    assert trace.candidates.dtype == np.uint16
+    assert (trace.weights == np.concatenate([part["routed_weights"][:, [3, 1]] for part in parts])).all()
+    assert (trace.candidates == np.concatenate([part["candidate_experts"][:, [3, 1], :5] for part in parts])).all()
+    assert trace.warnings == ()
+    plain = read_traces(files, SMALL, [3, 1], strict=True)
+    assert plain.weights is None
+    assert plain.candidates is None
+    assert (plain.experts == trace.experts).all()
+
+
+def test_what_some_requests_lack_is_used_of_none(tmp_path: Path, rng: np.random.Generator) -> None:
+    for number, left_out in enumerate(["", "candidate_experts", "candidate_experts", "routed_weights"]):
+        part = {name: array for name, array in recorded(rng, 4, 2).items() if name != left_out}
+        write_request(tmp_path / f"{number}.npz", **part)
+    files = find_files([str(tmp_path)])
+    trace = read_traces(files, SMALL, [1], strict=True, extras=True)
+    assert trace.weights is None
+    assert trace.candidates is None
+    assert trace.warnings == (
+        "1 of 4 requests have no routed_weights, so those of the others are not used",
+        "2 of 4 requests have no candidate_experts, so those of the others are not used",
+    )
+    trace = read_traces(files[1:3], SMALL, [1], extras=True)
+    assert trace.weights is not None
+    assert trace.candidates is None
+    assert trace.warnings == ()
+
+
+def changed(name: str, at: tuple[int, ...], value: Any, dtype: Any) -> dict[str, np.ndarray]:
+    array = recorded(np.random.default_rng(7), 5, 2)[name].astype(dtype)
+    array[at] = value
+    return {name: array}
+
+
+BAD_EXTRAS: dict[str, tuple[dict[str, Any], str]] = {
+    "weights object": ({"routed_weights": np.array(None, dtype=object)}, r"routed_weights is \(\), but"),
+    "weights of objects": (changed("routed_weights", (0, 0, 0), None, object), "never unpickled"),
+    "weights text": (changed("routed_weights", (0, 0, 0), "1", "U5"), "holds str160 values, not numbers"),
+    "weights shape": ({"routed_weights": np.ones((5, 2, 2))}, r"\(5, 2, 2\), but routed_experts is \(5, 2, 3\)"),
+    "weights nan": (changed("routed_weights", (3, 1, 2), np.nan, "f2"), "token 3 of layer 1 has nan in routed_weights"),
+    "weights infinite": (changed("routed_weights", (3, 1, 2), np.inf, ">f8"), "has inf in routed_weights"),
+    "weights huge": (changed("routed_weights", (3, 1, 2), 1e300, "f8"), r"has 1e\+300 in .*, not a finite number"),
+    "weights negative": (changed("routed_weights", (3, 1, 2), -0.5, "f4"), r"has -0\.5 in .*, not .* at least 0"),
+    "candidates float": (changed("candidate_experts", (0, 0, 0), 1, "f4"), "holds float32 values, not integers"),
+    "candidates flat": ({"candidate_experts": np.ones((5, 2), dtype=int)}, r"candidate_experts is \(5, 2\), not"),
+    "candidates tokens": ({"candidate_experts": np.ones((6, 2, 4), dtype=int)}, r"is \(6, 2, 4\), not \(5, 2\)"),
+    "candidates few": ({"candidate_experts": np.ones((5, 2, 3), dtype=int)}, "and more than the 3 of routed_experts"),
+    "candidates large": (changed("candidate_experts", (3, 1, 4), 8, "i8"), r"has expert id 8, outside 0\.\.7"),
+    "candidates negative": (changed("candidate_experts", (3, 1, 4), -1, "i2"), "candidate_experts has expert id -1"),
+    "candidates doubled": (
+        {"candidate_experts": np.array([[[0, 1, 2, 3]] * 2] * 4 + [[[0, 1, 2, 3], [4, 5, 6, 4]]])},
+        "token 4 of layer 1 names one expert twice in candidate_experts",
+    ),
+    "more candidates than experts": (
+        {"candidate_experts": np.tile(np.arange(2000) % 8, (5, 2, 1))},
+        "token 0 of layer 1 names one expert twice in candidate_experts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_EXTRAS)
+def test_bad_weights_and_candidates_make_a_bad_request(tmp_path: Path, rng: np.random.Generator, name: str) -> None:
+    arrays, said = BAD_EXTRAS[name]
+    write_request(tmp_path / "bad.npz", **(recorded(rng, 5, 2) | arrays))
+    write_request(tmp_path / "good.npz", **recorded(rng, 4, 2))
+    files = find_files([str(tmp_path)])
+    trace = read_traces(files, SMALL, [1], extras=True)
+    assert trace.requests == 1
+    assert trace.warnings[0].startswith("1 of 2 requests skipped; the first:")
+    assert trace.weights is not None
+    with pytest.raises(InputError, match=rf"bad\.npz: .*{said}.*--strict"):
+        read_traces(files, SMALL, [1], strict=True, extras=True)
+    assert read_traces(files, SMALL, [1], strict=True).requests == 2  # nobody asked
+
+
+def test_a_fault_in_a_layer_that_nobody_asked_for_is_none(tmp_path: Path) -> None:
+    for name in ("weights nan", "candidates large", "candidates doubled"):
+        path = tmp_path / f"{name}.npz"
+        write_request(path, **(recorded(np.random.default_rng(7), 5, 2) | BAD_EXTRAS[name][0]))
+        assert read_traces(files_at(path), SMALL, [0], strict=True, extras=True).candidates is not None
+
+
+@pytest.mark.parametrize(("shape", "said"), [((5, 2, 1 << 26), "declares 671088640 bytes"), ((5, 9, 4), "not")])
+def test_a_lying_header_of_candidates_allocates_nothing(
+    tmp_path: Path, rng: np.random.Generator, shape: tuple[int, ...], said: str
+) -> None:
+    path = write_request(tmp_path / "a.npz", request_experts(rng, 5, 2, 8, 3))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("candidate_experts.npy", npy_header("'|u1'", repr(shape)) + bytes(100))
+    with little_memory(), pytest.raises(InputError, match=f"candidate_experts .*{said}"):
+        read_traces(files_at(path), SMALL, [0], extras=True)
+
+
 def test_every_truncation_is_one_sentence(tmp_path: Path, rng: np.random.Generator) -> None:
     whole = write_request(tmp_path / "a.npz", request_experts(rng, 5, 2, 8, 3)).read_bytes()
     cut = tmp_path / "cut.npz"
@@ -165,12 +275,17 @@ np.savez(
     prompt_token_ids=np.zeros(2, dtype=np.int32),
     output_token_ids=np.zeros(3, dtype=np.int32),
     routed_experts=np.tile(np.array([0, 5, 7], dtype=np.uint8), (5, 2, 1)),
+    routed_weights=np.ones((5, 2, 3), dtype=np.float16),
+    candidate_experts=np.tile(np.array([0, 5, 7, 1], dtype=np.uint8), (5, 2, 1)),
 )
 
 
 @settings(max_examples=300)
-@given(st.lists(st.tuples(st.integers(0, len(WHOLE.getvalue()) - 1), st.integers(0, 255)), min_size=1, max_size=4))
-def test_whatever_bytes_are_damaged_it_reads_or_is_one_sentence(damage: list[tuple[int, int]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, len(WHOLE.getvalue()) - 1), st.integers(0, 255)), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_whatever_bytes_are_damaged_it_reads_or_is_one_sentence(damage: list[tuple[int, int]], extras: bool) -> None:
     content = bytearray(WHOLE.getvalue())
     for place, value in damage:
         content[place] = value
@@ -178,7 +293,7 @@ def test_whatever_bytes_are_damaged_it_reads_or_is_one_sentence(damage: list[tup
         path = Path(folder, "a.npz")
         path.write_bytes(content)
         try:
-            said = f"{read_traces(files_at(path), SMALL, [0]).tokens} tokens"
+            said = f"{read_traces(files_at(path), SMALL, [0], extras=extras).tokens} tokens"
         except InputError as error:
             said = str(error)
     assert "\n" not in said
@@ -263,8 +378,12 @@ def test_a_model_is_not_inferred_from_bad_files(tmp_path: Path) -> None:
 def test_real_traces(real_traces: Path) -> None:
     files = find_files([str(real_traces / "deepseek-v2-lite")])
     model = model_of_files(ModelChoice(), files)
-    trace = read_traces(files, model, [12])
+    trace = read_traces(files, model, [12], extras=True)
     assert (model.name, trace.requests, trace.tokens) == ("deepseek-v2-lite", 171, 27066)
     assert not trace.has(OUTPUT).any()
     with np.load(files[0].path) as archive:
         assert (trace.layer(12)[: trace.offsets[1]] == archive["routed_experts"][:, 11]).all()
+        assert trace.weights is not None
+        assert (trace.weights[: trace.offsets[1], 0] == archive["routed_weights"][:, 11]).all()
+    assert trace.candidates is None
+    assert trace.warnings == ()

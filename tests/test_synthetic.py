@@ -213,6 +213,23 @@ def test_candidates_are_as_many_as_there_may_be() -> None:
         generate(calibrated_gates(Model("m", 4, 0, 4), [0], 0), "", np.arange(2), np.full(2, 3), candidates=True)
 
 
+def test_the_builtin_trace_has_weights_and_candidates_where_they_are_asked_for() -> None:
+    plain, trace = builtin_trace(LITE, [LAYER, 3], 1), builtin_trace(LITE, [LAYER, 3], 1, extras=True)
+    assert plain.weights is None
+    assert plain.candidates is None
+    assert (trace.experts == plain.experts).all()
+    assert trace.candidates is not None
+    assert trace.weights is not None
+    assert trace.candidates.shape == (trace.tokens, 2, 16)
+    assert (trace.candidates[..., :6] == trace.experts).all()
+    assert trace.weights.dtype == np.float32
+    assert trace.candidates.dtype == np.uint16
+    assert trace.weights.sum(axis=2) == pytest.approx(np.ones((trace.tokens, 2)), abs=3e-3)
+    lonely = builtin_trace(Model("m", 4, 0, 4), [0], 0, extras=True)  # no expert is beyond the top-4
+    assert lonely.candidates is None
+    assert lonely.weights is not None
+
+
 MASK = (1 << 64) - 1
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
 
@@ -18,19 +18,29 @@ class Batches:
     """Forward passes of one layer.
 
     experts `[batch, token, k]` uint16, the shared experts included as the last of the k; source_row
-    `[batch, token]` int32 mesh row of each token. Both read-only.
+    `[batch, token]` int32 mesh row of each token. Of the routed experts alone, where they are known: weights
+    `[batch, token, top_k]` float32 gate weights, candidates `[batch, token, m]` uint16 ranked ids. All read-only.
     """
 
     experts: Ints
     source_row: Ints
+    weights: Floats | None = None
+    candidates: Ints | None = None
 
     def __post_init__(self) -> None:
         if self.experts.ndim != 3 or self.source_row.shape != self.experts.shape[:2]:
             raise ValueError(f"experts {self.experts.shape} and source_row {self.source_row.shape} do not fit")
-        object.__setattr__(self, "experts", np.ascontiguousarray(self.experts, dtype=np.uint16))
-        object.__setattr__(self, "source_row", np.ascontiguousarray(self.source_row, dtype=np.int32))
-        self.experts.flags.writeable = False
-        self.source_row.flags.writeable = False
+        for extra in (self.weights, self.candidates):
+            if extra is not None and (extra.ndim != 3 or extra.shape[:2] != self.experts.shape[:2]):
+                raise ValueError(f"experts {self.experts.shape} and weights or candidates {extra.shape} do not fit")
+        if self.weights is not None and self.weights.shape[2] > self.experts.shape[2]:
+            raise ValueError(f"{self.weights.shape[2]} weights for {self.experts.shape[2]} experts of a token")
+        types = {"experts": np.uint16, "source_row": np.int32, "weights": np.float32, "candidates": np.uint16}
+        for name, dtype in types.items():
+            if (array := getattr(self, name)) is not None:
+                array = np.ascontiguousarray(array, dtype=dtype)
+                array.flags.writeable = False
+                object.__setattr__(self, name, array)
 
     @property
     def count(self) -> int:
@@ -44,7 +54,12 @@ class Batches:
 
     def part(self, start: int, stop: int) -> "Batches":
         """Batches start..stop-1."""
-        return Batches(self.experts[start:stop], self.source_row[start:stop])
+        return Batches(
+            self.experts[start:stop],
+            self.source_row[start:stop],
+            None if self.weights is None else self.weights[start:stop],
+            None if self.candidates is None else self.candidates[start:stop],
+        )
 
     def load(self, experts: int) -> Ints:
         """Token-expert pairs of each expert, `[batch, expert]` int32."""

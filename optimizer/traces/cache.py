@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from optimizer.model import Model
 from optimizer.traces.corpus import TraceFile
 from optimizer.traces.trace import RoutingTrace
 
-LAYOUT = 1  # of the cached arrays: another number makes every older entry unknown
+MAPPED = ("experts", "weights", "candidates")
+LAYOUT = 2  # of the cached arrays: another number makes every older entry unknown
 
 
 def cached(
@@ -24,15 +26,17 @@ def cached(
     layers: Sequence[int],
     first_moe_layer: int | None,
     read: Callable[[], RoutingTrace],
+    extras: bool = False,
 ) -> RoutingTrace:
     """What `read` returns, from `folder` if it was there before, else read now and kept there.
 
     An entry is known by the names, sizes and modification times of all files, and by what else decides how they are
-    read. The experts come back memory-mapped: batches sampled from them touch only their own tokens.
+    read, `extras` (with gate weights and candidates) among it. The experts, and the extras where there are some, come
+    back memory-mapped: batches sampled from them touch only their own tokens.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--cache {folder}: is a file; name a folder")
-    entry = folder / f"{_key(files, model, layers, first_moe_layer)}.npz"
+    entry = folder / f"{_key(files, model, layers, first_moe_layer, extras)}.npz"
     known = _load(entry)
     if known is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,20 +47,24 @@ def cached(
     return known
 
 
-def _key(files: Sequence[TraceFile], model: Model, layers: Sequence[int], first_moe_layer: int | None) -> str:
+def _key(
+    files: Sequence[TraceFile], model: Model, layers: Sequence[int], first_moe_layer: int | None, extras: bool
+) -> str:
     stats = [(file.path, file.path.stat()) for file in files]
     named = [
         [str(path.resolve()), str(file.format), stat.st_size, stat.st_mtime_ns]
         for file, (path, stat) in zip(files, stats, strict=True)
     ]
-    text = json.dumps([LAYOUT, named, asdict(model), list(layers), first_moe_layer])
+    text = json.dumps([LAYOUT, named, asdict(model), list(layers), first_moe_layer, extras])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _save(entry: Path, trace: RoutingTrace) -> None:
-    """The experts as a plain .npy that can be mapped; the rest, written last, makes the entry complete."""
-    write_whole_binary(entry.with_suffix(".npy"), lambda file: np.save(file, trace.experts))
-    said = np.array(json.dumps([trace.layers, trace.source, trace.warnings]))
+    """The large arrays as plain .npy that can be mapped; the rest, written last, makes the entry complete."""
+    mapped = {name: array for name in MAPPED if (array := getattr(trace, name)) is not None}
+    for name, array in mapped.items():
+        write_whole_binary(_mapped_file(entry, name), partial(np.save, arr=array))
+    said = np.array(json.dumps([trace.layers, trace.source, trace.warnings, list(mapped)]))
     write_whole_binary(entry, lambda file: np.savez(file, offsets=trace.offsets, phase=trace.phase, said=said))
 
 
@@ -64,9 +72,15 @@ def _load(entry: Path) -> RoutingTrace | None:
     """The trace of an entry, or None where there is none or it is damaged."""
     try:
         with np.load(entry, allow_pickle=False) as rest:
-            layers, source, warnings = json.loads(str(rest["said"]))
+            layers, source, warnings, held = json.loads(str(rest["said"]))
             offsets, phase = rest["offsets"], rest["phase"]
-        experts = np.load(entry.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        return RoutingTrace(experts, tuple(layers), offsets, phase, source, tuple(warnings))
+        mapped = {name: np.load(_mapped_file(entry, name), mmap_mode="r", allow_pickle=False) for name in held}
+        return RoutingTrace(
+            layers=tuple(layers), offsets=offsets, phase=phase, source=source, warnings=tuple(warnings), **mapped
+        )
     except Exception:  # whatever is wrong with a cache entry, reading the corpus again is right
         return None
+
+
+def _mapped_file(entry: Path, name: str) -> Path:
+    return entry.with_suffix(f".{name}.npy")

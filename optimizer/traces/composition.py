@@ -1,18 +1,22 @@
 """Sampling batches from requests: which tokens run in one forward pass, in decode, in prefill and in both at once."""
 
+from collections import deque
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
-from heapq import heappop, heappush
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.arrays import Bools, Ints
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.traces.batches import Batches, default_rows, with_shared
-from optimizer.traces.trace import PROMPT, RoutingTrace
+from optimizer.traces.order import lay, spans, walk, walk_segments
+from optimizer.traces.trace import RoutingTrace
 
 PHASES = ("decode", "prefill", "mixed")
+CHUNK = 128  # batches made at a time, where nobody needs them all at once
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Composition:
         """The mesh row of each token, `[token]`."""
         return np.repeat(np.arange(len(self.row_users)), self.row_users)
 
-    def decodes(self) -> np.ndarray:
+    def decodes(self) -> Bools:
         """Which tokens of a batch are decoding users; of a mixed batch's row the first half, rounded up, `[token]`."""
         place = np.concatenate([np.arange(users) for users in self.row_users])
         half = np.repeat([(users + 1) // 2 for users in self.row_users], self.row_users)
@@ -58,7 +62,22 @@ def sample_batches(
     count: int,
     rng: np.random.Generator,
 ) -> Batches:
-    """`count` batches made from these requests alone.
+    """All of what `stream_batches` yields, in one piece."""
+    (batches,) = stream_batches(trace, layer, requests, model, composition, count, rng, chunk=count)
+    return batches
+
+
+def stream_batches(
+    trace: RoutingTrace,
+    layer: int,
+    requests: Ints,
+    model: Model,
+    composition: Composition,
+    count: int,
+    rng: np.random.Generator,
+    chunk: int = CHUNK,
+) -> Iterator[Batches]:
+    """`count` batches made from these requests alone, the same for any `chunk`, of which at most so many at a time.
 
     Decode: every user slot holds one request and walks through its output tokens (its prompt, if it has no output);
     at its end the next request takes over, in seeded random order. The requests found running at the first step are
@@ -66,65 +85,45 @@ def sample_batches(
     once. Prefill: the prompts (the output, where there is no prompt) one after another in seeded random order, cut
     into batches; the rows are filled in turn with what comes next, so that a row holds a contiguous stretch. Mixed:
     both at once, half the tokens of each row from either. In all, requests that have been used up come again in
-    another order, decoding ones from random offsets.
+    another order, decoding ones from random offsets. Weights and candidates are those of the trace, if it has them.
     """
+    place, row = trace.place(layer), composition.source_row()
+    for index in _token_indices(trace, requests, composition, count, chunk, rng):
+        yield Batches(
+            with_shared(trace.experts[:, place][index], model),
+            np.broadcast_to(row, index.shape),
+            None if trace.weights is None else trace.weights[:, place][index],
+            None if trace.candidates is None else trace.candidates[:, place][index],
+        )
+
+
+def _token_indices(
+    trace: RoutingTrace, requests: Ints, composition: Composition, count: int, chunk: int, rng: np.random.Generator
+) -> Iterator[Ints]:
+    """Which token of the trace is where in each batch, `[batch, token]`, `chunk` batches at a time."""
     decodes = composition.decodes()
-    index = np.empty((count, composition.tokens), dtype=np.int64)
+    parts: list[tuple[Bools, Iterator[Ints]]] = []
     if decodes.any():
-        index[:, decodes] = walk(spans(trace, requests, output=True), int(decodes.sum()), count, rng)
+        outputs, users = spans(trace, requests, output=True), int(decodes.sum())
+        alone = decodes.all() or count <= chunk  # else prompts are wanted, from the same `rng`, in mid-walk
+        own = rng if alone else _ahead_of_walk(outputs, users, count, rng)
+        parts.append((decodes, walk(outputs, users, count, chunk, own)))
     if not decodes.all():
-        index[:, ~decodes] = stream(spans(trace, requests, output=False), int((~decodes).sum()), count, rng)
-    routed = trace.layer(layer)[index]
-    return Batches(with_shared(routed, model), np.broadcast_to(composition.source_row(), index.shape))
+        prompts = spans(trace, requests, output=False)
+        parts.append((~decodes, lay(prompts, int((~decodes).sum()), count, chunk, rng)))
+    for start in range(0, count, chunk):
+        index = np.empty((min(chunk, count - start), composition.tokens), dtype=np.int64)
+        for chosen, tokens in parts:
+            index[:, chosen] = next(tokens)
+        yield index
 
 
-def spans(trace: RoutingTrace, requests: Ints, output: bool) -> Ints:
-    """First and past-the-last token of each request's output or prompt; all of it if that is empty, `[request, 2]`."""
-    before = np.concatenate([[0], np.cumsum(trace.phase == PROMPT)])
-    start, stop = trace.offsets[requests], trace.offsets[requests + 1]
-    middle = start + before[stop] - before[start]
-    part = np.stack([middle, stop] if output else [start, middle], axis=1)
-    empty = part[:, 0] == part[:, 1]
-    return np.where(empty[:, None], np.stack([start, stop], axis=1), part)
+def _ahead_of_walk(outputs: Ints, users: int, count: int, rng: np.random.Generator) -> np.random.Generator:
+    """A copy of `rng`, which itself is taken to where a whole walk leaves it.
 
-
-def walk(tokens_of: Ints, slots: int, steps: int, rng: np.random.Generator) -> Ints:
-    """Token indices `[step, slot]` of slots that work through a queue of requests, one token a step."""
-    index = np.empty((slots, steps), dtype=np.int64)
-    for _, step, token, length, slot in walk_segments(tokens_of, slots, steps, rng):
-        index[slot, step : step + length] = np.arange(token, token + length)
-    return index.T
-
-
-def walk_segments(
-    tokens_of: Ints, slots: int, steps: int, rng: np.random.Generator
-) -> list[tuple[int, int, int, int, int]]:
-    """The same as stretches of consecutive tokens: (request, first step, first token, length, slot) each."""
-    found: list[tuple[int, int, int, int, int]] = []
-    free = [(0, slot) for slot in range(slots)]  # a heap: when each slot asks for its next request
-    first_pass = True
-    while True:
-        for request in rng.permutation(len(tokens_of)):
-            start, stop = map(int, tokens_of[request])
-            now, slot = heappop(free)
-            if now >= steps:  # the earliest free slot is done, so all are
-                return found
-            if now == 0 or not first_pass:
-                start = int(rng.integers(start, stop))
-            end = min(now + stop - start, steps)
-            found.append((int(request), now, start, end - now, slot))
-            heappush(free, (end, slot))
-        first_pass = False
-
-
-def stream(tokens_of: Ints, slots: int, steps: int, rng: np.random.Generator) -> Ints:
-    """Token indices `[step, slot]` of requests laid end to end, all tokens of each."""
-    parts: list[Ints] = []
-    missing = slots * steps
-    while missing > 0:
-        for request in rng.permutation(len(tokens_of)):
-            parts.append(np.arange(*tokens_of[request])[:missing])
-            missing -= len(parts[-1])
-            if missing == 0:
-                break
-    return np.concatenate(parts).reshape(steps, slots)
+    The prompts of mixed batches are drawn after all of the walk, but needed in the first batch: so the walk, which
+    is quickly drawn, is gone through once without being kept.
+    """
+    before = deepcopy(rng)
+    deque(walk_segments(outputs, users, count, rng), maxlen=0)
+    return before

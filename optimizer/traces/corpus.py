@@ -9,9 +9,9 @@ import numpy as np
 
 from formulations.arrays import Ints
 from optimizer.errors import InputError
-from optimizer.kernels import kernel
 from optimizer.model import Model
-from optimizer.traces.npz import layer_ids, read_request
+from optimizer.traces.kept import Kept, joined, kept_layers
+from optimizer.traces.npz import read_request
 from optimizer.traces.request import BadRequestError, Request
 from optimizer.traces.servers import read_requests
 from optimizer.traces.sniff import Format, sniff
@@ -62,58 +62,24 @@ def _sniffed(path: Path) -> TraceFile:
         return TraceFile(path, None, str(fault).removeprefix(f"{path}: "))
 
 
-def stream(files: Sequence[TraceFile], model: Model | None) -> Iterator[tuple[Path, Request | BadRequestError]]:
-    """Every request of every file in order, unchecked, or why it cannot be read. One request is in memory at a time."""
+def stream(
+    files: Sequence[TraceFile], model: Model | None, extras: bool = False
+) -> Iterator[tuple[Path, Request | BadRequestError]]:
+    """Every request of every file in order, unchecked, or why it cannot be read. One request is in memory at a time.
+
+    extras: with gate weights and candidates, where a file has them.
+    """
     for file in files:
         if file.format is None:
             yield file.path, BadRequestError(file.fault)
         elif file.format is Format.NPZ:
             try:
-                yield file.path, read_request(file.path)
+                yield file.path, read_request(file.path, extras)
             except BadRequestError as fault:
                 yield file.path, fault
         else:
             for request in read_requests(file.path, file.format, model):
                 yield file.path, request
-
-
-def kept_layers(request: Request, model: Model, layers: Sequence[int], first: int | None) -> Ints:
-    """The asked layers of a request, checked, `[token, layer, k]` in the smallest unsigned type.
-
-    Raises BadRequestError for a fault in these layers.
-    """
-    experts = request.experts
-    if experts.shape[2] != model.top_k:
-        raise BadRequestError(f"routed_experts has top-{experts.shape[2]}, not top-{model.top_k}")
-    held = request.layers or layer_ids(experts, model, first)
-    missing = [layer for layer in layers if layer not in held]
-    if missing:
-        raise BadRequestError(f"holds layers {held[0]}..{held[-1]}, not layer {missing[0]}")
-    places = [held.index(layer) for layer in layers]
-    together = places == list(range(places[0], places[0] + len(places)))  # a slice is not copied
-    chosen = experts[:, places[0] : places[-1] + 1] if together else experts[:, places]
-    low, high = int(chosen.min()), int(chosen.max())
-    if low < 0 or high >= model.routed_experts:
-        bad = low if low < 0 else high
-        raise BadRequestError(f"routed_experts has expert id {bad}, outside 0..{model.routed_experts - 1}")
-    small: Ints = np.ascontiguousarray(chosen, dtype=np.uint8 if model.routed_experts <= 256 else np.uint16)
-    token, layer = _first_double(small)
-    if token >= 0:
-        raise BadRequestError(f"token {token} of layer {layers[layer]} names one expert twice in its top-{model.top_k}")
-    return small
-
-
-@kernel
-def _first_double(experts: Ints) -> tuple[int, int]:
-    """The first token and layer of `[token, layer, k]` that name an expert twice, or -1, -1."""
-    tokens, layers, k = experts.shape
-    for token in range(tokens):
-        for layer in range(layers):
-            for one in range(1, k):
-                for two in range(one):
-                    if experts[token, layer, one] == experts[token, layer, two]:
-                        return token, layer
-    return -1, -1
 
 
 @dataclass
@@ -147,13 +113,14 @@ def usable(
     first_moe_layer: int | None,
     faults: Faults,
     progress: Callable[[float], None] = lambda share: None,
-) -> Iterator[tuple[Path, Request, Ints]]:
-    """The good requests with their file and their asked layers `[token, layer, k]`; the bad ones go to `faults`.
+    extras: bool = False,
+) -> Iterator[tuple[Path, Request, Kept]]:
+    """The good requests with their file and their asked layers; the bad ones go to `faults`.
 
     `progress` receives the share of files read.
     """
     place = {file.path: number for number, file in enumerate(files)}
-    for path, request in stream(files, model):
+    for path, request in stream(files, model, extras):
         try:
             if isinstance(request, BadRequestError):
                 raise request
@@ -170,24 +137,28 @@ def read_traces(
     first_moe_layer: int | None = None,
     strict: bool = False,
     progress: Callable[[float], None] = lambda share: None,
+    extras: bool = False,
 ) -> RoutingTrace:
     """Read these layers of all requests; nothing of any other layer is kept.
 
-    A bad request is skipped and counted in `warnings`; with `strict`, or where no good one is left, it is an
-    InputError that names the file and the fault.
+    extras: with gate weights and candidates, where all good requests have them. A bad request is skipped and counted
+    in `warnings`; with `strict`, or where no good one is left, it is an InputError that names the file and the fault.
     """
     faults = Faults(strict)
-    parts: list[Ints] = []
+    parts: list[Kept] = []
     phases: list[Ints] = []
-    for _, request, experts in usable(files, model, layers, first_moe_layer, faults, progress):
-        parts.append(experts)
-        phases.append(np.where(np.arange(len(experts)) < request.prompt_tokens, PROMPT, OUTPUT).astype(np.uint8))
+    for _, request, part in usable(files, model, layers, first_moe_layer, faults, progress, extras):
+        parts.append(part)
+        phases.append(np.where(np.arange(len(part.experts)) < request.prompt_tokens, PROMPT, OUTPUT).astype(np.uint8))
     warnings = faults.warnings(len(parts))
+    whole, lacking = joined(parts)
     return RoutingTrace(
-        experts=np.concatenate(parts),
+        experts=whole.experts,
         layers=tuple(layers),
-        offsets=np.cumsum([0, *map(len, parts)]),
+        offsets=np.cumsum([0, *(len(part.experts) for part in parts)]),
         phase=np.concatenate(phases),
         source=f"{len(parts)} requests",
-        warnings=warnings,
+        warnings=(*warnings, *lacking),
+        weights=whole.weights,
+        candidates=whole.candidates,
     )

@@ -3,6 +3,7 @@
 import math
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +11,27 @@ import numpy as np
 from formulations.arrays import Ints
 from optimizer.model import Model
 from optimizer.traces.request import BadRequestError, Request
-from optimizer.traces.untrusted import INTEGERS, UnusableError, arrays_from_npz
+from optimizer.traces.untrusted import INTEGERS, NUMBERS, UnusableError, arrays_from_npz
 
+EXPERTS, WEIGHTS, CANDIDATES = "routed_experts", "routed_weights", "candidate_experts"
 TOKEN_IDS = ("prompt_token_ids", "output_token_ids")
 
 
-def read_request(path: Path) -> Request:
-    """Read one request file. Raises BadRequestError for whatever keeps it from being used.
+def read_request(path: Path, extras: bool = False) -> Request:
+    """Read one request file, with gate weights and candidates only if `extras` are asked for.
 
     What its headers declare is checked before anything is allocated; of the token ids only the number is of interest.
+    Raises BadRequestError for whatever keeps it from being used.
     """
     try:
-        arrays = arrays_from_npz(path, {"routed_experts": INTEGERS})
-        if "routed_experts" not in arrays:
-            raise BadRequestError("has no array routed_experts")
+        arrays = arrays_from_npz(path, {EXPERTS: INTEGERS})
+        if EXPERTS not in arrays:
+            raise BadRequestError(f"has no array {EXPERTS}")
         prompt, output = (math.prod(shape) if shape is not None else None for shape in _shapes(path, TOKEN_IDS))
+        request = _checked_request(arrays[EXPERTS], prompt, output)
+        return _with_extras(path, request) if extras else request
     except UnusableError as error:
         raise BadRequestError(str(error)) from None
-    return _checked_request(arrays["routed_experts"], prompt, output)
 
 
 def _checked_request(experts: Ints, prompt: int | None, output: int | None) -> Request:
@@ -41,6 +45,20 @@ def _checked_request(experts: Ints, prompt: int | None, output: int | None) -> R
             f"routed_experts has {tokens} tokens, not the {prompt} prompt + {output} output tokens, or one less"
         )
     return Request(experts, min(prompt, tokens))
+
+
+def _with_extras(path: Path, request: Request) -> Request:
+    """The request with its gate weights and its candidates, as far as the file has them and their shapes fit."""
+    shape = request.experts.shape
+    weights, candidates = _shapes(path, (WEIGHTS, CANDIDATES))
+    if weights is not None and weights != shape:
+        raise BadRequestError(f"{WEIGHTS} is {weights}, but {EXPERTS} is {shape}")
+    if candidates is not None and (len(candidates) != 3 or candidates[:2] != shape[:2] or candidates[2] <= shape[2]):
+        raise BadRequestError(
+            f"{CANDIDATES} is {candidates}, not {shape[:2]} and more than the {shape[2]} of {EXPERTS}"
+        )
+    arrays = arrays_from_npz(path, {WEIGHTS: NUMBERS, CANDIDATES: INTEGERS})
+    return replace(request, weights=arrays.get(WEIGHTS), candidates=arrays.get(CANDIDATES))
 
 
 def layer_ids(experts: Ints, model: Model, first_moe_layer: int | None) -> range:
@@ -67,7 +85,7 @@ def read_lengths(path: Path) -> tuple[int, int]:
     Raises BadRequestError for a file whose headers do not say them.
     """
     try:
-        experts, prompt, output = _shapes(path, ("routed_experts", *TOKEN_IDS))
+        experts, prompt, output = _shapes(path, (EXPERTS, *TOKEN_IDS))
     except UnusableError as error:
         raise BadRequestError(str(error)) from None
     if not experts or prompt is None or output is None:

@@ -10,9 +10,10 @@ import numpy as np
 from formulations.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
-from optimizer.traces.composition import walk_segments
-from optimizer.traces.corpus import Faults, TraceFile, kept_layers, stream
+from optimizer.traces.corpus import Faults, TraceFile, stream
+from optimizer.traces.kept import kept_layers
 from optimizer.traces.npz import layer_ids, read_lengths
+from optimizer.traces.order import walk_segments
 from optimizer.traces.request import BadRequestError, Request
 from optimizer.traces.sniff import Format
 from optimizer.traces.summary import NO_SEGMENTS, CorpusSummary, SummaryBuilder
@@ -131,7 +132,7 @@ def _one_pass(
             if isinstance(request, BadRequestError):
                 raise request
             layers = layers or _moe_layers(request, corpus)
-            experts = kept_layers(request, corpus.model, layers, corpus.first_moe_layer)
+            experts = kept_layers(request, corpus.model, layers, corpus.first_moe_layer).experts
         except BadRequestError as fault:
             faults.add(path, fault)
             bad.add(number)

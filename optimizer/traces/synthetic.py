@@ -53,13 +53,18 @@ class Generated:
     weights: Floats | None
 
 
-def builtin_trace(model: Model, layers: Sequence[int], seed: int, counts: Ints | None = None) -> RoutingTrace:
+def builtin_trace(
+    model: Model, layers: Sequence[int], seed: int, counts: Ints | None = None, extras: bool = False
+) -> RoutingTrace:
     """5,120 requests of 12 to 36 output tokens each, with the shares of counts `[layer, expert]` or of DeepSeek-V3.
 
-    Each layer is the same whatever other layers are made. Raises InputError as `calibrated_gates` does.
+    Each layer is the same whatever other layers are made. extras: with gate weights, and with candidates unless a
+    token may use no expert beyond its top-k. Raises InputError as `calibrated_gates` does.
     """
     lengths = np.random.default_rng(seed).integers(SHORTEST, LONGEST + 1, REQUESTS)
-    generated = generate(calibrated_gates(model, layers, seed, counts), "", np.arange(REQUESTS), lengths)
+    gates = calibrated_gates(model, layers, seed, counts)
+    ranked = extras and _usable(model) > model.top_k
+    generated = generate(gates, "", np.arange(REQUESTS), lengths, candidates=ranked, weights=extras)
     kind = f"like {model.name}'s" if counts is None else "whose experts are chosen as often as counted"
     return RoutingTrace(
         experts=generated.experts,
@@ -67,6 +72,8 @@ def builtin_trace(model: Model, layers: Sequence[int], seed: int, counts: Ints |
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         phase=np.full(len(generated.experts), OUTPUT, dtype=np.uint8),
         source=f"built-in trace, seed {seed}: {REQUESTS} generated requests {kind}",
+        weights=None if generated.weights is None else generated.weights.astype(np.float32),
+        candidates=generated.candidates,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
+from formulations.arrays import Bools, Floats, Ints
 from optimizer.errors import InputError
 
 PROMPT, OUTPUT = 0, 1
@@ -17,7 +17,9 @@ class RoutingTrace:
 
     experts `[token, layer, k]` uint16 routed ids; layers: model layer id of each entry of the layer axis;
     offsets `[request + 1]`: request r owns the tokens offsets[r]:offsets[r + 1]; phase `[token]`: PROMPT or
-    OUTPUT; source: where the trace came from, in words; warnings: what was left out, a sentence each.
+    OUTPUT; source: where the trace came from, in words; warnings: what was left out, a sentence each; weights
+    `[token, layer, k]` float32 gate weights and candidates `[token, layer, m]` uint16 ranked routed ids, where they
+    were asked for and all requests have them.
     """
 
     experts: Ints
@@ -26,13 +28,20 @@ class RoutingTrace:
     phase: Ints
     source: str
     warnings: tuple[str, ...] = field(default=())
+    weights: Floats | None = None
+    candidates: Ints | None = None
 
     def __post_init__(self) -> None:
         tokens, layers, _ = self.experts.shape
         if layers != len(self.layers) or self.phase.shape != (tokens,) or self.offsets[-1] != tokens:
             raise ValueError("experts, layers, phase and offsets of a trace do not fit together")
-        for array in (self.experts, self.offsets, self.phase):
-            array.flags.writeable = False
+        if self.weights is not None and self.weights.shape != self.experts.shape:
+            raise ValueError(f"experts {self.experts.shape} and weights {self.weights.shape} do not fit together")
+        if self.candidates is not None and self.candidates.shape[:2] != self.experts.shape[:2]:
+            raise ValueError(f"experts {self.experts.shape} and candidates {self.candidates.shape} do not fit together")
+        for array in (self.experts, self.offsets, self.phase, self.weights, self.candidates):
+            if array is not None:
+                array.flags.writeable = False
 
     @property
     def requests(self) -> int:
@@ -46,10 +55,14 @@ class RoutingTrace:
 
     def layer(self, layer: int) -> Ints:
         """One layer's choices, `[token, k]`. Raises InputError for a layer that the trace does not hold."""
+        return self.experts[:, self.place(layer)]
+
+    def place(self, layer: int) -> int:
+        """Where a layer is on the layer axis. Raises InputError for a layer that the trace does not hold."""
         if layer not in self.layers:
             held = ", ".join(map(str, self.layers))
             raise InputError(f"--layer {layer} is not in the trace, which holds layers {held}")
-        return self.experts[:, self.layers.index(layer)]
+        return self.layers.index(layer)
 
     def has(self, phase: int) -> Bools:
         """Whether a request has tokens of this phase, PROMPT or OUTPUT, `[request]`."""
