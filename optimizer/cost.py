@@ -1,76 +1,232 @@
 """Microseconds of dispatch, compute and combine: the only home of the objective.
 
-Kernels count (tokens, tiles, half-tokens on ring edges); this file alone turns counts into time.
+Kernels count (tokens, blocks, half messages on links); this file alone turns counts into time.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.arrays import Bools, Floats, Ints
+from optimizer.errors import InputError
 from optimizer.mesh import Mesh
-from optimizer.presets import HardwarePreset, LinkDispatch
+from optimizer.presets.schema import (
+    FunctionalCompute,
+    HardwarePreset,
+    LinkDispatch,
+    NodeTransfer,
+    RooflineCompute,
+    TileCompute,
+)
 
 NS_PER_US = 1000
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost model of one hardware preset, `name` being what the user called it."""
+    """The cost model of one hardware preset, `name` being what the user called it.
+
+    moe_op: whether the MoE op packs tokens per expert (optimized) or leaves them where they are in the batch
+    (functional). dispatch_model: one of those that the preset has figures for, None for its own. Raises InputError
+    where the preset has no figures for what is asked.
+    """
 
     name: str
     preset: HardwarePreset
+    moe_op: Literal["optimized", "functional"] = "optimized"
+    dispatch_model: Literal["link", "table", "node"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.moe_op == "functional" and self.preset.functional is None:
+            raise InputError(f"--moe-op functional: hardware {self.name} has no [functional] section; it has optimized")
+        there = [self.preset.dispatch.kind, *(["table"] if self.preset.table else [])]
+        if self.dispatch_model not in (None, *there):
+            asked, has = self.dispatch_model, ", ".join(there)
+            raise InputError(f"--dispatch-model {asked}: hardware {self.name} has no such model; it has {has}")
+
+    @property
+    def uses_table(self) -> bool:
+        """Whether `table_us` is the dispatch time to use, instead of `dispatch_us`."""
+        return self.dispatch_model == "table"
+
+    @property
+    def dispatch_per_expert(self) -> bool:
+        """Whether tokens are sent one message per (token, expert) instead of per (token, device); rings multicast."""
+        dispatch = self.preset.dispatch
+        return isinstance(dispatch, NodeTransfer) and dispatch.message_per == "expert"
 
     @property
     def combine_per_expert(self) -> bool:
         """Whether results travel back one message per (token, expert) instead of per (token, device)."""
-        return self.preset.combine.message_per == "expert"
+        return self.moe_op == "functional" or self.preset.combine.message_per == "expert"
+
+    @property
+    def unit(self) -> Literal["tiles", "tokens"]:
+        """What `tiles` counts on this hardware."""
+        return "tiles" if isinstance(self.preset.compute, TileCompute) else "tokens"
+
+    @property
+    def tile_tokens(self) -> int:
+        """How many tokens cost as much as one: those of a tile, or 1 where every token counts."""
+        compute = self.preset.compute
+        return compute.tile_tokens if isinstance(compute, TileCompute) else 1
+
+    @property
+    def functional(self) -> FunctionalCompute:
+        """The figures of the functional op; ValueError where the preset has none."""
+        if self.preset.functional is None:
+            raise ValueError(f"hardware {self.name} has no [functional] section")
+        return self.preset.functional
 
     def tiles(self, load: Ints) -> Ints:
-        """Tiles that a slot with this many tokens works through; any shape, same shape back."""
-        return -(-load // self.preset.compute.tile_tokens)
+        """Tiles (or tokens, see `unit`) that a slot with this many tokens works through; any shape, same shape back."""
+        return -(-load // self.tile_tokens)
 
-    def slot_ns(self, most_tokens: int) -> Ints:
-        """Compute time of one slot by its load, `[most_tokens + 1]` int64 nanoseconds.
+    def slot_ns(self, most_tokens: int, batch_blocks: int | None = None) -> Ints:
+        """Compute time of one filled slot by its load, `[most_tokens + 1]` int64 nanoseconds.
 
-        Whole nanoseconds, so that searches and simulator can be compared with ==.
+        Whole nanoseconds, so that searches and simulator can be compared with ==. The functional op's time depends on
+        the source rows of the tokens, which no such table knows: it is that of tokens that fall anywhere in the
+        batch's `batch_blocks` blocks, on average, or where these are not given, of tokens in as few blocks as can be.
         """
-        compute = self.preset.compute
-        tiles = self.tiles(np.arange(most_tokens + 1))
-        first = round(compute.first_tile_us * NS_PER_US)
-        further = round(compute.further_tile_us * NS_PER_US)
-        return np.where(tiles > 0, first + further * (tiles - 1), 0).astype(np.int64)
+        tokens = np.arange(most_tokens + 1)
+        if self.moe_op == "functional":
+            return _functional_ns(self.functional, tokens, batch_blocks)
+        if isinstance(self.preset.compute, RooflineCompute):
+            return _roofline_ns(self.preset.compute, tokens)
+        return _staircase_ns(self.preset.compute, self.tiles(tokens))
 
-    def compute_us(self, slot_load: Ints) -> Floats:
-        """Compute time of each batch: the slowest device, whose active slots run one after another.
+    def slot_us(self, slot_load: Ints, slot_blocks: Ints | None = None, filled: Bools | None = None) -> Floats:
+        """How long each slot works, `[..., device, slot]` microseconds.
 
-        slot_load `[batch, device, slot]` tokens; returns `[batch]` microseconds.
+        slot_load `[..., device, slot]` tokens. The functional op asks for slot_blocks of the same shape, the blocks of
+        consecutive tokens of one source row that send the slot anything, and `filled [device, slot]`.
         """
-        spent = self.slot_ns(int(slot_load.max(initial=0)))[slot_load]
-        slowest: Floats = spent.sum(axis=2).max(axis=1) / NS_PER_US
+        time: Floats = self._slot_work_ns(slot_load, slot_blocks, filled) / NS_PER_US
+        return time
+
+    def compute_us(
+        self,
+        slot_load: Ints,
+        slot_blocks: Ints | None = None,
+        filled: Bools | None = None,
+        slowdown: Floats | None = None,
+    ) -> Floats:
+        """Compute time of each batch: the slowest device, whose slots run one after another.
+
+        slot_load `[batch, device, slot]` tokens, slot_blocks and filled as for `slot_us`; `slowdown [device]`
+        multiplies a device's time. Returns `[batch]` microseconds.
+        """
+        spent = self._slot_work_ns(slot_load, slot_blocks, filled).sum(axis=2)
+        slowest: Floats = (spent if slowdown is None else spent * slowdown).max(axis=1) / NS_PER_US
         return slowest
 
-    def message_ns(self, mesh: Mesh) -> int:
-        """What one message less on the way back saves in nanoseconds, if all ring edges are used alike.
+    def dispatch_us(self, halves: Ints, remote: Bools | None = None) -> Floats:
+        """Dispatch time of each batch by its busiest link, `[batch]` microseconds.
 
-        A message crosses rows / 4 edges on average (a little less on odd rings), of 2 * rows * cols in all.
+        halves `[batch, ...]` half messages on each link; `remote [link]` are the links between nodes, None if none is.
         """
-        hops = sum(mesh.hops(0, row) for row in range(mesh.rows)) / mesh.rows
-        combine = self.preset.combine
-        microseconds = combine.bytes_per_token / (combine.gigabytes_per_second * 1e3)
-        return round(NS_PER_US * microseconds * hops / (2 * mesh.rows * mesh.cols))
+        return _busiest_link_us(self.preset.dispatch, halves, remote)
 
-    def dispatch_us(self, edge_halves: Ints) -> Floats:
-        """Dispatch time of each batch; edge_halves `[batch, col, direction, row]`, see `simulator.py`."""
-        return _busiest_edge_us(self.preset.dispatch, edge_halves)
+    def combine_us(self, halves: Ints, remote: Bools | None = None) -> Floats:
+        """Combine time of each batch; halves and remote as for `dispatch_us`."""
+        return _busiest_link_us(self.preset.combine, halves, remote)
 
-    def combine_us(self, edge_halves: Ints) -> Floats:
-        """Combine time of each batch; edge_halves as for dispatch."""
-        return _busiest_edge_us(self.preset.combine, edge_halves)
+    def dispatch_message_us(self, remote: Bools) -> Floats:
+        """How long one whole message keeps each link busy, `[link]` microseconds; remote as for `dispatch_us`."""
+        return _message_us(self.preset.dispatch, remote)
+
+    def combine_message_us(self, remote: Bools) -> Floats:
+        """How long one whole message keeps each link busy on the way back, `[link]` microseconds."""
+        return _message_us(self.preset.combine, remote)
+
+    def table_us(self, experts_in_column: Ints, hops: Ints | Floats) -> Floats:
+        """Dispatch time by the table model, for which a batch takes as long as its slowest token; any shape.
+
+        experts_in_column: the largest number of the token's experts in one column; hops: ring distance of the
+        farthest of its targets. Raises ValueError where the preset has no such model.
+        """
+        table = self.preset.table
+        if table is None:
+            raise ValueError(f"hardware {self.name} has no [table] section")
+        time: Floats = table.base_us + table.per_expert_us * experts_in_column + table.per_hop_us * hops
+        return time
+
+    def message_ns(self, mesh: Mesh) -> int:
+        """Nanoseconds saved by two experts of a token being on one device, if all links are used alike.
+
+        That is one message less each way, except where messages are per expert, and in a multicast, which passes by.
+        """
+        share, slow = self._share_of_links(mesh)
+        transfers: list[LinkDispatch | NodeTransfer] = [] if self.combine_per_expert else [self.preset.combine]
+        if isinstance(self.preset.dispatch, NodeTransfer) and not self.dispatch_per_expert:
+            transfers.append(self.preset.dispatch)
+        microseconds = sum(float(_message_us(transfer, np.array([slow]))[0]) for transfer in transfers)
+        return round(NS_PER_US * microseconds * share)
+
+    def _share_of_links(self, mesh: Mesh) -> tuple[float, bool]:
+        """How often a message passes a link on average over links and targets, and whether these are slow links.
+
+        The average distance on a ring of n is (n * n // 4) / n; the axis with more of it decides.
+        """
+        network = self.preset.network
+        if network.links == "rings":
+            lengths = (mesh.rows,) if network.tokens == "row" else (mesh.rows, mesh.cols)
+            return max(length * length // 4 / length for length in lengths) / (2 * mesh.devices), False
+        slow = network.links == "nodes" and mesh.rows > 1
+        return (1 - 1 / (mesh.rows if slow else mesh.devices)) / mesh.devices, slow
+
+    def _slot_work_ns(self, slot_load: Ints, slot_blocks: Ints | None, filled: Bools | None) -> Ints:
+        if self.moe_op == "optimized":
+            spent: Ints = self.slot_ns(int(slot_load.max(initial=0)))[slot_load]
+            return spent
+        if slot_blocks is None or filled is None:
+            raise ValueError("the functional op needs slot_blocks and filled")
+        load, block = _ns(self.functional.load_us), _ns(self.functional.block_us)
+        return load * filled.astype(np.int64) + block * slot_blocks.astype(np.int64)
 
 
-def _busiest_edge_us(link: LinkDispatch, edge_halves: Ints) -> Floats:
-    """Base time plus the busiest edge's tokens (counted in halves, as the antipode splits) over its bandwidth."""
-    busiest = edge_halves.max(axis=(1, 2, 3)) / 2
-    time: Floats = link.base_us + busiest * link.bytes_per_token / (link.gigabytes_per_second * 1e3)
+def _ns(microseconds: float) -> int:
+    return round(microseconds * NS_PER_US)
+
+
+def _staircase_ns(compute: TileCompute, tiles: Ints) -> Ints:
+    time: Ints = np.where(tiles > 0, _ns(compute.first_tile_us) + _ns(compute.further_tile_us) * (tiles - 1), 0)
+    return time.astype(np.int64)
+
+
+def _roofline_ns(compute: RooflineCompute, tokens: Ints) -> Ints:
+    read_us = compute.weight_bytes / (compute.memory_gigabytes_per_second * 1e3)
+    multiply_us = tokens * (compute.flops_per_token / (compute.peak_tflops * compute.efficiency * 1e6))
+    time: Ints = np.rint(np.where(tokens > 0, np.maximum(read_us, multiply_us), 0) * NS_PER_US).astype(np.int64)
+    return time
+
+
+def _functional_ns(functional: FunctionalCompute, tokens: Ints, batch_blocks: int | None) -> Ints:
+    if batch_blocks is None:
+        blocks = np.ceil(tokens / functional.block_tokens)
+    else:
+        blocks = batch_blocks * (1 - (1 - 1 / batch_blocks) ** tokens)  # balls into bins: the filled ones
+    time: Ints = _ns(functional.load_us) + np.rint(_ns(functional.block_us) * blocks).astype(np.int64)
+    return time
+
+
+def _message_us(transfer: LinkDispatch | NodeTransfer, remote: Bools) -> Floats:
+    """How long a message keeps each link busy, `[link]`."""
+    if isinstance(transfer, NodeTransfer):
+        near = transfer.local_gigabytes_per_second
+        far = transfer.gigabytes_per_second or near  # a switch has no remote links, and so may have no speed for them
+        speed = np.where(remote, far, near)
+    else:
+        speed = np.full(len(remote), transfer.gigabytes_per_second)
+    time: Floats = transfer.bytes_per_token / (speed * 1e3)
+    return time
+
+
+def _busiest_link_us(transfer: LinkDispatch | NodeTransfer, halves: Ints, remote: Bools | None) -> Floats:
+    """Base time plus how long the messages (in halves, as what goes to an antipode splits) keep the busiest link."""
+    links = halves.reshape(len(halves), -1)
+    message_us = _message_us(transfer, np.zeros(links.shape[1], dtype=np.bool_) if remote is None else remote)
+    time: Floats = transfer.base_us + (links * (message_us / 2)).max(axis=1)
     return time

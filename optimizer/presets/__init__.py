@@ -4,76 +4,13 @@ import tomllib
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import ValidationError
 
 from optimizer.errors import InputError
 from optimizer.model import Model
-
-
-class Section(BaseModel):
-    """Unknown keys are faults, so that a misspelt constant cannot be ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelPreset(Section):
-    """A model's dimensions; `layers` counts the dense ones too."""
-
-    source: str = Field(min_length=1)
-    layers: PositiveInt
-    first_moe_layer: int = Field(ge=0)
-    routed_experts: PositiveInt
-    shared_experts: int = Field(ge=0)
-    top_k: PositiveInt
-    groups: PositiveInt = 1
-    groups_per_token: PositiveInt = 1
-
-
-class MeshSection(Section):
-    """The mesh that this hardware has unless the user says otherwise."""
-
-    source: str = Field(min_length=1)
-    rows: PositiveInt
-    cols: PositiveInt
-    slots_per_device: PositiveInt
-
-
-class TileCompute(Section):
-    """The staircase: an active slot pays for its first tile of tokens and for each further one."""
-
-    source: str = Field(min_length=1)
-    kind: Literal["tiles"]
-    tile_tokens: PositiveInt
-    first_tile_us: PositiveFloat
-    further_tile_us: PositiveFloat
-
-
-class LinkDispatch(Section):
-    """Base time plus the bytes over the busiest directed ring edge, one multicast per token and column."""
-
-    source: str = Field(min_length=1)
-    kind: Literal["link"]
-    base_us: float = Field(ge=0)
-    bytes_per_token: PositiveInt
-    gigabytes_per_second: PositiveFloat
-
-
-class LinkCombine(LinkDispatch):
-    """The way back, unicast: one message per (token, device) or per (token, expert)."""
-
-    message_per: Literal["device", "expert"]
-
-
-class HardwarePreset(Section):
-    """What a MoE layer costs on this hardware, in microseconds."""
-
-    mesh: MeshSection
-    compute: TileCompute
-    dispatch: LinkDispatch
-    combine: LinkCombine
-
+from optimizer.presets.schema import HardwarePreset, ModelPreset, Section
 
 Preset = TypeVar("Preset", bound=Section)
 
@@ -86,13 +23,22 @@ def names(kind: Literal["models", "hardware"]) -> list[str]:
 
 def _parse(text: str, origin: str, schema: type[Preset]) -> Preset:
     try:
-        return schema.model_validate(tomllib.loads(text))
+        given = tomllib.loads(text)
+        return schema.model_validate(given)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{origin}: not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{origin}: {field}: {first['msg']} ({error.error_count()} fault(s) in all)") from None
+        said = ": ".join([*_field(first["loc"], given), first["msg"].removeprefix("Value error, ")])
+        raise InputError(f"{origin}: {said} ({error.error_count()} fault(s) in all)") from None
+
+
+def _field(place: tuple[int | str, ...], given: dict[str, Any]) -> list[str]:
+    """The faulty field's name, without the kind that pydantic puts into it; none where the message names it itself."""
+    section = given.get(str(place[0])) if place else None
+    if len(place) > 1 and isinstance(section, dict) and section.get("kind") == place[1]:
+        place = (place[0], *place[2:])
+    return [".".join(map(str, place))] if place else []
 
 
 def _built_in(kind: Literal["models", "hardware"], name: str) -> str:

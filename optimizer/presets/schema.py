@@ -1,0 +1,157 @@
+"""What a preset file may say. Every section of hardware names the source of its figures.
+
+Times are microseconds, bandwidths gigabytes (1e9 bytes) per second and device, in one direction.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+
+class Section(BaseModel):
+    """Unknown keys are faults, so that a misspelt constant cannot be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sourced(Section):
+    """A section that says where its figures come from."""
+
+    source: str = Field(min_length=1)
+
+
+class ModelPreset(Sourced):
+    """A model's dimensions; `layers` counts the dense ones too."""
+
+    layers: PositiveInt
+    first_moe_layer: int = Field(ge=0)
+    routed_experts: PositiveInt
+    shared_experts: int = Field(ge=0)
+    top_k: PositiveInt
+    groups: PositiveInt = 1
+    groups_per_token: PositiveInt = 1
+
+
+class MeshSection(Sourced):
+    """The mesh that this hardware has unless the user says otherwise."""
+
+    rows: PositiveInt
+    cols: PositiveInt
+    slots_per_device: PositiveInt
+
+
+class NetworkSection(Sourced):
+    """Where tokens are before dispatch, and what they travel on.
+
+    tokens: a token's hidden state is on all devices of its mesh row, on the row's first device, or the tokens of a row
+    are shared out over its devices. links: directed rings along the mesh axes; one switch with a port in and out per
+    device; or nodes of one mesh row each, with a fast network inside and a slower one between. hop_us, the latency of
+    one hop, is used by the queueing model only: elsewhere it is part of the base times.
+    """
+
+    tokens: Literal["row", "column", "device"]
+    links: Literal["rings", "switch", "nodes"]
+    hop_us: float = Field(ge=0)
+
+
+DEFAULT_NETWORK = NetworkSection(
+    source="the default, as this file has no [network]: that of tt-wormhole-quad-galaxy",
+    tokens="row",
+    links="rings",
+    hop_us=0.79,
+)
+
+
+class TileCompute(Sourced):
+    """The staircase: an active slot pays for its first tile of tokens and for each further one."""
+
+    kind: Literal["tiles"]
+    tile_tokens: PositiveInt
+    first_tile_us: PositiveFloat
+    further_tile_us: PositiveFloat
+
+
+class RooflineCompute(Sourced):
+    """An active slot reads its expert's weights once, or multiplies for as long as that takes, whichever is longer.
+
+    weight_bytes and flops_per_token are those of one expert; efficiency is the share of the peak that is reached.
+    """
+
+    kind: Literal["roofline"]
+    weight_bytes: PositiveFloat
+    memory_gigabytes_per_second: PositiveFloat
+    flops_per_token: PositiveFloat
+    peak_tflops: PositiveFloat
+    efficiency: float = Field(gt=0, le=1)
+
+
+class FunctionalCompute(Sourced):
+    """The functional MoE op, where tokens stay at their places in the global batch.
+
+    Every filled slot is loaded, then it works through each block of so many consecutive tokens of one source row that
+    has any token for its expert.
+    """
+
+    block_tokens: PositiveInt
+    block_us: PositiveFloat
+    load_us: float = Field(ge=0)
+
+
+class Transfer(Sourced):
+    """Base time plus the bytes over the busiest link."""
+
+    base_us: float = Field(ge=0)
+    bytes_per_token: PositiveInt
+
+
+class LinkDispatch(Transfer):
+    """Over ring edges, one multicast per token, ring and direction."""
+
+    kind: Literal["link"]
+    gigabytes_per_second: PositiveFloat
+
+
+class LinkCombine(LinkDispatch):
+    """The way back, unicast: one message per (token, device) or per (token, expert)."""
+
+    message_per: Literal["device", "expert"]
+
+
+class NodeTransfer(Transfer):
+    """Through ports, unicast, either way: of the node's own network or the switch (local), and between nodes."""
+
+    kind: Literal["node"]
+    gigabytes_per_second: PositiveFloat | None = None
+    local_gigabytes_per_second: PositiveFloat
+    message_per: Literal["device", "expert"]
+
+
+class TableDispatch(Sourced):
+    """Dispatch time of one token: base_us + per_expert_us * its experts in one column + per_hop_us * hops."""
+
+    base_us: float = Field(ge=0)
+    per_expert_us: float = Field(ge=0)
+    per_hop_us: float = Field(ge=0)
+
+
+class HardwarePreset(Section):
+    """What a MoE layer costs on this hardware, in microseconds."""
+
+    mesh: MeshSection
+    network: NetworkSection = DEFAULT_NETWORK
+    compute: Annotated[TileCompute | RooflineCompute, Field(discriminator="kind")]
+    functional: FunctionalCompute | None = None
+    dispatch: Annotated[LinkDispatch | NodeTransfer, Field(discriminator="kind")]
+    combine: Annotated[LinkCombine | NodeTransfer, Field(discriminator="kind")]
+    table: TableDispatch | None = None
+
+    @model_validator(mode="after")
+    def _transfers_fit_the_links(self) -> "HardwarePreset":
+        links = self.network.links
+        kind = "link" if links == "rings" else "node"
+        for name, transfer in (("dispatch", self.dispatch), ("combine", self.combine)):
+            if transfer.kind != kind:
+                raise ValueError(f"{name}.kind: must be '{kind}' where network.links is '{links}'")
+            if links == "nodes" and transfer.gigabytes_per_second is None:
+                raise ValueError(f"{name}.gigabytes_per_second: is needed where network.links is 'nodes'")
+        return self
