@@ -5,79 +5,30 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from optimizer.options import (
+    batch_options,
+    cost_options,
+    problem_options,
+    run_options,
+    solve_options,
+    synth_options,
+    trace_options,
+)
+
 if TYPE_CHECKING:
+    from optimizer.conditions import Conditions
+    from optimizer.cost import Cost
     from optimizer.inputs import Named, Source
     from optimizer.mesh import Mesh
+    from optimizer.plan import Plan
+    from optimizer.simulated import SimulationReport
     from optimizer.traces.infer import ModelChoice
 
 STARTED = time.monotonic()  # the time limit counts from here, imports and compilation included
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class SharedReplicas(click.ParamType[int | str]):
-    """A number of replicas, or auto."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """An integer, or the word."""
-        if str(value) == "auto":
-            return "auto"
-        if not str(value).isdecimal():
-            self.fail(f"'{value}' is neither a number nor auto", param, ctx)
-        return int(value)
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, shown in the order given."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-trace_options = _options(
-    click.argument("traces", nargs=-1),
-    click.option("--batches", type=click.Path(path_type=Path), help="An .npz with experts [batch, token, top_k] "
-                 "and, if wanted, source_row [batch, token], instead of TRACES."),
-    click.option("--format", "format_name", metavar="NAME", help="The traces' format, for instance vllm, instead of "
-                 "what their content shows."),
-    click.option("--first-moe-layer", type=click.IntRange(min=0), help="Model layer of the first entry of the traces' "
-                 "layer axis, where neither zero layers nor the model tell."),
-    click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens in a batch, which are the users of a "
-                 "decode step; by default 512, or the plan's."),
-    click.option("--strict", is_flag=True, help="Refuse bad requests instead of skipping them."),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
-)  # fmt: skip
-
-batch_options = _options(
-    click.option("--row-users", metavar="N,N,...", help="Tokens of a batch from each mesh row, not equally many."),
-    click.option("--phase", type=click.Choice(["decode", "prefill", "mixed"]),
-                 help="What batches are made of; by default decode, or the plan's."),
-    click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
-                 help="Keep the layers that were read here, so that the next run need not read the traces again."),
-)  # fmt: skip
-
-problem_options = _options(
-    click.option("--model", "model_name", help="A model preset; by default what the traces fit, or deepseek-v3."),
-    click.option("--mesh", "mesh_text", metavar="RxC", help="Rows x columns of devices; by default the hardware's."),
-    click.option("--slots", type=int, help="Expert slots per device; by default the hardware's."),
-    click.option("--routed-experts", type=int, help="By default the model's, or as many as the traces show."),
-    click.option("--shared-experts", type=int, help="By default the model's, or 0 for an unknown model."),
-    click.option("--top-k", type=int, help="Routed experts per token; by default the model's or the traces'."),
-    click.option("--hardware", default="tt-wormhole-quad-galaxy", show_default=True,
-                 help="A hardware preset, or a TOML file like one."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-                 help="Seed of the built-in trace, the split of requests, the batches and the search."),
-)  # fmt: skip
 
 
 class Moeplan(click.Group):
@@ -133,6 +84,13 @@ def _mesh(given: dict[str, Any]) -> "Mesh":
     return Mesh.parse(given["mesh_text"] or f"{own.rows}x{own.cols}", slots)
 
 
+def _cost(hardware: str, given: dict[str, Any]) -> "Cost":
+    from optimizer.cost import Cost
+    from optimizer.presets import load_hardware
+
+    return Cost(hardware, load_hardware(hardware), given["moe_op"], given["dispatch_model"])
+
+
 def _named(given: dict[str, Any]) -> "Named":
     from optimizer.arguments import format_named, row_users
     from optimizer.errors import InputError
@@ -144,6 +102,24 @@ def _named(given: dict[str, Any]) -> "Named":
     known = {key: given[key] for key in keys if given.get(key) is not None}
     users = row_users(given.get("row_users"))
     return Named(**known, row_users=users, format=format_named(given["format_name"]))
+
+
+def _conditions(given: dict[str, Any], plan: "Plan") -> "Conditions":
+    from optimizer.arguments import devices, factors
+    from optimizer.conditions import Conditions
+
+    unit, timing, drop = given["unit"] or plan.unit, given["timing"], given["drop"]
+    return Conditions(unit=unit, timing=timing, drop=drop, slow=factors(given["slow"]), dead=devices(given["dead"]))
+
+
+def _judged(plan: "Plan", given: dict[str, Any], trials: "list[Conditions]") -> "dict[int, list[SimulationReport]]":
+    from optimizer.judge import judge
+
+    with _progress() as notify:
+        cost = _cost(plan.hardware, given)
+        reports, notes = judge(plan, _named(given), cost, trials, given["batch_count"], notify)
+    _say(notes)
+    return reports
 
 
 @contextmanager
@@ -168,56 +144,24 @@ def _say(sentences: Iterable[str]) -> None:
 @trace_options
 @batch_options
 @problem_options
-@click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to plan.")
-@click.option(
-    "--shared-replicas",
-    type=SharedReplicas(),
-    help="Replicas of each shared expert, spread over the rows; "
-    "auto treats it like a routed one. By default one per row.",
-)
-@click.option(
-    "--synthesise",
-    is_flag=True,
-    help="Where TRACES are counts: plan on generated requests that choose experts "
-    "as often, instead of on expected load.",
-)
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=1),
-    default=60.0,
-    show_default=True,
-    help="Seconds for the whole command; a limit under 5 s, or 20 s in the first run, which compiles, is overrun. "
-    "What is found in a given time may differ from run to run.",
-)
-@click.option(
-    "--iterations",
-    type=click.IntRange(min=0),
-    help="Moves that the search may evaluate. Where these end the "
-    "search before the time limit does, the same seed gives the same plan.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default="plan.json",
-    show_default=True,
-    help="Where the plan is written.",
-)
-def solve(layer: int, shared_replicas: int | str | None, synthesise: bool, time_limit: float, iterations: int | None,
-          output: Path, as_json: bool, **given: Any) -> None:  # fmt: skip
+@cost_options
+@solve_options
+def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesise: bool, time_limit: float,
+          iterations: int | None, output: Path, as_json: bool, **given: Any) -> None:  # fmt: skip
     """Plan one layer, and judge the plan on requests that it was not made from.
 
     Seeds, a CP-SAT formulation and descents plan for even routing on train batches; the candidate that is best on
-    selection batches becomes the plan; all figures printed are of test batches. The three share no request.
+    selection batches, routed by --routing, becomes the plan; all figures printed are of test batches. The three share
+    no request.
     Where TRACES are counts without tokens, the expected load is planned and judged instead.
     """
+    from optimizer.arguments import policy_names
     from optimizer.candidates import Effort
-    from optimizer.cost import Cost
+    from optimizer.conditions import Conditions
     from optimizer.expected import plan_counts
     from optimizer.files import check_writable
     from optimizer.inputs import open_counts, open_source, synthesised
     from optimizer.plan import write_plan
-    from optimizer.presets import load_hardware
     from optimizer.report import expected as expected_report
     from optimizer.report import solution as solution_report
     from optimizer.search.stop import Deadline
@@ -225,7 +169,8 @@ def solve(layer: int, shared_replicas: int | str | None, synthesise: bool, time_
 
     check_writable(output, "--output")
     mesh = _mesh(given)
-    cost = Cost(given["hardware"], load_hardware(given["hardware"]))
+    cost = _cost(given["hardware"], given)
+    conditions = Conditions(policy_names(routing, most=1)[0], given["unit"])
     effort = Effort(Deadline(time_limit, STARTED), given["seed"], iterations)
     named, choice = _named(given), _model_choice(given)
     with _progress() as notify:
@@ -242,7 +187,7 @@ def solve(layer: int, shared_replicas: int | str | None, synthesise: bool, time_
                 source: Source = synthesised(*counted, layer, named, mesh)
             else:
                 source = open_source(named, [layer], choice, mesh, reading)
-            plan, solution, notes = plan_tokens(source, layer, mesh, cost, shared_replicas, effort, notify)
+            plan, solution, notes = plan_tokens(source, layer, mesh, cost, shared_replicas, effort, notify, conditions)
             found = solution_report.as_json(solution)
             show = lambda: solution_report.show(solution, layer)  # noqa: E731
     write_plan(output, plan)
@@ -258,26 +203,89 @@ def solve(layer: int, shared_replicas: int | str | None, synthesise: bool, time_
 @click.argument("plan", type=click.Path(path_type=Path))
 @trace_options
 @batch_options
-@click.option("--routing", help="Judge this policy (primary, even, least-loaded) instead of the plan's.")
-def simulate(plan: Path, routing: str | None, as_json: bool, **given: Any) -> None:
+@cost_options
+@run_options
+@click.option("--routing", help="Judge this policy, several (comma-separated) or all, instead of the plan's.")
+@click.option(
+    "--capacity-factor",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Let a replica take this many times its even part of the pairs, and reroute what is beyond.",
+)
+def simulate(plan: Path, routing: str | None, capacity_factor: float | None, as_json: bool, **given: Any) -> None:
     """Run the layers of PLAN through the token-dispatch simulator.
 
     All requests of TRACES count, unless the plan was made from these very traces: then its test requests alone do.
+    Policies: primary, even (round robin), hash, nearest (fewest hops), capacity-fill, least-loaded, weights (learned
+    shares), optimal (least peak, then fewest hops).
     """
-    from optimizer.judge import judge
-    from optimizer.plan import read_plan
-    from optimizer.report.tables import show_table, simulation_table
+    from dataclasses import replace
 
+    from optimizer.arguments import policy_names
+    from optimizer.plan import read_plan
+    from optimizer.report import simulation as report
+
+    if given["drop"] and capacity_factor is None:
+        raise BadInput("--drop goes with --capacity-factor: without a capacity no pair is in want of room")
     read = read_plan(plan)
-    with _progress() as notify:
-        reports, notes = judge(read, _named(given), routing, notify)
-    _say(notes)
+    conditions = replace(_conditions(given, read), capacity_factor=capacity_factor)
+    reports = _judged(read, given, [replace(conditions, routing=name) for name in policy_names(routing or read.policy)])
     if as_json:
-        summaries = {str(layer): report.summary() for layer, report in reports.items()}
-        click.echo(json.dumps({"layers": summaries}, indent=1))
+        found = {str(layer): report.as_json(of_layer) for layer, of_layer in reports.items()}
+        click.echo(json.dumps({"layers": found}, indent=1))
         return
-    for layer, report in reports.items():
-        show_table(simulation_table(report, layer))
+    for layer, of_layer in reports.items():
+        report.show(of_layer, layer)
+
+
+@main.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@trace_options
+@batch_options
+@cost_options
+@run_options
+@click.option("--routing", help="Policy whose choices are limited, instead of the plan's.")
+@click.option(
+    "--capacity-factor",
+    "factors",
+    default="1.0:3.0:0.25",
+    show_default=True,
+    metavar="FROM:TO:STEP",
+    help="Capacity factors to try.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    default="sweep.html",
+    show_default=True,
+    help="Where the curve of latency against rerouting is drawn, as a page for a browser.",
+)
+def sweep(plan: Path, routing: str | None, factors: str, plot: Path, as_json: bool, **given: Any) -> None:
+    """Try capacity factors on PLAN: what latency is won by rerouting how many pairs to other experts.
+
+    A replica takes at most FACTOR * tokens * top_k / slots pairs. Beyond that a pair goes to another replica of its
+    expert, else to the token's next expert: the recorded one where TRACES have candidate_experts, else an estimate.
+    """
+    from dataclasses import replace
+
+    from optimizer.arguments import policy_names, spaced
+    from optimizer.files import check_writable, write_whole
+    from optimizer.plan import read_plan
+    from optimizer.report import simulation as report
+    from optimizer.report.charts import sweep_page
+
+    check_writable(plot, "--plot")
+    read = read_plan(plan)
+    conditions = replace(_conditions(given, read), routing=policy_names(routing or read.policy, most=1)[0])
+    tried = spaced("--capacity-factor", factors)
+    reports = _judged(read, given, [replace(conditions, capacity_factor=factor) for factor in tried])
+    write_whole(plot, sweep_page(reports))
+    if as_json:
+        found = {str(layer): [each.summary() for each in of_layer] for layer, of_layer in reports.items()}
+        click.echo(json.dumps({"plot": str(plot), "layers": found}, indent=1))
+        return
+    for layer, of_layer in reports.items():
+        report.show_sweep(of_layer, layer)
+    click.echo(f"The curve is drawn in {plot}.")
 
 
 @main.command()
@@ -338,28 +346,7 @@ def convert(sources: tuple[str, ...], out: Path, format_name: str | None, model_
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--requests", type=click.IntRange(min=1), default=512, show_default=True, help="Requests per data set.")
-@click.option("--layers", default="all", show_default=True, help="Model layers: 12, or 12,15, or 3-60, or all.")
-@click.option("--prompt-tokens", type=click.IntRange(min=0), default=128, show_default=True, help="Mean prompt length.")
-@click.option("--output-tokens", type=click.IntRange(min=0), default=128, show_default=True, help="Mean output length.")
-@click.option(
-    "--datasets",
-    default="",
-    metavar="NAME,...",
-    help="A folder and a topic for each name; by default one corpus without a topic.",
-)
-@click.option(
-    "--counts",
-    type=click.Path(),
-    metavar="FILE",
-    help="Counts that the experts' shares shall follow, instead of DeepSeek-V3's.",
-)
-@click.option("--candidates", is_flag=True, help="Write candidate_experts, the 16 best in rank order.")
-@click.option("--weights", is_flag=True, help="Write routed_weights.")
-@click.option("--model", "model_name", help="A model preset; deepseek-v3 by default.")
-@click.option("--routed-experts", type=int, help="By default the model's.")
-@click.option("--top-k", type=int, help="By default the model's.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything generated.")
+@synth_options
 def synth(out: Path, layers: str, datasets: str, counts: str | None, **given: Any) -> None:  # fmt: skip
     """Generate requests with DeepSeek-V3's statistics, as native .npz files in folder OUT."""
     from optimizer.arguments import layer_ids

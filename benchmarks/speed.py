@@ -14,6 +14,7 @@ from measure import Measured, rate
 
 from formulations.arrays import Ints
 from optimizer.coactivation import pair_counts
+from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.inputs import Named, open_source
 from optimizer.kernels import kernel
@@ -50,13 +51,15 @@ def simulation(problem: Problem, test: Batches) -> Measured:
     """Even routing with loads, tiles and both rings, checked to give the same latencies."""
     placement, experts = greedy(problem), problem.model.experts
     few = test.part(0, 32)
-    ours = simulate(placement, few, experts, MESH, problem.cost, "even").latency_us
+    ours = simulate(placement, few, problem.model, MESH, problem.cost, Conditions()).latency_us
     if not np.allclose(ours, plain.latency_us(placement, few, experts, MESH, problem.cost)):
         raise AssertionError("numpy and the simulator disagree")
     return Measured(
         "simulate, even, both rings",
         "M pairs/s",
-        rate(test.experts.size / 1e6, lambda: simulate(placement, test, experts, MESH, problem.cost, "even")),
+        rate(
+            test.experts.size / 1e6, lambda: simulate(placement, test, problem.model, MESH, problem.cost, Conditions())
+        ),
         rate(few.experts.size / 1e6, lambda: plain.latency_us(placement, few, experts, MESH, problem.cost)),
     )
 

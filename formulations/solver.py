@@ -1,9 +1,15 @@
-"""Limits, workers and seed of CP-SAT, and what its answers mean."""
+"""Limits, workers and seed of CP-SAT and HiGHS, and what their answers mean."""
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 from ortools.sat.python import cp_model
+from scipy.optimize import Bounds, LinearConstraint, milp
 
+from formulations.arrays import Floats, Ints
 from formulations.outcome import SolveStatus
 
 STATUSES = {
@@ -44,3 +50,40 @@ def status_of(code: cp_model.CpSolverStatus) -> SolveStatus:
     if code not in STATUSES:
         raise ValueError("CP-SAT refused the model as invalid")
     return STATUSES[code]
+
+
+class MilpAnswer(NamedTuple):
+    """What HiGHS said: x `[variable]` and objective, None without a solution; a valid lower_bound, -inf if unknown."""
+
+    status: SolveStatus
+    x: Floats | None
+    objective: float | None
+    lower_bound: float
+    seconds: float
+
+
+HIGHS = {0: SolveStatus.OPTIMAL, 1: SolveStatus.UNKNOWN, 2: SolveStatus.INFEASIBLE}
+
+
+def minimise(
+    cost: Floats, constraints: Sequence[LinearConstraint], integral: Ints, bounds: Bounds, limits: Limits
+) -> MilpAnswer:
+    """Minimise `cost @ x` by HiGHS; integral `[variable]` is 1 for integers and 0 for others.
+
+    HiGHS runs on one core and knows no seed here, so that the answer depends on the model and, where it is reached,
+    on the time limit. Raises ValueError for a model without a lower bound.
+    """
+    started = time.monotonic()
+    options = {"time_limit": max(limits.seconds, 0.01)}
+    found = milp(c=cost, constraints=constraints, integrality=integral, bounds=bounds, options=options)
+    seconds = time.monotonic() - started
+    if found.status not in HIGHS:
+        raise ValueError(f"HiGHS refused the model: {found.message}")
+    status = HIGHS[found.status]
+    if found.x is not None and status is SolveStatus.UNKNOWN:
+        status = SolveStatus.FEASIBLE
+    bound = found.fun if not np.any(integral) and found.x is not None else found.mip_dual_bound
+    lower = -np.inf if bound is None or not np.isfinite(bound) else float(bound)
+    if status is SolveStatus.INFEASIBLE:
+        lower = np.inf
+    return MilpAnswer(status, found.x, found.fun, lower, seconds)

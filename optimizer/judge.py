@@ -1,16 +1,18 @@
-"""A plan before the simulator, on traces of the user's."""
+"""Plans before the simulator, on traces of the user's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.errors import InputError
-from optimizer.inputs import Named, Source, open_source
+from optimizer.inputs import BATCHES_PER_SET, Named, Source, open_source
 from optimizer.plan import Plan
-from optimizer.presets import load_hardware
-from optimizer.routing.policies import POLICIES
-from optimizer.simulator import SimulationReport, simulate
+from optimizer.routing.capacity import Coactivation
+from optimizer.routing.policies import TAUGHT
+from optimizer.simulated import SimulationReport
+from optimizer.simulator import Simulation
 from optimizer.traces.batches import Batches
 from optimizer.traces.composition import PHASES
 
@@ -18,29 +20,61 @@ Notify = Callable[[str, float], None]
 
 
 def judge(
-    plan: Plan, named: Named, routing: str | None, notify: Notify
-) -> tuple[dict[int, SimulationReport], list[str]]:
-    """Simulate every layer of a plan; returns the reports by layer, and sentences that the user should read.
+    plan: Plan, named: Named, cost: Cost, trials: Sequence[Conditions], batch_count: int | None, notify: Notify
+) -> tuple[dict[int, list[SimulationReport]], list[str]]:
+    """Simulate every layer of a plan under each of the conditions, all on the same batches.
 
-    Batches are made up as the plan's were, unless something else was named; routing None is the plan's policy. Raises
-    InputError for an unknown policy, or for one batch file where the plan has several layers.
+    batch_count None: as many as a plan is judged on when it is made. Returns the reports by layer, and sentences that
+    the user should read. Batches are made up as the plan's were, unless something else was named. Raises InputError for
+    one batch file where the plan has several layers.
     """
-    policy = plan.policy if routing is None else routing
-    if policy not in POLICIES:
-        raise InputError(f"--routing '{policy}' is not known; there are {', '.join(POLICIES)}")
     if named.batches is not None and len(plan.layers) > 1:
         raise InputError(f"--batches holds one layer, but the plan has {len(plan.layers)}; give TRACES instead")
     layers = sorted(plan.layers)
-    named = _as_planned(named, plan.layers[layers[0]].provenance)
+    limited = any(conditions.capacity_factor is not None for conditions in trials)
+    named = replace(_as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
     source = open_source(named, layers, plan.model, plan.mesh, lambda share: notify("reading traces", share))
-    cost = Cost(plan.hardware, load_hardware(plan.hardware))
     reports, notes = {}, [source.origin, *source.notes]
     for done, layer in enumerate(layers):
-        notify(f"layer {layer}", done / len(layers))
-        batches, said = _unseen(plan, source, layer)
-        reports[layer] = simulate(plan.layers[layer].placement, batches, plan.model.experts, plan.mesh, cost, policy)
-        notes += said
-    return reports, notes
+        unseen = plan.layers[layer].provenance.get("traces") == source.fingerprint(layer)
+        if unseen:
+            notes.append(f"layer {layer} was planned on this trace: judged on its test part alone")
+        chunks = source.stream(layer, unseen, batch_count)
+        simulations: list[Simulation] = []
+        for chunk in chunks:
+            simulations = simulations or _simulations(plan, layer, cost, trials, _guess(source, layer, chunk, limited))
+            for simulation in simulations:
+                simulation.feed(chunk)
+            share = simulations[0].batches / (batch_count or BATCHES_PER_SET)
+            notify(f"layer {layer}", (done + share) / len(layers))
+        reports[layer] = [simulation.report() for simulation in simulations]
+    return reports, notes + _untaught(plan, trials)
+
+
+def _simulations(
+    plan: Plan, layer: int, cost: Cost, trials: Sequence[Conditions], guess: Coactivation | None
+) -> list[Simulation]:
+    part = plan.layers[layer]
+    return [
+        Simulation(part.placement, plan.model, plan.mesh, cost, conditions, part.learned, guess)
+        for conditions in trials
+    ]
+
+
+def _guess(source: Source, layer: int, chunk: Batches, limited: bool) -> Coactivation | None:
+    """How to estimate next experts, from train batches, where they are asked for and not recorded."""
+    return Coactivation.of(source.sets(layer).train, source.model) if limited and chunk.candidates is None else None
+
+
+def _untaught(plan: Plan, trials: Sequence[Conditions]) -> list[str]:
+    """Says so where a policy wants what was learned on train batches, and the plan file does not have it."""
+    wanted = [conditions.routing for conditions in trials if conditions.routing in TAUGHT]
+    lacking = [str(layer) for layer, part in sorted(plan.layers.items()) if part.learned is None]
+    if not (wanted and lacking):
+        return []
+    return [
+        f"layers {', '.join(lacking)} of the plan have no learned loads and shares: {wanted[0]} takes them as equal"
+    ]
 
 
 def _as_planned(named: Named, made: dict[str, Any]) -> Named:
@@ -52,10 +86,3 @@ def _as_planned(named: Named, made: dict[str, Any]) -> Named:
     own_size = named.batch_tokens is not None or named.row_users is not None or users is None
     same_rows = named.row_users if own_size else tuple(users or ())
     return replace(named, seed=seed, phase=named.phase or phase, row_users=same_rows)
-
-
-def _unseen(plan: Plan, source: Source, layer: int) -> tuple[Batches, list[str]]:
-    """All batches, or the test ones where the plan was made from this very source."""
-    if plan.layers[layer].provenance.get("traces") == source.fingerprint(layer):
-        return source.sets(layer)[2], [f"layer {layer} was planned on this trace: judged on its test part alone"]
-    return source.everything(layer), []

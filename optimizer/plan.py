@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,29 +15,40 @@ from optimizer.model import Model
 from optimizer.placement import Placement
 from optimizer.presets import load_hardware, load_model, names
 from optimizer.routing.policies import POLICIES
+from optimizer.routing.site import Learned, Unit
+
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 FORMAT, VERSION = "moeplan/plan", 1
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer: its placement, test figures, bounds, and what they were made from."""
+    """One layer: its placement, test figures, bounds, and what they were made from.
+
+    learned: what train batches taught, for policies that need it; None in a plan that does not say.
+    """
 
     placement: Placement
     quality: dict[str, Any] = field(default_factory=dict)
     bounds: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Placements by model layer id, and the routing policy that they were made for."""
+    """Placements by model layer id, and the routing policy that they were made for.
+
+    unit: what the policy counts loads in, None for what the hardware's compute cost counts.
+    """
 
     model: Model
     mesh: Mesh
     hardware: str
     policy: str
     layers: dict[int, LayerPlan]
+    unit: Unit | None = None
 
 
 class _Part(BaseModel):
@@ -65,10 +76,13 @@ class _Mesh(_Part):
 
 class _Routing(_Part):
     policy: str
+    unit: Unit | None = None
 
 
 class _Layer(_Part):
     slots: list[list[int]]
+    load: list[Finite] | None = None
+    share: list[list[Finite]] | None = None
     quality: dict[str, Any] = Field(default_factory=dict)
     bounds: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -103,17 +117,16 @@ def _as_json(plan: Plan) -> dict[str, Any]:
         "model": asdict(plan.model),
         "mesh": asdict(plan.mesh),
         "hardware": plan.hardware,
-        "routing": {"policy": plan.policy},
-        "layers": {
-            str(layer): {
-                "slots": part.placement.slots.tolist(),
-                "quality": part.quality,
-                "bounds": part.bounds,
-                "provenance": part.provenance,
-            }
-            for layer, part in sorted(plan.layers.items())
-        },
+        "routing": {"policy": plan.policy} | ({"unit": plan.unit} if plan.unit else {}),
+        "layers": {str(layer): _layer_as_json(part) for layer, part in sorted(plan.layers.items())},
     }
+
+
+def _layer_as_json(part: LayerPlan) -> dict[str, Any]:
+    found: dict[str, Any] = {"slots": part.placement.slots.tolist()}
+    if part.learned is not None:
+        found |= {"load": part.learned.load.round(6).tolist(), "share": part.learned.share.round(6).tolist()}
+    return found | {"quality": part.quality, "bounds": part.bounds, "provenance": part.provenance}
 
 
 def read_plan(path: Path) -> Plan:
@@ -152,7 +165,7 @@ def _checked(parsed: _File) -> Plan:
     if parsed.routing.policy not in POLICIES:
         raise InputError(f"routing.policy is '{parsed.routing.policy}', not one of {', '.join(POLICIES)}")
     mesh = Mesh(parsed.mesh.rows, parsed.mesh.cols, parsed.mesh.slots_per_device)
-    plan = Plan(_model(parsed.model), mesh, parsed.hardware, parsed.routing.policy, {})
+    plan = Plan(_model(parsed.model), mesh, parsed.hardware, parsed.routing.policy, {}, parsed.routing.unit)
     for key, layer in parsed.layers.items():
         if not key.isdecimal():
             raise InputError(f"layers: '{key}' is not a layer id")
@@ -171,7 +184,19 @@ def _layer(plan: Plan, key: str, layer: _Layer) -> LayerPlan:
     if faults := _violations(plan, placement):
         more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
         raise InputError(f"layers.{key}.slots: {'; '.join(faults[:3])}{more}")
-    return LayerPlan(placement, layer.quality, layer.bounds, layer.provenance)
+    learned = _learned(f"layers.{key}", layer, placement, plan.model.experts)
+    return LayerPlan(placement, layer.quality, layer.bounds, layer.provenance, learned)
+
+
+def _learned(where: str, layer: _Layer, placement: Placement, experts: int) -> Learned | None:
+    """Loads per expert and shares per slot, where both are given."""
+    if layer.load is None or layer.share is None:
+        return None
+    if len(layer.load) != experts:
+        raise InputError(f"{where}.load: {len(layer.load)} numbers instead of {experts}, one per expert")
+    if [len(row) for row in layer.share] != [placement.slots.shape[1]] * len(placement.slots):
+        raise InputError(f"{where}.share: not one number per slot, as slots has them")
+    return Learned(np.array(layer.load), np.array(layer.share))
 
 
 def _model(parsed: _Model) -> Model:

@@ -33,6 +33,14 @@ class Problem:
         return total
 
     @property
+    def batch_blocks(self) -> int | None:
+        """Blocks of tokens in a batch, if that is what the MoE op works through."""
+        if self.cost.moe_op != "functional":
+            return None
+        tokens = int(self.load[0].sum()) // (self.model.top_k + self.model.shared_experts)
+        return max(1, -(-tokens // self.cost.functional.block_tokens))
+
+    @property
     def spread(self) -> Bools:
         """Experts whose replica count is fixed and whose replicas stay spread over the rows, `[expert]`."""
         fixed = np.zeros(self.model.experts, dtype=np.bool_)

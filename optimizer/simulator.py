@@ -1,178 +1,198 @@
-"""Token dispatch over recorded batches: what really happens to the tokens.
+"""Token dispatch over recorded batches: what really happens to the tokens."""
 
-Ring edges. Each column is a ring of rows with two directed edges per neighbouring pair. Direction 0 climbs:
-its edge r leads from row r to row r + 1 (mod rows). Direction 1 descends: its edge r leads from row r to
-row r - 1. Traffic is counted in half messages, because a target at the antipode is sent half its bytes either way.
-"""
-
-from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from formulations.arrays import Floats, Ints
+from optimizer.conditions import Conditions
 from optimizer.cost import Cost
-from optimizer.kernels import kernel
+from optimizer.errors import InputError
 from optimizer.mesh import Mesh
-from optimizer.placement import Placement
+from optimizer.model import Model
+from optimizer.network import Network
+from optimizer.placement import EMPTY, Placement
+from optimizer.routing.capacity import Coactivation, Rerouted, limit
 from optimizer.routing.policies import POLICIES
-from optimizer.statistics import five_figures
+from optimizer.routing.site import CAPACITY_FACTOR, Learned, Site, capacity_of
+from optimizer.simulated import Queues, Rerouting, SimulationReport
+from optimizer.timing import Clock, Routed, Times
 from optimizer.traces.batches import Batches
 
+NOTHING = np.empty(0, dtype=np.int32)
 CHUNK_PAIRS = 1 << 20  # pairs routed at a time, so that memory does not grow with the number of batches
 
 
-@dataclass(frozen=True, eq=False)
-class SimulationReport:
-    """Per batch: dispatch_us, compute_us, combine_us `[batch]`; device_load and device_tiles `[batch, device]` in
-    token-expert pairs and tiles; hops `[batch]`: ring distance to its target devices, summed per token, mean over
-    tokens. `tokens` is the size of a batch, `routing` the policy's name.
-    """
+def simulate(
+    placement: Placement,
+    batches: Batches,
+    model: Model,
+    mesh: Mesh,
+    cost: Cost,
+    conditions: Conditions,
+    learned: Learned | None = None,
+) -> SimulationReport:
+    """Route every pair of every batch and count what the devices and links carry; see `Simulation`."""
+    simulation = Simulation(placement, model, mesh, cost, conditions, learned)
+    simulation.feed(batches)
+    return simulation.report()
 
-    routing: str
-    tokens: int
+
+class _Part(NamedTuple):
+    """What is kept of some batches: figures `[batch]`, and what they carried."""
+
     dispatch_us: Floats
     compute_us: Floats
     combine_us: Floats
     device_load: Ints
     device_tiles: Ints
-    hops: Floats
-
-    @property
-    def latency_us(self) -> Floats:
-        """Dispatch, then compute, then combine, `[batch]`."""
-        return self.dispatch_us + self.compute_us + self.combine_us
-
-    @property
-    def imbalance(self) -> Floats:
-        """Peak / mean device load, `[batch]`."""
-        ratio: Floats = self.device_load.max(axis=1) / self.device_load.mean(axis=1)
-        return ratio
-
-    @property
-    def tiles(self) -> Ints:
-        """Peak tiles of a device, `[batch]`."""
-        peak: Ints = self.device_tiles.max(axis=1)
-        return peak
-
-    def summary(self) -> dict[str, object]:
-        """The stable JSON form: five statistics over batches of each figure."""
-        figures = ("latency_us", "dispatch_us", "compute_us", "combine_us", "imbalance", "tiles", "hops")
-        head = {"batches": len(self.hops), "tokens": self.tokens, "routing": self.routing}
-        return head | {name: five_figures(getattr(self, name)) for name in figures}
+    spread: Ints
+    critical: Ints
 
 
-def simulate(
-    placement: Placement, batches: Batches, experts: int, mesh: Mesh, cost: Cost, routing: str
-) -> SimulationReport:
-    """Route every pair of every batch by the policy of this name and count what the devices and links carry.
+class Simulation:
+    """One layer under one policy, fed batch by batch; nothing but figures per batch is kept.
 
-    `experts` counts routed and shared ones. Raises ValueError for an invalid placement.
+    learned: what train batches taught (for `nearest` and `weights`); guess: how to tell a token's next expert where a
+    capacity is set and no candidates are recorded. Raises ValueError for an invalid placement, InputError as
+    `Conditions.alive` does, and for overlap with a dispatch model that knows no links.
     """
-    faults = placement.violations(experts, mesh.devices, mesh.slots_per_device)
-    if faults:
-        raise ValueError("; ".join(faults))
-    start, slot = placement.replicas(experts)
-    pairs = batches.tokens * batches.experts.shape[2]
-    step = max(1, CHUNK_PAIRS // pairs)
-    parts = []
-    for first in range(0, batches.count, step):
-        chunk = batches.part(first, first + step)
-        chosen = POLICIES[routing](chunk.experts, start, slot, mesh)
-        parts.append(
-            _account(chosen, chunk.source_row, mesh.rows, mesh.cols, mesh.slots_per_device, cost.combine_per_expert)
+
+    def __init__(
+        self,
+        placement: Placement,
+        model: Model,
+        mesh: Mesh,
+        cost: Cost,
+        conditions: Conditions,
+        learned: Learned | None = None,
+        guess: Coactivation | None = None,
+    ) -> None:
+        if faults := placement.violations(model.experts, mesh.devices, mesh.slots_per_device):
+            raise ValueError("; ".join(faults))
+        if conditions.timing == "overlap" and cost.uses_table:
+            raise InputError("--timing overlap needs links, and the table model has none; leave out --dispatch-model")
+        self.model, self.mesh, self.cost, self.conditions = model, mesh, cost, conditions
+        self.placement = conditions.alive(placement, model)
+        self.network: Network = Network.of(mesh, cost.preset.network)
+        self.learned, self.guess = learned, guess
+        self.unit = conditions.unit or cost.unit
+        self.tokens = 0
+        self.clock = Clock(cost, self.network, self.placement.slots != EMPTY, conditions.slowdown(mesh.devices))
+        self._parts: list[_Part] = []
+        self._rerouted: list[Rerouted] = []
+        self._out = np.zeros(len(self.network.remote), dtype=np.int64)
+        self._back = np.zeros(len(self.network.remote), dtype=np.int64)
+        self._queues = Queues.none(mesh.devices)
+
+    def feed(self, batches: Batches) -> None:
+        """Run these batches too; all must have the same number of tokens."""
+        self.tokens = self.tokens or batches.tokens
+        if batches.tokens != self.tokens:
+            raise ValueError(f"batches of {batches.tokens} tokens after batches of {self.tokens}")
+        step = max(1, CHUNK_PAIRS // (batches.tokens * batches.experts.shape[2]))
+        for first in range(0, batches.count, step):
+            self._run(batches.part(first, first + step))
+
+    @property
+    def batches(self) -> int:
+        """Number of batches fed so far."""
+        return sum(len(part.dispatch_us) for part in self._parts)
+
+    @property
+    def capacity(self) -> int:
+        """Pairs that a replica takes, where that is limited."""
+        factor = self.conditions.capacity_factor or CAPACITY_FACTOR
+        return capacity_of(factor, self.tokens, self.model, self.mesh.slots)
+
+    def _run(self, batches: Batches) -> None:
+        source = self.network.source(batches.source_row)
+        routed = self.clock.count(self._chosen(batches, source), source, batches.source_row)
+        self._out += routed.traffic.out.sum(axis=0)
+        self._back += routed.traffic.back.sum(axis=0)
+        self._parts.append(
+            _Part(
+                *self._times(routed),
+                device_load=routed.slot_load.sum(axis=2),
+                device_tiles=self.cost.tiles(routed.slot_load).sum(axis=2),
+                spread=routed.traffic.spread,
+                critical=self._critical(routed),
+            )
         )
-    slot_load, out_edges, back_edges, hops = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    per_device = slot_load.reshape(batches.count, mesh.devices, mesh.slots_per_device)
-    return SimulationReport(
-        routing=routing,
-        tokens=batches.tokens,
-        dispatch_us=cost.dispatch_us(out_edges),
-        compute_us=cost.compute_us(per_device),
-        combine_us=cost.combine_us(back_edges),
-        device_load=per_device.sum(axis=2),
-        device_tiles=cost.tiles(per_device).sum(axis=2),
-        hops=hops / batches.tokens,
-    )
+
+    def _times(self, routed: Routed) -> Times:
+        if self.conditions.timing == "barrier":
+            return self.clock.in_turn(routed)
+        times, found = self.clock.overlapping(routed)
+        self._queues = self._queues.added(found.waiting, found.busy, found.end)
+        return times
+
+    @cached_property
+    def _site(self) -> Site:
+        """Made when the first batch comes, as capacities follow from its size."""
+        tile = self.cost.tile_tokens if self.unit == "tiles" else 1
+        return Site.of(self.placement, self.model, self.network, tile, self.capacity, self.learned)
+
+    def _chosen(self, batches: Batches, source: Ints) -> Ints:
+        """The slot of each pair, after what capacity changes."""
+        chosen = POLICIES[self.conditions.routing](batches.experts, source, self._site)
+        if self.conditions.capacity_factor is None:
+            return chosen
+        guess = None if batches.candidates is not None else self.guess
+        rerouted = limit(chosen, batches, source, self._site, self.model, guess, self.conditions.drop)
+        self._rerouted.append(rerouted._replace(chosen=NOTHING))
+        self._estimated = guess is not None, batches.weights is None
+        return rerouted.chosen
+
+    def _critical(self, routed: Routed) -> Ints:
+        """Slowest device, the expert that costs most on it, busiest links out and back, `[batch, 4]`; -1 for none.
+
+        Of devices and experts that take equally long the one with most tokens counts.
+        """
+        spent, load, traffic = self.clock.slot_us(routed), routed.slot_load, routed.traffic
+        device = _largest(spent.sum(axis=2), load.sum(axis=2))
+        here = np.arange(len(device)), device
+        slot = _largest(spent[here], load[here])
+        busy = traffic.out * self.clock.out_us, traffic.back * self.clock.back_us
+        links = [np.where(of.max(axis=1) > 0, of.argmax(axis=1), -1) for of in busy]
+        return np.stack([device, self.placement.slots[device, slot], *links], axis=1).astype(np.int32)
+
+    def report(self) -> SimulationReport:
+        """What all batches fed so far say. Raises ValueError before the first."""
+        if not self._parts:
+            raise ValueError("no batches were simulated")
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in self._parts]) for name in _Part._fields
+        }
+        return SimulationReport(
+            **joined,
+            routing=self.conditions.routing,
+            tokens=self.tokens,
+            network=self.network,
+            dispatch_model=self.cost.dispatch_model or self.cost.preset.dispatch.kind,
+            unit=self.unit,
+            moe_op=self.cost.moe_op,
+            timing=self.conditions.timing,
+            out=self._out,
+            back=self._back,
+            rerouting=self._rerouting(),
+            queues=None if self.conditions.timing == "barrier" else self._queues,
+        )
+
+    def _rerouting(self) -> Rerouting | None:
+        factor = self.conditions.capacity_factor
+        if factor is None:
+            return None
+        names = ("moved", "rerouted", "dropped", "over", "kept")
+        counts = {name: np.concatenate([getattr(part, name) for part in self._rerouted]) for name in names}
+        pairs = self.tokens * self.model.top_k
+        return Rerouting(factor, self.capacity, **counts, routed_pairs=pairs, next_estimated=self._estimated[0],
+                         weights_estimated=self._estimated[1])  # fmt: skip
 
 
-@kernel
-def _account(
-    chosen: Ints, source_row: Ints, rows: int, cols: int, slots_per_device: int, combine_per_expert: bool
-) -> tuple[Ints, Ints, Ints, Ints]:
-    """Count loads and ring traffic of routed batches.
-
-    chosen `[batch, token, k]` flat slots, source_row `[batch, token]`. Returns slot loads `[batch, slot]`,
-    dispatch and combine half messages per edge `[batch, col, direction, row]`, and hops `[batch]`.
-
-    A dispatch packet visits all targets of its column and direction, so only its farthest one counts. Journeys
-    are first tallied as (column, direction, row they start at, length) and then laid along the edges, which
-    makes the work per pair independent of the distance.
-    """
-    batches, tokens, k = chosen.shape
-    devices = rows * cols
-    antipode = rows // 2 if rows % 2 == 0 else rows
-    longest = rows // 2
-    slot_load = np.zeros((batches, devices * slots_per_device), dtype=np.int32)
-    out_edges = np.zeros((batches, cols, 2, rows), dtype=np.int32)
-    back_edges = np.zeros((batches, cols, 2, rows), dtype=np.int32)
-    hops = np.zeros(batches, dtype=np.int64)
-    seen = np.full(devices, -1, dtype=np.int64)
-    out = np.zeros((cols, 2, rows, longest + 1), dtype=np.int32)
-    back = np.zeros((cols, 2, rows, longest + 1), dtype=np.int32)
-    reach = np.zeros((cols, 2), dtype=np.int32)
-    beyond = np.zeros(cols, dtype=np.bool_)
-    for batch in range(batches):
-        out[:] = 0
-        back[:] = 0
-        for token in range(tokens):
-            home = source_row[batch, token]
-            stamp = batch * tokens + token
-            for choice in range(k):
-                slot = chosen[batch, token, choice]
-                slot_load[batch, slot] += 1
-                device = slot // slots_per_device
-                again = seen[device] == stamp
-                if again and not combine_per_expert:
-                    continue
-                seen[device] = stamp
-                row, col = device // cols, device % cols
-                up = (row - home) % rows
-                if up == 0:
-                    continue
-                if up == antipode:
-                    back[col, 0, row, up] += 1
-                    back[col, 1, row, up] += 1
-                    beyond[col] = True
-                elif up < rows - up:
-                    back[col, 1, row, up] += 2
-                    reach[col, 0] = max(reach[col, 0], up)
-                else:
-                    back[col, 0, row, rows - up] += 2
-                    reach[col, 1] = max(reach[col, 1], rows - up)
-                if not again:
-                    hops[batch] += min(up, rows - up)
-            for col in range(cols):
-                for direction in range(2):
-                    near = reach[col, direction]
-                    if near > 0 or beyond[col]:
-                        out[col, direction, home, near] += 1
-                        out[col, direction, home, antipode if beyond[col] else near] += 1
-                        reach[col, direction] = 0
-                beyond[col] = False
-        _lay(out, out_edges[batch])
-        _lay(back, back_edges[batch])
-    return slot_load, out_edges, back_edges, hops
-
-
-@kernel
-def _lay(journeys: Ints, edges: Ints) -> None:
-    """Add journeys `[col, direction, row, length]` to edges `[col, direction, row]`."""
-    cols, _, rows, lengths = journeys.shape
-    for col in range(cols):
-        for direction in range(2):
-            step = 1 if direction == 0 else -1
-            for row in range(rows):
-                passing = 0
-                for length in range(lengths - 1, 0, -1):
-                    passing += journeys[col, direction, row, length]
-                    edges[col, direction, (row + step * (length - 1)) % rows] += passing
+def _largest(first: Floats, then: Ints) -> Ints:
+    """Index of the largest of each row of `[batch, ...]`, ties by `then`, and then the lowest."""
+    leading = first == first.max(axis=1, keepdims=True)
+    found: Ints = np.where(leading, then, -1).argmax(axis=1)
+    return found

@@ -6,22 +6,26 @@ from importlib.metadata import version
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.arrays import Floats, Ints
 from formulations.bounds import any_placement_bound, hottest_expert_bound
 from formulations.outcome import Outcome
 from optimizer.candidates import Candidate, Effort, Notify, descents, seeds_and_formulation
+from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.inputs import Source
 from optimizer.mesh import Mesh
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
 from optimizer.problem import Problem, make_problem
+from optimizer.routing.learn import learn
+from optimizer.routing.policies import TAUGHT
 from optimizer.search.choose import choose, figures
-from optimizer.search.multistart import latency_goal
-from optimizer.simulator import SimulationReport, simulate
+from optimizer.search.multistart import latency_goal, slot_value
+from optimizer.simulated import SimulationReport
+from optimizer.simulator import simulate
 from optimizer.traces.batches import Batches, Sets
 
-ROUTING = "even"  # what seeds, formulation and search all plan for
+EVEN = Conditions()
 FINISH_SHARE = 0.02  # of the time limit, kept for judging and writing, besides what judging was measured to take
 
 
@@ -46,43 +50,65 @@ class Solution:
     first_result: float
 
 
-def solve(problem: Problem, sets: Sets, effort: Effort, notify: Notify) -> Solution:
-    """Plan on train batches, choose on selection batches, judge on test batches."""
+def solve(problem: Problem, sets: Sets, effort: Effort, notify: Notify, conditions: Conditions = EVEN) -> Solution:
+    """Plan on train batches, choose on selection batches and judge on test batches under these conditions.
+
+    Seeds, formulation and descents plan for an even split, whatever the routing policy.
+    """
+    judge = Judge(problem, sets, conditions)
     found: list[Candidate] = []
     rows: list[Row] = []
     first_result = judging = 0.0
     for candidate in seeds_and_formulation(problem, effort, notify):
         started = time.monotonic()
-        report = _judged(candidate.placement, problem, sets.test)
+        report = judge.test(candidate.placement)
         judging = time.monotonic() - started
         rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
         first_result = first_result or effort.deadline.elapsed()
         found.append(candidate)
     started = time.monotonic()
     reserve = 4 * judging + FINISH_SHARE * effort.deadline.seconds
-    chosen, count = _searched(problem, sets, found, effort, reserve, notify)
+    chosen, count = _searched(problem, judge, found, effort, reserve, notify)
     seconds = time.monotonic() - started
     notify("judging", 1.0)
-    rows.append(Row("search", chosen, seconds, _judged(chosen, problem, sets.test)))
+    rows.append(Row("search", chosen, seconds, judge.test(chosen)))
     outcome = found[-1].outcome
     assert outcome is not None  # the formulation comes last
     return Solution(rows, outcome, bounds_for(problem, sets.test, rows[-1]), count, first_result)
 
 
-def _judged(placement: Placement, problem: Problem, batches: Batches) -> SimulationReport:
-    return simulate(placement, batches, problem.model.experts, problem.mesh, problem.cost, ROUTING)
+@dataclass(frozen=True)
+class Judge:
+    """The simulator with one layer's batches and conditions."""
+
+    problem: Problem
+    sets: Sets
+    conditions: Conditions
+
+    def test(self, placement: Placement) -> SimulationReport:
+        """On the test batches."""
+        return self._judged(placement, self.sets.test)
+
+    def selection(self, placement: Placement) -> Floats:
+        """The figures to choose by, on the selection batches."""
+        return figures(self._judged(placement, self.sets.selection))
+
+    def _judged(self, placement: Placement, batches: Batches) -> SimulationReport:
+        problem = self.problem
+        taught = learn(placement, problem.load, slot_value(problem)) if self.conditions.routing in TAUGHT else None
+        return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, taught)
 
 
 def _searched(
-    problem: Problem, sets: Sets, found: list[Candidate], effort: Effort, reserve: float, notify: Notify
+    problem: Problem, judge: Judge, found: list[Candidate], effort: Effort, reserve: float, notify: Notify
 ) -> tuple[Placement, int]:
     """What the selection batches favour of all candidates, descents included, and how many there were."""
     pool = [candidate.placement for candidate in found if candidate.method == "greedy"]
     pool += [candidate.placement for candidate in found if candidate.method in ("pairing", "formulation")]
-    judged = [figures(_judged(placement, problem, sets.selection)) for placement in pool]
-    for placement in descents(problem, latency_goal(problem, sets.train), found, effort, reserve, notify):
+    judged = [judge.selection(placement) for placement in pool]
+    for placement in descents(problem, latency_goal(problem, judge.sets.train), found, effort, reserve, notify):
         pool.append(placement)
-        judged.append(figures(_judged(placement, problem, sets.selection)))
+        judged.append(judge.selection(placement))
     return pool[choose(judged, baseline=0)], len(pool)
 
 
@@ -107,12 +133,19 @@ def bounds_for(problem: Problem, test: Batches, row: Row) -> dict[str, float]:
 
 
 def plan_tokens(
-    source: Source, layer: int, mesh: Mesh, cost: Cost, shared: int | str | None, effort: Effort, notify: Notify
+    source: Source,
+    layer: int,
+    mesh: Mesh,
+    cost: Cost,
+    shared: int | str | None,
+    effort: Effort,
+    notify: Notify,
+    conditions: Conditions = EVEN,
 ) -> tuple[Plan, Solution, list[str]]:
     """Plan one layer of a source of batches: the plan, all figures, and sentences that the user should read."""
     sets = source.sets(layer)
     problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), shared)
-    solution = solve(problem, sets, effort, notify)
+    solution = solve(problem, sets, effort, notify, conditions)
     chosen, composition = solution.rows[-1], source.composition
     provenance = {
         "moeplan": version("moeplan"),
@@ -128,6 +161,7 @@ def plan_tokens(
     }
     if composition is not None:
         provenance |= {"phase": composition.phase, "row_users": list(composition.row_users)}
-    part = LayerPlan(chosen.placement, chosen.report.summary(), solution.bounds, provenance)
-    plan = Plan(problem.model, mesh, cost.name, ROUTING, {layer: part})
+    taught = learn(chosen.placement, problem.load, slot_value(problem))
+    part = LayerPlan(chosen.placement, chosen.report.summary(), solution.bounds, provenance, taught)
+    plan = Plan(problem.model, mesh, cost.name, conditions.routing, {layer: part}, conditions.unit)
     return plan, solution, [source.origin, *source.notes]

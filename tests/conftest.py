@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import their oracles and builders by name
 
+from builders import request_experts, write_request
+
 settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("moeplan")
 
@@ -27,3 +29,11 @@ def real_traces() -> Path:
 def rng() -> np.random.Generator:
     """Random numbers that are the same in every run."""
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def traces(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A folder with twelve small requests."""
+    for number in range(12):
+        write_request(tmp_path / "traces" / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
+    return tmp_path / "traces"

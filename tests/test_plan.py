@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from optimizer.model import Model
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan, read_plan, write_plan
 from optimizer.presets import load_model
+from optimizer.routing.site import Learned
 
 SLOTS = [[0, 4], [1, 2], [3, -1], [4, 0]]
 
@@ -62,6 +64,40 @@ def test_more_keys_are_no_fault_and_a_presets_layers_are_known(written: Path) ->
     assert read_plan(written).model.first_moe_layer == load_model("deepseek-v3").first_moe_layer
 
 
+LEARNED = Learned(np.array([3.25, 1, 1, 7, 2]), np.array([[0.3, 0.5], [1, 1], [1, 0], [0.5, 0.7]]))
+
+
+def test_what_was_learned_and_the_unit_are_read_back(tmp_path: Path) -> None:
+    taught = replace(plan(), unit="tokens", layers={7: replace(plan().layers[7], learned=LEARNED)})
+    write_plan(tmp_path / "taught.json", taught)
+    read = read_plan(tmp_path / "taught.json")
+    learned = read.layers[7].learned
+    assert learned is not None
+    assert read.unit == "tokens"
+    assert learned.load.tolist() == LEARNED.load.tolist()
+    assert learned.share.tolist() == LEARNED.share.tolist()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("load", [1, 2], r"layers\.7\.load: 2 numbers instead of 5, one per expert"),
+        ("load", [1, 2, 3, 4, -1], r"layers\.7\.load\.4: input should be greater than or equal to 0"),
+        ("load", [1, 2, 3, 4, float("inf")], r"layers\.7\.load\.4: input should be a finite number"),
+        ("share", [[1, 0]], r"layers\.7\.share: not one number per slot"),
+        ("share", [[1, 0], [1, 1], [1], [0, 1]], r"layers\.7\.share: not one number per slot"),
+    ],
+)
+def test_faults_of_what_was_learned_have_their_sentence(tmp_path: Path, key: str, value: Any, said: str) -> None:
+    path = tmp_path / "taught.json"
+    write_plan(path, replace(plan(), layers={7: replace(plan().layers[7], learned=LEARNED)}))
+    content = json.loads(path.read_text())
+    content["layers"]["7"][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=said):
+        read_plan(path)
+
+
 def at(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         for key in keys[:-1]:
@@ -82,7 +118,7 @@ FAULTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (at("mesh", "rows", value=0), "mesh.rows: input should be greater than or equal to 1"),
     (at("mesh", "rows", value=3), "4 devices instead of 6"),
     (at("hardware", value="abacus"), "--hardware 'abacus' is not known"),
-    (at("routing", "policy", value="psychic"), "routing.policy is 'psychic', not one of primary, even, least-loaded"),
+    (at("routing", "policy", value="psychic"), "routing.policy is 'psychic', not one of primary, even, hash"),
     (at("layers", value={}), "layers: "),
     (at("layers", "x", value={"slots": SLOTS}), "layers: 'x' is not a layer id"),
     (at("layers", "7", "slots", value=[[0, 0], [1, 2], [3, 4], [4, 0]]), "expert 0 twice on device 0"),
@@ -94,6 +130,7 @@ FAULTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     ),
     (at("layers", "7", "slots", value=[[0, 4], [1, 2, 3], [3, 9], [4, 0]]), "device 1 has 3 slots, not 2"),
     (at("layers", "7", "slots", value=[[0, 4], [1, 2.5], [3, 9], [4, 0]]), r"layers\.7\.slots\.1\.1: input should be"),
+    (at("routing", "unit", value="pairs"), "routing.unit: input should be 'tokens' or 'tiles'"),
     (at("layers", "7", "slots", value="x"), r"layers\.7\.slots: input should be a valid list"),
 ]
 

@@ -10,6 +10,7 @@ from builders import small_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimizer.conditions import Conditions
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.choose import choose, figures
@@ -127,7 +128,7 @@ def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
 def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
     problem, sets = small_problem(seed, rows=4, cols=2)
     placement = random_permutation(problem, np.random.default_rng(seed))
-    report = simulate(placement, sets.train, problem.model.experts, problem.mesh, problem.cost, "even")
+    report = simulate(placement, sets.train, problem.model, problem.mesh, problem.cost, Conditions())
     nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=int)
     tokens = SearchState.of(placement, problem.load, np.arange(problem.load.max() + 1), nothing)
     spent = SearchState.of(placement, problem.load, problem.cost.slot_ns(int(problem.load.max())), nothing)
@@ -229,7 +230,7 @@ def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
 
 def test_figures_are_of_latency_and_imbalance() -> None:
     problem, sets = small_problem(5)
-    report = simulate(greedy(problem), sets.test, problem.model.experts, problem.mesh, problem.cost, "even")
+    report = simulate(greedy(problem), sets.test, problem.model, problem.mesh, problem.cost, Conditions())
     expected = []
     for values in (report.latency_us, report.imbalance):  # of six batches the worst 3 % are one
         expected += [values.mean(), np.median(values), np.quantile(values, 0.99), values.max()]

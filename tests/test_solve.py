@@ -7,6 +7,7 @@ from builders import small_problem
 
 from formulations.outcome import SolveStatus
 from optimizer.candidates import Effort
+from optimizer.conditions import Conditions
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
 from optimizer.simulator import simulate
@@ -26,7 +27,7 @@ def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> No
     assert [row.method for row in solution.rows] == METHODS
     for row in solution.rows:
         assert row.placement.violations(15, 8, 3) == []
-        again = simulate(row.placement, sets.test, 15, problem.mesh, problem.cost, "even")
+        again = simulate(row.placement, sets.test, problem.model, problem.mesh, problem.cost, Conditions())
         assert (row.report.latency_us == again.latency_us).all()
 
 
@@ -35,7 +36,9 @@ def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
     effort = Effort(Deadline(60), 0, 40_000)
     rows = {row.method: row for row in solve(problem, sets, effort, lambda *_: None).rows}
     judged = {
-        name: figures(simulate(rows[name].placement, sets.selection, 15, problem.mesh, problem.cost, "even"))
+        name: figures(
+            simulate(rows[name].placement, sets.selection, problem.model, problem.mesh, problem.cost, Conditions())
+        )
         for name in ("greedy", "search")
     }
     assert (judged["search"] <= judged["greedy"]).all()

@@ -1,77 +1,88 @@
 """Replica routing policies: which replica serves each token-expert pair.
 
-Every policy takes experts `[batch, token, k]` and the replica table of `Placement.replicas` (start
-`[expert + 1]`, slot: flat slot numbers, a replica's rank being its place among its expert's ascending
-slots), and returns the flat slot that serves each pair, `[batch, token, k]` int32. Pairs are served in token
-order, then in the order of the k.
+A policy takes experts `[batch, token, k]`, the source of each token `[batch, token]` and the layer's `Site`, and
+returns the flat slot that serves each pair, `[batch, token, k]` int32. Pairs are served in token order, then in the
+order of the k. Loads are counted in units of `site.tile` tokens; tile-aware means that a tile is filled before another
+is opened.
 """
 
 from collections.abc import Callable
 
-import numpy as np
-
 from formulations.arrays import Ints
-from optimizer.kernels import kernel
-from optimizer.mesh import Mesh
+from optimizer.routing import greedy, static
+from optimizer.routing.optimal import optimal
+from optimizer.routing.site import Site
 
-Policy = Callable[[Ints, Ints, Ints, Mesh], Ints]
+Policy = Callable[[Ints, Ints, Site], Ints]
+
+MARGINS = {True: 1, False: 4}  # by tile-awareness, in tiles and tokens; measured in benchmarks/routing.py
 
 
-def primary(experts: Ints, start: Ints, slot: Ints, mesh: Mesh) -> Ints:
+def primary(experts: Ints, source: Ints, site: Site) -> Ints:
     """Always the replica of rank 0. Needs to know nothing at run time."""
-    return slot[start[experts]]
+    return site.slot[site.start[experts]]
 
 
-def even(experts: Ints, start: Ints, slot: Ints, mesh: Mesh) -> Ints:
-    """Round robin inside the batch: an expert's i-th token goes to the replica of rank i mod replicas.
+def even(experts: Ints, source: Ints, site: Site) -> Ints:
+    """Round robin: an expert's i-th pair goes to the replica of rank i mod replicas.
 
-    Needs the position of a token among the expert's tokens, as servers that split evenly do.
+    Needs global counts: a pair's number among the expert's, as servers that split evenly do.
     """
-    return _even(experts, start, slot)
+    return static.round_robin(experts, site.start, site.slot)
 
 
-def least_loaded(experts: Ints, start: Ints, slot: Ints, mesh: Mesh) -> Ints:
-    """The replica on the device with the fewest pairs so far in this batch, the lowest rank on a tie.
+def hashed(experts: Ints, source: Ints, site: Site) -> Ints:
+    """A multiplicative hash of the pair's place in the batch, modulo replicas. Needs nothing but that place."""
+    return static.hashed(experts, site.start, site.slot)
 
-    Needs the choices made for all earlier tokens of the batch.
+
+def nearest(experts: Ints, source: Ints, site: Site) -> Ints:
+    """The replica with the fewest hops from the token, ties shared out by expected load.
+
+    Needs nothing at run time but a static table per source, as of a kernel mapping.
     """
-    return _least_loaded(experts, start, slot, mesh.devices, mesh.slots_per_device)
+    return static.by_table(experts, source, site.nearest_slot)
 
 
-POLICIES: dict[str, Policy] = {"primary": primary, "even": even, "least-loaded": least_loaded}
+def capacity_fill(experts: Ints, source: Ints, site: Site) -> Ints:
+    """The nearest replica, the lowest rank on a tie, that has not taken its capacity; round robin when all have.
+
+    Needs global counts of what each replica has taken. Tile-aware, the capacity is rounded up to whole tiles.
+    """
+    capacity = -(-site.capacity // site.tile) * site.tile
+    return greedy.capacity_fill(experts, source, site.start, site.slot, site.device_of, site.distance, capacity)
 
 
-@kernel
-def _even(experts: Ints, start: Ints, slot: Ints) -> Ints:
-    batches, tokens, k = experts.shape
-    chosen = np.empty((batches, tokens, k), dtype=np.int32)
-    turn = np.empty(len(start) - 1, dtype=np.int32)
-    for batch in range(batches):
-        turn[:] = start[:-1]
-        for token in range(tokens):
-            for choice in range(k):
-                expert = experts[batch, token, choice]
-                chosen[batch, token, choice] = slot[turn[expert]]
-                turn[expert] += 1
-                if turn[expert] == start[expert + 1]:
-                    turn[expert] = start[expert]
-    return chosen
+def least_loaded(experts: Ints, source: Ints, site: Site) -> Ints:
+    """The device with the least load so far, the token's own row first, the lowest rank on a tie.
+
+    A token leaves for a device elsewhere only where its own row's exceeds that by more than a margin. Tile-aware, a
+    replica with a tile that is not full comes before all others. Needs the choices of all earlier tokens of the batch.
+    """
+    margin = MARGINS[site.tile > 1]
+    return greedy.least_loaded(
+        experts, source, site.start, site.slot, site.device_of, site.distance, site.tile, margin
+    )  # fmt: skip
 
 
-@kernel
-def _least_loaded(experts: Ints, start: Ints, slot: Ints, devices: int, slots_per_device: int) -> Ints:
-    batches, tokens, k = experts.shape
-    chosen = np.empty((batches, tokens, k), dtype=np.int32)
-    load = np.empty(devices, dtype=np.int32)
-    for batch in range(batches):
-        load[:] = 0
-        for token in range(tokens):
-            for choice in range(k):
-                expert = experts[batch, token, choice]
-                best = slot[start[expert]]
-                for rank in range(start[expert] + 1, start[expert + 1]):
-                    if load[slot[rank] // slots_per_device] < load[best // slots_per_device]:
-                        best = slot[rank]
-                load[best // slots_per_device] += 1
-                chosen[batch, token, choice] = best
-    return chosen
+def weights(experts: Ints, source: Ints, site: Site) -> Ints:
+    """Fixed shares per replica, learned on train batches, dealt out by weighted round robin in token order.
+
+    Needs global counts: a pair's number among the expert's.
+    """
+    return static.weighted_round_robin(experts, site.start, site.slot, site.share)
+
+
+POLICIES: dict[str, Policy] = {
+    "primary": primary,
+    "even": even,
+    "hash": hashed,
+    "nearest": nearest,
+    "capacity-fill": capacity_fill,
+    "least-loaded": least_loaded,
+    "weights": weights,
+    "optimal": optimal,
+}
+
+TAUGHT = ("nearest", "weights", "optimal")
+"""The policies that use what was learned on train batches."""

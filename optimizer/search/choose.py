@@ -3,7 +3,7 @@
 import numpy as np
 
 from formulations.arrays import Floats
-from optimizer.simulator import SimulationReport
+from optimizer.simulated import SimulationReport
 
 WORST = 0.03
 LATENCIES = 4

@@ -33,10 +33,15 @@ def latency_goal(problem: Problem, train: Batches) -> Goal:
     A slot costs its compute time and a little per token: the staircase of tiles decides, and tokens, which imbalance
     counts, show the way where it is flat. Two experts of one token on one device send one result back instead of two.
     """
-    most = int(problem.load.max(initial=0))
-    value = problem.cost.slot_ns(most) + TOKEN_NS * np.arange(most + 1)
     together = pair_counts(train.experts, problem.model.experts) * problem.cost.message_ns(problem.mesh)
-    return Goal(value, together, tail=True)
+    return Goal(slot_value(problem), together, tail=True)
+
+
+def slot_value(problem: Problem) -> Ints:
+    """What a slot costs by its tokens, `[tokens + 1]` nanoseconds: its compute time and a little per token."""
+    most = int(problem.load.max(initial=0))
+    value: Ints = problem.cost.slot_ns(most, problem.batch_blocks) + TOKEN_NS * np.arange(most + 1)
+    return value
 
 
 def multistart(

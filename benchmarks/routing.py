@@ -1,0 +1,162 @@
+"""How fast exact routing and the policies are, and how good what is not exact: hops, margins, estimated next experts.
+
+Usage: python benchmarks/routing.py. Home case: the built-in trace, greedy placement, one core.
+"""
+
+import time
+from functools import partial
+
+import numpy as np
+import plain_routing
+from measure import rate
+from speed import MESH, home_problem
+
+from formulations.arrays import Floats, Ints
+from optimizer.conditions import Conditions
+from optimizer.inputs import Named, open_source
+from optimizer.kernels import kernel
+from optimizer.model import Model
+from optimizer.network import Network
+from optimizer.problem import Problem
+from optimizer.routing import policies
+from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
+from optimizer.routing.capacity import Coactivation
+from optimizer.routing.optimal import optimal
+from optimizer.routing.site import Site
+from optimizer.seeds.greedy import greedy
+from optimizer.simulator import Simulation, simulate
+from optimizer.traces.batches import Batches, Sets
+from optimizer.traces.infer import ModelChoice
+
+FEW = 16  # batches for the slow yardsticks
+LAYER = 12
+
+
+def site_of(problem: Problem, tile: int) -> Site:
+    """The greedy placement as policies see it."""
+    return Site.of(greedy(problem), problem.model, Network.of(MESH, problem.cost.preset.network), tile, 16, None)
+
+
+@kernel
+def peaks(units: Ints, replicas: Graph, devices: int) -> Ints:
+    """Least peak of each batch, `[batch]`."""
+    found = np.empty(len(units), dtype=np.int64)
+    flow, load = np.zeros(len(replicas.device_of), dtype=np.int64), np.zeros(devices, dtype=np.int64)
+    scratch = scratch_for(devices)
+    for batch in range(len(units)):
+        found[batch] = least_peak(units[batch], replicas, flow, load, scratch)
+    return found
+
+
+def exact_peak(problem: Problem, test: Batches) -> None:
+    """Microseconds per batch for the peak alone, beside general max-flow solvers; answers compared."""
+    site = site_of(problem, 1)
+    replicas = graph(site.start, site.slot, MESH.devices, MESH.slots_per_device)
+    load = test.load(problem.model.experts).astype(np.int64)
+    print(f"{'least peak, us a batch':28}{'moeplan':>10}{'ortools':>10}{'scipy':>10}")
+    for name, units in (("tokens", load), ("tiles", problem.cost.tiles(load))):
+        ours = peaks(units, replicas, MESH.devices)
+        took = [1e6 / rate(len(units), partial(peaks, units, replicas, MESH.devices))]
+        for feasible in (plain_routing.ortools_feasible, plain_routing.scipy_feasible):
+            theirs = partial(plain_routing.least_peaks, units[:FEW], replicas, MESH.devices, feasible)
+            if theirs() != ours[:FEW].tolist():
+                raise AssertionError("max-flow and path reversal disagree")
+            took.append(1e6 / rate(FEW, theirs))
+        print(f"{name:28}{took[0]:10.1f}{took[1]:10.0f}{took[2]:10.0f}")
+
+
+def whole_policies(problem: Problem, test: Batches) -> None:
+    """M pairs/s of every policy: alone, and with loads, tiles, links and all statistics of a simulation."""
+    print(f"\n{'policy, M pairs/s':28}{'routing':>10}{'simulated':>10}")
+    for unit in ("tokens", "tiles"):
+        site = site_of(problem, 32 if unit == "tiles" else 1)
+        for name, policy in policies.POLICIES.items():
+            if unit == "tiles" and name not in ("least-loaded", "optimal", "capacity-fill"):
+                continue
+            conditions = Conditions(name, "tiles" if unit == "tiles" else "tokens")
+            work = test.experts.size / 1e6
+            alone = rate(work, partial(policy, test.experts, test.source_row, site))
+            whole = rate(work, partial(simulate, greedy(problem), test, problem.model, MESH, problem.cost, conditions))
+            print(f"{name + ' (' + unit + ')':28}{alone:10.1f}{whole:10.1f}")
+
+
+def ten_thousand(problem: Problem) -> None:
+    """All policies on 10,000 batches, drawn on the way, in one pass."""
+    source = open_source(Named(), [LAYER], ModelChoice(), MESH, lambda share: None)
+    started = time.perf_counter()
+    simulations = [
+        Simulation(greedy(problem), problem.model, MESH, problem.cost, Conditions(name)) for name in policies.POLICIES
+    ]
+    for chunk in source.stream(LAYER, True, 10_000):
+        for simulation in simulations:
+            simulation.feed(chunk)
+    reports = [simulation.report() for simulation in simulations]
+    print(f"\n10,000 batches x {len(reports)} policies: {time.perf_counter() - started:.1f} s")
+
+
+def hops_above_fewest(problem: Problem, test: Batches) -> None:
+    """How many hops `optimal` (tokens) takes above a min-cost flow at the same peak, and how long that takes."""
+    site = site_of(problem, 1)
+    replicas = graph(site.start, site.slot, MESH.devices, MESH.slots_per_device)
+    few = test.part(0, FEW)
+    chosen = optimal(few.experts, few.source_row, site)
+    load = few.load(problem.model.experts).astype(np.int64)
+    peak = peaks(load, replicas, MESH.devices)
+    ours = site.distance[few.source_row[..., None], site.device_of[chosen]].sum(axis=(1, 2))
+    started = time.perf_counter()
+    fewest = [
+        plain_routing.fewest_hops(pair_counts(few, batch, problem.model), replicas, site.distance, int(peak[batch]))
+        for batch in range(FEW)
+    ]
+    took = (time.perf_counter() - started) / FEW
+    above = ours / np.array(fewest) - 1
+    print(f"\nhops of optimal above the fewest at its peak: mean {above.mean():.2%}, worst {above.max():.2%}; "
+          f"min-cost flow takes {took * 1e3:.1f} ms a batch")  # fmt: skip
+
+
+def pair_counts(batches: Batches, batch: int, model: Model) -> Ints:
+    """Pairs by expert and source row of one batch, `[expert, row]`."""
+    count = np.zeros((model.experts, MESH.rows), dtype=np.int64)
+    np.add.at(count, (batches.experts[batch], batches.source_row[batch][:, None]), 1)
+    return count
+
+
+def margins(problem: Problem, sets: Sets) -> None:
+    """Mean latency of `least-loaded` on selection batches by its margin."""
+    print("\nleast-loaded, mean latency by margin, us")
+    for unit, tried in (("tokens", (0, 1, 2, 4, 8, 16)), ("tiles", (0, 1, 2, 3))):
+        found = []
+        for margin in tried:
+            policies.MARGINS = {True: margin, False: margin}
+            conditions = Conditions("least-loaded", "tiles" if unit == "tiles" else "tokens")
+            report = simulate(greedy(problem), sets.selection, problem.model, MESH, problem.cost, conditions)
+            found.append(f"{margin}: {report.latency_us.mean():.1f}")
+        print(f"{unit}: {', '.join(found)}")
+
+
+def next_experts(problem: Problem) -> None:
+    """How often the estimated next expert is the recorded one, and how often it is among the next eight."""
+    source = open_source(Named(extras=True), [LAYER], ModelChoice(), MESH, lambda share: None)
+    sets, model = source.sets(LAYER), problem.model
+    guess = Coactivation.of(sets.train, model)
+    few = sets.test.part(0, FEW)
+    assert few.candidates is not None
+    chosen = few.experts[..., : model.top_k].reshape(-1, model.top_k).astype(int)
+    recorded = few.candidates[..., model.top_k :].reshape(len(chosen), -1)
+    score: Floats = guess.log_share + guess.log_lift[chosen].sum(axis=1)
+    np.put_along_axis(score, chosen, -np.inf, axis=1)
+    best = score.argmax(axis=1)
+    first, any_of_8 = (recorded[:, 0] == best).mean(), (recorded[:, :8] == best[:, None]).any(axis=1).mean()
+    chance = 1 / (model.routed_experts - model.top_k)
+    print(f"\nestimated next expert: the recorded one for {first:.1%} of tokens (by chance {chance:.1%}), "
+          f"among the recorded next eight for {any_of_8:.1%}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    problem, sets = home_problem()
+    exact_peak(problem, sets.test)
+    whole_policies(problem, sets.test)
+    ten_thousand(problem)
+    hops_above_fewest(problem, sets.test)
+    next_experts(problem)
+    margins(problem, sets)

@@ -1,0 +1,50 @@
+"""Under what a layer is simulated."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from formulations.arrays import Floats
+from optimizer.errors import InputError
+from optimizer.model import Model
+from optimizer.placement import EMPTY, Placement
+from optimizer.routing.site import Unit
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a layer is run under: the routing policy's name; the unit in which it counts loads (None: what the compute
+    cost counts); timing; a capacity factor for each replica (None: no limit, and the default one for the policies that
+    need it), with `drop` for pairs that find no room; slow: factors by which devices compute slower; dead devices.
+    """
+
+    routing: str = "even"
+    unit: Unit | None = None
+    timing: Literal["barrier", "overlap"] = "barrier"
+    capacity_factor: float | None = None
+    drop: bool = False
+    slow: dict[int, float] = field(default_factory=dict)
+    dead: tuple[int, ...] = ()
+
+    def alive(self, placement: Placement, model: Model) -> Placement:
+        """The replicas that are left. Raises InputError where a device is none, or an expert has no replica left."""
+        strange = [device for device in (*self.slow, *self.dead) if not 0 <= device < len(placement.slots)]
+        if strange:
+            raise InputError(f"device {strange[0]} is none; the mesh has devices 0..{len(placement.slots) - 1}")
+        slots = placement.slots.copy()
+        slots[list(self.dead)] = EMPTY
+        lost = sorted(set(range(model.experts)) - set(slots.ravel().tolist()))
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise InputError(
+                f"--dead {','.join(map(str, self.dead))}: expert {lost[0]}{more} would have no replica left; "
+                "replicate it, or name other devices"
+            )
+        return Placement(slots)
+
+    def slowdown(self, devices: int) -> Floats:
+        """The factor of each device, `[device]`."""
+        factor = np.ones(devices)
+        factor[list(self.slow)] = list(self.slow.values())
+        return factor

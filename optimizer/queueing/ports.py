@@ -1,0 +1,56 @@
+"""Messages through the ports of devices, behind a switch or in nodes: when each of them arrives."""
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from optimizer.kernels import kernel
+from optimizer.network import Network
+from optimizer.queueing.lines import serve
+from optimizer.queueing.messages import collect, deliver, list_messages
+
+
+def port_pairs(network: Network) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
+    """The links of dispatch and those of combine: out of one device, into another, `[source, device]` int32.
+
+    -1 where nothing is sent, as the token is there already.
+    """
+    devices = network.mesh.devices
+    sender, target = network.sender, np.arange(devices, dtype=np.int32)[None]
+    network_of = 2 * devices * (network.distance - 1)
+
+    def link(port: Ints) -> Ints:
+        return np.where(network.distance > 0, network_of + port, -1).astype(np.int32)
+
+    return (link(sender), link(devices + target)), (link(target), link(devices + sender))
+
+
+@kernel
+def through_ports(
+    chosen: Ints,
+    source: Ints,
+    device_of: Ints,
+    release: Floats,
+    ports: tuple[Ints, Ints],
+    per_expert: bool,
+    link_us: Floats,
+    hop_us: float,
+) -> Floats:
+    """When what is sent for each pair arrives, `[batch, token, k]`; a dropped pair at its release.
+
+    chosen and release `[batch, token, k]`, source `[batch, token]`, device_of `[slot]`, ports as of `port_pairs`,
+    link_us `[link]` per message.
+    """
+    arrival = release.copy()
+    for batch in range(len(chosen)):
+        message, token, device = list_messages(chosen[batch], device_of, per_expert)
+        time = collect(message, release[batch], len(token))
+        for table in ports:
+            link = np.empty(len(token), dtype=np.int32)
+            for number in range(len(token)):
+                link[number] = table[source[batch, token[number]], device[number]]
+            begun = serve(link, time, link_us[link], len(link_us))
+            for number in range(len(token)):
+                if link[number] >= 0:
+                    time[number] = begun[number] + link_us[link[number]] + hop_us
+        deliver(message, time, arrival[batch])
+    return arrival

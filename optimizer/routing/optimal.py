@@ -1,0 +1,163 @@
+"""The `optimal` policy: the least peak device load of every batch, and at that peak few hops.
+
+Per batch, tile being the tokens of one unit of load (1, or a tile's):
+
+1. each expert's units go where its tokens would go to the nearest replica, or as many of them as it has;
+2. `balance.level` moves the fewest units it must until the peak is the least possible;
+3. units that devices still have room for go to replicas that tokens are near to and had none to spare;
+4. every expert's tokens take the replicas' places, those (source, replica) pairs first that save the most hops against
+   the source's next best replica. For two replicas this is the cheapest decomposition, for more a greedy one.
+
+The peak is exact; the hops are the fewest for the quotas of step 3, with at most two replicas, and in all about as few
+as a min-cost flow would find (measured in `benchmarks/routing.py`). Needs the whole batch's loads at run time.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.kernels import kernel
+from optimizer.routing.balance import Graph, graph, level, mean_peak, scratch_for
+from optimizer.routing.site import Site
+
+
+class Lanes(NamedTuple):
+    """Every (source, replica) of the replicated experts, best first: those of the i-th replicated expert are lanes
+    first[i]:first[i + 1]; source, slot `[lane]`; nearest `[source, expert]` flat slot with the fewest hops."""
+
+    first: Ints
+    source: Ints
+    slot: Ints
+    nearest: Ints
+
+
+def optimal(experts: Ints, source: Ints, site: Site) -> Ints:
+    """The replica of each pair, `[batch, token, k]` flat slots; loads in units of `site.tile` tokens."""
+    replicas = graph(site.start, site.slot, site.devices, len(site.device_of) // site.devices)
+    return _optimal(experts, source, replicas, _lanes(site, replicas.replicated), site.devices, site.tile)
+
+
+def _lanes(site: Site, replicated: Ints) -> Lanes:
+    """Lanes by how much farther the source's next best replica is, the largest advantage first.
+
+    Of equal ones those of `nearest` come first, so that where the peak does not bind all tokens go as they would there.
+    """
+    first, sources, slots = [0], [], []
+    for expert in replicated:
+        held = site.slot[site.start[expert] : site.start[expert + 1]]
+        hops = site.distance[:, site.device_of[held]]
+        best = np.sort(hops, axis=1)
+        others = np.where(hops == best[:, :1], best[:, 1:2], best[:, :1])
+        elsewhere = held[None] != site.nearest_slot[:, expert, None]
+        order = np.lexsort((elsewhere.ravel(), (hops - others).ravel()))
+        sources.append(order // len(held))
+        slots.append(held[order % len(held)])
+        first.append(first[-1] + len(order))
+    joined = [np.concatenate(parts or [np.empty(0)]).astype(np.int32) for parts in (sources, slots)]
+    return Lanes(np.array(first, dtype=np.int32), joined[0], joined[1], site.nearest_slot)
+
+
+@kernel
+def _optimal(experts: Ints, source: Ints, replicas: Graph, lanes: Lanes, devices: int, tile: int) -> Ints:
+    batches, tokens, k = experts.shape
+    sources, number = lanes.nearest.shape
+    chosen = np.empty((batches, tokens, k), dtype=np.int32)
+    count = np.empty((number, sources), dtype=np.int32)
+    total = np.empty(number, dtype=np.int64)
+    quota = np.zeros((sources, len(replicas.device_of)), dtype=np.int32)
+    flow = np.empty(len(replicas.device_of), dtype=np.int64)
+    want = np.empty(len(replicas.device_of), dtype=np.int64)
+    load = np.empty(devices, dtype=np.int64)
+    scratch = scratch_for(devices)
+    for batch in range(batches):
+        count[:] = 0
+        for token in range(tokens):
+            home = source[batch, token]
+            for choice in range(k):
+                count[experts[batch, token, choice], home] += 1
+        for expert in range(number):
+            total[expert] = count[expert].sum()
+        _go_nearest(count, total, replicas, lanes.nearest, tile, want, flow, load)
+        peak = level(mean_peak(load), replicas, flow, load, scratch)
+        _go_nearest(count, total, replicas, lanes.nearest, tile, want, flow, load)
+        level(peak, replicas, flow, load, scratch)  # again, with the peak known: moves no unit that may stay
+        _use_room(replicas, want, flow, load, peak, tile)
+        _share_out(count, replicas, lanes, flow, tile, quota)
+        _serve(experts[batch], source[batch], replicas, quota, chosen[batch])
+    return chosen
+
+
+@kernel
+def _go_nearest(
+    count: Ints, total: Ints, replicas: Graph, nearest: Ints, tile: int, want: Ints, flow: Ints, load: Ints
+) -> None:
+    """want `[slot]` tokens that would go to the nearest replica; flow `[slot]` whole units of it, the last ones where
+    most tokens are left over; load `[device]` units."""
+    start, slot, device_of, _, replicated = replicas
+    want[:], flow[:], load[:] = 0, 0, 0
+    for expert in range(len(total)):
+        if start[expert + 1] - start[expert] == 1:
+            load[device_of[slot[start[expert]]]] += -(-total[expert] // tile)
+    for expert in replicated:
+        for home in range(len(nearest)):
+            want[nearest[home, expert]] += count[expert, home]
+        left = -(-total[expert] // tile)
+        for replica in range(start[expert], start[expert + 1]):
+            flow[slot[replica]] = want[slot[replica]] // tile
+            left -= flow[slot[replica]]
+        for _ in range(left):
+            best, most = slot[start[expert]], -1
+            for replica in range(start[expert], start[expert + 1]):
+                over = want[slot[replica]] - tile * flow[slot[replica]]
+                if over > most:
+                    best, most = slot[replica], over
+            flow[best] += 1
+        for replica in range(start[expert], start[expert + 1]):
+            load[device_of[slot[replica]]] += flow[slot[replica]]
+
+
+@kernel
+def _use_room(replicas: Graph, want: Ints, flow: Ints, load: Ints, peak: int, tile: int) -> None:
+    """Open more units where tokens would rather go, as far as the device stays below the peak."""
+    start, slot, device_of, _, replicated = replicas
+    for expert in replicated:
+        for replica in range(start[expert], start[expert + 1]):
+            place = slot[replica]
+            missing = -(-want[place] // tile) - flow[place]
+            opened = max(0, min(missing, peak - load[device_of[place]]))
+            flow[place] += opened
+            load[device_of[place]] += opened
+
+
+@kernel
+def _share_out(count: Ints, replicas: Graph, lanes: Lanes, flow: Ints, tile: int, quota: Ints) -> None:
+    """quota `[source, slot]`: tokens of each source that each replica serves, within its units. Uses up count."""
+    for place in range(len(replicas.replicated)):
+        expert = replicas.replicated[place]
+        for replica in range(replicas.start[expert], replicas.start[expert + 1]):
+            flow[replicas.slot[replica]] *= tile
+        for lane in range(lanes.first[place], lanes.first[place + 1]):
+            home, there = lanes.source[lane], lanes.slot[lane]
+            served = min(count[expert, home], flow[there])
+            if served > 0:
+                quota[home, there] = served
+                count[expert, home] -= served
+                flow[there] -= served
+
+
+@kernel
+def _serve(experts: Ints, source: Ints, replicas: Graph, quota: Ints, chosen: Ints) -> None:
+    """Pairs in token order take what is left of their source's quota, which ends at zero."""
+    start, slot = replicas.start, replicas.slot
+    tokens, k = experts.shape
+    for token in range(tokens):
+        left = quota[source[token]]
+        for choice in range(k):
+            expert = experts[token, choice]
+            replica = start[expert]
+            if start[expert + 1] - replica > 1:
+                while left[slot[replica]] == 0:
+                    replica += 1
+                left[slot[replica]] -= 1
+            chosen[token, choice] = slot[replica]

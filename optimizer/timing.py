@@ -1,0 +1,128 @@
+"""How long routed batches take: dispatch, compute and combine one after another, or all overlapping."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Bools, Floats, Ints
+from optimizer.cost import Cost
+from optimizer.network import Network, rank_in_row
+from optimizer.presets.schema import TileCompute
+from optimizer.queueing import Overlap, Work, overlap
+from optimizer.traffic import Traffic, column_and_hops, count_blocks, count_traffic
+
+
+class Times(NamedTuple):
+    """`[batch]` microseconds. With overlap dispatch lasts until the last token has arrived, compute from then until the
+    last device is done, combine until the last result is home."""
+
+    dispatch_us: Floats
+    compute_us: Floats
+    combine_us: Floats
+
+
+class Routed(NamedTuple):
+    """Routed batches: chosen `[batch, token, k]` flat slots, source and source_row `[batch, token]`, slot_load
+    `[batch, device, slot]` and slot_blocks, the same of the functional op's blocks (None of the other op)."""
+
+    chosen: Ints
+    source: Ints
+    block: Ints | None
+    traffic: Traffic
+    slot_load: Ints
+    slot_blocks: Ints | None
+
+
+@dataclass(frozen=True, eq=False)
+class Clock:
+    """The cost model with one placement: filled `[device, slot]`, slowdown `[device]`."""
+
+    cost: Cost
+    network: Network
+    filled: Bools
+    slowdown: Floats
+
+    @cached_property
+    def device_of(self) -> Ints:
+        """The device of each flat slot, `[slot]` int32."""
+        device: Ints = (np.arange(self.filled.size) // self.filled.shape[1]).astype(np.int32)
+        return device
+
+    @cached_property
+    def out_us(self) -> Floats:
+        """How long a message keeps each link busy in dispatch, `[link]`."""
+        return self.cost.dispatch_message_us(self.network.remote)
+
+    @cached_property
+    def back_us(self) -> Floats:
+        """The same in combine."""
+        return self.cost.combine_message_us(self.network.remote)
+
+    def count(self, chosen: Ints, source: Ints, source_row: Ints) -> Routed:
+        """What routed batches put on slots and links."""
+        per_expert = self.cost.dispatch_per_expert, self.cost.combine_per_expert
+        traffic = count_traffic(chosen, source, self.device_of, self.network, *per_expert)
+        shape = len(chosen), *self.filled.shape
+        block = slot_blocks = None
+        if self.cost.moe_op == "functional":
+            block = self._block(source_row)
+            slot_blocks = count_blocks(chosen, block, int(block.max()) + 1, self.filled.size).reshape(shape)
+        return Routed(chosen, source, block, traffic, traffic.slot_load.reshape(shape), slot_blocks)
+
+    def _block(self, source_row: Ints) -> Ints:
+        """The block of each token, `[batch, token]` int32: consecutive tokens of one row."""
+        size = self.cost.functional.block_tokens
+        first = source_row * -(-source_row.shape[1] // size)
+        block: Ints = (first + rank_in_row(source_row, self.network.mesh.rows) // size).astype(np.int32)
+        return block
+
+    def slot_us(self, routed: Routed) -> Floats:
+        """How long each slot works, `[batch, device, slot]` microseconds, slow devices accounted for."""
+        return self.cost.slot_us(routed.slot_load, routed.slot_blocks, self.filled) * self.slowdown[:, None]
+
+    def in_turn(self, routed: Routed) -> Times:
+        """One after another, as the MoE op runs today."""
+        remote, traffic = self.network.remote, routed.traffic
+        return Times(
+            self._by_table(routed) if self.cost.uses_table else self.cost.dispatch_us(traffic.out, remote),
+            self.cost.compute_us(routed.slot_load, routed.slot_blocks, self.filled, self.slowdown),
+            self.cost.combine_us(traffic.back, remote),
+        )
+
+    def _by_table(self, routed: Routed) -> Floats:
+        """Dispatch of each batch by the table model: its slowest token."""
+        network = self.network
+        asked = column_and_hops(routed.chosen, routed.source, self.device_of, network.distance, network.mesh.cols)
+        slowest: Floats = self.cost.table_us(*asked).max(axis=1)
+        return slowest
+
+    def overlapping(self, routed: Routed) -> tuple[Times, Overlap]:
+        """Each token as soon as links and devices can, see `queueing`; and who waited meanwhile."""
+        found = overlap(
+            routed.chosen,
+            routed.source,
+            self.device_of,
+            self.network,
+            self.out_us,
+            self.back_us,
+            self.cost.preset.dispatch.base_us,
+            self.cost.preset.combine.base_us,
+            self._work(routed),
+            self.cost.dispatch_per_expert,
+            self.cost.combine_per_expert,
+            self.slowdown,
+        )
+        return Times(found.arrived, found.finished - found.arrived, found.end - found.finished), found
+
+    def _work(self, routed: Routed) -> Work:
+        """The jobs that the cost model makes of a slot's tokens."""
+        compute = self.cost.preset.compute
+        if routed.block is not None:
+            functional = self.cost.functional
+            return Work.blocks(routed.block, functional.block_us, functional.load_us, self.filled.ravel())
+        if isinstance(compute, TileCompute):
+            tile = compute.tile_tokens
+            return Work.tiles(tile, compute.first_tile_us, compute.further_tile_us, self.filled.size)
+        return Work.whole_slots(self.cost.slot_us(routed.slot_load).reshape(len(routed.chosen), -1))

@@ -1,0 +1,264 @@
+"""What routed batches put on devices and links: the counts from which the cost model makes time."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.kernels import kernel
+from optimizer.network import BOTH_WAYS, CLIMBS, Network
+
+SPREAD = ("copies", "moved", "hops", "rows", "cols")
+"""Per batch, summed over tokens: devices that serve a token, those of them that are not where it is, the hops to all
+of them, and the mesh rows and columns that they lie in."""
+
+
+class Traffic(NamedTuple):
+    """slot_load `[batch, slot]` pairs; out and back `[batch, link]` half messages of dispatch and combine; spread
+    `[batch, 5]` as of `SPREAD`; all int32."""
+
+    slot_load: Ints
+    out: Ints
+    back: Ints
+    spread: Ints
+
+
+def count_traffic(
+    chosen: Ints, source: Ints, device_of: Ints, network: Network, out_per_expert: bool, back_per_expert: bool
+) -> Traffic:
+    """Count what routed batches put on slots and links.
+
+    chosen `[batch, token, k]` flat slots, negative for a pair that is dropped; source `[batch, token]`; device_of
+    `[slot]`. Results come back one message per (token, device), or per (token, expert); through ports dispatch has
+    that choice too, on rings it is one packet per token, ring and direction, which visits all its targets there.
+    """
+    if network.links == "rings":
+        paths = (network.home_row, network.sender, *network.along_column, *network.along_row, network.distance)
+        shape = (network.mesh.rows, network.mesh.cols)
+        return Traffic(*_on_rings(chosen, source, device_of, paths, shape, network.across, back_per_expert))
+    places = (network.sender, network.distance, network.mesh.cols, len(network.remote))
+    return Traffic(*_through_ports(chosen, source, device_of, places, out_per_expert, back_per_expert))
+
+
+@kernel
+def _on_rings(
+    chosen: Ints,
+    source: Ints,
+    device_of: Ints,
+    paths: tuple[Ints, ...],
+    shape: tuple[int, int],
+    across: bool,
+    back_per_expert: bool,
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """Journeys are tallied by where they start and how far they run, and laid along the edges once a batch, which
+    makes the work per pair independent of the distance."""
+    batches, tokens, k = chosen.shape
+    home_row, sender, column_way, column_hops, row_way, row_hops, distance = paths
+    rows, cols = shape
+    sources, devices = sender.shape
+    column_edges = 2 * devices
+    slot_load = np.zeros((batches, len(device_of)), dtype=np.int32)
+    out = np.zeros((batches, 2 * column_edges if across else column_edges), dtype=np.int32)
+    back = np.zeros(out.shape, dtype=np.int32)
+    spread = np.zeros((batches, 5), dtype=np.int32)
+    visits = np.zeros((sources, devices), dtype=np.int32)
+    results = np.zeros((sources, devices), dtype=np.int32)
+    columns = np.zeros((cols, 2, rows, rows // 2 + 1), dtype=np.int32)
+    lines = np.zeros((rows, 2, cols, cols // 2 + 1), dtype=np.int32)
+    column_reach, line_reach = np.zeros((cols, 4), dtype=np.int32), np.zeros((rows, 4), dtype=np.int32)
+    seen = np.full(devices, -1, dtype=np.int32)
+    seen_row, seen_col = np.full(rows, -1, dtype=np.int32), np.full(cols, -1, dtype=np.int32)
+    met_rows, met_cols = np.empty(rows + 1, dtype=np.int32), np.empty(cols + 1, dtype=np.int32)
+    row_of = (np.arange(devices) // cols).astype(np.int32)
+    col_of = (np.arange(devices) % cols).astype(np.int32)
+    for batch in range(batches):
+        visits[:], results[:], columns[:], lines[:] = 0, 0, 0, 0
+        for token in range(tokens):
+            home, stamp = source[batch, token], batch * tokens + token
+            in_rows, in_cols = 0, 0
+            for choice in range(k):
+                slot = chosen[batch, token, choice]
+                if slot < 0:
+                    continue
+                slot_load[batch, slot] += 1
+                device = device_of[slot]
+                results[home, device] += 1
+                visits[home, device] += seen[device] != stamp
+                seen[device] = stamp
+                row, col = row_of[device], col_of[device]
+                met_rows[in_rows], met_cols[in_cols] = row, col
+                in_rows += seen_row[row] != stamp
+                in_cols += seen_col[col] != stamp
+                seen_row[row], seen_col[col] = stamp, stamp
+                way, hops = column_way[home, device], column_hops[home, device]
+                ring = col_of[sender[home, device]] if across else col
+                column_reach[ring, way] = max(column_reach[ring, way], hops)
+                if across:
+                    way, hops = row_way[home, device], row_hops[home, device]
+                    line_reach[row, way] = max(line_reach[row, way], hops)
+            spread[batch, 3] += in_rows
+            spread[batch, 4] += in_cols
+            if across:
+                start = sender[home, 0] % cols
+                _depart(column_reach[start], columns[start], home_row[home])
+                for place in range(in_rows):
+                    _depart(line_reach[met_rows[place]], lines[met_rows[place]], start)
+            else:
+                for place in range(in_cols):
+                    _depart(column_reach[met_cols[place]], columns[met_cols[place]], home)
+        _lay(columns, out[batch, :column_edges])
+        _lay(lines, out[batch, column_edges:])
+        columns[:], lines[:] = 0, 0
+        for home in range(sources):
+            for device in range(devices):
+                number = visits[home, device]
+                if number == 0:
+                    continue
+                spread[batch, 0] += number
+                spread[batch, 2] += number * distance[home, device]
+                if device != sender[home, device] or distance[home, device] > 0:
+                    spread[batch, 1] += number
+                if back_per_expert:
+                    number = results[home, device]
+                ring, row = col_of[sender[home, device]], row_of[device]
+                _return(column_way[home, device], column_hops[home, device], number, columns[ring], row)
+                if across:
+                    _return(row_way[home, device], row_hops[home, device], number, lines[row], col_of[device])
+        _lay(columns, back[batch, :column_edges])
+        _lay(lines, back[batch, column_edges:])
+    return slot_load, out, back, spread
+
+
+@kernel
+def _depart(reach: Ints, journeys: Ints, start: int) -> None:
+    """Tally a packet's journey in either direction `[direction, start, length]`, and forget its reach `[way]`.
+
+    It is whole as far as its farthest target on this side, and half from there on to the antipode.
+    """
+    antipode = reach[BOTH_WAYS]
+    for direction in range(2):
+        near = reach[CLIMBS + direction]
+        journeys[direction, start, near] += 1
+        journeys[direction, start, max(near, antipode)] += 1
+        reach[CLIMBS + direction] = 0
+    reach[BOTH_WAYS] = 0
+
+
+@kernel
+def _return(way: int, hops: int, messages: int, journeys: Ints, start: int) -> None:
+    """Tally results that go back against the way on which their tokens came, from `start` on."""
+    if way == BOTH_WAYS:
+        journeys[0, start, hops] += messages
+        journeys[1, start, hops] += messages
+    elif way == CLIMBS:
+        journeys[1, start, hops] += 2 * messages
+    else:
+        journeys[0, start, hops] += 2 * messages
+
+
+@kernel
+def _lay(journeys: Ints, edges: Ints) -> None:
+    """Add journeys `[ring, direction, start, length]` to edges `[link]`; none if edges is empty."""
+    if len(edges) == 0:
+        return
+    rings, _, places, lengths = journeys.shape
+    for ring in range(rings):
+        for direction in range(2):
+            first, step = (2 * ring + direction) * places, 1 if direction == 0 else -1
+            for place in range(places):
+                passing = 0
+                for length in range(lengths - 1, 0, -1):
+                    passing += journeys[ring, direction, place, length]
+                    edges[first + (place + step * (length - 1)) % places] += passing
+
+
+@kernel
+def _through_ports(
+    chosen: Ints,
+    source: Ints,
+    device_of: Ints,
+    places: tuple[Ints, Ints, int, int],
+    out_per_expert: bool,
+    back_per_expert: bool,
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """A message leaves by its sender's port and enters by its target's, in the fast network or the slow one."""
+    batches, tokens, k = chosen.shape
+    sender, distance, cols, links = places
+    devices = sender.shape[1]
+    slot_load = np.zeros((batches, len(device_of)), dtype=np.int32)
+    out = np.zeros((batches, links), dtype=np.int32)
+    back = np.zeros((batches, links), dtype=np.int32)
+    spread = np.zeros((batches, 5), dtype=np.int32)
+    seen = np.full(devices, -1, dtype=np.int32)
+    seen_row, seen_col = np.full(devices // cols, -1, dtype=np.int32), np.full(cols, -1, dtype=np.int32)
+    row_of = (np.arange(devices) // cols).astype(np.int32)
+    for batch in range(batches):
+        for token in range(tokens):
+            home, stamp = source[batch, token], batch * tokens + token
+            for choice in range(k):
+                slot = chosen[batch, token, choice]
+                if slot < 0:
+                    continue
+                slot_load[batch, slot] += 1
+                device = device_of[slot]
+                again = seen[device] == stamp
+                far = distance[home, device]
+                leaves, enters = sender[home, device], devices + device
+                if far > 0:
+                    slow = 2 * devices * (far - 1)
+                    if out_per_expert or not again:
+                        out[batch, slow + leaves] += 2
+                        out[batch, slow + enters] += 2
+                    if back_per_expert or not again:
+                        back[batch, slow + device] += 2
+                        back[batch, slow + devices + leaves] += 2
+                if again:
+                    continue
+                seen[device] = stamp
+                row = row_of[device]
+                col = device - row * cols
+                spread[batch, 0] += 1
+                spread[batch, 1] += far > 0
+                spread[batch, 2] += far
+                spread[batch, 3] += seen_row[row] != stamp
+                spread[batch, 4] += seen_col[col] != stamp
+                seen_row[row], seen_col[col] = stamp, stamp
+    return slot_load, out, back, spread
+
+
+@kernel
+def count_blocks(chosen: Ints, block: Ints, blocks: int, slots: int) -> Ints:
+    """Blocks of tokens that send each slot anything, `[batch, slot]` int32; block `[batch, token]` is a token's."""
+    batches, tokens, k = chosen.shape
+    found = np.zeros((batches, slots), dtype=np.int32)
+    seen = np.full((slots, blocks), -1, dtype=np.int32)
+    for batch in range(batches):
+        for token in range(tokens):
+            for choice in range(k):
+                slot = chosen[batch, token, choice]
+                if slot >= 0 and seen[slot, block[batch, token]] != batch:
+                    seen[slot, block[batch, token]] = batch
+                    found[batch, slot] += 1
+    return found
+
+
+@kernel
+def column_and_hops(chosen: Ints, source: Ints, device_of: Ints, distance: Ints, cols: int) -> tuple[Ints, Ints]:
+    """What the table model asks of each token, both `[batch, token]` int32: the largest number of its experts in one
+    column, and the hops to the farthest of them."""
+    batches, tokens, k = chosen.shape
+    most = np.zeros((batches, tokens), dtype=np.int32)
+    farthest = np.zeros((batches, tokens), dtype=np.int32)
+    held = np.empty(cols, dtype=np.int32)
+    for batch in range(batches):
+        for token in range(tokens):
+            held[:] = 0
+            for choice in range(k):
+                slot = chosen[batch, token, choice]
+                if slot < 0:
+                    continue
+                device = device_of[slot]
+                held[device % cols] += 1
+                most[batch, token] = max(most[batch, token], held[device % cols])
+                farthest[batch, token] = max(farthest[batch, token], distance[source[batch, token], device])
+    return most, farthest

@@ -1,0 +1,28 @@
+"""Running the commands in the tests."""
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from cli import main
+
+SHORT = ("--mesh", "2x2", "--time-limit", "20", "--iterations", "2000", "--batch-tokens", "24")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def solve(traces: Path, *more: object) -> tuple[Path, Result]:
+    plan = traces.parent / "plan.json"
+    return plan, run("solve", traces, "--layer", 1, *SHORT, "-o", plan, *more)
+
+
+def fault(result: Result, code: int = 2) -> str:
+    """The one line of a failure."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert "Traceback" not in lines[0]
+    return lines[0]

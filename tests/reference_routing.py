@@ -1,0 +1,272 @@
+"""Every routing policy, pair by pair, and what capacity does to its choices. Shares no code with what it checks."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from reference import Slots, replicas
+from reference_traffic import Wires, all_holders, hops
+
+from optimizer.routing.policies import MARGINS
+
+Place = tuple[int, int]  # (device, slot)
+Tokens = list[list[int]]  # experts of each token
+Held = list[list[int]]  # devices where each token is
+Chosen = list[list[Place]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as a policy sees it: load of each expert and share of each slot as learned."""
+
+    wires: Wires
+    slots: Slots
+    tile: int
+    capacity: int
+    load: list[float]
+    share: list[list[float]]
+
+    def far(self, home: list[int], place: Place) -> int:
+        """Hops from a token to a replica."""
+        return hops(self.wires, home, place[0])
+
+
+def primary(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """The first replica."""
+    return [[replicas(layer.slots, expert)[0] for expert in token] for token in tokens]
+
+
+def even(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """Each of an expert's pairs to its next replica."""
+    seen: Counter[int] = Counter()
+    chosen: Chosen = []
+    for token in tokens:
+        chosen.append([])
+        for expert in token:
+            there = replicas(layer.slots, expert)
+            chosen[-1].append(there[seen[expert] % len(there)])
+            seen[expert] += 1
+    return chosen
+
+
+def hashed(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """The upper half of 32 bits of the pair's number times Knuth's constant."""
+    number = 0
+    chosen: Chosen = []
+    for token in tokens:
+        chosen.append([])
+        for expert in token:
+            there = replicas(layer.slots, expert)
+            chosen[-1].append(there[number * 2654435761 % 2**32 // 2**16 % len(there)])
+            number += 1
+    return chosen
+
+
+def nearest_table(layer: Layer) -> dict[tuple[tuple[int, ...], int], Place]:
+    """(source, expert) -> replica: hot experts first, and of equally near replicas the one that got least so far."""
+    sources = all_holders(layer.wires)
+    got: dict[int, Fraction] = defaultdict(Fraction)
+    table = {}
+    for expert in sorted(range(len(layer.load)), key=lambda expert: (-layer.load[expert], expert)):
+        for home in sources:
+            there = replicas(layer.slots, expert)
+            pick = min(there, key=lambda place: (layer.far(home, place), got[place[0]], place))
+            got[pick[0]] += Fraction(layer.load[expert])
+            table[tuple(home), expert] = pick
+    return table
+
+
+def nearest(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """What the table says."""
+    table = nearest_table(layer)
+    return [[table[tuple(home), expert] for expert in token] for token, home in zip(tokens, held, strict=True)]
+
+
+def capacity_fill(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """The nearest replica below the capacity in whole tiles; in turn where all are full."""
+    capacity = math.ceil(layer.capacity / layer.tile) * layer.tile
+    taken: Counter[Place] = Counter()
+    overflowed: Counter[int] = Counter()
+    chosen: Chosen = []
+    for token, home in zip(tokens, held, strict=True):
+        chosen.append([])
+        for expert in token:
+            there = replicas(layer.slots, expert)
+            roomy = [place for place in there if taken[place] < capacity]
+            if roomy:
+                pick = min(roomy, key=lambda place: (layer.far(home, place), place))
+            else:
+                pick = there[overflowed[expert] % len(there)]
+                overflowed[expert] += 1
+            taken[pick] += 1
+            chosen[-1].append(pick)
+    return chosen
+
+
+def least_loaded(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """A begun tile first; else the lightest device, where one elsewhere must be lighter by more than the margin."""
+    margin = MARGINS[layer.tile > 1]
+    taken: Counter[Place] = Counter()
+    chosen: Chosen = []
+    for token, home in zip(tokens, held, strict=True):
+        chosen.append([])
+        for expert in token:
+
+            def rank(place: Place, home: list[int] = home) -> tuple[bool, int, bool, Place]:
+                device, elsewhere = place[0], layer.far(home, place) > 0
+                load = sum(math.ceil(taken[device, s] / layer.tile) for s in range(len(layer.slots[device])))
+                return taken[place] % layer.tile == 0, load + margin * elsewhere, elsewhere, place
+
+            pick = min(replicas(layer.slots, expert), key=rank)
+            taken[pick] += 1
+            chosen[-1].append(pick)
+    return chosen
+
+
+def weights(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """Each pair earns every replica its part of all shares of the expert, and the richest, the lowest on a tie, pays 1.
+
+    Shares count in millionths; where those of an expert are all zero its replicas are alike.
+    """
+    credit: dict[Place, Fraction] = defaultdict(Fraction)
+    chosen: Chosen = []
+    for token in tokens:
+        chosen.append([])
+        for expert in token:
+            there = replicas(layer.slots, expert)
+            share = [round(layer.share[device][slot] * 10**6) for device, slot in there]
+            share = share if any(share) else [1] * len(there)
+            for place, part in zip(there, share, strict=True):
+                credit[place] += Fraction(part, sum(share))
+            pick = max(there, key=lambda place: (credit[place], -place[0], -place[1]))
+            credit[pick] -= 1
+            chosen[-1].append(pick)
+    return chosen
+
+
+ORACLES: dict[str, Callable[[Layer, Tokens, Held], Chosen]] = {
+    "primary": primary,
+    "even": even,
+    "hash": hashed,
+    "nearest": nearest,
+    "capacity-fill": capacity_fill,
+    "least-loaded": least_loaded,
+    "weights": weights,
+}
+
+
+@dataclass
+class Limited:
+    """What became of the pairs: places (None: dropped), how many of each kind, and gate weight that was lost."""
+
+    places: list[list[Place | None]]
+    moved: int = 0
+    rerouted: int = 0
+    dropped: int = 0
+    over: int = 0
+    lost: float = 0.0
+
+
+@dataclass
+class Overflow:
+    """Pairs looking for room; capacity is that of the layer."""
+
+    layer: Layer
+    tokens: Tokens
+    held: Held
+    taken: Counter[Place]
+    has: list[set[int]]
+
+    def room(self, token: int, expert: int) -> Place | None:
+        """The expert's nearest replica that is not full."""
+        roomy = [place for place in replicas(self.layer.slots, expert) if self.taken[place] < self.layer.capacity]
+        return min(roomy, key=lambda place: (self.layer.far(self.held[token], place), place), default=None)
+
+    def settle(self, token: int, own: int, ranking: list[int]) -> tuple[int, Place] | None:
+        """Take a place with the own expert or the first in the ranking that the token does not have."""
+        for expert in [own, *(other for other in ranking if other not in self.has[token])]:
+            place = self.room(token, expert)
+            if place is not None:
+                self.taken[place] += 1
+                self.has[token].add(expert)
+                return expert, place
+        return None
+
+
+def limit(
+    layer: Layer,
+    chosen: Chosen,
+    tokens: Tokens,
+    held: Held,
+    routed: int,
+    ranking: Callable[[int, int], list[int]],
+    weight: list[list[float]],
+    drop: bool,
+) -> Limited:
+    """Pairs beyond a replica's capacity; ranking(token, expert): which experts to try instead, the best first."""
+    overflow = Overflow(layer, tokens, held, Counter(), [set(experts) for experts in tokens])
+    found = Limited([list(places) for places in chosen])
+    waiting = []
+    for token, places in enumerate(chosen):
+        for choice, place in enumerate(places):
+            if tokens[token][choice] < routed and overflow.taken[place] == layer.capacity:
+                waiting.append((token, choice))
+            else:
+                overflow.taken[place] += 1
+    for token, choice in waiting:
+        own = tokens[token][choice]
+        settled = overflow.settle(token, own, ranking(token, own))
+        note(found, token, choice, own, settled, drop)
+        if found.places[token][choice] is None or (settled is not None and settled[0] != own):
+            found.lost += weight[token][choice]
+    return found
+
+
+def note(found: Limited, token: int, choice: int, own: int, settled: tuple[int, Place] | None, drop: bool) -> None:
+    """Write down what became of a pair."""
+    if settled is not None:
+        found.places[token][choice] = settled[1]
+        found.moved += settled[0] == own
+        found.rerouted += settled[0] != own
+    elif drop:
+        found.places[token][choice] = None
+        found.dropped += 1
+    else:
+        found.over += 1
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Log of how often an expert is chosen, and of how much oftener beside another than by chance."""
+
+    share: list[float]
+    lift: list[list[float]]
+
+
+def beside(train: Tokens, routed: int) -> Beside:
+    """Counted over tokens; 5 tokens are added to seen and expected meetings."""
+    total, ids = len(train), range(routed)
+    count = [sum(expert in token for token in train) for expert in ids]
+    both = [[sum(x in token and y in token for token in train) if x != y else 0 for y in ids] for x in ids]
+    lift = [[math.log((both[x][y] + 5) / (count[x] * count[y] / total + 5)) for y in ids] for x in ids]
+    return Beside([math.log((number + 0.5) / total) for number in count], lift)
+
+
+def likeliest(known: Beside, experts: list[int], own: int) -> list[int]:
+    """Experts that a token does not have by how likely they are beside its others: naive Bayes."""
+    score = {}
+    for expert in range(len(known.share)):
+        if expert not in experts:
+            score[expert] = known.share[expert]
+            for other in experts:
+                if other != own and other < len(known.share):
+                    score[expert] += known.lift[other][expert]
+    return sorted(score, key=lambda expert: (-score[expert], expert))
+
+
+def weights_by_rank(top_k: int) -> list[float]:
+    """Gate weights where none are recorded: rank to the power of -0.7, of sum 1."""
+    by_rank = [(rank + 1) ** -0.7 for rank in range(top_k)]
+    return [weight / sum(by_rank) for weight in by_rank]
