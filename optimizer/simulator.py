@@ -151,7 +151,7 @@ class Simulation:
         Of devices and experts that take equally long the one with most tokens counts.
         """
         spent, load, traffic = self.clock.slot_us(routed), routed.slot_load, routed.traffic
-        device = _largest(spent.sum(axis=2), load.sum(axis=2))
+        device = _largest(spent.sum(axis=2).round(6), load.sum(axis=2))
         here = np.arange(len(device)), device
         slot = _largest(spent[here], load[here])
         busy = traffic.out * self.clock.out_us, traffic.back * self.clock.back_us

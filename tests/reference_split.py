@@ -1,5 +1,7 @@
 """What a whole-batch split can reach at best, by flows and by looking at every set of experts."""
 
+from collections.abc import Callable
+
 import numpy as np
 from ortools.graph.python import max_flow, min_cost_flow
 from reference import best_split_peak
@@ -7,6 +9,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
 Holders = list[set[int]]  # devices of each expert
+Carries = Callable[[list[int], Holders, int, int], bool]
 
 __all__ = ["best_split_peak", "fewest_hops", "least_feasible", "ortools_carries", "scipy_carries"]
 
@@ -40,9 +43,8 @@ def scipy_carries(units: list[int], holders: Holders, devices: int, peak: int) -
     return bool(maximum_flow(csr_array(capacity), 0, nodes - 1, method="edmonds_karp").flow_value == sum(units))
 
 
-def least_feasible(carries: object, units: list[int], holders: Holders, devices: int) -> int:
+def least_feasible(carries: Carries, units: list[int], holders: Holders, devices: int) -> int:
     """The least peak for which one of the above holds, by halving."""
-    assert callable(carries)
     low, high = 0, sum(units)
     while low < high:
         middle = (low + high) // 2

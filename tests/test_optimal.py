@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import random_batches, random_placement
 from cases import SHAPES, WIRINGS, Case, Links, TokensAt, case, cases
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_split import Holders, best_split_peak, fewest_hops, least_feasible, ortools_carries, scipy_carries
 
@@ -118,6 +118,8 @@ def test_the_split_that_least_peak_leaves_reaches_it(drawn: Case, seed: int, mos
 
 
 @settings(max_examples=100)
+@example(case(137, (8, 1), 3, 1), ("row", "rings"), 1)  # units must not move before the peak is known
+@example(case(478, (5, 2), 3, 1), ("column", "rings"), 1)  # of equally near replicas the table's must come first
 @given(cases(), wirings, tiles)
 def test_where_the_peak_does_not_bind_all_tokens_go_to_the_nearest(
     drawn: Case, wiring: tuple[TokensAt, Links], tile: int

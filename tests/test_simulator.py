@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import cost, random_batches, random_placement
-from cases import WIRINGS, Case, Links, TokensAt, as_tokens, case, cases, rows_of, wired
+from cases import WIRINGS, Case, Links, TokensAt, as_tokens, case, cases, learned, rows_of, wired
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_layer import Hardware, simulate_batch
@@ -22,7 +22,8 @@ from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.network import Network
 from optimizer.placement import Placement
-from optimizer.presets import load_hardware, names
+from optimizer.presets import load_hardware, load_model, names
+from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import POLICIES
 from optimizer.routing.site import Learned, capacity_of
 from optimizer.simulated import SimulationReport
@@ -109,6 +110,15 @@ def test_the_functional_op_and_the_table_model_equal_the_oracle(
 @given(drawn=cases(), policy=policies)
 def test_every_hardware_preset_equals_the_oracle(name: str, drawn: Case, policy: str) -> None:
     equals_the_oracle(drawn, Cost(name, load_hardware(name)), Conditions(policy))
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_the_home_mesh_equals_the_oracle(policy: str) -> None:
+    """DeepSeek-V3 on 16 x 8 devices of 3 slots."""
+    rng, model, mesh = np.random.default_rng(5), load_model("deepseek-v3"), Mesh(16, 8, 3)
+    batches, placement = random_batches(rng, 1, 128, model, 16), random_placement(rng, 257, mesh)
+    drawn = Case(model, mesh, placement, batches, learned(rng, placement, 257))
+    equals_the_oracle(drawn, cost(), Conditions(policy))
 
 
 @settings(max_examples=100)
@@ -204,6 +214,14 @@ def test_a_simulation_fed_in_pieces_is_that_of_all_batches(conditions: Condition
         pieces.feed(drawn.batches.part(first, last))
         assert pieces.batches == last
     same(run(drawn, wired(ROW_RINGS), conditions), pieces.report())
+
+
+def test_recorded_candidates_come_before_a_guess() -> None:
+    drawn, conditions = many(), Conditions(capacity_factor=1.0)
+    guess = Coactivation.of(drawn.batches, drawn.model)
+    guessing = Simulation(drawn.placement, drawn.model, drawn.mesh, wired(ROW_RINGS), conditions, guess=guess)
+    guessing.feed(drawn.batches)
+    same(run(drawn, wired(ROW_RINGS), conditions), guessing.report())
 
 
 def test_batches_of_another_size_are_refused_and_so_is_a_report_of_none() -> None:

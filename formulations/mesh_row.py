@@ -1,0 +1,78 @@
+"""One mesh row to fill with everything outside it fixed: the instance of `row_placement`."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from formulations.arrays import Bools, Floats, Ints
+from formulations.row_split import Split, peaks, tail_mean
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One mesh row to fill, and what it can rely on.
+
+    load `[batch, expert]` pairs of the pool, the experts that may have replicas in the row; elsewhere `[expert,
+    outside]` whether there is a replica on that device outside; fixed `[batch, outside]` pairs that stay there, of
+    experts not in the pool. level: 0 for the mean peak over batches, .95 for that of the worst twentieth.
+    """
+
+    load: Ints | Floats
+    elsewhere: Bools
+    fixed: Ints | Floats
+    devices: int
+    slots_per_device: int
+    level: float = 0.0
+
+    def __post_init__(self) -> None:
+        batches, experts = self.load.shape
+        if self.elsewhere.shape[0] != experts or self.fixed.shape != (batches, self.elsewhere.shape[1]):
+            raise ValueError(f"load {self.load.shape}, elsewhere {self.elsewhere.shape}, fixed {self.fixed.shape}")
+        object.__setattr__(self, "level", float(self.level))  # kernels are compiled for floats
+        if not 0 <= self.level < 1:
+            raise ValueError(f"no batches are in the tail beyond {self.level}")
+
+    @property
+    def bound_to_row(self) -> Ints:
+        """The pool experts without a replica outside."""
+        return np.flatnonzero(~self.elsewhere.any(axis=1))
+
+    def violations(self, slots: Ints) -> list[str]:
+        """What is wrong with slots `[device, slot]` of pool experts, in words; empty if nothing is."""
+        if slots.shape != (self.devices, self.slots_per_device):
+            return [f"shape {slots.shape}, not {self.devices} x {self.slots_per_device}"]
+        if slots.min(initial=-1) < -1 or slots.max(initial=-1) >= self.load.shape[1]:
+            return ["experts that are not in the pool"]
+        count = self.there(slots)[:, : self.devices].sum(axis=1)
+        found = [f"expert {e} has no replica" for e in self.bound_to_row if count[e] == 0]
+        twice = np.bincount(slots[slots >= 0], minlength=len(count)) > count
+        return found + [f"expert {e} is on a device twice" for e in np.flatnonzero(twice)]
+
+    def there(self, slots: Ints) -> Bools:
+        """Whether an expert has a replica on a device, `[expert, row device + outside]`."""
+        held = np.zeros((self.load.shape[1], self.devices), dtype=np.bool_)
+        device, slot = np.nonzero(slots >= 0)
+        held[slots[device, slot], device] = True
+        return np.ascontiguousarray(np.concatenate([held, self.elsewhere], axis=1))
+
+    def peaks(self, slots: Ints) -> Floats:
+        """Least peak of each batch with these slots, `[batch]`, fractional; rounded up it is that of whole pairs."""
+        return peaks(self.split(), self.there(slots))
+
+    def worth(self, slots: Ints) -> float:
+        """The objective with these slots."""
+        return float(tail_mean(self.peaks(slots), self.level))
+
+    def compact(self) -> "Row":
+        """The same row with all outside devices without a pool expert as one that has the largest of their loads."""
+        touched = self.elsewhere.any(axis=0)
+        rest = self.fixed[:, ~touched].max(axis=1, initial=0)
+        none = np.zeros((len(self.elsewhere), 1), dtype=np.bool_)
+        elsewhere = np.concatenate([self.elsewhere[:, touched], none], axis=1)
+        return replace(self, elsewhere=elsewhere, fixed=np.concatenate([self.fixed[:, touched], rest[:, None]], axis=1))
+
+    def split(self) -> Split:
+        """The row for the kernels; the floor is what stays on outside devices, whatever is in the row."""
+        fixed = np.concatenate([np.zeros((len(self.load), self.devices)), self.fixed], axis=1)
+        load, fixed = (np.ascontiguousarray(part, dtype=np.float64) for part in (self.load, fixed))
+        return Split(load, fixed, fixed.max(axis=1))

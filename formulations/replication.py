@@ -1,0 +1,247 @@
+"""How many replicas each expert of a layer gets: for one load per expert, or for many batches at once.
+
+`counts_for_loads` (one load per expert) is a greedy method, the numbered step 1 of EPLB (`replicate_experts` in
+deepseek-ai/EPLB `eplb.py`), with limits to the counts; it is optimal, with a proof in its docstring.
+`counts_for_batches` (the mean over batches of the largest load per replica) is NP-hard and solved by HiGHS: with 257
+experts, 384 slots and 64 batches the gap is at most 1 % after 10 s. CP-SAT leaves 7.9 % there; HiGHS with one variable
+for each count instead of one for each step 1.9 %, and 2.2 % if loads are not cut off below.
+"""
+
+import heapq
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint
+from scipy.sparse import coo_array
+
+from formulations.arrays import Floats, Ints
+from formulations.outcome import Outcome, SolveStatus
+from formulations.solver import Limits, MilpAnswer, minimise
+
+PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """slots to fill, all of them; least, most `[expert]` replicas. Raises ValueError for a least below one."""
+
+    slots: int
+    least: Ints
+    most: Ints
+
+    def __post_init__(self) -> None:
+        if np.any(self.least < 1):
+            raise ValueError("every expert needs a replica")
+
+    @classmethod
+    def of(
+        cls,
+        experts: int,
+        slots: int,
+        devices: int,
+        most: int | None = None,
+        shared: tuple[int, ...] = (),
+        rows: int = 1,
+    ) -> "Budget":
+        """At least one replica of each expert, and of the shared ones one per mesh row; at most one per device.
+
+        most: a lower maximum, for experts that are not shared.
+        """
+        least, limit = np.ones(experts, dtype=np.int64), np.full(experts, devices, dtype=np.int64)
+        if most is not None:
+            limit[:] = min(most, devices)
+        least[list(shared)], limit[list(shared)] = rows, devices
+        return cls(slots, least, limit)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether any counts exist."""
+        return bool(np.all(self.least <= self.most) and self.least.sum() <= self.slots <= self.most.sum())
+
+    def violations(self, counts: Ints) -> list[str]:
+        """What is wrong with counts `[expert]`, in words; empty if nothing is."""
+        low, high = np.flatnonzero(counts < self.least), np.flatnonzero(counts > self.most)
+        found = [f"expert {e} has {counts[e]} replicas, fewer than {self.least[e]}" for e in low]
+        found += [f"expert {e} has {counts[e]} replicas, more than {self.most[e]}" for e in high]
+        if counts.sum() != self.slots:
+            found.append(f"{counts.sum()} replicas for {self.slots} slots")
+        return found
+
+
+def risk_loads(load: Ints | Floats, deviations: float) -> Floats:
+    """Mean plus so many standard deviations over batches, `[expert]`; load `[batch, expert]`."""
+    loads: Floats = load.mean(axis=0) + deviations * load.std(axis=0)
+    return loads
+
+
+def counts_for_loads(load: Ints | Floats, budget: Budget) -> Outcome[Ints]:
+    """Counts `[expert]` with the least max over experts of load / count; load `[expert]`, in any unit.
+
+    Greedy: one more replica to the expert with the largest load / count that may still have one. Optimal, because:
+    let L be the best value, and need[e] the fewest replicas in [least, most] with load / count <= L. The best counts
+    have at least need[e] of each, so need sums up to no more than slots. As long as an expert is above L, the greedy
+    choice is above L too (an expert at its most is not above, as most >= need), so it has fewer than need[e] and gets
+    no more than that. Hence it either reaches need everywhere, value L, or ends with all slots used and no expert
+    beyond need, one below: fewer replicas than need sums up to, though slots are no fewer. The latter cannot be.
+    """
+    started = time.monotonic()
+    if not budget.feasible:
+        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
+    counts, peak = _greedy(np.asarray(load, dtype=np.float64), budget, budget.least)
+    return Outcome(counts, peak, peak, SolveStatus.OPTIMAL, time.monotonic() - started)
+
+
+def counts_for_batches(load: Ints | Floats, budget: Budget, limits: Limits, hint: Ints | None = None) -> Outcome[Ints]:
+    """Counts `[expert]` with the least mean over batches of max over experts of load / count; load `[batch, expert]`.
+
+    That is the mean peak if every replica had a device to itself; the unit is that of load. NP-hard: with two experts
+    of load 1 in each batch, and two replicas at most, it is the densest subgraph on so many experts. HiGHS takes no
+    start, so the better of its counts and of those that exchanges of replicas reach, from the greedy ones and from the
+    hint (counts within budget), is the answer.
+    """
+    started = time.monotonic()
+    if not budget.feasible:
+        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
+    loads = np.asarray(load, dtype=np.float64)
+    alone = np.array([_greedy(batch, budget, budget.least)[1] for batch in loads])
+    deadline = started + limits.seconds
+    seeds = [_greedy(risk_loads(loads, z), budget, budget.least)[0] for z in (0.0, 1.0)]
+    seeds += [] if hint is None else [hint]
+    counts = min((_exchange(loads, budget, seed, deadline) for seed in seeds), key=lambda c: mean_peak(loads, c))
+    bound = float(alone.mean())
+    if mean_peak(loads, counts) > bound * (1 + PROVEN):
+        left = Limits(deadline - time.monotonic(), limits.deterministic, limits.workers, limits.seed)
+        steps = _Steps.of(loads, budget, alone)
+        answer = steps.solve(left)
+        bound = max(bound, bound + answer.lower_bound)
+        counts = min(counts, steps.extract(answer, counts), key=lambda c: mean_peak(loads, c))
+    return _outcome(counts, mean_peak(loads, counts), bound, started)
+
+
+def mean_peak(load: Ints | Floats, counts: Ints) -> float:
+    """Mean over batches of the largest load / count; load `[batch, expert]`, counts `[expert]`."""
+    return float((load / counts).max(axis=1).mean())
+
+
+def _outcome(counts: Ints, objective: float, bound: float, started: float) -> Outcome[Ints]:
+    proven = objective - bound <= PROVEN * abs(objective)
+    status = SolveStatus.OPTIMAL if proven else SolveStatus.FEASIBLE
+    return Outcome(counts, objective, min(bound, objective), status, time.monotonic() - started)
+
+
+def _greedy(load: Floats, budget: Budget, start: Ints) -> tuple[Ints, float]:
+    """Counts from `start` on until all slots are used, `[expert]`, and the largest load / count."""
+    counts = start.astype(np.int64)
+    queue = [(-load[e] / counts[e], e) for e in range(len(load)) if counts[e] < budget.most[e]]
+    heapq.heapify(queue)
+    for _ in range(budget.slots - int(counts.sum())):
+        expert = queue[0][1]
+        counts[expert] += 1
+        if counts[expert] < budget.most[expert]:
+            heapq.heapreplace(queue, (-load[expert] / counts[expert], expert))
+        else:
+            heapq.heappop(queue)
+    return counts, float((load / counts).max())
+
+
+def _exchange(load: Floats, budget: Budget, counts: Ints, deadline: float) -> Ints:
+    """Give replicas of one expert to another, the best exchange first, until none helps or time is up."""
+    best = mean_peak(load, counts)
+    while time.monotonic() < deadline:
+        value, giver, taker = _best_exchange(load, budget, counts)
+        if value >= best * (1 - 1e-12):
+            break
+        best, counts = value, counts.copy()
+        counts[giver] -= 1
+        counts[taker] += 1
+    return counts
+
+
+def _best_exchange(load: Floats, budget: Budget, counts: Ints) -> tuple[float, int, int]:
+    """(mean peak after it, giver, taker) of the best exchange; takers are experts at the peak of a batch."""
+    ratio = load / counts
+    top = ratio.argmax(axis=1)
+    second = np.where(np.arange(len(counts)) == top[:, None], 0.0, ratio).max(axis=1)
+    givers = np.flatnonzero(counts > budget.least)
+    after = load[:, givers] / (counts[givers] - 1)
+    best = (np.inf, -1, -1)
+    for taker in np.unique(top):
+        others = np.where(top == taker, second, ratio.max(axis=1))
+        peak = np.maximum(others, load[:, taker] / (counts[taker] + 1))
+        means = np.where(givers == taker, np.inf, np.maximum(peak[:, None], after).mean(axis=0))
+        if counts[taker] < budget.most[taker] and len(givers) and means.min() < best[0]:
+            best = (float(means.min()), int(givers[means.argmin()]), int(taker))
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """The model in steps: variable i says that expert[i] has at least count[i] replicas, more than its least.
+
+    over[batch], after them, is the peak beyond `alone`, which is what the batch's own best counts would reach. No
+    peak is below that, so the load per replica is cut off there: an expert has steps only up to where it is below in
+    every batch, and a row only in batches where it is above with its least. Cut-off loads are convex in the count,
+    so that the relaxation is their lower hull, the tightest that one expert and one batch allow.
+    """
+
+    load: Floats
+    budget: Budget
+    alone: Floats
+    expert: Ints
+    count: Ints
+
+    @classmethod
+    def of(cls, load: Floats, budget: Budget, alone: Floats) -> "_Steps":
+        """The steps that can matter."""
+        enough = np.ceil((load / np.maximum(alone, 1e-300)[:, None]).max(axis=0) * (1 - 1e-12)).astype(np.int64)
+        extra = np.maximum(np.minimum(enough, budget.most) - budget.least, 0)
+        expert = np.repeat(np.arange(len(extra)), extra)
+        rank = np.arange(len(expert)) - np.repeat(extra.cumsum() - extra, extra)
+        return cls(load, budget, alone, expert, budget.least[expert] + rank + 1)
+
+    def solve(self, limits: Limits) -> MilpAnswer:
+        """Minimise the mean of `over`."""
+        steps, batches = len(self.expert), len(self.load)
+        cost = np.concatenate([np.zeros(steps), np.full(batches, 1 / batches)])
+        high = np.concatenate([np.ones(steps), np.full(batches, np.inf)])
+        constraints = [self._slots_suffice(), self._steps_in_order(), self._over_covers_experts()]
+        integral = np.arange(len(cost)) < steps
+        return minimise(cost, constraints, integral.astype(np.int64), Bounds(np.zeros(len(cost)), high), limits)
+
+    def _slots_suffice(self) -> LinearConstraint:
+        row = np.arange(len(self.expert) + len(self.load)) < len(self.expert)
+        return LinearConstraint(row[None].astype(np.float64), -np.inf, self.budget.slots - self.budget.least.sum())
+
+    def _steps_in_order(self) -> LinearConstraint:
+        """Not needed, as loads are convex in the count, but HiGHS proves more with it (gap .9 % against 1.6 %)."""
+        later = np.flatnonzero(self.expert[1:] == self.expert[:-1]) + 1
+        row = np.arange(len(later))
+        value = np.concatenate([np.ones(len(later)), -np.ones(len(later))])
+        columns = np.concatenate([later - 1, later])
+        return LinearConstraint(self._matrix(value, np.concatenate([row, row]), columns, len(later)), 0, np.inf)
+
+    def _over_covers_experts(self) -> LinearConstraint:
+        """over + what the steps taken save >= cut-off load with the least replicas."""
+        least = np.maximum(self.load / self.budget.least - self.alone[:, None], 0)
+        batch, expert = np.nonzero(least > 0)
+        before = np.maximum(self.load[:, self.expert] / (self.count - 1) - self.alone[:, None], 0)
+        saving = before - np.maximum(self.load[:, self.expert] / self.count - self.alone[:, None], 0)
+        number = np.full(least.shape, -1)
+        number[batch, expert] = np.arange(len(batch))
+        there, step = np.nonzero(saving > 0)
+        value = np.concatenate([saving[there, step], np.ones(len(batch))])
+        row = np.concatenate([number[there, self.expert[step]], np.arange(len(batch))])
+        column = np.concatenate([step, len(self.expert) + batch])
+        return LinearConstraint(self._matrix(value, row, column, len(batch)), least[batch, expert], np.inf)
+
+    def _matrix(self, value: Floats, row: Ints, column: Ints, rows: int) -> coo_array:
+        return coo_array((value, (row, column)), shape=(rows, len(self.expert) + len(self.load))).tocsr()
+
+    def extract(self, answer: MilpAnswer, known: Ints) -> Ints:
+        """The counts HiGHS chose, all slots used; `known` where it found none in time."""
+        if answer.x is None:
+            return known
+        taken = np.rint(answer.x[: len(self.expert)]).astype(np.int64)
+        counts = self.budget.least + np.bincount(self.expert, taken, len(self.budget.least)).astype(np.int64)
+        return _greedy(self.load.mean(axis=0), self.budget, counts)[0]

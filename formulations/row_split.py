@@ -1,0 +1,276 @@
+"""The least peak device load of a batch for a given placement, and descent over the placements of one mesh row.
+
+The peak is exact, by augmenting paths (Ford and Fulkerson): experts are served one after the other up to a peak that
+is a lower bound all the time. Where an expert finds no room, the devices its search reached are all full, and all that
+is on them has nowhere else to go; so the peak rises by what is left, shared out over them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Bools, Floats, Ints
+from formulations.kernels import kernel
+
+EPSILON = 1e-9  # pairs that count as none
+
+
+class Split(NamedTuple):
+    """load `[batch, expert]` pairs to serve; fixed `[batch, device]` pairs that stay where they are; floor `[batch]`
+    which the peak is at least. Float64, C order."""
+
+    load: Floats
+    fixed: Floats
+    floor: Floats
+
+
+class Work(NamedTuple):
+    """flow `[expert, device]`, room `[device]` up to the peak, copies `[expert]`; the search's queue `[expert]`, and
+    what it came to an expert or a device from."""
+
+    flow: Floats
+    room: Floats
+    copies: Ints
+    queue: Ints
+    came_to_expert: Ints
+    came_to_device: Ints
+
+
+class Goal(NamedTuple):
+    """level of the tail, limit that its mean is to be below; weight `[batch]` of the peaks now, order `[batch]` in
+    which to look at batches, fresh `[batch]` for the peaks after a move."""
+
+    level: float
+    limit: float
+    weight: Floats
+    order: Ints
+    fresh: Floats
+
+    @classmethod
+    def below(cls, peak: Floats, level: float, split: Split) -> "Goal":
+        """To be better than these peaks `[batch]`; batches that weigh most above their floor come first."""
+        weight = tail_weights(peak, level)
+        limit = tail_mean(peak, level) * (1 - 1e-9)
+        return cls(level, limit, weight, np.argsort(-weight * (peak - split.floor)), peak.copy())
+
+
+class Moves(NamedTuple):
+    """place `[move]`, a flat slot; other `[move]`, a slot to exchange with, or slots + 1 + an expert to put there."""
+
+    place: Ints
+    other: Ints
+
+
+def work_for(there: Bools) -> Work:
+    """Room to work in, for there `[expert, device]`."""
+    (experts, devices), whole = there.shape, np.int64
+    integers = [np.zeros(size, dtype=whole) for size in (experts, experts, experts, devices)]
+    return Work(np.zeros((experts, devices)), np.zeros(devices), *integers)
+
+
+@kernel
+def least_peak(load: Floats, there: Bools, fixed: Floats, floor: float, work: Work) -> float:
+    """Least peak of one batch; load `[expert]`, there `[expert, device]` who may serve, fixed `[device]`."""
+    peak = _serve_single(load, there, fixed, floor, work)
+    for expert in range(len(load)):
+        if work.copies[expert] > 1:
+            work.flow[expert] = 0.0
+            left = _pour(expert, load[expert], there, work)
+            while left > EPSILON:
+                end, reached = _find_room(expert, there, work)
+                if end < 0:
+                    peak += left / reached
+                    work.room[:] += left / reached
+                else:
+                    left -= _push(expert, end, left, work)
+    return peak
+
+
+@kernel
+def _serve_single(load: Floats, there: Bools, fixed: Floats, floor: float, work: Work) -> float:
+    """Experts with one device, room up to the least peak that they allow, and that peak."""
+    work.room[:] = -fixed
+    for expert in range(len(load)):
+        copies, last = 0, -1
+        for device in range(len(fixed)):
+            if there[expert, device]:
+                copies, last = copies + 1, device
+        work.copies[expert] = copies
+        if copies == 1:
+            work.room[last] -= load[expert]
+    peak: float = max(floor, -work.room.min())
+    work.room[:] += peak
+    return peak
+
+
+@kernel
+def _pour(expert: int, left: float, there: Bools, work: Work) -> float:
+    """Fill the devices of an expert, the one with most room first; what is left."""
+    while left > EPSILON:
+        best, most = -1, EPSILON
+        for device in range(len(work.room)):
+            if there[expert, device] and work.room[device] > most:
+                best, most = device, work.room[device]
+        if best < 0:
+            break
+        part = min(left, most)
+        work.flow[expert, best] += part
+        work.room[best] -= part
+        left -= part
+    return left
+
+
+@kernel
+def _find_room(expert: int, there: Bools, work: Work) -> tuple[int, int]:
+    """A device with room that can be reached by moving experts served before, or -1; devices reached."""
+    work.came_to_expert[:], work.came_to_device[:] = -1, -1
+    work.queue[0], head, tail, reached = expert, 0, 1, 0
+    while head < tail:
+        mover = work.queue[head]
+        head += 1
+        for device in range(len(work.room)):
+            if not there[mover, device] or work.came_to_device[device] >= 0:
+                continue
+            work.came_to_device[device] = mover
+            reached += 1
+            if work.room[device] > EPSILON:
+                return device, reached
+            for other in range(expert):
+                if work.copies[other] > 1 and work.came_to_expert[other] < 0 and work.flow[other, device] > EPSILON:
+                    work.came_to_expert[other] = device
+                    work.queue[tail] = other
+                    tail += 1
+    return -1, reached
+
+
+@kernel
+def _push(expert: int, end: int, left: float, work: Work) -> float:
+    """Move as much as goes along the path found, which ends in device `end`; how much that was."""
+    part: float = min(left, work.room[end])
+    device = end
+    while work.came_to_device[device] != expert:
+        mover = work.came_to_device[device]
+        device = work.came_to_expert[mover]
+        part = min(part, work.flow[mover, device])
+    work.room[end] -= part
+    device = end
+    while work.came_to_device[device] != expert:
+        mover = work.came_to_device[device]
+        work.flow[mover, device] += part
+        device = work.came_to_expert[mover]
+        work.flow[mover, device] -= part
+    work.flow[expert, device] += part
+    return part
+
+
+def peaks(split: Split, there: Bools) -> Floats:
+    """Least peak of every batch, `[batch]`; there `[expert, device]`."""
+    found = np.empty(len(split.load))
+    _peaks(split, there, work_for(there), found)
+    return found
+
+
+@kernel
+def _peaks(split: Split, there: Bools, work: Work, found: Floats) -> None:
+    for batch in range(len(found)):
+        found[batch] = least_peak(split.load[batch], there, split.fixed[batch], split.floor[batch], work)
+
+
+@kernel
+def tail_mean(peak: Floats, level: float) -> float:
+    """Conditional value at risk: mean of the worst 1 - level share of batches; level 0.0 is the mean of all.
+
+    The least over all start of start + mean of what is beyond it / (1 - level) (Rockafellar and Uryasev 2000), which
+    a peak attains.
+    """
+    best = np.inf
+    for start in peak:
+        beyond = 0.0
+        for value in peak:
+            beyond += max(value - start, 0.0)
+        best = min(best, start + beyond / ((1.0 - level) * len(peak)))
+    return best
+
+
+def tail_weights(peak: Floats, level: float) -> Floats:
+    """Weights `[batch]` with which `tail_mean` sums these peaks; other peaks do not sum up to more than theirs."""
+    share = (1 - level) * len(peak)
+    weight = np.empty(len(peak))
+    weight[np.argsort(-peak)] = np.clip(share - np.arange(len(peak)), 0, 1) / share
+    return weight
+
+
+@kernel
+def find_better(
+    split: Split, goal: Goal, slots: Ints, there: Bools, moves: Moves, number: int, tries: int, work: Work
+) -> tuple[int, int, bool]:
+    """Take the first move that lowers the tail mean, from `number` on and round again, of at most so many.
+
+    slots `[device, slot]`, there `[expert, device]` are changed in place, and peaks are left in goal.fresh. Returns
+    the next number, how many moves were looked at and whether the last of them was taken.
+    """
+    held = slots.ravel()
+    for tried in range(tries):
+        place, other = moves.place[number], moves.other[number]
+        number, old = (number + 1) % len(moves.place), held[place]
+        if not _allowed(slots, there, place, other):
+            continue
+        _apply(slots, there, place, other)
+        if _is_better(split, goal, there, work):
+            return number, tried + 1, True
+        _apply(slots, there, place, other if other < len(held) else len(held) + 1 + old)
+    return number, tries, False
+
+
+@kernel
+def _is_better(split: Split, goal: Goal, there: Bools, work: Work) -> bool:
+    """Whether the tail mean is below the limit. Gives up as soon as it cannot be, as the tail mean is the largest sum
+    over all weights, not only these."""
+    total = 0.0
+    for batch in range(len(split.floor)):
+        total += goal.weight[batch] * split.floor[batch]
+    for batch in goal.order:
+        goal.fresh[batch] = least_peak(split.load[batch], there, split.fixed[batch], split.floor[batch], work)
+        total += goal.weight[batch] * (goal.fresh[batch] - split.floor[batch])
+        if total >= goal.limit:
+            return False
+    return tail_mean(goal.fresh, goal.level) < goal.limit
+
+
+@kernel
+def _allowed(slots: Ints, there: Bools, place: int, other: int) -> bool:
+    """Whether no expert would be on a device twice, and none would lose its last replica."""
+    held, depth = slots.ravel(), slots.shape[1]
+    old = held[place]
+    if other >= len(held):
+        new = other - len(held) - 1
+        return not there[new, place // depth] and (old < 0 or there[old].sum() > 1)
+    new = held[other]
+    return (
+        place // depth != other // depth
+        and old != new
+        and (old < 0 or not there[old, other // depth])
+        and (new < 0 or not there[new, place // depth])
+    )
+
+
+@kernel
+def _apply(slots: Ints, there: Bools, place: int, other: int) -> None:
+    held = slots.ravel()
+    if other >= len(held):
+        _put(slots, there, place, other - len(held) - 1)
+        return
+    old, new = held[place], held[other]
+    _put(slots, there, place, -1)
+    _put(slots, there, other, old)
+    _put(slots, there, place, new)
+
+
+@kernel
+def _put(slots: Ints, there: Bools, place: int, expert: int) -> None:
+    held, device = slots.ravel(), place // slots.shape[1]
+    if held[place] >= 0:
+        there[held[place], device] = False
+    if expert >= 0:
+        there[expert, device] = True
+    held[place] = expert
