@@ -12,9 +12,9 @@ from measure import rate
 from speed import MESH, home_problem
 
 from formulations.arrays import Floats, Ints
+from formulations.kernels import kernel
 from optimizer.conditions import Conditions
 from optimizer.inputs import Named, open_source
-from optimizer.kernels import kernel
 from optimizer.model import Model
 from optimizer.network import Network
 from optimizer.problem import Problem

@@ -13,11 +13,11 @@ import plain_generator
 from measure import Measured, rate
 
 from formulations.arrays import Ints
+from formulations.kernels import kernel
 from optimizer.coactivation import pair_counts
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.inputs import Named, open_source
-from optimizer.kernels import kernel
 from optimizer.mesh import Mesh
 from optimizer.presets import load_hardware, load_model
 from optimizer.problem import Problem, make_problem

@@ -1,4 +1,4 @@
-"""How hot loops of formulations are compiled."""
+"""How this project compiles its hot loops."""
 
 from collections.abc import Callable
 from typing import TypeVar, cast

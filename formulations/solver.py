@@ -74,7 +74,7 @@ def minimise(
     on the time limit. Raises ValueError for a model without a lower bound.
     """
     started = time.monotonic()
-    options = {"time_limit": max(limits.seconds, 0.01)}
+    options = {"time_limit": max(limits.seconds, 0.01), "mip_rel_gap": 0.0}  # else optimal is only near it
     found = milp(c=cost, constraints=constraints, integrality=integral, bounds=bounds, options=options)
     seconds = time.monotonic() - started
     if found.status not in HIGHS:

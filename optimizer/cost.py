@@ -103,7 +103,7 @@ class Cost:
         slot_load `[..., device, slot]` tokens. The functional op asks for slot_blocks of the same shape, the blocks of
         consecutive tokens of one source row that send the slot anything, and `filled [device, slot]`.
         """
-        time: Floats = self._slot_work_ns(slot_load, slot_blocks, filled) / NS_PER_US
+        time: Floats = self.slot_work_ns(slot_load, slot_blocks, filled) / NS_PER_US
         return time
 
     def compute_us(
@@ -118,7 +118,7 @@ class Cost:
         slot_load `[batch, device, slot]` tokens, slot_blocks and filled as for `slot_us`; `slowdown [device]`
         multiplies a device's time. Returns `[batch]` microseconds.
         """
-        spent = self._slot_work_ns(slot_load, slot_blocks, filled).sum(axis=2)
+        spent = self.slot_work_ns(slot_load, slot_blocks, filled).sum(axis=2)
         slowest: Floats = (spent if slowdown is None else spent * slowdown).max(axis=1) / NS_PER_US
         return slowest
 
@@ -177,7 +177,8 @@ class Cost:
         slow = network.links == "nodes" and mesh.rows > 1
         return (1 - 1 / (mesh.rows if slow else mesh.devices)) / mesh.devices, slow
 
-    def _slot_work_ns(self, slot_load: Ints, slot_blocks: Ints | None, filled: Bools | None) -> Ints:
+    def slot_work_ns(self, slot_load: Ints, slot_blocks: Ints | None, filled: Bools | None) -> Ints:
+        """`slot_us` in whole nanoseconds, so that sums do not depend on their order."""
         if self.moe_op == "optimized":
             spent: Ints = self.slot_ns(int(slot_load.max(initial=0)))[slot_load]
             return spent

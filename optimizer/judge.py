@@ -13,7 +13,6 @@ from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import TAUGHT
 from optimizer.simulated import SimulationReport
 from optimizer.simulator import Simulation
-from optimizer.traces.batches import Batches
 from optimizer.traces.composition import PHASES
 
 Notify = Callable[[str, float], None]
@@ -42,7 +41,11 @@ def judge(
         chunks = source.stream(layer, unseen, batch_count)
         simulations: list[Simulation] = []
         for chunk in chunks:
-            simulations = simulations or _simulations(plan, layer, cost, trials, _guess(source, layer, chunk, limited))
+            if not simulations:
+                guess = _guess(source, layer, unseen) if limited and chunk.candidates is None else None
+                simulations = _simulations(plan, layer, cost, trials, guess)
+                if guess is not None and not unseen:
+                    notes.append(f"layer {layer}: next experts are estimated from the very requests that are judged")
             for simulation in simulations:
                 simulation.feed(chunk)
             share = simulations[0].batches / (batch_count or BATCHES_PER_SET)
@@ -61,9 +64,9 @@ def _simulations(
     ]
 
 
-def _guess(source: Source, layer: int, chunk: Batches, limited: bool) -> Coactivation | None:
-    """How to estimate next experts, from train batches, where they are asked for and not recorded."""
-    return Coactivation.of(source.sets(layer).train, source.model) if limited and chunk.candidates is None else None
+def _guess(source: Source, layer: int, unseen: bool) -> Coactivation:
+    """How to estimate next experts: from train batches where the test part is judged, else from all there is."""
+    return Coactivation.of(source.sets(layer).train if unseen else source.everything(layer), source.model)
 
 
 def _untaught(plan: Plan, trials: Sequence[Conditions]) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from formulations.arrays import Bools, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.mesh import Mesh
 from optimizer.presets.schema import NetworkSection
 

@@ -54,7 +54,7 @@ class _Part(NamedTuple):
 class Simulation:
     """One layer under one policy, fed batch by batch; nothing but figures per batch is kept.
 
-    learned: what train batches taught (for `nearest` and `weights`); guess: how to tell a token's next expert where a
+    learned: what train batches taught (for `policies.TAUGHT`); guess: how to tell a token's next expert where a
     capacity is set and no candidates are recorded. Raises ValueError for an invalid placement, InputError as
     `Conditions.alive` does, and for overlap with a dispatch model that knows no links.
     """
@@ -114,8 +114,8 @@ class Simulation:
         self._parts.append(
             _Part(
                 *self._times(routed),
-                device_load=routed.slot_load.sum(axis=2),
-                device_tiles=self.cost.tiles(routed.slot_load).sum(axis=2),
+                device_load=routed.slot_load.sum(axis=2, dtype=np.int32),
+                device_tiles=self.cost.tiles(routed.slot_load).sum(axis=2, dtype=np.int32),
                 spread=routed.traffic.spread,
                 critical=self._critical(routed),
             )
@@ -150,8 +150,8 @@ class Simulation:
 
         Of devices and experts that take equally long the one with most tokens counts.
         """
-        spent, load, traffic = self.clock.slot_us(routed), routed.slot_load, routed.traffic
-        device = _largest(spent.sum(axis=2).round(6), load.sum(axis=2))
+        spent, load, traffic = routed.spent, routed.slot_load, routed.traffic
+        device = _largest(self.clock.device_ns(routed), load.sum(axis=2))
         here = np.arange(len(device)), device
         slot = _largest(spent[here], load[here])
         busy = traffic.out * self.clock.out_us, traffic.back * self.clock.back_us
@@ -191,7 +191,7 @@ class Simulation:
                          weights_estimated=self._estimated[1])  # fmt: skip
 
 
-def _largest(first: Floats, then: Ints) -> Ints:
+def _largest(first: Ints | Floats, then: Ints) -> Ints:
     """Index of the largest of each row of `[batch, ...]`, ties by `then`, and then the lowest."""
     leading = first == first.max(axis=1, keepdims=True)
     found: Ints = np.where(leading, then, -1).argmax(axis=1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.arrays import Bools, Floats, Ints
-from optimizer.cost import Cost
+from optimizer.cost import NS_PER_US, Cost
 from optimizer.network import Network, rank_in_row
 from optimizer.presets.schema import TileCompute
 from optimizer.queueing import Overlap, Work, overlap
@@ -24,15 +24,16 @@ class Times(NamedTuple):
 
 
 class Routed(NamedTuple):
-    """Routed batches: chosen `[batch, token, k]` flat slots, source and source_row `[batch, token]`, slot_load
-    `[batch, device, slot]` and slot_blocks, the same of the functional op's blocks (None of the other op)."""
+    """Routed batches: chosen `[batch, token, k]` flat slots, source `[batch, token]` and, for the functional op, the
+    block of each token; slot_load pairs and spent nanoseconds of work `[batch, device, slot]`, slow devices not yet
+    accounted for."""
 
     chosen: Ints
     source: Ints
     block: Ints | None
     traffic: Traffic
     slot_load: Ints
-    slot_blocks: Ints | None
+    spent: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,9 @@ class Clock:
         if self.cost.moe_op == "functional":
             block = self._block(source_row)
             slot_blocks = count_blocks(chosen, block, int(block.max()) + 1, self.filled.size).reshape(shape)
-        return Routed(chosen, source, block, traffic, traffic.slot_load.reshape(shape), slot_blocks)
+        slot_load = traffic.slot_load.reshape(shape)
+        spent = self.cost.slot_work_ns(slot_load, slot_blocks, self.filled)
+        return Routed(chosen, source, block, traffic, slot_load, spent)
 
     def _block(self, source_row: Ints) -> Ints:
         """The block of each token, `[batch, token]` int32: consecutive tokens of one row."""
@@ -78,16 +81,17 @@ class Clock:
         block: Ints = (first + rank_in_row(source_row, self.network.mesh.rows) // size).astype(np.int32)
         return block
 
-    def slot_us(self, routed: Routed) -> Floats:
-        """How long each slot works, `[batch, device, slot]` microseconds, slow devices accounted for."""
-        return self.cost.slot_us(routed.slot_load, routed.slot_blocks, self.filled) * self.slowdown[:, None]
+    def device_ns(self, routed: Routed) -> Floats:
+        """How long each device works, `[batch, device]` nanoseconds, slow devices accounted for."""
+        time: Floats = routed.spent.sum(axis=2) * self.slowdown
+        return time
 
     def in_turn(self, routed: Routed) -> Times:
         """One after another, as the MoE op runs today."""
         remote, traffic = self.network.remote, routed.traffic
         return Times(
             self._by_table(routed) if self.cost.uses_table else self.cost.dispatch_us(traffic.out, remote),
-            self.cost.compute_us(routed.slot_load, routed.slot_blocks, self.filled, self.slowdown),
+            self.device_ns(routed).max(axis=1) / NS_PER_US,
             self.cost.combine_us(traffic.back, remote),
         )
 
@@ -125,4 +129,4 @@ class Clock:
         if isinstance(compute, TileCompute):
             tile = compute.tile_tokens
             return Work.tiles(tile, compute.first_tile_us, compute.further_tile_us, self.filled.size)
-        return Work.whole_slots(self.cost.slot_us(routed.slot_load).reshape(len(routed.chosen), -1))
+        return Work.whole_slots(routed.spent.reshape(len(routed.chosen), -1) / NS_PER_US)

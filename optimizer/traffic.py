@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.arrays import Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.network import BOTH_WAYS, CLIMBS, Network
 
 SPREAD = ("copies", "moved", "hops", "rows", "cols")
@@ -53,7 +53,7 @@ def _on_rings(
     """Journeys are tallied by where they start and how far they run, and laid along the edges once a batch, which
     makes the work per pair independent of the distance."""
     batches, tokens, k = chosen.shape
-    home_row, sender, column_way, column_hops, row_way, row_hops, distance = paths
+    home_row, sender, column_way, column_hops, row_way, row_hops, _ = paths
     rows, cols = shape
     sources, devices = sender.shape
     column_edges = 2 * devices
@@ -109,24 +109,39 @@ def _on_rings(
         _lay(columns, out[batch, :column_edges])
         _lay(lines, out[batch, column_edges:])
         columns[:], lines[:] = 0, 0
-        for home in range(sources):
-            for device in range(devices):
-                number = visits[home, device]
-                if number == 0:
-                    continue
-                spread[batch, 0] += number
-                spread[batch, 2] += number * distance[home, device]
-                if device != sender[home, device] or distance[home, device] > 0:
-                    spread[batch, 1] += number
-                if back_per_expert:
-                    number = results[home, device]
-                ring, row = col_of[sender[home, device]], row_of[device]
-                _return(column_way[home, device], column_hops[home, device], number, columns[ring], row)
-                if across:
-                    _return(row_way[home, device], row_hops[home, device], number, lines[row], col_of[device])
+        _send_back(visits, results if back_per_expert else visits, paths, shape, across, columns, lines, spread[batch])
         _lay(columns, back[batch, :column_edges])
         _lay(lines, back[batch, column_edges:])
     return slot_load, out, back, spread
+
+
+@kernel
+def _send_back(
+    visits: Ints,
+    messages: Ints,
+    paths: tuple[Ints, ...],
+    shape: tuple[int, int],
+    across: bool,
+    columns: Ints,
+    lines: Ints,
+    spread: Ints,
+) -> None:
+    """Tally the journeys of results, and count copies, those that moved, and hops, from `[source, device]` tables."""
+    _, sender, column_way, column_hops, row_way, row_hops, distance = paths
+    for home in range(len(visits)):
+        for device in range(visits.shape[1]):
+            number = visits[home, device]
+            if number == 0:
+                continue
+            hops = distance[home, device]
+            spread[0] += number
+            spread[1] += number if hops > 0 else 0
+            spread[2] += number * hops
+            number = messages[home, device]
+            row, col, ring = device // shape[1], device % shape[1], sender[home, device] % shape[1]
+            _return(column_way[home, device], column_hops[home, device], number, columns[ring], row)
+            if across:
+                _return(row_way[home, device], row_hops[home, device], number, lines[row], col)
 
 
 @kernel

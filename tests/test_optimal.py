@@ -6,18 +6,21 @@ from math import ceil
 
 import numpy as np
 import pytest
-from builders import random_batches, random_placement
+from builders import cost, random_batches, random_placement
 from cases import SHAPES, WIRINGS, Case, Links, TokensAt, case, cases
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_split import Holders, best_split_peak, fewest_hops, least_feasible, ortools_carries, scipy_carries
 
 from formulations.arrays import Ints
+from formulations.replica_routing import holders_of, least_peaks, tiles_of
+from optimizer.conditions import Conditions
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.routing.balance import graph, least_peak, mean_peak, scratch_for
 from optimizer.routing.policies import POLICIES
 from optimizer.routing.site import Learned
+from optimizer.simulator import simulate
 
 MOST_EXPERTS = 10  # of which all sets are looked at
 wirings = st.sampled_from(WIRINGS)
@@ -160,3 +163,17 @@ def test_hops_are_on_average_near_the_fewest(replicas: int | None, above: float)
         ours, least = hops_and_fewest(case(seed, SHAPES[2 + seed % 6], 3, 1, replicas), ("row", "rings"))
         hops, fewest = hops + sum(ours), fewest + sum(least)
     assert fewest <= hops <= above * fewest
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_peak_is_the_bound_that_the_formulation_proves(seed: int) -> None:
+    """Of a given placement, in tokens and in tiles; the formulation shares no code with the kernels."""
+    rng = np.random.default_rng(seed)
+    model, mesh = Model("m", 12, 1, 3), Mesh(3, 2, 3)
+    placement = random_placement(rng, model.experts, mesh)
+    batches = random_batches(rng, 3, 60, model, mesh.rows)
+    where, load = holders_of(placement.slots, model.experts), batches.load(model.experts)
+    in_tokens = simulate(placement, batches, model, mesh, cost(), Conditions("optimal", "tokens"))
+    in_tiles = simulate(placement, batches, model, mesh, cost(), Conditions("optimal", "tiles"))
+    assert in_tokens.device_load.max(axis=1).tolist() == least_peaks(load, where, "tokens")[0].tolist()
+    assert in_tiles.tiles.tolist() == least_peaks(tiles_of(load, 32), where, "tiles")[0].tolist()

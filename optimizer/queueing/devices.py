@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.arrays import Bools, Floats, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.queueing.lines import line_up, serve
 from optimizer.queueing.messages import deliver
 

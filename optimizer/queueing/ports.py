@@ -3,7 +3,7 @@
 import numpy as np
 
 from formulations.arrays import Floats, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.network import Network
 from optimizer.queueing.lines import serve
 from optimizer.queueing.messages import collect, deliver, list_messages

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.arrays import Floats, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.network import BOTH_WAYS, CLIMBS, DESCENDS, NOWHERE, Network
 from optimizer.queueing.lines import line_up
 from optimizer.queueing.messages import collect, deliver, list_messages

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.arrays import Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 
 MOST = 1 << 62  # above any load
 

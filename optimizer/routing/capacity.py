@@ -7,7 +7,7 @@ dropped if that is allowed, and else served where it was, over capacity. Shared 
 are served over capacity. Needs global counts at run time.
 
 The next expert is the recorded one (`candidate_experts`) or an estimate: the expert likeliest beside the token's other
-experts, as co-activation in other batches tells (naive Bayes on pair counts).
+experts, as co-activation tells (naive Bayes on pair counts).
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.arrays import Floats, Ints
+from formulations.kernels import kernel
 from optimizer.coactivation import pair_counts
-from optimizer.kernels import kernel
 from optimizer.model import Model
 from optimizer.routing.site import Site
 from optimizer.traces.batches import Batches

@@ -3,7 +3,7 @@
 import numpy as np
 
 from formulations.arrays import Floats, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.placement import Placement
 from optimizer.routing.site import Learned
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.arrays import Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.routing.balance import Graph, graph, level, mean_peak, scratch_for
 from optimizer.routing.site import Site
 

@@ -15,7 +15,7 @@ from optimizer.routing.site import Site
 
 Policy = Callable[[Ints, Ints, Site], Ints]
 
-MARGINS = {True: 1, False: 4}  # by tile-awareness, in tiles and tokens; measured in benchmarks/routing.py
+MARGINS = {True: 1, False: 4}  # by tile-awareness, in tiles and tokens, see benchmarks/README.md
 
 
 def primary(experts: Ints, source: Ints, site: Site) -> Ints:

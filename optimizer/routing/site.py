@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from formulations.arrays import Floats, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.model import Model
 from optimizer.network import Network
 from optimizer.placement import Placement

@@ -6,7 +6,7 @@ experts and the result `[batch, token, k]`; start, slot: the replicas of each ex
 import numpy as np
 
 from formulations.arrays import Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 
 HASH = 2654435761  # Knuth's multiplier for 32 bits, The Art of Computer Programming 6.4
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.arrays import Bools, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.search.moves import apply, delta, is_legal, scratch_for
 from optimizer.search.state import SearchState
 

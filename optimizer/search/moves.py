@@ -8,7 +8,7 @@ former owner shrinks. `delta` never changes the state and `apply` never judges.
 import numpy as np
 
 from formulations.arrays import Bools, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.search.state import SearchState, fill_part, find_leaders
 
 Scratch = tuple[Ints, ...]

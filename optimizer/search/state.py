@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from formulations.arrays import Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.placement import Placement
 
 TAIL_WEIGHT = 4  # without it the home case gains mean latency and loses p99; 16 gains less on all traces tried

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from formulations.arrays import Floats, Ints
-from optimizer.kernels import kernel
+from formulations.kernels import kernel
 from optimizer.model import Model
 from optimizer.traces.npz import CANDIDATES, EXPERTS, WEIGHTS, layer_ids
 from optimizer.traces.request import BadRequestError, Request

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from formulations.arrays import Floats, Ints
+from formulations.kernels import kernel
 from optimizer.errors import InputError
-from optimizer.kernels import kernel
 from optimizer.traces.trace import OUTPUT, PROMPT
 
 WINDOW = 32  # tokens; also where a long request may be cut
