@@ -154,13 +154,16 @@ def test_recorded_candidates_and_weights_are_used_where_there_are_any(traces: Pa
     assert reports[1].rerouting is None
 
 
-def test_next_experts_are_estimated_from_train_batches_where_none_are_recorded(traces: Path, others: Path) -> None:
+def test_next_experts_are_estimated_from_requests_that_are_not_judged(traces: Path, others: Path) -> None:
     plan, limited = planned(traces), Conditions(capacity_factor=1.0)
     for folder, test_only in ((traces, True), (others, False)):
-        (report,), _ = judged(plan, named(folder), limited)
-        guess = Coactivation.of(source_of(folder).sets(LAYER).train, MODEL)
+        (report,), notes = judged(plan, named(folder), limited)
+        source = source_of(folder)
+        seen = source.sets(LAYER).train if test_only else source.everything(LAYER)
+        guess = Coactivation.of(seen, MODEL)
+        assert any("very requests" in note for note in notes) is not test_only
         expected = Simulation(plan.layers[LAYER].placement, MODEL, MESH, cost(), limited, None, guess)
-        for chunk in source_of(folder).stream(LAYER, test_only, COUNT):
+        for chunk in source.stream(LAYER, test_only, COUNT):
             expected.feed(chunk)
         assert same(report, expected.report())
         assert report.rerouting is not None
