@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
 from formulations.arrays import Ints
-from optimizer.arguments import devices, factors, policy_names, spaced
+from optimizer.commands.arguments import devices, factors, policy_names, spaced
 from optimizer.errors import InputError
 from optimizer.inputs import Named, open_source
 from optimizer.plan import read_plan
