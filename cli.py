@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from optimizer.commands.bound import bound
 from optimizer.commands.errors import BadInput, FailedRun
 from optimizer.commands.simulate import simulate, sweep
 from optimizer.commands.solve import solve
@@ -37,7 +38,7 @@ def main() -> None:
     """
 
 
-for command in (solve, simulate, sweep, stats, convert, synth, validate):
+for command in (solve, simulate, sweep, bound, stats, convert, synth, validate):
     main.add_command(command)
 
 

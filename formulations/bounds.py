@@ -1,8 +1,19 @@
-"""What no placement can beat."""
+"""What no placement can beat: peak device loads.
+
+Loads may be counted in tokens or, by `replica_routing.tiles_of`, in tiles: as an expert's replicas fill at least those
+tiles, however its tokens are shared out, every bound here holds for them too. Every pair is served by a replica of its
+own expert; where pairs are dropped or rerouted to other experts the bounds do not hold.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
+from ortools.graph.python import max_flow
 
-from formulations.arrays import Ints
+from formulations.arrays import Bools, Ints
+from formulations.replica_routing import least_peaks
+
+STEPS = 40  # peaks of a batch that `static_counts_bound` tells apart; with more it is no slower than reading a trace
 
 
 def mean_load_bound(load: Ints, devices: int) -> Ints:
@@ -47,6 +58,119 @@ def slot_budget_bound(load: Ints, slots: int) -> Ints:
 
 
 def any_placement_bound(load: Ints, devices: int, slots: int) -> Ints:
-    """The strongest of the bounds here that holds for any placement and routing, `[batch]`."""
+    """The stronger of the mean and the slot budget, `[batch]`: for any placement and routing, even one per batch."""
     bound: Ints = np.maximum(mean_load_bound(load, devices), slot_budget_bound(load, slots))
     return bound
+
+
+def given_placement_bound(load: Ints, holders: Bools) -> Ints:
+    """Least peak device load of each batch for one placement, `[batch]`, which the best routing reaches.
+
+    load `[batch, expert]`, holders `[expert, device]`; by max-flow, see `replica_routing`.
+    """
+    return least_peaks(load, holders, "tokens")[0]
+
+
+def static_counts_bound(load: Ints, devices: int, slots: int) -> float:
+    """Least mean over batches of the peak device load, for any one placement of all of them and any routing.
+
+    load `[batch, expert]`. Placements are relaxed to replica counts n: batch b's peak is no less than its
+    `any_placement_bound`, and max over experts of ceil(t / n_e). A hot expert of one batch thus takes slots that a hot
+    expert of another batch lacks. The counts sum up to at most `slots`; with a price per slot instead, the best counts
+    are a minimum cut ("a peak is paid for, or each of its experts has replicas enough"), and whatever the price, its
+    value less the price of all slots is a bound. The price with the largest bound is where two lines meet:
+
+    1. begin with the lines of no replicas and of as many as help;
+    2. at the price where the two lines meet, a cheaper cut gives a new line, which replaces one of them;
+    3. without one, that is the largest bound; and the sum of peaks is whole.
+
+    This is the linear relaxation, which one coupling row leaves next to the best counts. Newton's method on the
+    Lagrangian dual (Fisher, Management Science 27, 1981); the cut is the project selection of Rhys (1970).
+    """
+    base = any_placement_bound(load, devices, slots)
+    demand, spare = _demand(load, base), slots - load.shape[1]
+    many, none = _Line(0, demand.replicas), _Line(int(demand.width.sum()), 0)
+    if many.replicas <= spare:
+        return float(base.mean())
+    while True:
+        scale, price = many.replicas - none.replicas, none.paid - many.paid
+        found = _cheapest(demand, scale, price)
+        if scale * found.paid + price * found.replicas >= scale * many.paid + price * many.replicas:
+            break
+        many, none = (found, none) if found.replicas > spare else (many, found)
+    above = many.paid + -(-price * (many.replicas - spare) // scale)
+    return float(base.sum() + above) / len(load)
+
+
+class _Demand(NamedTuple):
+    """Above its base a batch's peak climbs steps: width `[step]`. To stay below one, experts need replicas: step,
+    node `[need]`, a node being the k-th replica of an expert, and follows `[node]` the one before it, -1 for none."""
+
+    width: Ints
+    step: Ints
+    node: Ints
+    follows: Ints
+
+    @property
+    def replicas(self) -> int:
+        """How many more than one each are of any use."""
+        return len(self.follows)
+
+
+class _Line(NamedTuple):
+    """A choice of counts: the peaks' sum above base, and replicas beyond one of each expert."""
+
+    paid: int
+    replicas: int
+
+
+def _demand(load: Ints, base: Ints) -> _Demand:
+    """A peak reaches v if an expert has fewer than ceil(t / (v - 1)) replicas, as then ceil(t / n) >= v."""
+    widths, steps, experts_of, needs_of, before = [], [], [], [], 0
+    for of_batch, floor in zip(load.astype(np.int64), base.tolist(), strict=True):
+        hot = np.flatnonzero(of_batch > floor)
+        peaks = _peaks_above(of_batch[hot], floor)
+        step, place = np.nonzero(of_batch[hot] >= peaks[:, None])
+        steps.append(before + step)
+        experts_of.append(hot[place])
+        needs_of.append(-(-of_batch[hot[place]] // (peaks[step] - 1)))
+        widths.append(np.diff(peaks, prepend=floor))
+        before += len(peaks)
+    width, step, experts, needs = (np.concatenate(parts) for parts in (widths, steps, experts_of, needs_of))
+    most = np.ones(load.shape[1], dtype=np.int64)
+    np.maximum.at(most, experts, needs)
+    first = np.cumsum(most - 1) - (most - 1)  # the node of an expert's second replica
+    follows = np.arange(-1, (most - 1).sum() - 1)
+    follows[first[most > 1]] = -1
+    return _Demand(width, step, first[experts] + needs - 2, follows)
+
+
+def _peaks_above(load: Ints, floor: int) -> Ints:
+    """The peaks ceil(t / n) above the floor that loads can cause, ascending; evenly drawn if they are many."""
+    count = np.arange(1, int(load.max(initial=0)) // max(floor, 1) + 2)
+    peaks = np.unique(-(-load[:, None] // count))
+    peaks = peaks[peaks > floor]
+    drawn = np.unique(np.linspace(0, len(peaks) - 1, min(STEPS, len(peaks))).astype(np.int64))
+    return peaks[drawn]
+
+
+def _cheapest(demand: _Demand, scale: int, price: int) -> _Line:
+    """The counts with the least scale * paid + price * replicas.
+
+    The minimum cut: steps on the source's side are not paid for, and need replicas on the same side, which are bought.
+    """
+    steps, replicas = len(demand.width), demand.replicas
+    source, sink, chained = steps + replicas, steps + replicas + 1, np.flatnonzero(demand.follows >= 0)
+    node = np.arange(steps, source)
+    tail = np.concatenate([np.full(steps, source), demand.step, node[chained], node])
+    head = np.concatenate([np.arange(steps), node[demand.node], node[demand.follows[chained]], np.full(replicas, sink)])
+    everything = scale * int(demand.width.sum()) + 1
+    bound = np.full(len(demand.step) + len(chained), everything)
+    solver = max_flow.SimpleMaxFlow()
+    capacity = np.concatenate([scale * demand.width, bound, np.full(replicas, price)])
+    solver.add_arcs_with_capacity(tail, head, capacity)
+    if solver.solve(source, sink) != solver.OPTIMAL:
+        raise ValueError(f"loads of {everything} units are too many for a flow")
+    side = np.array(solver.get_source_side_min_cut())
+    unpaid = side[side < steps]
+    return _Line(int(demand.width.sum() - demand.width[unpaid].sum()), int(((side >= steps) & (side < source)).sum()))

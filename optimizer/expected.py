@@ -7,8 +7,8 @@ from importlib.metadata import version
 import numpy as np
 
 from formulations.arrays import Floats, Ints
-from formulations.bounds import hottest_expert_bound, slot_budget_bound
 from formulations.outcome import Outcome
+from optimizer.bounding import IMBALANCE, Gap, bound_steps, gaps
 from optimizer.candidates import Candidate, Effort, Notify, descents, seeds_and_formulation
 from optimizer.cost import Cost
 from optimizer.errors import InputError
@@ -42,7 +42,7 @@ class ExpectedSolution:
 
     rows: list[ExpectedRow]
     outcome: Outcome[Ints]
-    bounds: dict[str, float]
+    gaps: list[Gap]
     unseen: bool
 
 
@@ -96,22 +96,9 @@ def solve_expected(problem: Problem, test: Ints, unseen: bool, effort: Effort, n
     ]
     outcome = found[-2].outcome
     assert outcome is not None  # the formulation comes last but one
-    return ExpectedSolution(rows, outcome, _bounds(problem, test, rows[-1]), unseen)
-
-
-def _bounds(problem: Problem, test: Ints, row: ExpectedRow) -> dict[str, float]:
-    """Bounds on the mean over steps of peak / mean expected load, valid for what their names say, and the gaps.
-
-    The least integral peak of `slot_budget_bound` less one is below the least fractional one.
-    """
-    mesh = problem.mesh
-    mean = test.sum(axis=1) / mesh.devices
-    free = np.maximum(mean, slot_budget_bound(test, mesh.slots) - 1)
-    fixed = np.maximum(free, hottest_expert_bound(test, row.placement.counts(problem.model.experts)) - 1)
-    reached = float(row.imbalance.mean())
-    found = {"any_placement": float((free / mean).mean()), "these_counts": float((fixed / mean).mean())}
-    gaps = {f"gap_to_{name}": reached / bound - 1 for name, bound in found.items()}
-    return {"expected_imbalance": reached} | found | gaps
+    return ExpectedSolution(
+        rows, outcome, gaps(bound_steps(test, problem.mesh), {IMBALANCE: float(rows[-1].imbalance.mean())}), unseen
+    )
 
 
 def plan_counts(
@@ -139,6 +126,6 @@ def plan_counts(
         "test_steps": len(test),
         "unseen_test_steps": unseen,
     }
-    part = LayerPlan(chosen.placement, quality, solution.bounds, provenance)
+    part = LayerPlan(chosen.placement, quality, {gap.unit: gap.summary() for gap in solution.gaps}, provenance)
     note = f"{counts.source}: counts alone, so the expected load is planned; p99 and co-activation need token traces"
     return Plan(model, mesh, cost.name, ROUTING, {layer: part}), solution, [note]

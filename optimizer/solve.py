@@ -4,11 +4,9 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import numpy as np
-
 from formulations.arrays import Floats, Ints
-from formulations.bounds import any_placement_bound, hottest_expert_bound
 from formulations.outcome import Outcome
+from optimizer.bounding import Gap, bound_any, bound_given, gaps, reached_by
 from optimizer.candidates import Candidate, Effort, Notify, descents, seeds_and_formulation
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost
@@ -27,6 +25,7 @@ from optimizer.traces.batches import Batches, Sets
 
 EVEN = Conditions()
 FINISH_SHARE = 0.02  # of the time limit, kept for judging and writing, besides what judging was measured to take
+MOST_BOUNDING = 3  # the bounds of the plan take at most so many times as long as those of any placement
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ class Solution:
 
     rows: list[Row]
     outcome: Outcome[Ints]
-    bounds: dict[str, float]
+    gaps: list[Gap]
     candidates: int
     first_result: float
 
@@ -67,14 +66,19 @@ def solve(problem: Problem, sets: Sets, effort: Effort, notify: Notify, conditio
         first_result = first_result or effort.deadline.elapsed()
         found.append(candidate)
     started = time.monotonic()
-    reserve = 4 * judging + FINISH_SHARE * effort.deadline.seconds
+    bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost)
+    bounding = time.monotonic() - started
+    started = time.monotonic()
+    reserve = 4 * judging + MOST_BOUNDING * bounding + FINISH_SHARE * effort.deadline.seconds
     chosen, count = _searched(problem, judge, found, effort, reserve, notify)
     seconds = time.monotonic() - started
     notify("judging", 1.0)
-    rows.append(Row("search", chosen, seconds, judge.test(chosen)))
+    report = judge.test(chosen)
+    rows.append(Row("search", chosen, seconds, report))
+    bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, chosen)
     outcome = found[-1].outcome
     assert outcome is not None  # the formulation comes last
-    return Solution(rows, outcome, bounds_for(problem, sets.test, rows[-1]), count, first_result)
+    return Solution(rows, outcome, gaps(bounds, reached_by(report)), count, first_result)
 
 
 @dataclass(frozen=True)
@@ -112,26 +116,6 @@ def _searched(
     return pool[choose(judged, baseline=0)], len(pool)
 
 
-def bounds_for(problem: Problem, test: Batches, row: Row) -> dict[str, float]:
-    """Bounds on the mean over test batches of peak / mean device load, and the relative gap of a row to each.
-
-    `any_placement` holds for every placement in these slots and every routing, `these_counts` for every placement
-    with this row's replica counts.
-    """
-    mesh, load = problem.mesh, test.load(problem.model.experts)
-    mean_load = load.sum(axis=1) / mesh.devices
-    counts = row.placement.counts(problem.model.experts)
-    free = any_placement_bound(load, mesh.devices, mesh.slots)
-    fixed = np.maximum(free, hottest_expert_bound(load, counts))
-    reached = float(row.report.imbalance.mean())
-    found = {
-        "any_placement": float((free / mean_load).mean()),
-        "these_counts": float((fixed / mean_load).mean()),
-    }
-    gaps = {f"gap_to_{name}": reached / bound - 1 for name, bound in found.items()}
-    return {"imbalance": reached} | found | gaps
-
-
 def plan_tokens(
     source: Source,
     layer: int,
@@ -162,6 +146,12 @@ def plan_tokens(
     if composition is not None:
         provenance |= {"phase": composition.phase, "row_users": list(composition.row_users)}
     taught = learn(chosen.placement, problem.load, slot_value(problem))
-    part = LayerPlan(chosen.placement, chosen.report.summary(), solution.bounds, provenance, taught)
+    part = LayerPlan(
+        chosen.placement,
+        chosen.report.summary(),
+        {gap.unit: gap.summary() for gap in solution.gaps},
+        provenance,
+        taught,
+    )
     plan = Plan(problem.model, mesh, cost.name, conditions.routing, {layer: part}, conditions.unit)
     return plan, solution, [source.origin, *source.notes]

@@ -236,7 +236,11 @@ def test_counts_are_planned_by_expected_load(counts: Path) -> None:
     assert "p99 and co-activation need token traces" in result.stderr
     solution = json.loads(result.stdout)
     rows = {row["method"]: row["expected_imbalance"]["mean"] for row in solution["rows"]}
-    assert solution["bounds"]["any_placement"] <= rows["search"]
+    gap = solution["bounds"]["imbalance"]
+    assert gap["any_placement"] <= gap["reached"] == pytest.approx(rows["search"])
+    bound = run("bound", counts, "--layer", 1, "--mesh", "2x2", "--json")
+    assert max(each["mean"] for each in json.loads(bound.stdout)["bounds"]) == gap["any_placement"]
+    assert "expected load is bounded" in bound.stderr
     assert run("validate", plan).exit_code == 0
     assert "expected load" in run(*arguments).stdout
     stats = run("stats", counts, "--layer", 1, "--mesh", "2x2")
@@ -325,3 +329,17 @@ def test_every_command_that_prints_figures_has_help_and_json(command: str) -> No
     result = run(command, "--help")
     assert result.exit_code == 0
     assert "--json" in result.output
+
+
+def test_bounds_are_those_that_solve_reports(traces: Path) -> None:
+    plan, result = solve(traces, "--json")
+    reported = json.loads(result.stdout)["bounds"]
+    assert json.loads(plan.read_text())["layers"]["1"]["bounds"] == reported
+    arguments = ("bound", traces, "--layer", 1, "--mesh", "2x2", "--batch-tokens", 24)
+    bounds = json.loads(run(*arguments, "--json").stdout)["bounds"]
+    for unit, gap in reported.items():
+        assert max(bound["mean"] for bound in bounds if bound["unit"] == unit) == gap["any_placement"]
+    shown = run(*arguments).stdout
+    assert "no placement in these slots goes below" in shown
+    assert all(bound["name"] in shown for bound in bounds)
+    assert "--slots" in fault(run(*arguments, "--slots", 1))

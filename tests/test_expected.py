@@ -73,8 +73,9 @@ def test_a_plan_from_counts_is_valid_better_than_greedy_and_above_its_bounds() -
     train = step_loads(counts(load), 3, model)[[0, 1, 2, 3, 5, 6, 7, 8]]
     greedy = next(row.placement for row in solution.rows if row.method == "greedy")
     assert expected_imbalance(placement, train).mean() < expected_imbalance(greedy, train).mean()
-    bounds = solution.bounds
-    assert 0.999 <= bounds["any_placement"] <= bounds["these_counts"] <= bounds["expected_imbalance"]
+    (gap,) = solution.gaps
+    assert gap.reached == pytest.approx(solution.rows[-1].imbalance.mean())
+    assert 0.999 <= gap.any_placement.mean <= gap.reached
     assert solution.unseen
     assert "p99 and co-activation need token traces" in notes[0]
     assert plan.layers[3].provenance["test_steps"] == 2

@@ -48,16 +48,21 @@ def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
 def test_with_an_iteration_limit_the_seed_alone_decides() -> None:
     one, same, other = solved(1), solved(1), solved(2)
     assert [row.placement.slots.tolist() for row in one.rows] == [row.placement.slots.tolist() for row in same.rows]
-    assert one.bounds == same.bounds
+    assert one.gaps == same.gaps
     assert one.candidates == same.candidates > 3
     assert one.rows[1].placement.slots.tolist() != other.rows[1].placement.slots.tolist()
 
 
 def test_bounds_are_below_what_was_reached() -> None:
-    bounds = solved().bounds
-    assert 1 <= bounds["any_placement"] <= bounds["these_counts"] <= bounds["imbalance"]
-    assert bounds["gap_to_any_placement"] == pytest.approx(bounds["imbalance"] / bounds["any_placement"] - 1)
-    assert bounds["gap_to_these_counts"] == pytest.approx(bounds["imbalance"] / bounds["these_counts"] - 1)
+    solution = solved()
+    report = solution.rows[-1].report
+    found = {gap.unit: gap for gap in solution.gaps}
+    assert set(found) == {"imbalance", "tiles", "copies_per_token", "hops_per_token", "compute_us"}
+    assert found["imbalance"].reached == pytest.approx(report.imbalance.mean())
+    for gap in solution.gaps:
+        assert 0 < gap.any_placement.mean <= gap.reached * (1 + 1e-9)
+        assert gap.this_placement is None or gap.any_placement.mean <= gap.this_placement.mean <= gap.reached + 1e-9
+        assert gap.to_any == pytest.approx(gap.reached / gap.any_placement.mean - 1)
 
 
 def test_the_formulation_is_at_least_as_good_as_its_hint() -> None:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import click
-
 from optimizer.expected import ExpectedSolution
+from optimizer.report.bounds import show_gaps
 from optimizer.report.tables import make_table, show_table
 
 
@@ -18,12 +17,7 @@ def show(solution: ExpectedSolution, layer: int) -> None:
         cells = (f"{row.imbalance.mean():.4f}", f"{row.imbalance.max():.4f}", f"{row.seconds:.3f}")
         table.add_row(row.method, *cells, style="bold" if row is solution.rows[-1] else None)
     show_table(table)
-    bounds = solution.bounds
-    click.echo(
-        f"Mean of search {bounds['expected_imbalance']:.4f}; no placement goes below {bounds['any_placement']:.4f} "
-        f"(gap {bounds['gap_to_any_placement']:.2%}), none with these replica counts below "
-        f"{bounds['these_counts']:.4f} (gap {bounds['gap_to_these_counts']:.2%})."
-    )
+    show_gaps(solution.gaps)
 
 
 def as_json(solution: ExpectedSolution) -> dict[str, Any]:
@@ -39,5 +33,5 @@ def as_json(solution: ExpectedSolution) -> dict[str, Any]:
         ],
         "steps": len(solution.rows[0].imbalance),
         "unseen_steps": solution.unseen,
-        "bounds": solution.bounds,
+        "bounds": {gap.unit: gap.summary() for gap in solution.gaps},
     }

@@ -1,0 +1,37 @@
+"""What `bound` looks at: the test batches of traces, or the steps of counts that a plan is judged on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optimizer.bounding import Bound, bound_any, bound_steps
+from optimizer.cost import Cost
+from optimizer.expected import split_steps, step_loads
+from optimizer.inputs import Named, open_counts, open_source
+from optimizer.mesh import Mesh
+from optimizer.traces.infer import ModelChoice
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """The bounds of one layer; what they are of, as "1024 test batches of 512 tokens"; sentences for the user."""
+
+    layer: int
+    bounds: list[Bound]
+    of: str
+    notes: tuple[str, ...]
+
+
+def bound_layer(
+    named: Named, choice: ModelChoice, layer: int, mesh: Mesh, cost: Cost, progress: Callable[[float], None]
+) -> Bounded:
+    """What no placement of this layer goes below, on what `solve` judges its plans on. Raises InputError."""
+    counted = open_counts(named, choice)
+    if counted is not None:
+        counts, model = counted
+        _, steps, _ = split_steps(step_loads(counts, layer, model))
+        note = f"{counts.source}: counts alone, so the expected load is bounded"
+        return Bounded(layer, bound_steps(steps, mesh), f"{len(steps)} recorded steps", (note,))
+    source = open_source(named, [layer], choice, mesh, progress)
+    test = source.sets(layer).test
+    of = f"{test.count} test batches of {test.experts.shape[1]} tokens"
+    return Bounded(layer, bound_any(test, source.model, mesh, cost), of, (source.origin, *source.notes))

@@ -1,0 +1,229 @@
+"""What no placement of a layer can beat: every bound with its unit, and in words what it bounds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from formulations.bounds import any_placement_bound, slot_budget_bound, static_counts_bound
+from formulations.communication_bounds import copies_bound, hops_bound
+from formulations.replica_routing import holders_of, least_peaks
+from optimizer.coactivation import pair_counts
+from optimizer.cost import NS_PER_US, Cost
+from optimizer.errors import InputError
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.network import Network
+from optimizer.placement import Placement
+from optimizer.simulated import SimulationReport
+from optimizer.traces.batches import Batches
+
+IMBALANCE, TILES, COPIES, HOPS, TIME = "imbalance", "tiles", "copies_per_token", "hops_per_token", "compute_us"
+ALONE = "the mean load, or replicas that hot experts need; even with a placement for each batch alone"
+STATIC = "replicas that one batch needs take slots that another needs"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A lower bound on the mean over batches of a figure of the simulator, in this unit, and on its p50 and p99, None
+    where it is one on the mean alone; says: what is bounded and why. given: it holds for the placement given, and
+    otherwise for any."""
+
+    name: str
+    unit: str
+    says: str
+    mean: float
+    p50: float | None = None
+    p99: float | None = None
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What a plan reaches of one unit, and the strongest bounds: for any placement, and for its own, if there is one.
+
+    Ratios are relative to the bound: .1 is a tenth above it.
+    """
+
+    unit: str
+    reached: float
+    any_placement: Bound
+    this_placement: Bound | None
+
+    @property
+    def to_any(self) -> float:
+        """How far above what no placement goes below."""
+        return self.reached / self.any_placement.mean - 1
+
+    @property
+    def to_this(self) -> float | None:
+        """How far above what no routing of this placement goes below."""
+        return None if self.this_placement is None else self.reached / self.this_placement.mean - 1
+
+    def summary(self) -> dict[str, Any]:
+        """The stable JSON form, as in plan files."""
+        found = {"reached": self.reached, "any_placement": self.any_placement.mean, "by": self.any_placement.name}
+        found["gap_to_any_placement"] = self.to_any
+        if self.this_placement is not None:
+            found |= {"this_placement": self.this_placement.mean, "gap_to_this_placement": self.to_this}
+        return found
+
+
+def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bound]:
+    """Bounds of one layer on these batches, for any one placement of all of them.
+
+    They hold for every routing that serves each pair by a replica of its expert: not where pairs are dropped or
+    rerouted to other experts. Those on the time of compute need the op that packs tokens per expert, and devices that
+    are not slowed down; there are none for the functional op, whose time follows from blocks of tokens.
+    Raises InputError where the experts do not fit in the slots.
+    """
+    _check_fit(model.experts, mesh)
+    load = batches.load(model.experts)
+    tiles = cost.tiles(load)
+    found = list(_peaks(load, mesh, IMBALANCE, load.sum(axis=1) / mesh.devices))
+    if cost.unit == "tiles":
+        found += _peaks(tiles, mesh, TILES, np.ones(len(load)))
+    found += _communication(batches, model, mesh, Network.of(mesh, cost.preset.network))
+    if cost.moe_op == "optimized":
+        peak = any_placement_bound(tiles, mesh.devices, mesh.slots)
+        says = "a device with the least peak, and devices that share all work evenly"
+        found.append(_of("compute", TIME, says, _compute_us(tiles, peak, mesh, cost)))
+    return found
+
+
+def bound_given(batches: Batches, model: Model, mesh: Mesh, cost: Cost, placement: Placement) -> list[Bound]:
+    """What the best routing of each batch reaches with this placement, under the conditions of `bound_any`, and what
+    forces the peak of the worst batch."""
+    load = batches.load(model.experts)
+    return list(_for_placement(load, cost.tiles(load), load.sum(axis=1) / mesh.devices, mesh, cost, placement))
+
+
+def bound_steps(load: Ints, mesh: Mesh) -> list[Bound]:
+    """Bounds on peak / mean expected load for any one placement: load `[step, expert]`, shared out in parts of pairs.
+
+    The bounds of `formulations.bounds` are on whole peaks; less one pair they hold for parts.
+    Raises InputError where the experts do not fit in the slots.
+    """
+    _check_fit(load.shape[1], mesh)
+    mean = load.sum(axis=1) / mesh.devices
+    budget = np.maximum(mean, slot_budget_bound(load, mesh.slots) - 1)
+    static = (static_counts_bound(load, mesh.devices, mesh.slots) - 1) / float(mean.max())
+    return [
+        _of("any_placement", IMBALANCE, ALONE, budget / mean),
+        Bound("static_counts", IMBALANCE, STATIC, static),
+    ]
+
+
+def gaps(bounds: Sequence[Bound], reached: Mapping[str, float]) -> list[Gap]:
+    """How far what is reached, a mean over the same batches for each unit, is from the strongest bounds."""
+    found = []
+    for unit, value in reached.items():
+        free = max((each for each in bounds if each.unit == unit and not each.given), key=by_mean, default=None)
+        given = max((each for each in bounds if each.unit == unit and each.given), key=by_mean, default=None)
+        if free is not None:
+            found.append(Gap(unit, value, free, given))
+    return found
+
+
+def reached_by(report: SimulationReport) -> dict[str, float]:
+    """What a simulation reached of everything that is bounded, mean over batches."""
+    values = {
+        IMBALANCE: report.imbalance,
+        TILES: report.tiles,
+        COPIES: report.per_token("copies"),
+        HOPS: report.hops,
+        TIME: report.compute_us,
+    }
+    return {unit: float(value.mean()) for unit, value in values.items()}
+
+
+def by_mean(bound: Bound) -> float:
+    """What makes a bound strong."""
+    return bound.mean
+
+
+def _check_fit(experts: int, mesh: Mesh) -> None:
+    if experts > mesh.slots:
+        raise InputError(f"{experts} experts do not fit in {mesh.slots} slots; raise --slots or --mesh")
+
+
+def _of(name: str, unit: str, says: str, values: Floats | Ints, given: bool = False) -> Bound:
+    """A bound for each batch: values `[batch]`."""
+    p50, p99 = np.percentile(values, [50, 99])
+    return Bound(name, unit, says, float(values.mean()), float(p50), float(p99), given)
+
+
+def _peaks(units: Ints, mesh: Mesh, unit: str, scale: Floats) -> Iterator[Bound]:
+    """Of the peak device load, units `[batch, expert]` in tokens or tiles, divided by scale `[batch]`."""
+    suffix = "_tiles" if unit == TILES else ""
+    static = static_counts_bound(units, mesh.devices, mesh.slots)
+    yield _of(f"any_placement{suffix}", unit, ALONE, any_placement_bound(units, mesh.devices, mesh.slots) / scale)
+    yield Bound(f"static_counts{suffix}", unit, STATIC, static / float(scale.max()))
+
+
+def _communication(batches: Batches, model: Model, mesh: Mesh, network: Network) -> Iterator[Bound]:
+    """Copies and hops, of all experts or of the routed ones alone, as the shared ones keep company with everyone."""
+    source, routed, tokens = network.source(batches.source_row), model.routed_experts, batches.source_row.size
+    together = np.array([_together(batches.experts[source == home], model) for home in range(network.sources)])
+    everyone, alone = (mesh.slots, together), (mesh.slots - model.shared_experts, together[:, :routed, :routed])
+    copies = max(copies_bound(each.sum(axis=0), mesh.devices, mesh.slots_per_device) for _, each in (everyone, alone))
+    yield Bound("copies", COPIES, "a device has few slots, so few of a token's experts can be on one", copies / tokens)
+    hops = max(hops_bound(each, network.distance, mesh.slots_per_device, slots) for slots, each in (everyone, alone))
+    yield Bound("hops", HOPS, "an expert has few replicas, and few sources are near to each", hops / tokens)
+
+
+def _together(chosen: Ints, model: Model) -> Ints:
+    """Tokens that chose both experts, `[expert, expert]`, and on the diagonal the expert; chosen `[token, k]`."""
+    counts = np.bincount(chosen.ravel(), minlength=model.experts)
+    together: Ints = pair_counts(chosen, model.experts) + np.diag(counts)
+    return together
+
+
+def _compute_us(units: Ints, peak: Ints, mesh: Mesh, cost: Cost) -> Floats:
+    """Least compute time of each batch, `[batch]`, the largest of three bounds.
+
+    units `[batch, expert]` tiles, or tokens where compute counts these; peak `[batch]` what some device has of them:
+
+    1. that device takes as long as in the best case of its slots;
+    2. some device has its part of all active experts, each in a slot of its own;
+    3. some device has its part of all work, if each expert is split into replicas as is best.
+    """
+    most = int(max(peak.max(), units.max()))
+    slot_ns = cost.slot_ns(most * cost.tile_tokens)[:: cost.tile_tokens]
+    by_peak = _shared_out(slot_ns, mesh.slots_per_device)[peak]
+    by_active = -(-np.count_nonzero(units, axis=1) // mesh.devices) * slot_ns[min(1, most)]
+    by_work = -(-_shared_out(slot_ns, mesh.devices)[units].sum(axis=1) // mesh.devices)
+    time: Floats = np.maximum.reduce([by_peak, by_active, by_work]) / NS_PER_US
+    return time
+
+
+def _shared_out(slot_ns: Ints, slots: int) -> Ints:
+    """Least time in sum for so many units in at most so many slots, `[unit]`; slot_ns `[unit]` time of one slot."""
+    best = slot_ns
+    for _ in range(slots - 1):
+        tried = best.copy()
+        for part in range(1, len(slot_ns)):
+            np.minimum(tried[part:], best[: len(best) - part] + slot_ns[part], out=tried[part:])
+        if (tried == best).all():
+            break
+        best = tried
+    return best
+
+
+def _for_placement(
+    load: Ints, tiles: Ints, mean: Floats, mesh: Mesh, cost: Cost, placement: Placement
+) -> Iterator[Bound]:
+    """The bounds of `bound_given`; mean `[batch]` load of a device."""
+    holders = holders_of(placement.slots, load.shape[1])
+    peaks, critical = least_peaks(load, holders, "tokens")
+    worst = critical[int((peaks / mean).argmax())].in_words()
+    yield _of("this_placement", IMBALANCE, f"the best routing; at worst {worst}", peaks / mean, given=True)
+    peaks, critical = least_peaks(tiles, holders, cost.unit)
+    if cost.unit == "tiles":
+        worst = critical[int(peaks.argmax())].in_words()
+        yield _of("this_placement_tiles", TILES, f"the best routing; at worst {worst}", peaks, given=True)
+    if cost.moe_op == "optimized":
+        time = _compute_us(tiles, peaks, mesh, cost)
+        yield _of("this_placement_compute", TIME, "a device with the least peak of this placement", time, given=True)

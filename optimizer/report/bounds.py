@@ -1,0 +1,54 @@
+"""What `bound` prints, and what other commands print of bounds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.table import Table
+
+from optimizer.bounded import Bounded
+from optimizer.bounding import Bound, Gap
+from optimizer.report.tables import make_table, show_table
+
+
+def show(found: Bounded) -> None:
+    """Print the bounds, and when they hold."""
+    show_table(bound_table(f"Layer {found.layer}, {found.of}: no placement in these slots goes below", found.bounds))
+    click.echo("All hold as long as every token is served by its own experts: none dropped, none rerouted.")
+
+
+def bound_table(title: str, bounds: Sequence[Bound]) -> Table:
+    """One row per bound; a dash where only the mean is bounded."""
+    table = make_table(title, "bound", ["mean", "p50", "p99"])
+    table.add_column("of")
+    table.add_column("because")
+    for each in bounds:
+        figures = (each.mean, each.p50, each.p99)
+        cells = ("-" if figure is None else _figure(figure) for figure in figures)
+        table.add_row(each.name, *cells, each.unit.replace("_", " "), each.says)
+    return table
+
+
+def show_gaps(gaps: Sequence[Gap]) -> None:
+    """Print how far a plan is from what cannot be beaten: mean over test batches."""
+    table = make_table("What the plan reaches on average, and what is proven to be out of reach", "mean of", ["plan"])
+    for column in ("its own best routing", "gap", "any placement", "gap"):
+        table.add_column(column, justify="right")
+    table.add_column("by the bound")
+    for gap in gaps:
+        own = ("-", "-") if gap.this_placement is None else (_figure(gap.this_placement.mean), f"{gap.to_this:.2%}")
+        free = gap.any_placement
+        table.add_row(
+            gap.unit.replace("_", " "), _figure(gap.reached), *own, _figure(free.mean), f"{gap.to_any:.2%}", free.name
+        )
+    show_table(table)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}" if value < 100 else f"{value:.1f}"
+
+
+def as_json(found: Bounded) -> dict[str, Any]:
+    """All bounds, p50 and p99 None where only the mean is bounded."""
+    return {"layer": found.layer, "of": found.of, "bounds": [asdict(each) for each in found.bounds]}
