@@ -1,4 +1,4 @@
-"""Graph partitions by Mt-KaHyPar, which is optional (`pip install mtkahypar`)."""
+"""Graph partitions by Mt-KaHyPar, which is optional (the extra `partition`)."""
 
 import importlib
 from functools import cache
