@@ -1,0 +1,1 @@
+"""Planners that others have published, re-implemented from their descriptions, to be compared with."""

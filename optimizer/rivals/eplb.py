@@ -1,0 +1,77 @@
+"""EPLB, DeepSeek's balancer, with its two policies (README of deepseek-ai/EPLB, "The Algorithm")."""
+
+from dataclasses import replace
+from math import gcd
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.seeds.greedy import greedy
+from optimizer.seeds.packing import room_for_routed
+
+
+def eplb(problem: Problem) -> Placement:
+    """The global policy: replicas to the largest load per replica, and the heaviest to the lightest device.
+
+    EPLB may put two replicas of an expert on one device, where the second is worth nothing. Here the second goes to
+    the lightest device that does not hold the expert, see `seeds.greedy`.
+    """
+    return greedy(problem)
+
+
+def nodes(problem: Problem) -> int:
+    """How many nodes, of whole mesh rows, the hierarchical policy can use; 1 where it cannot.
+
+    EPLB asks for a number of groups that the nodes divide; of mesh rows as many are taken for one node as make it so.
+    Every node needs the same number of shared replicas, and room for its experts.
+    """
+    model, number = problem.model, gcd(problem.model.groups, problem.mesh.rows)
+    shared = problem.shared_replicas or 0
+    uneven = model.shared_experts > 0 and (shared == 0 or shared % number > 0)
+    if uneven or room_for_routed(problem) < model.routed_experts or model.routed_experts % model.groups:
+        return 1
+    return number
+
+
+def eplb_by_groups(problem: Problem) -> Placement:
+    """The hierarchical policy.
+
+    1. Groups of experts, the heaviest first, to the lightest node that has not got its number of groups;
+    2. and 3. within each node replication and packing as in `eplb`, repair included.
+
+    With one node this is the global policy, as in EPLB where the groups do not fit the nodes.
+    """
+    number = nodes(problem)
+    parts = [_node(problem, groups, number) for groups in _groups_of_nodes(problem, number)]
+    return Placement(np.concatenate(parts))
+
+
+def _groups_of_nodes(problem: Problem, number: int) -> list[list[int]]:
+    """The groups of each node, in the order in which they were packed."""
+    model = problem.model
+    load = problem.total_load[: model.routed_experts].reshape(model.groups, -1).sum(axis=1)
+    held: list[list[int]] = [[] for _ in range(number)]
+    for group in np.argsort(-load, kind="stable").tolist():
+        open_to_more = [node for node in range(number) if len(held[node]) < model.groups // number]
+        held[min(open_to_more, key=lambda node: load[held[node]].sum())].append(group)
+    return held
+
+
+def _node(problem: Problem, groups: list[int], number: int) -> Ints:
+    """The slots of one node: a problem of its own, with its share of the shared experts' load and replicas."""
+    model, mesh = problem.model, problem.mesh
+    routed = np.arange(model.routed_experts).reshape(model.groups, -1)[groups].ravel()
+    ids = np.concatenate([routed, np.asarray(model.shared_ids, dtype=np.int64)])
+    load = problem.load[:, ids]
+    load[:, len(routed) :] //= number
+    own = Problem(
+        replace(model, routed_experts=len(routed), top_k=min(model.top_k, len(routed))),
+        replace(mesh, rows=mesh.rows // number),
+        problem.cost,
+        load,
+        None if problem.shared_replicas is None else problem.shared_replicas // number,
+    )
+    slots = greedy(own).slots
+    return np.where(slots < 0, slots, ids[slots])

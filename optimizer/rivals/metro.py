@@ -1,0 +1,64 @@
+"""METRO: routing that balances activated experts, not tokens (Yu, Ma et al., arXiv 2512.09277)."""
+
+import numpy as np
+
+from formulations.arrays import Ints
+from formulations.kernels import kernel
+from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
+from optimizer.routing.site import Site
+from optimizer.simulator import Simulation
+from optimizer.traces.batches import Batches
+
+METRO = "metro"
+
+
+class MetroSimulation(Simulation):
+    """The simulator, with METRO in place of the policy of its conditions, which name it for the report."""
+
+    def _chosen(self, batches: Batches, source: Ints) -> Ints:
+        return metro(batches.experts, source, self._site, self.model.routed_experts)
+
+
+def metro(experts: Ints, source: Ints, site: Site, routed: int) -> Ints:
+    """The replica of each pair, `[batch, token, k]` flat slots: as few activated experts as possible on the device that
+    has most of them.
+
+    Every routed expert (ids below `routed`) of a batch is activated once: all its pairs go to one replica. The paper
+    finds the optimum by max-flow and approaches it greedily; this is the optimum. It speaks of no replicated shared
+    expert: here its pairs go to the nearest replica, and each replica used counts as activated.
+    """
+    used = np.unique(site.nearest_slot[:, routed:]).astype(np.int32)
+    held = site.slot[: site.start[routed]]
+    start = np.concatenate([site.start[: routed + 1], len(held) + 1 + np.arange(len(used))]).astype(np.int32)
+    depth = len(site.device_of) // site.devices
+    replicas = graph(start, np.concatenate([held, used]), site.devices, depth)
+    return _metro(experts, source, replicas, site.nearest_slot, routed, site.devices)
+
+
+@kernel
+def _metro(experts: Ints, source: Ints, replicas: Graph, nearest: Ints, routed: int, devices: int) -> Ints:
+    """The experts of `replicas` from `routed` on are the shared replicas that are used, each an expert of its own."""
+    batches, tokens, k = experts.shape
+    chosen = np.empty((batches, tokens, k), dtype=np.int32)
+    active = np.ones(len(replicas.start) - 1, dtype=np.int64)
+    only = np.empty(routed, dtype=np.int32)
+    flow = np.empty(len(replicas.device_of), dtype=np.int64)
+    load = np.empty(devices, dtype=np.int64)
+    scratch = scratch_for(devices)
+    for batch in range(batches):
+        active[:routed] = 0
+        for expert in experts[batch].ravel():
+            if expert < routed:
+                active[expert] = 1
+        least_peak(active, replicas, flow, load, scratch)
+        for expert in range(routed):
+            for place in replicas.slot[replicas.start[expert] : replicas.start[expert + 1]]:
+                if flow[place] > 0:
+                    only[expert] = place
+        for token in range(tokens):
+            for choice in range(k):
+                expert = experts[batch, token, choice]
+                chosen[batch, token, choice] = (
+                    only[expert] if expert < routed else nearest[source[batch, token], expert]
+                )
+    return chosen

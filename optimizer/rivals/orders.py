@@ -1,0 +1,38 @@
+"""Placements by id: what a mesh is given where nothing is known of the load."""
+
+from itertools import islice
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.seeds.packing import Packing, room_for_routed
+
+
+def row_major(problem: Problem) -> Placement:
+    """Expert ids dealt out one to each device, row by row, round after round."""
+    return _dealt(problem, np.arange(problem.mesh.devices))
+
+
+def column_major(problem: Problem) -> Placement:
+    """Expert ids dealt out one to each device, column by column, round after round."""
+    mesh = problem.mesh
+    return _dealt(problem, np.arange(mesh.devices).reshape(mesh.rows, mesh.cols).T.ravel())
+
+
+def _dealt(problem: Problem, devices: Ints) -> Placement:
+    """Each id, and in further rounds one more replica of each, to the next device in turn that it fits."""
+    packing = Packing(problem, np.zeros(problem.model.experts))
+    experts = np.flatnonzero(~problem.spread)
+    rounds = (int(expert) for _ in range(len(devices)) for expert in experts)
+    turn = 0
+    for expert in islice(rounds, room_for_routed(problem)):
+        fitting = np.flatnonzero(packing.fits(expert)[np.roll(devices, -turn)])
+        if len(fitting) == 0:
+            packing.place_first(expert)
+            continue
+        turn = (turn + int(fitting[0])) % len(devices)
+        packing.place(expert, int(devices[turn]))
+        turn = (turn + 1) % len(devices)
+    return packing.placement()

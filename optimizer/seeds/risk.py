@@ -1,0 +1,155 @@
+"""Replication and packing by risk: a device is as heavy as its mean load and some standard deviations of it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from formulations.kernels import kernel
+from optimizer.placement import EMPTY, Placement
+from optimizer.problem import Problem
+from optimizer.seeds.packing import Packing, room_for_routed
+from optimizer.statistics import covariance
+
+Z = 0.674  # a load is below its mean and so many standard deviations in three batches of four, if it is normal
+
+
+class Loads(NamedTuple):
+    """What batches say of the loads of whole experts: mean `[expert]` pairs per batch, covariance `[expert, expert]`;
+    z: standard deviations that count."""
+
+    mean: Floats
+    covariance: Floats
+    z: float
+
+    @property
+    def risk(self) -> Floats:
+        """Mean + z standard deviations, `[expert]`."""
+        found: Floats = self.mean + self.z * np.sqrt(np.diag(self.covariance))
+        return found
+
+
+def risk(problem: Problem, z: float = Z) -> Placement:
+    """One more replica to the largest risk per replica; then the riskiest replica first, each to the device whose risk
+    is least with it.
+
+    Experts that are hot in the same batches thus come to different devices.
+    """
+    loads = loads_of(problem, z)
+    return packed(problem, loads, risk_counts(problem, loads.risk))[0]
+
+
+def loads_of(problem: Problem, z: float) -> Loads:
+    """Of the batches to plan on."""
+    return Loads(problem.load.mean(axis=0), covariance(problem.load), z)
+
+
+def risk_counts(problem: Problem, weight: Floats, given: Ints | None = None, room: int | None = None) -> Ints:
+    """Replicas of each expert, `[expert]`: one more to the largest weight per replica, while there is room.
+
+    weight `[expert]`, 0 or less for experts that get no more; given: the counts to start from, by default one of each
+    and the fixed ones; room: replicas to hand out beyond these, by default all there is room for. No expert gets more
+    than there are devices.
+    """
+    free = ~problem.spread
+    counts = np.where(free, 1, problem.shared_replicas or 1) if given is None else given.copy()
+    for _ in range(room_for_routed(problem) - int(counts[free].sum()) if room is None else room):
+        wanted = np.where(free & (counts < problem.mesh.devices), weight / counts, -1.0)
+        if wanted.max() < 0:
+            break
+        counts[np.argmax(wanted)] += 1
+    return counts
+
+
+def packed(problem: Problem, loads: Loads, counts: Ints) -> tuple[Placement, float]:
+    """The riskiest replica first, each where the device's risk is least with it, and the largest risk of a device.
+
+    counts `[expert]`. The risk of a device is its mean load + z standard deviations, covariance included, pairs split
+    evenly over replicas.
+    """
+    mean, shared = loads.mean / counts, loads.covariance / np.outer(counts, counts)
+    slots = Packing(problem, mean).slots
+    each = loads.risk / counts
+    experts = np.flatnonzero(~problem.spread)
+    ordered = experts[np.argsort(-each[experts], kind="stable")]
+    peak = _fill(slots, np.repeat(ordered, counts[ordered]), mean, shared, loads.z)
+    return Placement(slots), peak
+
+
+@kernel
+def _fill(slots: Ints, order: Ints, mean: Floats, shared: Floats, z: float) -> float:
+    """Fill empty slots `[device, slot]` with the experts in order; the largest risk of a device.
+
+    mean `[expert]` and shared `[expert, expert]`: mean and covariance of the load of single replicas.
+    """
+    risk = np.empty(len(slots))
+    for expert in order:
+        best, least = -1, np.inf
+        for device in range(len(slots)):
+            if _has(slots[device], EMPTY) and not _has(slots[device], expert):
+                found = _risk(slots[device], expert, mean, shared, z)
+                if found < least:
+                    best, least = device, found
+        if best < 0:
+            best = _make_way(slots, expert)
+        _replace(slots[best], EMPTY, expert)
+    for device in range(len(slots)):
+        risk[device] = _risk(slots[device], EMPTY, mean, shared, z)
+    return float(risk.max())
+
+
+@kernel
+def _has(held: Ints, expert: int) -> bool:
+    for there in held:
+        if there == expert:
+            return True
+    return False
+
+
+@kernel
+def _replace(held: Ints, old: int, new: int) -> None:
+    """The first slot with the old expert gets the new one."""
+    for slot in range(len(held)):
+        if held[slot] == old:
+            held[slot] = new
+            return
+
+
+@kernel
+def _risk(held: Ints, more: int, mean: Floats, shared: Floats, z: float) -> float:
+    """Of a device that holds these experts `[slot]` and one more, which may be none."""
+    load, variance = 0.0, 0.0
+    if more != EMPTY:
+        load, variance = mean[more], shared[more, more]
+    for place in range(len(held)):
+        one = held[place]
+        if one == EMPTY:
+            continue
+        load += mean[one]
+        variance += shared[one, one]
+        if more != EMPTY:
+            variance += 2 * shared[one, more]
+        for other in held[:place]:
+            if other != EMPTY:
+                variance += 2 * shared[one, other]
+    return float(load + z * np.sqrt(max(variance, 0.0)))
+
+
+@kernel
+def _make_way(slots: Ints, expert: int) -> int:
+    """Every device with room holds the expert: move another expert from a full device there, which then has room.
+
+    A full device without this expert holds one more expert than a device with room can share with it, so there is
+    always one to move.
+    """
+    roomy, donor = 0, 0
+    while not _has(slots[roomy], EMPTY):
+        roomy += 1
+    while _has(slots[donor], expert):
+        donor += 1
+    for moved in slots[donor]:
+        if not _has(slots[roomy], moved):
+            _replace(slots[roomy], EMPTY, moved)
+            _replace(slots[donor], moved, EMPTY)
+            break
+    return donor
