@@ -1,0 +1,129 @@
+"""Rivals, our plan and the bounds side by side, all on the same held-out batches."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from formulations.arrays import Floats, Ints
+from formulations.bounds import any_placement_bound
+from optimizer.candidates import Effort, Notify
+from optimizer.conditions import Conditions
+from optimizer.cost import Cost
+from optimizer.inputs import Source
+from optimizer.mesh import Mesh
+from optimizer.placement import Placement
+from optimizer.problem import Problem, make_problem
+from optimizer.rivals.metro import METRO, MetroSimulation
+from optimizer.rivals.planners import Planner, planners
+from optimizer.routing.site import Unit
+from optimizer.search.stop import Deadline
+from optimizer.simulated import SimulationReport
+from optimizer.solve import Judge, solve
+from optimizer.traces.batches import Sets
+
+OURS, OPTIMAL = "moeplan", "optimal"
+WARMING = 2  # batches of the problem that a planner is run on first, so that no compilation is timed
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A planner's placement, the seconds it took, and how its server routes."""
+
+    name: str
+    placement: Placement
+    seconds: float
+    routings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A placement under one routing on the test batches."""
+
+    planned: Planned
+    report: SimulationReport
+    imbalance_gap: float
+    tiles_gap: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Rows of one layer, ours last, and what no placement goes below, mean over the test batches."""
+
+    layer: int
+    rows: list[Row]
+    imbalance_bound: float
+    tiles_bound: float
+
+
+@dataclass(frozen=True)
+class Ours:
+    """How our plan is made: seconds, moves at most (None: no limit), and the conditions it is chosen for."""
+
+    seconds: float
+    evaluations: int | None
+    conditions: Conditions
+
+
+def compare(
+    source: Source, layer: int, mesh: Mesh, cost: Cost, shared: int | str | None, seed: int, ours: Ours, notify: Notify
+) -> Comparison:
+    """Every planner plans on the train batches; each placement is judged on the test batches under its own routings and
+    under the optimal one, in the unit of the conditions or, where they name none, in tokens and in tiles."""
+    sets = source.sets(layer)
+    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), shared)
+    load = sets.test.load(source.model.experts)
+    bounds = _least(load, mesh) / (load.sum(axis=1) / mesh.devices), _least(cost.tiles(load), mesh)
+    imbalance, tiles = (float(bound.mean()) for bound in bounds)
+    plans = [*_rivals(problem, seed, notify), _ours(problem, sets, seed, ours, notify)]
+    rows = []
+    for done, planned in enumerate(plans):
+        notify("judging", done / len(plans))
+        for conditions in _conditions(planned.routings, ours.conditions.unit, cost):
+            report = judged(problem, sets, planned.placement, conditions)
+            gaps = float(report.imbalance.mean()) / imbalance - 1, float(report.tiles.mean()) / tiles - 1
+            rows.append(Row(planned, report, *gaps))
+    return Comparison(layer, rows, imbalance, tiles)
+
+
+def judged(problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> SimulationReport:
+    """A placement on the test batches; the routing may be METRO."""
+    if conditions.routing != METRO:
+        return Judge(problem, sets, conditions).test(placement)
+    simulation = MetroSimulation(placement, problem.model, problem.mesh, problem.cost, conditions)
+    simulation.feed(sets.test)
+    return simulation.report()
+
+
+def timed(planner: Planner, problem: Problem) -> Planned:
+    """What a planner makes of the problem, once it is compiled; its placement is valid."""
+    planner.plan(replace(problem, load=problem.load[:WARMING]))
+    started = time.perf_counter()
+    placement = planner.plan(problem)
+    return Planned(planner.name, placement, time.perf_counter() - started, planner.routings)
+
+
+def _rivals(problem: Problem, seed: int, notify: Notify) -> Iterator[Planned]:
+    rivals = planners(problem, seed)
+    for done, planner in enumerate(rivals):
+        notify(planner.name, done / len(rivals))
+        yield timed(planner, problem)
+
+
+def _ours(problem: Problem, sets: Sets, seed: int, ours: Ours, notify: Notify) -> Planned:
+    """What `solve` plans in the time that is given to it; its clock starts here."""
+    started = time.perf_counter()
+    effort = Effort(Deadline(ours.seconds), seed, ours.evaluations)
+    placement = solve(problem, sets, effort, notify, ours.conditions).rows[-1].placement
+    return Planned(OURS, placement, time.perf_counter() - started, (ours.conditions.routing,))
+
+
+def _conditions(routings: Sequence[str], unit: Unit | None, cost: Cost) -> list[Conditions]:
+    """A planner's own routings, then the optimal one in each unit that is asked for."""
+    units = (unit,) if unit else dict.fromkeys(("tokens", cost.unit))
+    own = [Conditions(routing, unit) for routing in routings if routing != OPTIMAL]
+    return own + [Conditions(OPTIMAL, each) for each in units]
+
+
+def _least(units: Ints, mesh: Mesh) -> Floats | Ints:
+    """The least peak device load of each batch for any placement, units `[batch, expert]`."""
+    return any_placement_bound(units, mesh.devices, mesh.slots)
