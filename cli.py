@@ -4,7 +4,9 @@ from typing import Any
 
 import click
 
+from optimizer.commands.benchmark import benchmark
 from optimizer.commands.bound import bound
+from optimizer.commands.compare import compare
 from optimizer.commands.errors import BadInput, FailedRun
 from optimizer.commands.simulate import simulate, sweep
 from optimizer.commands.solve import solve
@@ -38,7 +40,7 @@ def main() -> None:
     """
 
 
-for command in (solve, simulate, sweep, bound, stats, convert, synth, validate):
+for command in (solve, compare, simulate, sweep, bound, stats, convert, synth, validate, benchmark):
     main.add_command(command)
 
 

@@ -1,0 +1,1 @@
+"""Heuristics against optima: a ladder of instances, families of questions, methods, and one row per run."""

@@ -1,0 +1,134 @@
+"""What is asked of an instance: three objectives, each with a formulation that knows its optimum, or bounds it.
+
+A value is worked out here from the placement alone, exactly and by other code than the formulations'.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+from formulations.arrays import Ints
+from formulations.kernels import kernel
+from formulations.layer_placement import Instance as LayerInstance
+from formulations.layer_placement import place_replicas
+from formulations.outcome import Outcome, SolveStatus
+from formulations.recourse import Instance as RecourseInstance
+from formulations.recourse import place_for_batches
+from formulations.replication import Budget, counts_for_batches, counts_for_loads
+from formulations.solver import Limits
+from optimizer.mesh import Mesh
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
+
+
+@dataclass(frozen=True)
+class Family:
+    """says: the objective in words; needs_tokens: recorded steps without tokens are no batches for it.
+
+    view: the problem as methods and formulation get it; optimum: slots `[device, slot]` in an outcome whose bound
+    holds for every placement of the view; value: the objective of a placement of the view.
+    """
+
+    says: str
+    needs_tokens: bool
+    view: Callable[[Problem], Problem]
+    optimum: Callable[[Problem, Limits], Outcome[Ints]]
+    value: Callable[[Problem, Placement], Fraction]
+
+
+def total(problem: Problem) -> Problem:
+    """All batches as one."""
+    return replace(problem, load=problem.total_load[None].astype(np.int32))
+
+
+def alone(problem: Problem) -> Problem:
+    """Every slot a device of its own: how many replicas an expert has is all that is left to choose."""
+    mesh = problem.mesh
+    return replace(problem, mesh=Mesh(mesh.rows, mesh.cols * mesh.slots_per_device, 1))
+
+
+def even_peak(problem: Problem, placement: Placement) -> Fraction:
+    """Mean over batches of the largest device load, every expert's load split evenly over its replicas."""
+    counts = placement.counts(problem.model.experts).tolist()
+    peaks = Fraction(0)
+    for load in problem.load.tolist():
+        share = [Fraction(pairs, count) for pairs, count in zip(load, counts, strict=True)]
+        peaks += max(sum((share[expert] for expert in held if expert >= 0), Fraction(0)) for held in placement.slots)
+    return peaks / len(problem.load)
+
+
+def routed_peak(problem: Problem, placement: Placement) -> Fraction:
+    """Mean over batches of the least peak device load that any routing reaches, in whole pairs, by path reversal."""
+    devices, depth = placement.slots.shape
+    replicas = graph(*placement.replicas(problem.model.experts), devices, depth)
+    return Fraction(int(_sum_of_peaks(problem.load, replicas, devices)), len(problem.load))
+
+
+@kernel
+def _sum_of_peaks(load: Ints, replicas: Graph, devices: int) -> int:
+    """Over batches; load `[batch, expert]`."""
+    flow, carried = np.zeros(len(replicas.device_of), dtype=np.int64), np.zeros(devices, dtype=np.int64)
+    scratch, total = scratch_for(devices), 0
+    for units in load:
+        total += least_peak(units, replicas, flow, carried, scratch)
+    return total
+
+
+def place_expected(problem: Problem, limits: Limits) -> Outcome[Ints]:
+    """Greedy counts, placed at best; the bound is that of any counts and placement: the mean, or a replica's load."""
+    mesh, load = problem.mesh, problem.total_load
+    counted = counts_for_loads(load, _budget(problem))
+    assert counted.value is not None  # there are slots enough, or the problem would have been refused
+    instance = LayerInstance(load, counted.value, problem.spread, mesh.rows, mesh.cols, mesh.slots_per_device)
+    found = place_replicas(instance, None, limits)
+    bound = max(counted.lower_bound, float(load.sum()) / mesh.devices)
+    if found.objective is None:
+        return Outcome(None, None, bound, SolveStatus.UNKNOWN, found.runtime)
+    status = SolveStatus.OPTIMAL if found.objective <= bound else SolveStatus.FEASIBLE
+    return Outcome(found.value, found.objective, bound, status, found.runtime)
+
+
+def place_batches(problem: Problem, limits: Limits) -> Outcome[Ints]:
+    """Joint counts and placement, each batch routed at best."""
+    mesh = problem.mesh
+    return place_for_batches(RecourseInstance(problem.load, mesh.devices, mesh.slots_per_device), None, limits)
+
+
+def replicate(problem: Problem, limits: Limits) -> Outcome[Ints]:
+    """Counts for all batches, as a placement of devices with one slot each."""
+    found = counts_for_batches(problem.load, _budget(problem), limits)
+    assert found.value is not None  # as above
+    slots = np.repeat(np.arange(len(found.value)), found.value)[:, None]
+    return Outcome(slots, found.objective, found.lower_bound, found.status, found.runtime)
+
+
+def _budget(problem: Problem) -> Budget:
+    return Budget.of(problem.model.experts, problem.mesh.slots, problem.mesh.devices)
+
+
+FAMILIES = {
+    "expected": Family(
+        "largest device load, all batches in sum, each expert's load split evenly over its replicas, pairs",
+        needs_tokens=False,
+        view=total,
+        optimum=place_expected,
+        value=even_peak,
+    ),
+    "batches": Family(
+        "largest device load, each batch routed at best, mean over batches, pairs",
+        needs_tokens=True,
+        view=lambda problem: problem,
+        optimum=place_batches,
+        value=routed_peak,
+    ),
+    "replication": Family(
+        "largest load of a replica, each expert's load split evenly, mean over batches, pairs",
+        needs_tokens=False,
+        view=alone,
+        optimum=replicate,
+        value=even_peak,
+    ),
+}

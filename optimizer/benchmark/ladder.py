@@ -1,0 +1,137 @@
+"""The instances: layers of the built-in generator for each mesh of the ladder, and layers of traces."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from formulations.arrays import Ints
+from optimizer.cost import Cost
+from optimizer.errors import InputError
+from optimizer.expected import step_loads
+from optimizer.inputs import Named, TraceSource, open_counts, open_source
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.presets import load_hardware, load_model
+from optimizer.problem import Problem, make_problem
+from optimizer.traces.corpus import TraceFile, stream
+from optimizer.traces.infer import ModelChoice, model_of_files
+from optimizer.traces.npz import layer_ids
+from optimizer.traces.request import Request
+from optimizer.traces.synthetic import builtin_trace
+from optimizer.traces.trace import digest
+
+LADDER = {
+    "1x8": Model("row", 16, 0, 4),
+    "4x2": Model("full", 24, 0, 4),
+    "4x4": Model("small", 32, 0, 4),
+    "4x8": Model("medium", 64, 0, 8, groups=8, groups_per_token=4),
+    "16x8": load_model("deepseek-v3"),
+}
+"""The model generated for each mesh, smallest first: two thirds as many experts as slots, as DeepSeek-V3 has on 128
+devices, and on 4x2 as many as slots, so that nothing is replicated."""
+
+SLOTS = 3  # per device
+DEVICE_PAIRS = 32  # per device and batch, as with 512 tokens of DeepSeek-V3 on 128 devices
+BATCHES = 16
+LAYERS = 3  # instances of each mesh and of each trace
+HARDWARE = "tt-wormhole-quad-galaxy"  # of no consequence to loads
+
+Notify = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One layer to place on one mesh; `counted`: its batches are recorded steps without tokens."""
+
+    name: str
+    size: str
+    problem: Problem
+    counted: bool = False
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what is to be placed where: a row of results counts for this content alone."""
+        mesh = self.problem.mesh
+        return digest(np.array([mesh.rows, mesh.cols, mesh.slots_per_device]), self.problem.load)
+
+
+def generated(sizes: Iterable[str], notify: Notify) -> Iterator[Instance]:
+    """The first layers of the generator's model for each mesh; the same in every run."""
+    for size in sizes:
+        notify(f"instances {size}", 0.0)
+        model, mesh = LADDER[size], Mesh.parse(size, SLOTS)
+        layers = [model.first_moe_layer + number for number in range(LAYERS)]
+        named = Named(batch_tokens=_tokens(model, mesh))
+        source = TraceSource(model, named.composition(mesh), builtin_trace(model, layers, named.seed), named.seed)
+        for layer in layers:
+            load = source.sets(layer).train.load(model.experts)
+            yield _instance(f"generated layer {layer}", size, model, load)
+
+
+def of_trace(path: str, sizes: Sequence[str], notify: Notify) -> Iterator[Instance]:
+    """Layers of one trace, evenly drawn, on the first of the meshes that has a slot for each expert.
+
+    Raises InputError for a trace that cannot be used, or with more experts than any of the meshes has slots.
+    """
+    notify(f"reading {path}", 0.0)
+    name, named = Path(path).name, Named(traces=[path])
+    if (counted := open_counts(named, ModelChoice())) is not None:
+        counts, model = counted
+        size = _fitting(path, model, sizes)
+        for layer in _drawn(counts.layers):
+            load = step_loads(counts, layer, model)
+            yield _instance(f"{name} layer {layer}", size, model, load, counted=True)
+        return
+    model = model_of_files(ModelChoice(), named.files)
+    size = _fitting(path, model, sizes)
+    mesh, layers = Mesh.parse(size, SLOTS), _drawn(_layers(named.files, model))
+    named = Named(traces=[path], batch_tokens=_tokens(model, mesh))
+    source = open_source(named, layers, model, mesh, lambda share: notify(f"reading {path}", share))
+    for layer in layers:
+        load = source.sets(layer).train.load(model.experts)
+        yield _instance(f"{name} layer {layer}", size, model, load)
+
+
+def tiny() -> list[Instance]:
+    """Two layers that are solved at once, with and without slots to spare: what they need compiled, all need."""
+    found, rng = [], np.random.default_rng(0)
+    for experts in (4, 6):
+        load = rng.integers(1, 9, (2, experts)).astype(np.int32)
+        found.append(_instance(f"{experts} experts", "1x2", Model("tiny", experts, 0, 1), load))
+    return found
+
+
+def _instance(name: str, size: str, model: Model, load: Ints, counted: bool = False) -> Instance:
+    """Of evenly drawn batches, as neighbours share most of their tokens' requests; load `[batch, expert]`."""
+    drawn = load[np.linspace(0, len(load) - 1, min(BATCHES, len(load))).astype(np.int64)]
+    cost = Cost(HARDWARE, load_hardware(HARDWARE))
+    return Instance(name, size, make_problem(model, Mesh.parse(size, SLOTS), cost, drawn, "auto"), counted)
+
+
+def _tokens(model: Model, mesh: Mesh) -> int:
+    return DEVICE_PAIRS * mesh.devices // model.top_k
+
+
+def _fitting(path: str, model: Model, sizes: Sequence[str]) -> str:
+    for size in sizes:
+        if model.experts <= Mesh.parse(size, SLOTS).slots:
+            return size
+    raise InputError(f"{path}: {model.experts} experts fit in no mesh of {', '.join(sizes)}; add to --sizes")
+
+
+def _layers(files: Sequence[TraceFile], model: Model) -> Sequence[int]:
+    """The layers that the first readable request holds."""
+    for _, request in stream(files, model):
+        if isinstance(request, Request):
+            ids = request.layers or layer_ids(request.experts, model, None)
+            return [layer for place, layer in enumerate(ids) if request.experts[:, place].any()]
+    return []
+
+
+def _drawn(layers: Sequence[int]) -> list[int]:
+    """Some layers, evenly drawn, neither the first nor the last where there are more."""
+    number = min(LAYERS, len(layers))
+    return [layers[(2 * place + 1) * len(layers) // (2 * number)] for place in range(number)]

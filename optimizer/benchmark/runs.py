@@ -1,0 +1,145 @@
+"""Running the ladder: every method on every instance of every family, each answer checked and valued from scratch."""
+
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from shutil import which
+
+from formulations.outcome import SolveStatus
+from formulations.solver import Limits
+from optimizer.benchmark.families import FAMILIES
+from optimizer.benchmark.ladder import Instance, Notify, tiny
+from optimizer.benchmark.methods import METHODS
+from optimizer.benchmark.rows import Journal, Key, Row
+from optimizer.candidates import Effort
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.search.stop import Deadline
+
+ILP = "ilp"  # the formulation itself, beside the heuristics
+COMPILATION = 60.0  # seconds that a tiny case may take
+ROUNDING = 1e-6  # relative: a solver's bound is a float
+
+
+class WrongAnswerError(Exception):
+    """A placement that breaks a rule, or that is better than what was proven to be best: the program is wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a family asks of an instance, with the seed of the methods and the seconds that each may take."""
+
+    family: str
+    instance: Instance
+    seed: int
+    limit: float
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The instance as the family sees it."""
+        return FAMILIES[self.family].view(self.instance.problem)
+
+    def key(self, method: str) -> Key:
+        """Of the row that a method makes."""
+        instance = self.instance
+        return (self.family, instance.size, instance.name, instance.digest, method, self.seed, self.limit)
+
+    def run(self, method: str, bound: float | None) -> Row:
+        """Run the formulation, which finds the bound, or a heuristic. Raises WrongAnswerError."""
+        started = time.monotonic()
+        if method == ILP:
+            found = FAMILIES[self.family].optimum(self.problem, Limits(self.limit, seed=self.seed))
+            placement = None if found.value is None else Placement(found.value)
+            bound = found.lower_bound
+        else:
+            placement = METHODS[method](self.problem, Effort(Deadline(self.limit), self.seed))
+        seconds = time.monotonic() - started
+        value = None if placement is None else self._valued(placement, method, bound)
+        return self._row(method, value, bound, seconds)
+
+    def _valued(self, placement: Placement, method: str, bound: float | None) -> float:
+        """The value of a placement, which follows from the placement alone."""
+        mesh, experts = self.problem.mesh, self.problem.model.experts
+        where = f"{method} on {self.instance.name}, {self.instance.size}, {self.family}"
+        if faults := placement.violations(experts, mesh.devices, mesh.slots_per_device):
+            raise WrongAnswerError(f"{where}: {'; '.join(faults)}")
+        value = float(FAMILIES[self.family].value(self.problem, placement))
+        if bound is not None and value < bound * (1 - ROUNDING):
+            raise WrongAnswerError(f"{where}: value {value} is below the bound {bound}, which so is none")
+        return value
+
+    def _row(self, method: str, value: float | None, bound: float | None, seconds: float) -> Row:
+        proven = value is not None and bound is not None and value <= bound * (1 + ROUNDING)
+        found = SolveStatus.OPTIMAL if proven else SolveStatus.UNKNOWN if value is None else SolveStatus.FEASIBLE
+        gap = max(value / bound - 1, 0.0) if value is not None and bound else None
+        family, size, name, digest, _, seed, limit = self.key(method)
+        return Row(
+            version=program_version(),
+            family=family,
+            size=size,
+            instance=name,
+            digest=digest,
+            method=method,
+            seed=seed,
+            limit=limit,
+            value=value,
+            bound=bound,
+            status=found,
+            gap=gap,
+            seconds=seconds,
+        )
+
+
+def run_all(
+    families: Sequence[str], instances: Sequence[Instance], seed: int, limit: float, journal: Journal, notify: Notify
+) -> list[Row]:
+    """The rows of all runs. Those that the journal has are not run again; the others are added to it as they end.
+
+    Raises WrongAnswerError.
+    """
+    cases = list(_cases(families, instances, seed, limit))
+    if any(case.key(method) not in journal.rows for case in cases for method in (ILP, *METHODS)):
+        _compile(families, notify)
+    return [row for number, case in enumerate(cases) for row in _rows(case, journal, number / len(cases), notify)]
+
+
+def _cases(families: Sequence[str], instances: Sequence[Instance], seed: int, limit: float) -> Iterator[Case]:
+    for family in families:
+        for instance in instances:
+            if not (instance.counted and FAMILIES[family].needs_tokens):
+                yield Case(family, instance, seed, limit)
+
+
+def _compile(families: Sequence[str], notify: Notify) -> None:
+    """Everything once, so that the time of no run is spent on compiling."""
+    for case in _cases(families, tiny(), 0, COMPILATION):
+        for method in (ILP, *METHODS):
+            notify(f"compiling {case.family} {method}", 0.0)
+            case.run(method, None)
+
+
+def _rows(case: Case, journal: Journal, share: float, notify: Notify) -> Iterator[Row]:
+    """The formulation's row first, whose bound is that of all others."""
+    bound = None
+    for method in (ILP, *METHODS):
+        notify(f"{case.family} {case.instance.size} {method}", share)
+        row = journal.rows.get(case.key(method)) or case.run(method, bound)
+        if row.key not in journal.rows:
+            journal.add(row)
+        bound = row.bound
+        yield row
+
+
+@cache
+def program_version() -> str:
+    """The version, and the commit where the program is run from a checkout."""
+    root, number = Path(__file__).resolve().parents[2], version("moeplan")
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    if not (root / ".git").exists() or which(command[0]) is None:
+        return number
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{number}+{described.stdout.strip()}" if described.returncode == 0 else number

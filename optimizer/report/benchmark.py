@@ -1,0 +1,71 @@
+"""What `benchmark` prints: how far from the bound each method ends, by family and size."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+
+from formulations.outcome import SolveStatus
+from optimizer.benchmark.families import FAMILIES
+from optimizer.benchmark.rows import Row
+from optimizer.report.tables import make_table, show_table
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one method on all instances of a family and a size. Gaps are relative to the bound, None without any."""
+
+    family: str
+    size: str
+    method: str
+    runs: int
+    mean_gap: float | None
+    worst_gap: float | None
+    optimal: float
+    mean_seconds: float
+
+    @classmethod
+    def of(cls, family: str, size: str, method: str, rows: Sequence[Row]) -> "Figures":
+        """Drawn from the runs; optimal is the share of values that meet the bound."""
+        gaps = [row.gap for row in rows if row.gap is not None]
+        solved = [row.status is SolveStatus.OPTIMAL for row in rows]
+        seconds = fmean(row.seconds for row in rows)
+        mean, worst = (fmean(gaps), max(gaps)) if gaps else (None, None)
+        return cls(family, size, method, len(rows), mean, worst, fmean(solved), seconds)
+
+
+def figures(rows: Sequence[Row]) -> list[Figures]:
+    """One for each family, size and method, in the order in which they come first."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.family, row.size, row.method), []).append(row)
+    return [Figures.of(*group, of_group) for group, of_group in groups.items()]
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print a table for each family."""
+    for family, found in groupby(figures(rows), key=lambda each: each.family):
+        show_table(family_table(family, list(found)))
+
+
+def family_table(family: str, found: Sequence[Figures]) -> Table:
+    """One row per size and method, sizes apart."""
+    table = make_table(f"{family}: {FAMILIES[family].says}", "mesh", [])
+    table.add_column("method")
+    for column in ("runs", "mean gap", "worst gap", "optimal", "mean s"):
+        table.add_column(column, justify="right")
+    for size, of_size in groupby(found, key=lambda each: each.size):
+        table.add_section()
+        for place, each in enumerate(of_size):
+            gaps = ("-" if gap is None else f"{gap:.2%}" for gap in (each.mean_gap, each.worst_gap))
+            cells = (each.method, str(each.runs), *gaps, f"{each.optimal:.0%}", f"{each.mean_seconds:.3f}")
+            table.add_row("" if place else size, *cells)
+    return table
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The figures of the tables."""
+    return [asdict(each) for each in figures(rows)]
