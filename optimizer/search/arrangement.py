@@ -1,0 +1,223 @@
+"""Where on the mesh each device's set of experts goes: fewer hops and evenly used links, at the same compute.
+
+Which experts share a device decides the time of compute, where the device is does not. So whole devices change places
+(exchanges of whole rows were tried and gained nothing). Routing is taken as *nearest*: a source's tokens go to the
+replicas with the fewest hops, in equal parts where several have them, as the policies do that look at distance first.
+Expected loads of links come from the journeys of results, one message per token and expert; the sum of their squares
+falls with hops and with unevenness alike. Simulated annealing (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
+
+All loads are whole: thousandths of half messages per batch, parts rounded down, so that no error builds up.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Bools, Ints
+from formulations.kernels import kernel
+from optimizer.network import Network
+from optimizer.placement import Placement
+from optimizer.search.stop import Budget
+from optimizer.traces.batches import Batches
+from optimizer.traffic import count_traffic
+
+SCALE = 1000  # parts of a token
+ACCEPTED_FIRST, ACCEPTED_LAST = 0.1, 1e-20  # share of usual losses that is accepted, at first and at last
+SAMPLES = 200  # exchanges from which usual losses are known
+MOVES = 60_000  # .26 s on the 16 x 8 mesh; seven times as many gain .1 % of the root of the energy
+CHUNK = 2_000  # moves at one temperature
+NOBODY = (-1, -1)
+
+
+class Journeys(NamedTuple):
+    """The links on which results come back to a source from a device: of source s and device d those at
+    start[s * devices + d] up to the next, with half messages `[entry]` on link `[entry]`; distance `[source, device]`
+    hops."""
+
+    start: Ints
+    link: Ints
+    halves: Ints
+    distance: Ints
+    links: int
+
+    @classmethod
+    def of(cls, network: Network) -> "Journeys":
+        """Sends one token of every source to every device."""
+        sources, devices = network.distance.shape
+        device = np.tile(np.arange(devices), sources)[:, None, None]
+        source = np.repeat(np.arange(sources, dtype=np.int32), devices)[:, None]
+        back = count_traffic(device, source, np.arange(devices), network, False, False).back
+        journey, link = np.nonzero(back)
+        start = np.searchsorted(journey, np.arange(len(device) + 1))
+        halves = back[journey, link].astype(np.int64)
+        return cls(start, link, halves, network.distance.astype(np.int64), back.shape[1])
+
+
+class State(NamedTuple):
+    """slots `[device, slot]`; held `[expert, replica]` the devices of each expert, replicas `[expert]` how many; load
+    `[link]`; demand `[source, expert]`. All int64; slots, held and load change with the moves."""
+
+    slots: Ints
+    held: Ints
+    replicas: Ints
+    load: Ints
+    demand: Ints
+
+    @classmethod
+    def of(cls, placement: Placement, demand: Ints, journeys: Journeys) -> "State":
+        """From scratch."""
+        slots, experts = placement.slots.astype(np.int64), demand.shape[1]
+        count = placement.counts(experts).astype(np.int64)
+        held = np.full((experts, int(count.max())), -1, dtype=np.int64)
+        for expert in range(experts):
+            held[expert, : count[expert]] = np.flatnonzero((slots == expert).any(axis=1))
+        state = cls(slots, held, count, np.zeros(journeys.links, dtype=np.int64), demand)
+        for expert in range(experts):
+            _carry(expert, 1, NOBODY, state, journeys, state.load)
+        return state
+
+
+def demand_of(batches: Batches, network: Network, experts: int) -> Ints:
+    """Tokens of each source that choose each expert, thousandths per batch, `[source, expert]`."""
+    source = network.source(batches.source_row)[:, :, None]
+    pair = (source * experts + batches.experts).ravel()
+    count = np.bincount(pair, minlength=network.sources * experts).reshape(network.sources, experts)
+    demand: Ints = np.rint(count * (SCALE / batches.count)).astype(np.int64)
+    return demand
+
+
+def arrange(
+    placement: Placement, demand: Ints, network: Network, spread: Bools, budget: Budget, rng: np.random.Generator
+) -> Placement:
+    """The placement with its devices rearranged, so that nearest routing loads links little and evenly.
+
+    demand `[source, expert]` as from `demand_of`; spread `[expert]`: experts whose number of replicas in each row
+    stays as it is. Same random generator, same answer, unless the budget's time ends first.
+    """
+    journeys = Journeys.of(network)
+    state, kind = State.of(placement, demand, journeys), _kinds(placement, spread)
+    if network.mesh.devices < 2 or not state.load.any():
+        return placement
+    trial, best, least = state.load.copy(), state.slots.copy(), energy(state.load)
+    usual = _usual_loss(state, journeys, trial, rng)
+    first, last = -usual / np.log(ACCEPTED_FIRST), -usual / np.log(ACCEPTED_LAST)
+    done = 0
+    while done < MOVES and (granted := min(budget.grant(CHUNK), MOVES - done)):
+        heat = first * (last / first) ** (done / MOVES)
+        least = _anneal(state, journeys, kind, network.mesh.cols, granted, heat, rng, trial, best, least)
+        budget.spend(granted)
+        done += granted
+    return Placement(best.astype(np.int32))
+
+
+def _kinds(placement: Placement, spread: Bools) -> Ints:
+    """Alike for devices that hold the same spread experts, `[device]`: these may change places between rows."""
+    held = np.zeros((len(placement.slots), len(spread) + 1), dtype=np.bool_)
+    held[np.arange(len(held))[:, None], placement.slots] = True  # -1, an empty slot, is the last
+    kind: Ints = np.unique(held[:, :-1] & spread, axis=0, return_inverse=True)[1].reshape(-1)
+    return kind
+
+
+@kernel
+def energy(load: Ints) -> int:
+    """Sum of squares."""
+    return int((load * load).sum())
+
+
+@kernel
+def delta(pair: tuple[int, int], state: State, journeys: Journeys, trial: Ints) -> int:
+    """What an exchange of two devices adds to the energy; the load that it leads to is in trial `[link]`."""
+    trial[:] = state.load
+    for device in pair:
+        for expert in state.slots[device]:
+            if expert >= 0 and (device == pair[0] or not _holds(pair[0], expert, state.slots)):
+                _carry(expert, -1, NOBODY, state, journeys, trial)
+                _carry(expert, 1, pair, state, journeys, trial)
+    return energy(trial) - energy(state.load)
+
+
+@kernel
+def apply(pair: tuple[int, int], state: State, trial: Ints) -> None:
+    """Make the exchange of which `delta` was just taken."""
+    state.load[:] = trial
+    for device in pair:
+        for expert in state.slots[device]:
+            if expert >= 0 and (device == pair[0] or not _holds(pair[0], expert, state.slots)):
+                for place in range(state.replicas[expert]):
+                    state.held[expert, place] = _seat(state.held[expert, place], pair)
+    for slot in range(state.slots.shape[1]):
+        one, two = state.slots[pair[0], slot], state.slots[pair[1], slot]
+        state.slots[pair[0], slot], state.slots[pair[1], slot] = two, one
+
+
+@kernel
+def _holds(device: int, expert: int, slots: Ints) -> bool:
+    for other in slots[device]:
+        if other == expert:
+            return True
+    return False
+
+
+@kernel
+def _seat(device: int, pair: tuple[int, int]) -> int:
+    """Where a device is once this pair has changed places."""
+    if device == pair[0]:
+        return pair[1]
+    return pair[0] if device == pair[1] else device
+
+
+@kernel
+def _carry(expert: int, sign: int, pair: tuple[int, int], state: State, journeys: Journeys, load: Ints) -> None:
+    """Add what an expert's tokens put on links, or take it away, once this pair of devices has changed places."""
+    devices = len(state.slots)
+    for source in range(len(state.demand)):
+        tokens = state.demand[source, expert]
+        if tokens == 0:
+            continue
+        nearest, ties = 1 << 30, 0
+        for place in range(state.replicas[expert]):
+            hops = journeys.distance[source, _seat(state.held[expert, place], pair)]
+            if hops < nearest:
+                nearest, ties = hops, 1
+            elif hops == nearest:
+                ties += 1
+        if nearest == 0:
+            continue
+        part = sign * (tokens // ties)
+        for place in range(state.replicas[expert]):
+            device = _seat(state.held[expert, place], pair)
+            if journeys.distance[source, device] == nearest:
+                journey = source * devices + device
+                for entry in range(journeys.start[journey], journeys.start[journey + 1]):
+                    load[journeys.link[entry]] += part * journeys.halves[entry]
+
+
+def _usual_loss(state: State, journeys: Journeys, trial: Ints, rng: np.random.Generator) -> float:
+    """Mean of what random exchanges lose, of those that lose anything."""
+    pairs = (tuple(rng.choice(len(state.slots), 2, replace=False).tolist()) for _ in range(SAMPLES))
+    changes = [delta(pair, state, journeys, trial) for pair in pairs]
+    return float(np.mean([change for change in changes if change > 0] or [1]))
+
+
+@kernel
+def _anneal(
+    state: State, journeys: Journeys, kind: Ints, cols: int, moves: int, heat: float, rng: np.random.Generator,
+    trial: Ints, best: Ints, least: int,
+) -> int:  # fmt: skip
+    """Try so many exchanges at one temperature; keeps the best slots in `best`, and returns their energy."""
+    devices, now = len(kind), energy(state.load)
+    for _ in range(moves):
+        one, two = int(rng.integers(0, devices)), int(rng.integers(0, devices))
+        pair = (one, two)
+        if one == two or (one // cols != two // cols and kind[one] != kind[two]):
+            continue
+        change = delta(pair, state, journeys, trial)
+        if change > 0 and rng.random() >= np.exp(-change / heat):
+            continue
+        apply(pair, state, trial)
+        kind[one], kind[two] = kind[two], kind[one]
+        now += change
+        if now < least:
+            least = now
+            best[:] = state.slots
+    return least
