@@ -1,0 +1,78 @@
+"""The seed by risk: a device's risk is what its load over the batches says, and co-hot experts are kept apart."""
+
+import numpy as np
+import pytest
+from builders import cost, small_problem
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formulations.arrays import Floats, Ints
+from optimizer.errors import InputError
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.seeds.greedy import greedy, greedy_counts
+from optimizer.seeds.risk import Z, loads_of, packed, risk, risk_counts
+
+
+def device_risks(placement: Placement, load: Ints, z: float) -> Floats:
+    """Mean + z standard deviations of each device's load over the batches, pairs split evenly over replicas."""
+    counts = placement.counts(load.shape[1])
+    held = [[expert for expert in device if expert >= 0] for device in placement.slots.tolist()]
+    loads = np.array([sum((load[:, e] / counts[e] for e in experts), np.zeros(len(load))) for experts in held])
+    risks: Floats = loads.mean(axis=1) + z * loads.std(axis=1)
+    return risks
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 12),
+    st.integers(0, 2),
+    st.sampled_from([None, "auto", 1, 2]),
+)
+def test_it_is_valid_and_full_and_its_risk_is_that_of_the_batches(
+    seed: int, rows: int, cols: int, slots: int, routed: int, shared: int, replicas: int | str | None
+) -> None:
+    try:
+        problem, _ = small_problem(
+            seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, top_k=1, tokens=8, replicas=replicas
+        )
+    except InputError:
+        return  # what does not fit is refused before any seed sees it
+    loads = loads_of(problem, Z)
+    counts = risk_counts(problem, loads.risk)
+    placement, peak = packed(problem, loads, counts)
+    mesh = problem.mesh
+    assert placement.violations(problem.model.experts, mesh.devices, mesh.slots_per_device) == []
+    assert placement.counts(problem.model.experts).tolist() == counts.tolist()
+    free = ~problem.spread
+    assert counts[free].sum() == min(mesh.slots - counts[~free].sum(), mesh.devices * free.sum())
+    assert peak == pytest.approx(device_risks(placement, problem.load, Z).max())
+    assert (risk(problem).slots == placement.slots).all()
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3))
+def test_of_a_single_batch_it_is_greedy(seed: int, slots: int) -> None:
+    given_, _ = small_problem(seed, rows=4, cols=2, slots=slots, routed=7, shared=1, replicas=1)
+    one = Problem(given_.model, given_.mesh, given_.cost, given_.load[:1], given_.shared_replicas)
+    assert risk_counts(one, loads_of(one, Z).risk).tolist() == greedy_counts(one).tolist()
+    peaks = [device_risks(placement, one.load, Z).max() for placement in (risk(one), greedy(one))]
+    assert peaks[0] == pytest.approx(peaks[1])
+
+
+def test_experts_that_are_hot_in_the_same_batches_come_to_different_devices() -> None:
+    load = np.array([[90, 10, 90, 10], [10, 90, 10, 90], [90, 10, 90, 10], [10, 90, 10, 90]], dtype=np.int32)
+    problem = Problem(Model("drawn", 4, 0, 1), Mesh(1, 2, 2), cost(), load, None)
+    held = {frozenset(device) for device in risk(problem, 1.0).slots.tolist()}
+    assert held in ({frozenset({0, 1}), frozenset({2, 3})}, {frozenset({0, 3}), frozenset({1, 2})})
+
+
+def test_a_bursty_expert_gets_the_replica_that_a_steady_one_of_the_same_load_does_not() -> None:
+    load = np.array([[50, 95, 10], [50, 5, 10]], dtype=np.int32)
+    problem = Problem(Model("drawn", 3, 0, 1), Mesh(1, 4, 1), cost(), load, None)
+    assert risk(problem).counts(3).tolist() == [1, 2, 1]
+    assert greedy(problem).counts(3).tolist() == [2, 1, 1]
