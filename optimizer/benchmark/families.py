@@ -19,7 +19,7 @@ from formulations.recourse import place_for_batches
 from formulations.replication import Budget, counts_for_batches, counts_for_loads
 from formulations.solver import Limits
 from optimizer.mesh import Mesh
-from optimizer.placement import Placement
+from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
 from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 
@@ -101,12 +101,15 @@ def replicate(problem: Problem, limits: Limits) -> Outcome[Ints]:
     """Counts for all batches, as a placement of devices with one slot each."""
     found = counts_for_batches(problem.load, _budget(problem), limits)
     assert found.value is not None  # as above
-    slots = np.repeat(np.arange(len(found.value)), found.value)[:, None]
+    slots = np.full((problem.mesh.devices, 1), EMPTY)
+    slots[: found.value.sum(), 0] = np.repeat(np.arange(len(found.value)), found.value)
     return Outcome(slots, found.objective, found.lower_bound, found.status, found.runtime)
 
 
 def _budget(problem: Problem) -> Budget:
-    return Budget.of(problem.model.experts, problem.mesh.slots, problem.mesh.devices)
+    """All slots, or as many as an expert on every device fills."""
+    experts, mesh = problem.model.experts, problem.mesh
+    return Budget.of(experts, min(mesh.slots, experts * mesh.devices), mesh.devices)
 
 
 FAMILIES = {

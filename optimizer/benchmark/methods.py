@@ -14,6 +14,7 @@ from optimizer.search.stop import Budget
 from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.pairing import pairing
+from optimizer.seeds.risk import risk
 
 DESCENTS = 16  # of multistart
 
@@ -49,6 +50,7 @@ METHODS: dict[str, Method] = {
     "random": lambda problem, effort: random_permutation(shared_per_row(problem), np.random.default_rng(effort.seed)),
     "pairing": lambda problem, effort: pairing(shared_per_row(problem)),
     "greedy": lambda problem, effort: greedy(problem),
+    "risk": lambda problem, effort: risk(problem),
     "descent": lambda problem, effort: descended(problem, effort, 1),
     "multistart": lambda problem, effort: descended(problem, effort, DESCENTS),
 }

@@ -68,7 +68,8 @@ def benchmark(traces: tuple[str, ...], family: str | None, sizes: str | None, ti
     journal = Journal(output)
     known = len(journal.rows)
     with progress() as notify:
-        instances = [*generated(meshes, notify), *(each for path in traces for each in of_trace(path, meshes, notify))]
+        read = [instance for path in traces for instance in of_trace(path, meshes, notify)]
+        instances = [*generated(meshes, notify), *read]
         try:
             rows = run_all(families, instances, seed, time_limit, journal, notify)
         except WrongAnswerError as error:

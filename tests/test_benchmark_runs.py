@@ -1,0 +1,131 @@
+"""Runs of the benchmark: made once, checked, and summed up."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from formulations.arrays import Ints
+from formulations.outcome import Outcome, SolveStatus
+from formulations.solver import Limits
+from optimizer.benchmark import families, runs
+from optimizer.benchmark.ladder import Instance, tiny
+from optimizer.benchmark.methods import METHODS
+from optimizer.benchmark.rows import Journal, Row
+from optimizer.benchmark.runs import ILP, Case, WrongAnswerError, program_version, run_all
+from optimizer.candidates import Effort
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.report.benchmark import as_json, figures
+from optimizer.search.stop import Deadline
+
+SPARE, FULL = tiny()
+BOTH = ("expected", "batches")
+
+
+def run(path: Path, families: tuple[str, ...] = BOTH, limit: float = 5.0, seed: int = 0) -> list[Row]:
+    return run_all(families, [SPARE, FULL], seed, limit, Journal(path), lambda stage, share: None)
+
+
+def test_every_method_is_run_on_every_case_once_and_never_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = run(tmp_path / "rows.csv")
+    assert len({row.key for row in rows}) == len(rows) == 2 * 2 * (1 + len(METHODS))
+
+    def never(problem: Problem, effort: Effort) -> Placement:
+        raise AssertionError("run again")
+
+    monkeypatch.setattr(runs, "METHODS", dict.fromkeys(METHODS, never))
+    assert run(tmp_path / "rows.csv") == rows
+    with pytest.raises(AssertionError, match="run again"):
+        run(tmp_path / "rows.csv", limit=4.0)
+
+
+def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows = run(path)
+    lines = path.read_text().splitlines(keepends=True)
+    for number in (1, 5, len(lines) - 1):
+        path.write_text("".join(lines[:number]))
+        again = run(path)
+        assert again[: number - 1] == rows[: number - 1]
+        assert [(row.key, row.value, row.bound) for row in again] == [(row.key, row.value, row.bound) for row in rows]
+        assert len(path.read_text().splitlines()) == len(lines)
+
+
+def test_the_same_seed_finds_the_same_values_and_another_seed_others() -> None:
+    case = Case("batches", FULL, 1, 5.0)
+    for method in METHODS:
+        assert case.run(method, None).value == case.run(method, None).value
+    values = [Case("batches", FULL, seed, 5.0).run("random", None).value for seed in range(8)]
+    assert len(set(values)) > 1
+
+
+def test_steps_without_tokens_are_no_batches_to_route(tmp_path: Path) -> None:
+    counted = Instance("steps", "1x2", SPARE.problem, counted=True)
+    rows = run_all(tuple(families.FAMILIES), [counted], 0, 5.0, Journal(tmp_path / "r.csv"), lambda *_: None)
+    assert {row.family for row in rows} == {"expected", "replication"}
+
+
+def test_the_formulation_of_a_tiny_case_is_optimal_and_others_know_it(tmp_path: Path) -> None:
+    rows = run(tmp_path / "rows.csv", ("batches",))
+    best = {row.instance: row for row in rows if row.method == ILP}
+    assert {row.status for row in best.values()} == {SolveStatus.OPTIMAL}
+    for row in rows:
+        assert row.bound == best[row.instance].value
+        assert row.value is not None
+        assert (row.status is SolveStatus.OPTIMAL) == (row.value == row.bound) == (row.gap == 0)
+
+
+def test_a_placement_that_breaks_a_rule_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Placement(np.zeros((2, 3), dtype=np.int32))
+    monkeypatch.setitem(METHODS, "greedy", lambda problem, effort: broken)
+    with pytest.raises(WrongAnswerError, match="greedy on 4 experts, 1x2, batches: expert without a slot: 1, 2, 3"):
+        Case("batches", SPARE, 0, 5.0).run("greedy", None)
+
+
+def test_a_value_below_the_bound_is_an_error() -> None:
+    case = Case("batches", SPARE, 0, 5.0)
+    value = case.run("greedy", None).value
+    assert value is not None
+    assert case.run("greedy", value).status is SolveStatus.OPTIMAL
+    with pytest.raises(WrongAnswerError, match="below the bound"):
+        case.run("greedy", value + 0.5)
+
+
+def test_a_formulation_that_finds_nothing_leaves_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(problem: Problem, limits: Limits) -> Outcome[Ints]:
+        return Outcome(None, None, 3.0, SolveStatus.UNKNOWN, 0.0)
+
+    family = families.FAMILIES["batches"]
+    changed = families.Family(family.says, True, family.view, nothing, family.value)
+    monkeypatch.setitem(families.FAMILIES, "batches", changed)
+    row = Case("batches", SPARE, 0, 5.0).run(ILP, None)
+    assert (row.value, row.gap, row.bound, row.status) == (None, None, 3.0, SolveStatus.UNKNOWN)
+    assert [(each.mean_gap, each.optimal) for each in figures([row])] == [(None, 0.0)]
+
+
+def test_one_descent_more_is_never_worse() -> None:
+    for instance in (SPARE, FULL):
+        effort = Effort(Deadline(5.0))
+        one, several = (METHODS[name](instance.problem, effort) for name in ("descent", "multistart"))
+        assert families.even_peak(instance.problem, several) <= families.even_peak(instance.problem, one) + 1
+
+
+def test_figures_are_drawn_from_the_runs_of_a_family_a_size_and_a_method(tmp_path: Path) -> None:
+    rows = run(tmp_path / "rows.csv")
+    found = as_json(rows)
+    assert len(found) == 2 * (1 + len(METHODS))
+    some = [row for row in rows if (row.family, row.method) == ("batches", "random")]
+    (of_these,) = [each for each in found if (each["family"], each["method"]) == ("batches", "random")]
+    gaps = [row.value / row.bound - 1 for row in some if row.value is not None and row.bound]
+    assert of_these["runs"] == len(some) == 2
+    assert of_these["mean_gap"] == pytest.approx(sum(gaps) / 2)
+    assert of_these["worst_gap"] == pytest.approx(max(gaps))
+    assert of_these["optimal"] == sum(gap == 0 for gap in gaps) / 2
+    assert of_these["mean_seconds"] == pytest.approx(sum(row.seconds for row in some) / 2)
+
+
+def test_the_version_names_the_program() -> None:
+    assert program_version().startswith("0.")
