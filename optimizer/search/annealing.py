@@ -1,0 +1,265 @@
+"""Simulated annealing of the batches' peaks under optimal split (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
+
+Temperatures are not given but found: the first is the one at which worsening moves that were sampled from the start
+are accepted with a stated probability (Ben-Ameur, Computational Optimization and Applications 29, 2004). From there the
+temperature falls geometrically with the share of the budget that is spent.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+
+import numpy as np
+from scipy.optimize import brentq
+
+from formulations.arrays import Bools, Floats, Ints
+from formulations.kernels import kernel
+from optimizer.placement import Placement
+from optimizer.search.moves import is_legal
+from optimizer.search.split_moves import Touched, apply, delta, forget, touched_for
+from optimizer.search.split_state import LANES, Split, split_of, sweep
+from optimizer.search.stop import Budget
+
+DRAWS = 6  # uniform random numbers that a move takes
+CHUNK = 500  # moves between looks at the clock: some hundredths of a second
+SAMPLED = 1000  # moves from which the first temperature is told
+REFRESH = 64  # moves after which all experts are levelled, not only those near a move
+LOOKS = 20
+ANYWHERE, SWAPS, FROM_PEAK = 0.3, 0.6, 0.8  # kinds of moves, as cumulated shares
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """acceptance: the share of sampled worsening moves that is accepted at first; cooling: the last temperature over
+    the first; tail: the share of batches, worst first, whose peaks count `tail_weight` times what the mean of all
+    counts: the objective is mean + tail_weight * conditional value at risk."""
+
+    acceptance: float = 0.35
+    cooling: float = 0.05
+    tail: float = 0.1
+    tail_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.acceptance < 1 and 0 < self.cooling <= 1 and 0 < self.tail <= 1 and self.tail_weight >= 0):
+            raise ValueError(f"{self}: shares lie between 0 and 1, and no weight is negative")
+
+
+@dataclass
+class Tally:
+    """Moves evaluated, moves made, and runs in which no drawn move was legal."""
+
+    evaluated: int = 0
+    made: int = 0
+    fruitless: int = 0
+
+    @property
+    def spent(self) -> int:
+        """What counts towards a limit of evaluations: a run without any counts as one, so that there is an end."""
+        return self.evaluated + self.fruitless
+
+
+class Annealer:
+    """A placement that is moved about at a given temperature.
+
+    units `[batch, expert]`: load of each expert in tokens or tiles; spread `[expert]`: experts whose replicas keep
+    their number and their rows; cols: devices of a mesh row.
+    """
+
+    def __init__(
+        self, start: Placement, units: Ints, spread: Bools, cols: int, schedule: Schedule, rng: np.random.Generator
+    ) -> None:
+        self.split = split_of(start, units)
+        self.tally = Tally()
+        self._trial = self.split.copy()
+        self._touched = touched_for(self.split)
+        self.schedule = schedule
+        self._spread, self._cols, self._rng = spread, cols, rng
+        self._batches = len(units)
+
+    def run(self, draws: int, temperature: float) -> None:
+        """Draw so many moves; evaluate those that are legal and accept by Metropolis' rule.
+
+        temperature: in units of load, summed over batches.
+        """
+        usual, weight = self._tail()
+        parts = temperature * self.split.parts
+        evaluated, made = _anneal(
+            self.split, self._trial, self._touched, self._spread, self._cols,
+            self._rng.random((draws, DRAWS)), parts, usual, weight,
+        )  # fmt: skip
+        self.tally.evaluated += evaluated
+        self.tally.made += made
+        self.tally.fruitless += evaluated == 0
+
+    def peaks(self) -> Floats:
+        """Peak load of each batch in units, `[batch]`, an upper bound of the least."""
+        return self.split.peak.T.ravel()[: self._batches] / self.split.parts
+
+    def objective(self) -> float:
+        """Mean peak plus tail_weight times the mean peak of the worst batches, in units."""
+        peak = np.sort(self.peaks())
+        worst = peak[-max(1, round(self.schedule.tail * len(peak))) :]
+        return float(peak.mean() + self.schedule.tail_weight * worst.mean())
+
+    def sampled_changes(self) -> Floats:
+        """By how much drawn moves would change the objective, summed over batches, in units, 0 for illegal ones."""
+        change, draws = np.empty(SAMPLED), self._rng.random((SAMPLED, DRAWS))
+        _sample(self.split, self._trial, self._touched, self._spread, self._cols, draws, *self._tail(), change)
+        return change / self.split.parts
+
+    def first_temperature(self) -> float:
+        """Where sampled worsening moves are accepted as often as asked for, on average; 1 if there are none."""
+        change = self.sampled_changes()
+        worse, asked = change[change > 0], self.schedule.acceptance
+        if not len(worse):
+            return 1.0
+        most = float(worse.max()) / -np.log(asked)  # there even the worst are accepted as often
+        return float(brentq(lambda heat: np.exp(-worse / heat).mean() - asked, most * 1e-9, most, rtol=1e-6))
+
+    def _tail(self) -> tuple[int, int]:
+        """The peak above which batches are in the tail at present, in parts, and how many times more they count.
+
+        Conditional value at risk is that peak + mean of what is beyond it / tail (Rockafellar and Uryasev 2000).
+        """
+        usual = np.quantile(self.split.peak.T.ravel()[: self._batches], 1 - self.schedule.tail)
+        return int(usual), round(self.schedule.tail_weight / self.schedule.tail)
+
+
+@dataclass
+class _Chain:
+    """An annealer on its way down, and the best it has passed."""
+
+    annealer: Annealer
+    first: float
+    pace: "_Pace"
+    best: Placement
+    objective: float = np.inf
+    improved: bool = False
+
+    def advance(self, until: float) -> None:
+        """Run until this share of the budget is spent."""
+        while (share := self.pace.share(self.annealer.tally)) < until:
+            draws = self.pace.draws(self.annealer.tally)
+            self.annealer.run(draws, self.first * self.annealer.schedule.cooling**share)
+            objective = self.annealer.objective()
+            if objective < self.objective:
+                self.best, self.objective, self.improved = self.annealer.split.placement(), objective, True
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What a chain may spend from `started` (seconds on the budget's clock) on."""
+
+    budget: Budget
+    started: float
+    evaluations: int | None
+
+    def share(self, tally: Tally) -> float:
+        """Share spent: of the evaluations where they are limited, else of the time; 1 once either is spent."""
+        elapsed = self.budget.deadline.elapsed()
+        if elapsed >= self.budget.seconds:
+            return 1.0
+        if self.evaluations is not None:
+            return min(1.0, tally.spent / max(self.evaluations, 1))
+        return (elapsed - self.started) / (self.budget.seconds - self.started)
+
+    def draws(self, tally: Tally) -> int:
+        """Moves to draw now."""
+        return CHUNK if self.evaluations is None else min(CHUNK, self.evaluations - tally.spent)
+
+
+def anneal(
+    start: Placement,
+    units: Ints,
+    spread: Bools,
+    cols: int,
+    budget: Budget,
+    rng: np.random.Generator,
+    schedule: Schedule = Schedule(),
+    chains: int = 1,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Iterator[Placement]:
+    """Anneal `chains` times at once, each in a thread, and yield what has become better, `LOOKS` times on the way.
+
+    The last that a chain yields is its best. The temperature follows the evaluations spent where they are limited,
+    else the time, so that with a limit of evaluations the seed alone decides.
+    """
+    each = None if budget.evaluations is None else budget.evaluations // chains
+    pace = _Pace(budget, budget.deadline.elapsed(), each)
+    annealers = [Annealer(start, units, spread, cols, schedule, own) for own in rng.spawn(chains)]
+    running = [_Chain(annealer, annealer.first_temperature(), pace, start) for annealer in annealers]
+    with ThreadPoolExecutor(chains) as pool:
+        for look in range(1, LOOKS + 1):
+            list(pool.map(_Chain.advance, running, repeat(look / LOOKS)))
+            progress(look / LOOKS)
+            for chain in running:
+                if chain.improved:
+                    chain.improved = False
+                    yield chain.best
+    budget.spend(sum(annealer.tally.spent for annealer in annealers))
+
+
+@kernel
+def _anneal(
+    current: Split, trial: Split, touched: Touched, spread: Bools, cols: int,
+    draws: Floats, temperature: float, usual: int, weight: int,
+) -> tuple[int, int]:  # fmt: skip
+    evaluated = made = 0
+    for number in range(len(draws)):
+        move = _propose(draws[number], current)
+        if not is_legal(move, current.slots, current.copies, spread, cols):
+            continue
+        evaluated += 1
+        limit = -temperature * np.log(draws[number, DRAWS - 1])
+        _, accepted = delta(move, current, trial, touched, usual, weight, limit)
+        if accepted:
+            apply(current, trial, touched)
+            made += 1
+        else:
+            forget(current, trial, touched)
+        if evaluated % REFRESH == 0:
+            sweep(current, 1)
+            sweep(trial, 1)
+    return evaluated, made
+
+
+@kernel
+def _sample(
+    current: Split, trial: Split, touched: Touched, spread: Bools, cols: int,
+    draws: Floats, usual: int, weight: int, change: Floats,
+) -> None:  # fmt: skip
+    """change `[draw]` of the objective that each move would make, in parts, 0 for illegal ones."""
+    for number in range(len(draws)):
+        change[number] = 0.0
+        move = _propose(draws[number], current)
+        if is_legal(move, current.slots, current.copies, spread, cols):
+            change[number] = delta(move, current, trial, touched, usual, weight, np.inf)[0]
+            forget(current, trial, touched)
+
+
+@kernel
+def _propose(draw: Floats, split: Split) -> int:
+    """A move, legal or not: mostly one that touches the fullest device of some batch.
+
+    It is a swap, or a replica there of what is elsewhere, or a replica elsewhere of what is there.
+    """
+    size, depth = split.slots.size, split.slots.shape[1]
+    one, other = int(draw[1] * size), int(draw[2] * size)
+    if draw[0] >= ANYWHERE:
+        device = _fullest(split, int(draw[3] * len(split.units)), int(draw[4] * LANES))
+        one = device * depth + one % depth
+    if draw[0] < SWAPS:
+        return min(one, other) * size + max(one, other)
+    if draw[0] >= FROM_PEAK:
+        one, other = other, one
+    return size * size + one * len(split.copies) + max(int(split.slots[other // depth, other % depth]), 0)
+
+
+@kernel
+def _fullest(split: Split, block: int, lane: int) -> int:
+    """The first device that carries the peak."""
+    device = 0
+    while split.load[block, device, lane] < split.peak[block, lane]:
+        device += 1
+    return device

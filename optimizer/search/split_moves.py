@@ -1,0 +1,250 @@
+"""What a move of `moves.py` would change under optimal split, and making the change.
+
+Moves are numbered, and legal, as there. `delta` works on a second state, `trial`, which equals the current one before
+and after: the placement is changed there, and the replicated experts near the two devices are levelled again. That
+split is feasible, so the peaks it finds are upper bounds, as the current ones are. `apply` makes the change in both.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Ints
+from formulations.kernels import kernel
+from optimizer.search.split_state import LANES, Split, fill, find_peak
+
+NEAR = 24  # replicated experts that are levelled again
+SWEEPS = 2
+DOUBT = 2.5  # standard errors by which a move must be too dear, judged by some of the blocks, to be given up
+
+
+class Touched(NamedTuple):
+    """What of trial may differ from the current state: the first so many `devices` and `slots`, and the blocks worked
+    on; `near` are the experts to level. many `[4]` says how many of each; seen_expert, seen_device are 1 where listed.
+
+    change `[4]`: slots a and b (-1: none), the expert x that leaves a for b and y that comes to a. work: of `fill`.
+    """
+
+    devices: Ints
+    slots: Ints
+    near: Ints
+    seen_device: Ints
+    seen_expert: Ints
+    many: Ints
+    change: Ints
+    work: Ints
+
+
+DEVICES, SLOTS, NEARBY, BLOCKS = range(4)
+
+
+def touched_for(split: Split) -> Touched:
+    """Working memory of `delta` and `apply`."""
+    devices, depth = split.slots.shape
+    experts = len(split.copies)
+    return Touched(
+        devices=np.zeros(devices, dtype=np.int64),
+        slots=np.zeros(devices * depth, dtype=np.int64),
+        near=np.zeros(experts, dtype=np.int64),
+        seen_device=np.zeros(devices, dtype=np.int64),
+        seen_expert=np.zeros(experts, dtype=np.int64),
+        many=np.zeros(4, dtype=np.int64),
+        change=np.zeros(4, dtype=np.int64),
+        work=np.zeros((4, LANES), dtype=np.int32),
+    )
+
+
+@kernel
+def excess(peak: Ints, usual: int, weight: int) -> int:
+    """The objective of one block: its peaks, and so many times more what they are above the usual one."""
+    total = 0
+    for lane in range(LANES):
+        total += peak[lane] + weight * max(peak[lane] - usual, 0)
+    return total
+
+
+@kernel
+def delta(
+    move: int, current: Split, trial: Split, touched: Touched, usual: int, weight: int, limit: float
+) -> tuple[int, bool]:
+    """Change of the objective that a legal move makes, and whether it is at most `limit`; leaves it in trial.
+
+    Given up after some blocks where by these it is beyond doubt above the limit; then the change is a projection.
+    """
+    _rearrange(move, trial, touched)
+    _find_near(trial, touched)
+    blocks = len(current.units)
+    change, squares = 0, 0.0
+    for block in range(blocks):
+        touched.many[BLOCKS] = block + 1
+        _level(trial, touched, block)
+        for lane in range(LANES):
+            now, then = trial.peak[block, lane], current.peak[block, lane]
+            more = now - then + weight * (max(now - usual, 0) - max(then - usual, 0))
+            change += more
+            squares += float(more) * more
+        seen = (block + 1) / blocks
+        if change / seen - DOUBT * np.sqrt(squares * (1 - seen)) / seen > limit:
+            return int(change / seen), False
+    return change, change <= limit
+
+
+@kernel
+def forget(current: Split, trial: Split, touched: Touched) -> None:
+    """Take a move back: trial equals the current state again."""
+    _copy(current, trial, touched)
+
+
+@kernel
+def apply(current: Split, trial: Split, touched: Touched) -> None:
+    """Make the move that `delta` has left in trial."""
+    _copy(trial, current, touched)
+
+
+@kernel
+def _copy(source: Split, target: Split, touched: Touched) -> None:
+    devices, slots, _, blocks = touched.many
+    for block in range(blocks):
+        for place in range(devices):
+            device = touched.devices[place]
+            for lane in range(LANES):
+                target.load[block, device, lane] = source.load[block, device, lane]
+        for place in range(slots):
+            slot = touched.slots[place]
+            for lane in range(LANES):
+                target.flow[block, slot, lane] = source.flow[block, slot, lane]
+        for lane in range(LANES):
+            target.peak[block, lane] = source.peak[block, lane]
+    depth = source.slots.shape[1]
+    for slot in touched.change[:2]:
+        if slot >= 0:
+            target.slots[slot // depth, slot % depth] = source.slots[slot // depth, slot % depth]
+    for expert in touched.change[2:]:
+        if expert >= 0:
+            target.copies[expert] = source.copies[expert]
+            for rank in range(source.replicas.shape[1]):
+                target.replicas[expert, rank] = source.replicas[expert, rank]
+
+
+@kernel
+def _rearrange(move: int, split: Split, touched: Touched) -> None:
+    """Change slots, copies and replicas, and say what has changed."""
+    slots, copies, replicas = split.slots, split.copies, split.replicas
+    depth, size = slots.shape[1], slots.size
+    if move < size * size:
+        a, b = move // size, move % size
+        y = slots[b // depth, b % depth]
+    else:
+        a, b = (move - size * size) // len(copies), -1
+        y = (move - size * size) % len(copies)
+    x = slots[a // depth, a % depth]
+    slots[a // depth, a % depth] = y
+    if b >= 0:
+        slots[b // depth, b % depth] = x
+    if x >= 0:
+        _rehouse(replicas[x], copies, x, a, b)
+    if y >= 0:
+        _rehouse(replicas[y], copies, y, b, a)
+    touched.change[0], touched.change[1], touched.change[2], touched.change[3] = a, b, x, y
+
+
+@kernel
+def _rehouse(held: Ints, copies: Ints, expert: int, old: int, new: int) -> None:
+    """One replica goes from a slot (-1: there is none yet) to another (-1: it ends)."""
+    if old < 0:
+        held[copies[expert]] = new
+        copies[expert] += 1
+        return
+    rank = 0
+    while held[rank] != old:
+        rank += 1
+    held[rank] = new
+    if new < 0:
+        copies[expert] -= 1
+        held[rank] = held[copies[expert]]
+        held[copies[expert]] = -1
+
+
+@kernel
+def _find_near(split: Split, touched: Touched) -> None:
+    """List the devices of a and b, the experts on them, these experts' devices and the experts on those."""
+    depth = split.slots.shape[1]
+    a, b, x, _ = touched.change
+    _clear(touched)
+    _see_device(a // depth, touched)
+    _add_slot(a, touched)
+    if b >= 0:
+        _see_device(b // depth, touched)
+        _add_slot(b, touched)
+    elif x >= 0:
+        _see_expert(x, split, touched)
+    head = 0
+    while head < touched.many[DEVICES] and touched.many[NEARBY] < NEAR:
+        device = touched.devices[head]
+        head += 1
+        for place in range(depth):
+            expert = split.slots[device, place]
+            if expert >= 0 and split.copies[expert] > 1 and touched.many[NEARBY] < NEAR:
+                _see_expert(expert, split, touched)
+
+
+@kernel
+def _clear(touched: Touched) -> None:
+    touched.seen_device[:] = 0
+    touched.seen_expert[:] = 0
+    touched.many[:] = 0
+
+
+@kernel
+def _see_device(device: int, touched: Touched) -> None:
+    if not touched.seen_device[device]:
+        touched.seen_device[device] = 1
+        touched.devices[touched.many[DEVICES]] = device
+        touched.many[DEVICES] += 1
+
+
+@kernel
+def _add_slot(slot: int, touched: Touched) -> None:
+    touched.slots[touched.many[SLOTS]] = slot
+    touched.many[SLOTS] += 1
+
+
+@kernel
+def _see_expert(expert: int, split: Split, touched: Touched) -> None:
+    if touched.seen_expert[expert]:
+        return
+    touched.seen_expert[expert] = 1
+    if split.copies[expert] > 1:
+        touched.near[touched.many[NEARBY]] = expert
+        touched.many[NEARBY] += 1
+    for rank in range(split.copies[expert]):
+        slot = split.replicas[expert, rank]
+        _see_device(slot // split.slots.shape[1], touched)
+        if slot != touched.change[0] and slot != touched.change[1]:
+            _add_slot(slot, touched)
+
+
+@kernel
+def _level(trial: Split, touched: Touched, block: int) -> None:
+    """Carry the flow of a and b along, level the experts near them, outwards and back, and find the peaks."""
+    flow, load, depth = trial.flow[block], trial.load[block], trial.slots.shape[1]
+    a, b, x, _ = touched.change
+    _carry(flow, load, a, b if b >= 0 else trial.replicas[max(x, 0), 0], depth, b >= 0)
+    many = touched.many[NEARBY]
+    for turn in range(SWEEPS):
+        for place in range(many):
+            expert = touched.near[place if turn % 2 == 0 else many - 1 - place]
+            fill(flow, load, trial.replicas[expert], trial.copies[expert], depth, touched.work)
+    find_peak(load, trial.peak[block])
+
+
+@kernel
+def _carry(flow: Ints, load: Ints, a: int, b: int, depth: int, both: bool) -> None:
+    """Slots a and b exchange their flow, or all of it goes from a to b."""
+    for lane in range(LANES):
+        there, here = flow[a, lane], flow[b, lane]
+        flow[a, lane] = here if both else 0
+        flow[b, lane] = there if both else here + there
+        more = here - there if both else -there
+        load[a // depth, lane] += more
+        load[b // depth, lane] -= more
