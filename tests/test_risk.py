@@ -34,7 +34,7 @@ def device_risks(placement: Placement, load: Ints, z: float) -> Floats:
     st.integers(0, 2),
     st.sampled_from([None, "auto", 1, 2]),
 )
-def test_it_is_valid_and_full_and_its_risk_is_that_of_the_batches(
+def test_it_is_valid_and_full(
     seed: int, rows: int, cols: int, slots: int, routed: int, shared: int, replicas: int | str | None
 ) -> None:
     try:
@@ -43,16 +43,36 @@ def test_it_is_valid_and_full_and_its_risk_is_that_of_the_batches(
         )
     except InputError:
         return  # what does not fit is refused before any seed sees it
-    loads = loads_of(problem, Z)
-    counts = risk_counts(problem, loads.risk)
-    placement, peak = packed(problem, loads, counts)
-    mesh = problem.mesh
+    placement, mesh, free = risk(problem), problem.mesh, ~problem.spread
     assert placement.violations(problem.model.experts, mesh.devices, mesh.slots_per_device) == []
-    assert placement.counts(problem.model.experts).tolist() == counts.tolist()
-    free = ~problem.spread
+    counts = placement.counts(problem.model.experts)
+    assert counts.tolist() == risk_counts(problem, loads_of(problem, Z).risk).tolist()
     assert counts[free].sum() == min(mesh.slots - counts[~free].sum(), mesh.devices * free.sum())
-    assert peak == pytest.approx(device_risks(placement, problem.load, Z).max())
-    assert (risk(problem).slots == placement.slots).all()
+
+
+def slowly(load: Ints, counts: list[int], devices: int, depth: int, z: float) -> list[list[int]]:
+    """The riskiest replica first to the device whose load over the batches is then least by mean + z deviations."""
+    part = load / np.array(counts)
+    each = part.mean(axis=0) + z * part.std(axis=0)
+    held: list[list[int]] = [[] for _ in range(devices)]
+
+    def found(device: list[int], expert: int) -> float:
+        whole = part[:, [*device, expert]].sum(axis=1)
+        return round(float(whole.mean() + z * whole.std()), 9)
+
+    for expert in sorted(range(len(counts)), key=lambda expert: -each[expert]):
+        for _ in range(counts[expert]):
+            fitting = [device for device in held if len(device) < depth and expert not in device]
+            min(fitting, key=lambda device: found(device, expert)).append(expert)
+    return held
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.0, Z, 2.0]))
+def test_it_packs_by_what_devices_would_carry_in_the_batches(seed: int, z: float) -> None:
+    load = np.random.default_rng(seed).integers(0, 50, size=(5, 7)).astype(np.int32)
+    problem = Problem(Model("drawn", 7, 0, 1), Mesh(1, 7, 2), cost(), load, None)
+    counts = [2] * 7
+    assert packed(problem, loads_of(problem, z), np.array(counts)).slots.tolist() == slowly(load, counts, 7, 2, z)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 3))

@@ -9,8 +9,8 @@ from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.seeds.risk import Loads, Z, loads_of, packed, risk_counts
 
-GROUPS = 4  # depth of the tree: the experts' counts are settled in so many steps
-REACH = 4  # replicas that a group may get more or fewer than by the greedy rule
+GROUPS = 4  # the published depth
+REACH = 4  # replicas that a group may get more or fewer than by the greedy rule: the published width is 8
 KEPT = 4  # branches followed at each depth
 
 Node = tuple[float, tuple[int, ...], Placement]
@@ -19,13 +19,14 @@ Node = tuple[float, tuple[int, ...], Placement]
 def flashlb(problem: Problem) -> Placement:
     """Replica counts and placement chosen together, by tree search.
 
-    1. Loads are judged by mean + z standard deviations, and devices with the covariance of what they hold;
+    1. An expert's load is its mean + z standard deviations, and a device's that of what it holds, covariance included;
     2. the experts, hottest first, form groups; for each in turn the tree branches by how many replicas the group gets,
        around what one more replica to the largest load per replica would give it, and the pending groups get the rest;
-    3. a branch is as good as the largest risk of a device when all is placed, deployed and pending: the riskiest first
-       to the device of least risk; the best branches are followed.
+    3. in each branch all is placed, deployed and pending, the hottest replica first to the device that is lightest with
+       it; what counts is the recorded steps' mean peak device load with pairs split evenly. The best are followed.
 
-    The description gives neither the z nor the sizes of tree and groups. No device is given an expert twice.
+    z, depth and width are the published defaults; how the groups are cut is not described. No device is given an
+    expert twice.
     """
     loads = loads_of(problem, Z)
     experts = np.flatnonzero(~problem.spread)
@@ -49,8 +50,16 @@ def _peak(node: Node) -> float:
 
 
 def _judged(problem: Problem, loads: Loads, counts: Ints) -> Node:
-    placement, peak = packed(problem, loads, counts)
-    return peak, tuple(counts.tolist()), placement
+    placement = packed(problem, loads, counts)
+    return mean_peak(problem.load, placement), tuple(counts.tolist()), placement
+
+
+def mean_peak(load: Ints, placement: Placement) -> float:
+    """The peak device load of batches `[batch, expert]` that are split evenly over replicas, mean over batches."""
+    share = load / placement.counts(load.shape[1])
+    shares = np.concatenate([share, np.zeros((len(load), 1))], axis=1)  # the last for empty slots
+    peaks = np.take(shares, placement.slots.T, axis=1).sum(axis=1).max(axis=1)
+    return float(peaks.mean())
 
 
 def _branches(problem: Problem, loads: Loads, counts: Ints, settled: Ints, group: Ints) -> list[tuple[int, ...]]:

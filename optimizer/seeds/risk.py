@@ -36,7 +36,7 @@ def risk(problem: Problem, z: float = Z) -> Placement:
     Experts that are hot in the same batches thus come to different devices.
     """
     loads = loads_of(problem, z)
-    return packed(problem, loads, risk_counts(problem, loads.risk))[0]
+    return packed(problem, loads, risk_counts(problem, loads.risk))
 
 
 def loads_of(problem: Problem, z: float) -> Loads:
@@ -61,8 +61,8 @@ def risk_counts(problem: Problem, weight: Floats, given: Ints | None = None, roo
     return counts
 
 
-def packed(problem: Problem, loads: Loads, counts: Ints) -> tuple[Placement, float]:
-    """The riskiest replica first, each where the device's risk is least with it, and the largest risk of a device.
+def packed(problem: Problem, loads: Loads, counts: Ints) -> Placement:
+    """The riskiest replica first, each where the device's risk is least with it.
 
     counts `[expert]`. The risk of a device is its mean load + z standard deviations, covariance included, pairs split
     evenly over replicas.
@@ -72,17 +72,16 @@ def packed(problem: Problem, loads: Loads, counts: Ints) -> tuple[Placement, flo
     each = loads.risk / counts
     experts = np.flatnonzero(~problem.spread)
     ordered = experts[np.argsort(-each[experts], kind="stable")]
-    peak = _fill(slots, np.repeat(ordered, counts[ordered]), mean, shared, loads.z)
-    return Placement(slots), peak
+    _fill(slots, np.repeat(ordered, counts[ordered]), mean, shared, loads.z)
+    return Placement(slots)
 
 
 @kernel
-def _fill(slots: Ints, order: Ints, mean: Floats, shared: Floats, z: float) -> float:
-    """Fill empty slots `[device, slot]` with the experts in order; the largest risk of a device.
+def _fill(slots: Ints, order: Ints, mean: Floats, shared: Floats, z: float) -> None:
+    """Fill empty slots `[device, slot]` with the experts in order.
 
     mean `[expert]` and shared `[expert, expert]`: mean and covariance of the load of single replicas.
     """
-    risk = np.empty(len(slots))
     for expert in order:
         best, least = -1, np.inf
         for device in range(len(slots)):
@@ -93,9 +92,6 @@ def _fill(slots: Ints, order: Ints, mean: Floats, shared: Floats, z: float) -> f
         if best < 0:
             best = _make_way(slots, expert)
         _replace(slots[best], EMPTY, expert)
-    for device in range(len(slots)):
-        risk[device] = _risk(slots[device], EMPTY, mean, shared, z)
-    return float(risk.max())
 
 
 @kernel
@@ -117,18 +113,14 @@ def _replace(held: Ints, old: int, new: int) -> None:
 
 @kernel
 def _risk(held: Ints, more: int, mean: Floats, shared: Floats, z: float) -> float:
-    """Of a device that holds these experts `[slot]` and one more, which may be none."""
-    load, variance = 0.0, 0.0
-    if more != EMPTY:
-        load, variance = mean[more], shared[more, more]
+    """Of a device that holds these experts `[slot]` and one more."""
+    load, variance = mean[more], shared[more, more]
     for place in range(len(held)):
         one = held[place]
         if one == EMPTY:
             continue
         load += mean[one]
-        variance += shared[one, one]
-        if more != EMPTY:
-            variance += 2 * shared[one, more]
+        variance += shared[one, one] + 2 * shared[one, more]
         for other in held[:place]:
             if other != EMPTY:
                 variance += 2 * shared[one, other]
