@@ -62,7 +62,7 @@ def test_whatever_the_prices_the_bound_holds_and_the_search_ends_with_the_optimu
     rng = np.random.default_rng(seed)
 
     def any_prices(columns: object, climbs: Ints, *_: object) -> tuple[Floats, Floats]:
-        return rng.random((climbs.shape[1], load.shape[1])) * 9, rng.normal(size=load.shape[1]) * 9
+        return rng.random((climbs.shape[1], load.shape[1])) * 9, rng.normal(size=(load.shape[1],)) * 9
 
     best = least_total(load.tolist(), *known.shape)
     assert best is not None
