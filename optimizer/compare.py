@@ -47,10 +47,14 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Rows of one layer, ours last, and what no placement goes below, mean over the test batches."""
+    """Rows of one layer, ours last, and what no placement goes below, mean over the test batches.
+
+    unit: what tiles are on this hardware, see `Cost.unit`.
+    """
 
     layer: int
     rows: list[Row]
+    unit: Unit
     imbalance_bound: float
     tiles_bound: float
 
@@ -82,7 +86,7 @@ def compare(
             report = judged(problem, sets, planned.placement, conditions)
             gaps = float(report.imbalance.mean()) / imbalance - 1, float(report.tiles.mean()) / tiles - 1
             rows.append(Row(planned, report, *gaps))
-    return Comparison(layer, rows, imbalance, tiles)
+    return Comparison(layer, rows, cost.unit, imbalance, tiles)
 
 
 def judged(problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> SimulationReport:

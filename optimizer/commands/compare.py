@@ -33,8 +33,8 @@ def compare(layer: int, routing: str, shared_replicas: int | str | None, time_li
             as_json: bool, **given: Any) -> None:  # fmt: skip
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
 
-    EPLB (also by groups, with METRO's routing and with optimal routing), SGLang's maximum per step, FlashLB, one more
-    copy of the hottest with balanced rows, and plain orders. Each placement is judged under the routing that it was
+    EPLB (also by groups, with METRO's routing and with optimal routing), SGLang's maximum per step (also packed as EPLB
+    does), FlashLB, one more copy of the hottest with balanced rows, and plain orders. Each placement is judged under the routing that it was
     published with, and under optimal routing in tokens and tiles, or in --unit. Planning times are without compilation.
     """
     from optimizer.commands.arguments import policy_names

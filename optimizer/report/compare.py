@@ -9,15 +9,13 @@ from rich.table import Table
 from optimizer.compare import OPTIMAL, OURS, Comparison, Row
 from optimizer.report.tables import show_table
 
-COLUMNS = ("imbalance p50", "p99", "gap", "tiles", "gap", "latency p50, us", "p99, us", "planned in, s")
-
 
 def show(found: Comparison) -> None:
     """Print the table, and what its gaps are measured from."""
     show_table(compare_table(found))
     click.echo(
         f"Gaps are of means over batches, from what no placement and routing goes below: imbalance "
-        f"{found.imbalance_bound:.3f}, tiles {found.tiles_bound:.2f} on the fullest device."
+        f"{found.imbalance_bound:.3f}, {found.unit} on the fullest device {found.tiles_bound:.2f}."
     )
 
 
@@ -28,7 +26,8 @@ def compare_table(found: Comparison) -> Table:
     table = Table(title=title)
     for column in ("planner", "routing"):
         table.add_column(column, no_wrap=True)
-    for column in COLUMNS:
+    figures = ("imbalance p50", "p99", "gap", found.unit, "gap", "latency p50, us", "p99, us")
+    for column in (*figures, "planned in, s"):
         table.add_column(column, justify="right")
     before = None
     for row in found.rows:
