@@ -34,8 +34,9 @@ def compare(layer: int, routing: str, shared_replicas: int | str | None, time_li
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
 
     EPLB (also by groups, with METRO's routing and with optimal routing), SGLang's maximum per step (also packed as EPLB
-    does), FlashLB, one more copy of the hottest with balanced rows, and plain orders. Each placement is judged under the routing that it was
-    published with, and under optimal routing in tokens and tiles, or in --unit. Planning times are without compilation.
+    does), FlashLB, one more copy of the hottest with balanced rows, and plain orders. Each placement is judged under
+    the routing that it was published with, and under optimal routing in tokens and tiles, or in --unit. Planning times
+    are without compilation.
     """
     from optimizer.commands.arguments import policy_names
     from optimizer.compare import Ours
