@@ -73,18 +73,18 @@ def annealer(load: Ints, problem: Problem, schedule: Schedule) -> Annealer:
 def test_the_first_temperature_accepts_as_many_as_asked_for() -> None:
     problem = drawn()
     few, many = (annealer(problem.load, problem, Schedule(acceptance=share)) for share in (0.1, 0.6))
-    assert 0 < few.first_temperature() < many.first_temperature()
+    assert 0 < few.temperature() < many.temperature()
     change = annealer(problem.load, problem, Schedule()).sampled_changes()
     assert len(change) == SAMPLED
     worse = change[change > 0]
-    assert np.exp(-worse / many.first_temperature()).mean() == pytest.approx(0.6, abs=0.1)
+    assert np.exp(-worse / many.temperature()).mean() == pytest.approx(0.6, abs=0.1)
     assert many.tally.evaluated == 0
 
 
 def test_temperatures_grow_with_loads() -> None:
     problem = drawn()
     once, thrice = (annealer(problem.load * times, problem, Schedule(tail_weight=0)) for times in (1, 3))
-    assert thrice.first_temperature() == pytest.approx(3 * once.first_temperature(), rel=0.15)
+    assert thrice.temperature() == pytest.approx(3 * once.temperature(), rel=0.15)
 
 
 def test_hot_is_restless_and_cold_only_gets_better() -> None:

@@ -139,7 +139,7 @@ def test_filling_levels_the_lightest_devices(seed: int, count: int) -> None:
     total, base = flow[held].sum(axis=0), load[held // depth] - flow[held]
     work = np.zeros((4, LANES), dtype=np.int32)
     for _ in range(1 if count == 2 else 60):
-        fill(flow, load, held, count, depth, work)
+        fill(flow, load, held[None], 0, count, depth, work)
     assert (flow >= 0).all()
     assert (flow[held].sum(axis=0) == total).all()
     assert (load == flow.reshape(devices, depth, LANES).sum(axis=1)).all()

@@ -1,8 +1,8 @@
 """Simulated annealing of the batches' peaks under optimal split (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
 
-Temperatures are not given but found: the first is the one at which worsening moves that were sampled from the start
-are accepted with a stated probability (Ben-Ameur, Computational Optimization and Applications 29, 2004). From there the
-temperature falls geometrically with the share of the budget that is spent.
+A short descent comes first. The temperature to go on with is not given but found: at it, moves that would be for the
+worse are accepted as often as asked for, judged by a sample (Ben-Ameur, Computational Optimization and Applications 29,
+2004). From there it falls geometrically with the share of the budget that is spent.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,8 +24,9 @@ from optimizer.search.stop import Budget
 DRAWS = 6  # uniform random numbers that a move takes
 CHUNK = 500  # moves between looks at the clock: some hundredths of a second
 SAMPLED = 1000  # moves from which the first temperature is told
-REFRESH = 64  # moves after which all experts are levelled, not only those near a move
-LOOKS = 20
+REFRESH = 16  # moves made after which all experts are levelled, not only those near a move
+DESCENT = 0.05  # share of the budget in which only what improves is accepted
+LOOKS = 20  # times that the best so far is yielded, if it is new
 ANYWHERE, SWAPS, FROM_PEAK = 0.3, 0.6, 0.8  # kinds of moves, as cumulated shares
 
 
@@ -35,7 +36,7 @@ class Schedule:
     the first; tail: the share of batches, worst first, whose peaks count `tail_weight` times what the mean of all
     counts: the objective is mean + tail_weight * conditional value at risk."""
 
-    acceptance: float = 0.35
+    acceptance: float = 0.03
     cooling: float = 0.05
     tail: float = 0.1
     tail_weight: float = 1.0
@@ -108,14 +109,15 @@ class Annealer:
         _sample(self.split, self._trial, self._touched, self._spread, self._cols, draws, *self._tail(), change)
         return change / self.split.parts
 
-    def first_temperature(self) -> float:
-        """Where sampled worsening moves are accepted as often as asked for, on average; 1 if there are none."""
+    def temperature(self) -> float:
+        """Where sampled worsening moves are accepted as often as the schedule asks for; 1 if there are none."""
         change = self.sampled_changes()
         worse, asked = change[change > 0], self.schedule.acceptance
         if not len(worse):
             return 1.0
         most = float(worse.max()) / -np.log(asked)  # there even the worst are accepted as often
-        return float(brentq(lambda heat: np.exp(-worse / heat).mean() - asked, most * 1e-9, most, rtol=1e-6))
+        found: float = brentq(lambda heat: np.exp(-worse / heat).mean() - asked, most * 1e-9, most, rtol=1e-6)
+        return found
 
     def _tail(self) -> tuple[int, int]:
         """The peak above which batches are in the tail at present, in parts, and how many times more they count.
@@ -131,20 +133,28 @@ class _Chain:
     """An annealer on its way down, and the best it has passed."""
 
     annealer: Annealer
-    first: float
     pace: "_Pace"
     best: Placement
+    first: float | None = None
     objective: float = np.inf
     improved: bool = False
 
     def advance(self, until: float) -> None:
         """Run until this share of the budget is spent."""
         while (share := self.pace.share(self.annealer.tally)) < until:
-            draws = self.pace.draws(self.annealer.tally)
-            self.annealer.run(draws, self.first * self.annealer.schedule.cooling**share)
+            self.annealer.run(self.pace.draws(self.annealer.tally), self._temperature(share))
             objective = self.annealer.objective()
             if objective < self.objective:
                 self.best, self.objective, self.improved = self.annealer.split.placement(), objective, True
+
+    def _temperature(self, share: float) -> float:
+        """Zero during the descent, then from the first to the last."""
+        if share < DESCENT:
+            return 0.0
+        if self.first is None:
+            self.first = self.annealer.temperature()
+        cooled: float = self.annealer.schedule.cooling ** ((share - DESCENT) / (1 - DESCENT))
+        return self.first * cooled
 
 
 @dataclass(frozen=True)
@@ -188,7 +198,7 @@ def anneal(
     each = None if budget.evaluations is None else budget.evaluations // chains
     pace = _Pace(budget, budget.deadline.elapsed(), each)
     annealers = [Annealer(start, units, spread, cols, schedule, own) for own in rng.spawn(chains)]
-    running = [_Chain(annealer, annealer.first_temperature(), pace, start) for annealer in annealers]
+    running = [_Chain(annealer, pace, start) for annealer in annealers]
     with ThreadPoolExecutor(chains) as pool:
         for look in range(1, LOOKS + 1):
             list(pool.map(_Chain.advance, running, repeat(look / LOOKS)))
@@ -216,11 +226,11 @@ def _anneal(
         if accepted:
             apply(current, trial, touched)
             made += 1
+            if made % REFRESH == 0:
+                sweep(current, 2)
+                sweep(trial, 2)
         else:
             forget(current, trial, touched)
-        if evaluated % REFRESH == 0:
-            sweep(current, 1)
-            sweep(trial, 1)
     return evaluated, made
 
 

@@ -11,10 +11,9 @@ import numpy as np
 
 from formulations.arrays import Ints
 from formulations.kernels import kernel
-from optimizer.search.split_state import LANES, Split, fill, find_peak
+from optimizer.search.split_state import FEW, LANES, Split, fill, find_peak
 
 NEAR = 24  # replicated experts that are levelled again
-SWEEPS = 2
 DOUBT = 2.5  # standard errors by which a move must be too dear, judged by some of the blocks, to be given up
 
 
@@ -103,27 +102,27 @@ def apply(current: Split, trial: Split, touched: Touched) -> None:
 
 @kernel
 def _copy(source: Split, target: Split, touched: Touched) -> None:
-    devices, slots, _, blocks = touched.many
-    for block in range(blocks):
-        for place in range(devices):
-            device = touched.devices[place]
-            for lane in range(LANES):
-                target.load[block, device, lane] = source.load[block, device, lane]
-        for place in range(slots):
-            slot = touched.slots[place]
-            for lane in range(LANES):
-                target.flow[block, slot, lane] = source.flow[block, slot, lane]
-        for lane in range(LANES):
-            target.peak[block, lane] = source.peak[block, lane]
-    depth = source.slots.shape[1]
-    for slot in touched.change[:2]:
+    many, change, depth = touched.many, touched.change, source.slots.shape[1]
+    for block in range(many[BLOCKS]):
+        _copy_rows(source.load[block], target.load[block], touched.devices, many[DEVICES])
+        _copy_rows(source.flow[block], target.flow[block], touched.slots, many[SLOTS])
+    _copy_rows(source.peak, target.peak, np.arange(many[BLOCKS]), many[BLOCKS])
+    for slot in change[:2]:
         if slot >= 0:
             target.slots[slot // depth, slot % depth] = source.slots[slot // depth, slot % depth]
-    for expert in touched.change[2:]:
+    for expert in change[2:]:
         if expert >= 0:
-            target.copies[expert] = source.copies[expert]
-            for rank in range(source.replicas.shape[1]):
+            for rank in range(max(source.copies[expert], target.copies[expert])):
                 target.replicas[expert, rank] = source.replicas[expert, rank]
+            target.copies[expert] = source.copies[expert]
+
+
+@kernel
+def _copy_rows(source: Ints, target: Ints, rows: Ints, many: int) -> None:
+    for place in range(many):
+        row = rows[place]
+        for lane in range(LANES):
+            target[row, lane] = source[row, lane]
 
 
 @kernel
@@ -167,75 +166,69 @@ def _rehouse(held: Ints, copies: Ints, expert: int, old: int, new: int) -> None:
 
 @kernel
 def _find_near(split: Split, touched: Touched) -> None:
-    """List the devices of a and b, the experts on them, these experts' devices and the experts on those."""
-    depth = split.slots.shape[1]
-    a, b, x, _ = touched.change
-    _clear(touched)
-    _see_device(a // depth, touched)
-    _add_slot(a, touched)
-    if b >= 0:
-        _see_device(b // depth, touched)
-        _add_slot(b, touched)
-    elif x >= 0:
-        _see_expert(x, split, touched)
+    """List the devices of a and b, the experts on them, these experts' devices and the experts on those.
+
+    An expert x that gave slot a away comes first, wherever it is.
+    """
+    slots, copies, replicas = split.slots, split.copies, split.replicas
+    devices, seen, met, many = touched.devices, touched.seen_device, touched.seen_expert, touched.many
+    depth, (a, b, x, _) = slots.shape[1], touched.change
+    seen[:] = 0
+    met[:] = 0
+    devices[0], devices[1] = a // depth, b // depth
+    touched.slots[0], touched.slots[1] = a, b
+    for known in range(2 if b >= 0 else 1):
+        seen[devices[known]] = 1
+    many[DEVICES] = many[SLOTS] = 2 if b >= 0 else 1
+    many[NEARBY] = many[BLOCKS] = 0
+    if b < 0 and x >= 0:
+        met[x] = 1
+        _list(x, copies, replicas, depth, touched.change, touched.slots, touched.near, devices, seen, many)
     head = 0
-    while head < touched.many[DEVICES] and touched.many[NEARBY] < NEAR:
-        device = touched.devices[head]
-        head += 1
+    while head < many[DEVICES]:
         for place in range(depth):
-            expert = split.slots[device, place]
-            if expert >= 0 and split.copies[expert] > 1 and touched.many[NEARBY] < NEAR:
-                _see_expert(expert, split, touched)
+            expert = slots[devices[head], place]
+            if expert >= 0 and copies[expert] > 1 and not met[expert] and many[NEARBY] < NEAR:
+                met[expert] = 1
+                _list(expert, copies, replicas, depth, touched.change, touched.slots, touched.near, devices, seen, many)
+        head += 1
 
 
 @kernel
-def _clear(touched: Touched) -> None:
-    touched.seen_device[:] = 0
-    touched.seen_expert[:] = 0
-    touched.many[:] = 0
-
-
-@kernel
-def _see_device(device: int, touched: Touched) -> None:
-    if not touched.seen_device[device]:
-        touched.seen_device[device] = 1
-        touched.devices[touched.many[DEVICES]] = device
-        touched.many[DEVICES] += 1
-
-
-@kernel
-def _add_slot(slot: int, touched: Touched) -> None:
-    touched.slots[touched.many[SLOTS]] = slot
-    touched.many[SLOTS] += 1
-
-
-@kernel
-def _see_expert(expert: int, split: Split, touched: Touched) -> None:
-    if touched.seen_expert[expert]:
-        return
-    touched.seen_expert[expert] = 1
-    if split.copies[expert] > 1:
-        touched.near[touched.many[NEARBY]] = expert
-        touched.many[NEARBY] += 1
-    for rank in range(split.copies[expert]):
-        slot = split.replicas[expert, rank]
-        _see_device(slot // split.slots.shape[1], touched)
-        if slot != touched.change[0] and slot != touched.change[1]:
-            _add_slot(slot, touched)
+def _list(
+    expert: int, copies: Ints, replicas: Ints, depth: int, change: Ints,
+    slots: Ints, near: Ints, devices: Ints, seen: Ints, many: Ints,
+) -> None:  # fmt: skip
+    """List an expert's slots and devices, and itself if there is something to level."""
+    if copies[expert] > 1:
+        near[many[NEARBY]] = expert
+        many[NEARBY] += 1
+    for rank in range(copies[expert]):
+        slot = replicas[expert, rank]
+        device = slot // depth
+        if not seen[device]:
+            seen[device] = 1
+            devices[many[DEVICES]] = device
+            many[DEVICES] += 1
+        if slot != change[0] and slot != change[1]:
+            slots[many[SLOTS]] = slot
+            many[SLOTS] += 1
 
 
 @kernel
 def _level(trial: Split, touched: Touched, block: int) -> None:
     """Carry the flow of a and b along, level the experts near them, outwards and back, and find the peaks."""
     flow, load, depth = trial.flow[block], trial.load[block], trial.slots.shape[1]
+    copies, replicas, near, work = trial.copies, trial.replicas, touched.near, touched.work
     a, b, x, _ = touched.change
-    _carry(flow, load, a, b if b >= 0 else trial.replicas[max(x, 0), 0], depth, b >= 0)
+    _carry(flow, load, a, b if b >= 0 else replicas[max(x, 0), 0], depth, b >= 0)
     many = touched.many[NEARBY]
-    for turn in range(SWEEPS):
+    for turn in range(2):
         for place in range(many):
-            expert = touched.near[place if turn % 2 == 0 else many - 1 - place]
-            fill(flow, load, trial.replicas[expert], trial.copies[expert], depth, touched.work)
-    find_peak(load, trial.peak[block])
+            expert = near[place] if turn == 0 else near[many - 1 - place]
+            if turn == 1 or copies[expert] <= FEW:
+                fill(flow, load, replicas, expert, copies[expert], depth, work)
+    find_peak(block, trial.load, trial.peak)
 
 
 @kernel

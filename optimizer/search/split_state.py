@@ -21,7 +21,6 @@ LANES = 64
 PARTS = 64  # of a unit, so that what is rounded off is far below what a move changes; fewer where it would not fit
 MOST_PARTS = 1 << 30  # that a batch may have
 FEW = 4  # replicas
-NEWTON = 2  # steps to the level of an expert with many replicas; what is off then is shared out all the same
 SETTLE = 24  # sweeps from a split that is far from even
 
 
@@ -102,98 +101,117 @@ def _pour(split: Split) -> None:
 @kernel
 def sweep(split: Split, times: int) -> None:
     """Level all replicated experts in turn, forwards and backwards alternately, and find the peaks."""
-    depth, experts = split.slots.shape[1], len(split.copies)
+    experts, depth = len(split.copies), split.slots.shape[1]
+    copies, replicas = split.copies, split.replicas
     work = np.empty((4, LANES), dtype=np.int32)
-    for block in range(len(split.units)):
+    for block in range(len(split.flow)):
+        flow, load = split.flow[block], split.load[block]
         for turn in range(times):
             for place in range(experts):
                 expert = place if turn % 2 == 0 else experts - 1 - place
-                if split.copies[expert] > 1:
-                    fill(
-                        split.flow[block], split.load[block], split.replicas[expert], split.copies[expert], depth, work
-                    )
-        find_peak(split.load[block], split.peak[block])
+                if copies[expert] > 1:
+                    fill(flow, load, replicas, expert, copies[expert], depth, work)
+        find_peak(block, split.load, split.peak)
 
 
 @kernel
-def find_peak(load: Ints, peak: Ints) -> None:
-    """peak `[lane]` of load `[device, lane]`."""
+def find_peak(block: int, load: Ints, peak: Ints) -> None:
+    """peak `[block, lane]` of load `[block, device, lane]`, in one block."""
     for lane in range(LANES):
-        peak[lane] = load[0, lane]
-    for device in range(1, len(load)):
+        peak[block, lane] = load[block, 0, lane]
+    for device in range(1, load.shape[1]):
         for lane in range(LANES):
-            peak[lane] = max(peak[lane], load[device, lane])
+            peak[block, lane] = max(peak[block, lane], load[block, device, lane])
 
 
 @kernel
-def fill(flow: Ints, load: Ints, held: Ints, count: int, depth: int, work: Ints) -> None:
-    """Split one expert anew over its replicas `held`, so that the lightest of their devices rise to one level.
+def fill(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
+    """Split one expert anew over its replicas, so that the lightest of their devices rise to one level.
 
-    flow `[slot, lane]`, load `[device, lane]`, work `[4, lane]`. With a few replicas they are levelled two by two,
-    which is faster and in the end as good.
+    flow `[slot, lane]`, load `[device, lane]`, work `[4, lane]`. A few replicas are levelled two by two, which is
+    faster and, done again and again, as good. No rows are cut out, as views are references that have to be counted.
     """
-    if count > FEW:
-        _fill_many(flow, load, held, count, depth, work)
+    if copies > FEW:
+        _fill_many(flow, load, replicas, expert, copies, depth, work)
     else:
-        for rank in range(1, count):
+        for rank in range(1, copies):
             for other in range(rank):
-                _fill_two(flow, load, held[other], held[rank], held[other] // depth, held[rank] // depth)
+                a, b = replicas[expert, other], replicas[expert, rank]
+                _fill_two(flow, load, a, b, a // depth, b // depth)
 
 
 @kernel
 def _fill_two(flow: Ints, load: Ints, a: int, b: int, at_a: int, at_b: int) -> None:
     """Half of the difference changes sides, as far as there is flow to change."""
     for lane in range(LANES):
-        moved = (load[at_b, lane] - load[at_a, lane]) >> 1
-        moved = max(min(moved, flow[b, lane]), -flow[a, lane])
-        flow[a, lane] += moved
-        flow[b, lane] -= moved
-        load[at_a, lane] += moved
-        load[at_b, lane] -= moved
+        here, there, heavy, light = flow[a, lane], flow[b, lane], load[at_a, lane], load[at_b, lane]
+        moved = np.int32(np.int32(light - heavy) >> np.int32(1))
+        moved = np.int32(max(min(moved, there), np.int32(-here)))
+        flow[a, lane] = here + moved
+        flow[b, lane] = there - moved
+        load[at_a, lane] = heavy + moved
+        load[at_b, lane] = light - moved
 
 
 @kernel
-def _fill_many(flow: Ints, load: Ints, held: Ints, count: int, depth: int, work: Ints) -> None:
-    """The level is found by Newton's method from above (Michelot 1986), which drops devices that are higher already."""
-    left, level = work[0], work[1]
+def _fill_many(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
+    """One step of Newton's method to the level (Michelot 1986), from that of the devices which have a share now.
+
+    It is exact where these are the right ones; done again and again it gets there.
+    """
+    _take(flow, load, replicas, expert, copies, depth, work)
+    _lower(load, replicas, expert, copies, depth, work)
+    _give(flow, load, replicas, expert, copies, depth, work)
+
+
+@kernel
+def _take(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
+    """Take all flow away; work is what is to be shared out, and the mean load of the devices that had a share."""
     for lane in range(LANES):
-        left[lane], level[lane] = 0, 0
-    for rank in range(count):
-        slot, device = held[rank], held[rank] // depth
+        work[0, lane], work[1, lane], work[3, lane] = 0, 0, 0
+    for rank in range(copies):
+        slot, device = replicas[expert, rank], replicas[expert, rank] // depth
         for lane in range(LANES):
-            left[lane] += flow[slot, lane]
-            level[lane] += load[device, lane]
-            load[device, lane] -= flow[slot, lane]
+            here, weight = flow[slot, lane], load[device, lane]
+            work[0, lane] += here
+            work[1, lane] += weight if here > 0 else np.int32(0)
+            work[3, lane] += np.int32(1) if here > 0 else np.int32(0)
+            load[device, lane] = weight - here
     for lane in range(LANES):
-        level[lane] = np.int32(np.float32(level[lane]) / np.float32(count))
-    for _ in range(NEWTON):
-        _lower(load, held, count, depth, work)
-    for rank in range(count):
-        slot, device = held[rank], held[rank] // depth
+        sharing = np.float32(max(work[3, lane], np.int32(1)))
+        work[1, lane] = np.int32(np.float32(work[1, lane]) / sharing) + np.int32(1)
+
+
+@kernel
+def _lower(load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
+    """The level at which the devices that are below the present one would take up what is to be shared out."""
+    for lane in range(LANES):
+        work[2, lane], work[3, lane] = work[0, lane], 0
+    for rank in range(copies):
+        device = replicas[expert, rank] // depth
         for lane in range(LANES):
-            given = min(max(level[lane] + np.int32(1) - load[device, lane], np.int32(0)), left[lane])
+            under = load[device, lane] < work[1, lane]
+            work[2, lane] += load[device, lane] if under else np.int32(0)
+            work[3, lane] += np.int32(1) if under else np.int32(0)
+    for lane in range(LANES):
+        below = np.float32(max(work[3, lane], np.int32(1)))
+        work[1, lane] = np.int32(np.float32(work[2, lane]) / below) + np.int32(1)
+
+
+@kernel
+def _give(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
+    """Raise devices to the level in turn; what is left in the end by rounding goes to the first."""
+    for rank in range(copies):
+        slot, device = replicas[expert, rank], replicas[expert, rank] // depth
+        for lane in range(LANES):
+            given = np.int32(min(max(np.int32(work[1, lane] - load[device, lane]), np.int32(0)), work[0, lane]))
             flow[slot, lane] = given
             load[device, lane] += given
-            left[lane] -= given
+            work[0, lane] -= given
+    slot = replicas[expert, 0]
     for lane in range(LANES):
-        flow[held[0], lane] += left[lane]
-        load[held[0] // depth, lane] += left[lane]
-
-
-@kernel
-def _lower(load: Ints, held: Ints, count: int, depth: int, work: Ints) -> None:
-    """The level at which the devices that are below the present one would take up what is left."""
-    left, level, total, below = work[0], work[1], work[2], work[3]
-    for lane in range(LANES):
-        total[lane], below[lane] = left[lane], 0
-    for rank in range(count):
-        device = held[rank] // depth
-        for lane in range(LANES):
-            under = load[device, lane] < level[lane]
-            total[lane] += load[device, lane] if under else np.int32(0)
-            below[lane] += np.int32(1) if under else np.int32(0)
-    for lane in range(LANES):
-        level[lane] = np.int32(np.float32(total[lane]) / np.float32(max(below[lane], np.int32(1))))
+        flow[slot, lane] += work[0, lane]
+        load[slot // depth, lane] += work[0, lane]
 
 
 def exact_peaks(placement: Placement, units: Ints) -> Ints:
