@@ -73,6 +73,14 @@ class Cost:
         return compute.tile_tokens if isinstance(compute, TileCompute) else 1
 
     @property
+    def tile_ns(self) -> tuple[int, int]:
+        """Compute time of a slot's first tile and of each further one, where it depends on tiles alone; else alike."""
+        compute = self.preset.compute
+        if self.moe_op == "functional" or not isinstance(compute, TileCompute):
+            return 1, 1
+        return _ns(compute.first_tile_us), _ns(compute.further_tile_us)
+
+    @property
     def functional(self) -> FunctionalCompute:
         """The figures of the functional op; ValueError where the preset has none."""
         if self.preset.functional is None:

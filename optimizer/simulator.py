@@ -131,8 +131,10 @@ class Simulation:
     @cached_property
     def _site(self) -> Site:
         """Made when the first batch comes, as capacities follow from its size."""
-        tile = self.cost.tile_tokens if self.unit == "tiles" else 1
-        return Site.of(self.placement, self.model, self.network, tile, self.capacity, self.learned)
+        tile, unit_ns = 1, (1, 1)
+        if self.unit == "tiles":
+            tile, unit_ns = self.cost.tile_tokens, self.cost.tile_ns
+        return Site.of(self.placement, self.model, self.network, tile, self.capacity, self.learned, unit_ns)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         """The slot of each pair, after what capacity changes."""

@@ -1,6 +1,7 @@
 """The optimal policy: its peak is the least there is, by three independent ways, and its hops are few."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 
@@ -17,9 +18,11 @@ from formulations.replica_routing import holders_of, least_peaks, tiles_of
 from optimizer.conditions import Conditions
 from optimizer.mesh import Mesh
 from optimizer.model import Model
+from optimizer.network import Network
+from optimizer.placement import Placement
 from optimizer.routing.balance import graph, least_peak, mean_peak, scratch_for
 from optimizer.routing.policies import POLICIES
-from optimizer.routing.site import Learned
+from optimizer.routing.site import Learned, Site
 from optimizer.simulator import simulate
 
 MOST_EXPERTS = 10  # of which all sets are looked at
@@ -42,6 +45,17 @@ def chosen_by(policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: in
     """Flat slots."""
     source = drawn.network(wiring).source(drawn.batches.source_row)
     return POLICIES[policy](drawn.batches.experts, source, drawn.site(wiring, tile, 8))
+
+
+def works(drawn: Case, chosen: Ints, tile: int, first: int, further: int) -> list[int]:
+    """The longest work of a device in each batch."""
+    found = []
+    for batch in chosen:
+        on_device: Counter[int] = Counter()
+        for slot, pairs in Counter(batch.ravel().tolist()).items():
+            on_device[slot // drawn.mesh.slots_per_device] += first + further * (ceil(pairs / tile) - 1)
+        found.append(max(on_device.values()))
+    return found
 
 
 def peaks(drawn: Case, chosen: Ints, tile: int) -> list[int]:
@@ -177,3 +191,28 @@ def test_the_peak_is_the_bound_that_the_formulation_proves(seed: int) -> None:
     in_tiles = simulate(placement, batches, model, mesh, cost(), Conditions("optimal", "tiles"))
     assert in_tokens.device_load.max(axis=1).tolist() == least_peaks(load, where, "tokens")[0].tolist()
     assert in_tiles.tiles.tolist() == least_peaks(tiles_of(load, 32), where, "tiles")[0].tolist()
+
+
+@settings(max_examples=150)
+@given(cases(), wirings, st.sampled_from([2, 5]), st.sampled_from([(9, 10), (3, 1), (1, 4)]))
+def test_where_a_slots_first_unit_differs_work_is_shorter_at_the_same_peak(
+    drawn: Case, wiring: tuple[TokensAt, Links], tile: int, unit_ns: tuple[int, int]
+) -> None:
+    network, plain = drawn.network(wiring), chosen_by("optimal", drawn, wiring, tile)
+    site = replace(drawn.site(wiring, tile, 8), unit_ns=unit_ns)
+    chosen = POLICIES["optimal"](drawn.batches.experts, network.source(drawn.batches.source_row), site)
+    assert (drawn.placement.slots.ravel()[chosen] == drawn.batches.experts).all()
+    assert peaks(drawn, chosen, tile) == peaks(drawn, plain, tile)
+    pairs = zip(works(drawn, chosen, tile, *unit_ns), works(drawn, plain, tile, *unit_ns), strict=True)
+    assert all(eased <= before for eased, before in pairs)
+
+
+def test_a_second_tile_goes_to_a_slot_that_is_empty_where_that_is_faster() -> None:
+    """Expert 0 has 64 tokens near device 0, whose slot would take two tiles; expert 1 keeps device 1 as busy."""
+    placement = Placement(np.array([[0, 2, -1], [0, 1, -1]]))
+    experts = np.array([[[0]] * 64 + [[1]] * 32])
+    source, network = np.zeros((1, 96), dtype=np.int32), Network(Mesh(2, 1, 3))
+    for unit_ns, first in (((1, 1), 64), ((9, 10), 32)):
+        site = Site.of(placement, Model("m", 3, 0, 1), network, 32, 1, None, unit_ns)
+        chosen = POLICIES["optimal"](experts, source, site)[0, :, 0]
+        assert (chosen == 0).sum() == first

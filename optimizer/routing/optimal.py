@@ -4,7 +4,9 @@ Per batch, tile being the tokens of one unit of load (1, or a tile's):
 
 1. each expert's units go where its tokens would go to the nearest replica, or as many of them as it has;
 2. `balance.level` moves the fewest units it must until the peak is the least possible;
-3. units that devices still have room for go to replicas that tokens are near to and had none to spare;
+3. where the first unit of a slot takes another time than further ones, single units move on until the device that
+   works longest can pass none to one that would work less; then units are opened that make no device work longer, at
+   replicas that tokens are near to and had none to spare;
 4. every expert's tokens take the replicas' places, those (source, replica) pairs first that save the most hops against
    the source's next best replica. For two replicas this is the cheapest decomposition, for more a greedy one.
 
@@ -35,7 +37,9 @@ class Lanes(NamedTuple):
 def optimal(experts: Ints, source: Ints, site: Site) -> Ints:
     """The replica of each pair, `[batch, token, k]` flat slots; loads in units of `site.tile` tokens."""
     replicas = graph(site.start, site.slot, site.devices, len(site.device_of) // site.devices)
-    return _optimal(experts, source, replicas, _lanes(site, replicas.replicated), site.devices, site.tile)
+    return _optimal(
+        experts, source, replicas, _lanes(site, replicas.replicated), site.devices, site.tile, *site.unit_ns
+    )
 
 
 def _lanes(site: Site, replicated: Ints) -> Lanes:
@@ -59,7 +63,9 @@ def _lanes(site: Site, replicated: Ints) -> Lanes:
 
 
 @kernel
-def _optimal(experts: Ints, source: Ints, replicas: Graph, lanes: Lanes, devices: int, tile: int) -> Ints:
+def _optimal(
+    experts: Ints, source: Ints, replicas: Graph, lanes: Lanes, devices: int, tile: int, first: int, further: int
+) -> Ints:
     batches, tokens, k = experts.shape
     sources, number = lanes.nearest.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
@@ -70,6 +76,7 @@ def _optimal(experts: Ints, source: Ints, replicas: Graph, lanes: Lanes, devices
     want = np.empty(len(replicas.device_of), dtype=np.int64)
     load = np.empty(devices, dtype=np.int64)
     scratch = scratch_for(devices)
+    work = np.empty(devices, dtype=np.int64)
     for batch in range(batches):
         count[:] = 0
         for token in range(tokens):
@@ -82,7 +89,8 @@ def _optimal(experts: Ints, source: Ints, replicas: Graph, lanes: Lanes, devices
         peak = level(mean_peak(load), replicas, flow, load, scratch)
         _go_nearest(count, total, replicas, lanes.nearest, tile, want, flow, load)
         level(peak, replicas, flow, load, scratch)  # again, with the peak known: moves no unit that may stay
-        _use_room(replicas, want, flow, load, peak, tile)
+        most = _ease(replicas, peak, first, further, flow, load, work)
+        _use_room(replicas, want, most, first, further, tile, flow, work)
         _share_out(count, replicas, lanes, flow, tile, quota)
         _serve(experts[batch], source[batch], replicas, quota, chosen[batch])
     return chosen
@@ -98,7 +106,8 @@ def _go_nearest(
     want[:], flow[:], load[:] = 0, 0, 0
     for expert in range(len(total)):
         if start[expert + 1] - start[expert] == 1:
-            load[device_of[slot[start[expert]]]] += -(-total[expert] // tile)
+            flow[slot[start[expert]]] = -(-total[expert] // tile)
+            load[device_of[slot[start[expert]]]] += flow[slot[start[expert]]]
     for expert in replicated:
         for home in range(len(nearest)):
             want[nearest[home, expert]] += count[expert, home]
@@ -118,16 +127,63 @@ def _go_nearest(
 
 
 @kernel
-def _use_room(replicas: Graph, want: Ints, flow: Ints, load: Ints, peak: int, tile: int) -> None:
-    """Open more units where tokens would rather go, as far as the device stays below the peak."""
+def _ease(replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints) -> int:
+    """Move single units to where they make the longest work `[device]` shorter, until none does; returns it."""
+    work[:] = 0
+    for place in range(len(flow)):
+        if flow[place] > 0:
+            work[replicas.device_of[place]] += first + further * (flow[place] - 1)
+    while first != further:
+        device = int(work.argmax())
+        place, there = _lighter(device, replicas, peak, first, further, flow, load, work)
+        if place < 0:
+            return int(work[device])
+        other = replicas.device_of[there]
+        work[device] -= first if flow[place] == 1 else further
+        work[other] += first if flow[there] == 0 else further
+        flow[place] -= 1
+        flow[there] += 1
+        load[device] -= 1
+        load[other] += 1
+    return int(work.max())
+
+
+@kernel
+def _lighter(
+    device: int, replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints
+) -> tuple[int, int]:
+    """A slot of a device, and the other replica of its expert that could take a unit with the least work then; -1 where
+    none would work less than the device does."""
+    start, slot, device_of, expert_of, _ = replicas
+    depth = len(flow) // len(load)
+    found, target, least = -1, -1, work[device]
+    for place in range(device * depth, (device + 1) * depth):
+        expert = expert_of[place]
+        if expert < 0 or flow[place] == 0:
+            continue
+        for replica in range(start[expert], start[expert + 1]):
+            there = slot[replica]
+            then = work[device_of[there]] + (first if flow[there] == 0 else further)
+            if there != place and load[device_of[there]] < peak and then < least:
+                found, target, least = place, there, then
+    return found, target
+
+
+@kernel
+def _use_room(
+    replicas: Graph, want: Ints, most: int, first: int, further: int, tile: int, flow: Ints, work: Ints
+) -> None:
+    """Open more units where tokens would rather go, as long as the device works no longer than the longest."""
     start, slot, device_of, _, replicated = replicas
     for expert in replicated:
         for replica in range(start[expert], start[expert + 1]):
             place = slot[replica]
-            missing = -(-want[place] // tile) - flow[place]
-            opened = max(0, min(missing, peak - load[device_of[place]]))
-            flow[place] += opened
-            load[device_of[place]] += opened
+            missing, room = -(-want[place] // tile) - flow[place], most - work[device_of[place]]
+            opening = first if flow[place] == 0 else further
+            if missing > 0 and room >= opening:
+                opened = min(missing, 1 + (room - opening) // further)
+                flow[place] += opened
+                work[device_of[place]] += opening + (opened - 1) * further
 
 
 @kernel

@@ -44,7 +44,8 @@ class Site:
     start `[expert + 1]` and slot `[replica]` as of `Placement.replicas`, a replica's rank being its place among its
     expert's; device_of `[slot]`; distance `[source, device]` hops; tile: tokens that make up one unit of load (1: loads
     are counted in tokens); capacity: pairs that `capacity-fill` gives a replica; load `[expert]` expected pairs per
-    batch and share `[replica]` as learned, in whole millionths. Arrays are int32, these two int64.
+    batch and share `[replica]` as learned, in whole millionths; unit_ns: how long a slot takes for its first unit and
+    for each further one, alike where this does not decide. Arrays are int32, load and share int64.
     """
 
     start: Ints
@@ -55,10 +56,18 @@ class Site:
     capacity: int
     load: Ints
     share: Ints
+    unit_ns: tuple[int, int]
 
     @classmethod
     def of(
-        cls, placement: Placement, model: Model, network: Network, tile: int, capacity: int, learned: Learned | None
+        cls,
+        placement: Placement,
+        model: Model,
+        network: Network,
+        tile: int,
+        capacity: int,
+        learned: Learned | None,
+        unit_ns: tuple[int, int] = (1, 1),
     ) -> "Site":
         """The replicas of a valid placement; learned None is `Learned.nothing`."""
         known = learned or Learned.nothing(placement, model.experts)
@@ -72,6 +81,7 @@ class Site:
             capacity=capacity,
             load=_millionths(known.load),
             share=_millionths(known.share.ravel()[slot]),
+            unit_ns=unit_ns,
         )
 
     @property
