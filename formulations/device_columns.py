@@ -7,7 +7,9 @@ certificate, and `proven_peak` checks it by enumeration, without a solver. Good 
 program that covers all replicas by columns below some peak, where that is infeasible.
 """
 
+import math
 import time
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from formulations.solver import Limits
 
 MOST_DEPTH = 3  # slots per device: columns are enumerated
 CLOSE = 1e-6  # relative: bounds as near to the known peak as this are not improved
+PROGRAMS = 20  # linear programs per deterministic unit; full size needs 10 to 60
 ROUNDING = 1e-9  # relative: prices are floats, and a column worth a hair less than its part must count
 
 
@@ -30,6 +33,24 @@ class PeakBound(NamedTuple):
     price: Floats
 
 
+@dataclass
+class _Effort:
+    """How long to try: until the deadline, and with a deterministic limit for so many linear programs."""
+
+    deadline: float
+    programs: float
+
+    @classmethod
+    def of(cls, limits: Limits) -> "_Effort":
+        """From now on."""
+        programs = math.inf if limits.deterministic is None else PROGRAMS * limits.deterministic
+        return cls(time.monotonic() + limits.seconds, programs)
+
+    def spent(self) -> bool:
+        """Whether to stop."""
+        return self.programs <= 0 or time.monotonic() > self.deadline
+
+
 def expected_peak_bound(
     weight: Floats, count: Ints, devices: int, slots_per_device: int, known: float, limits: Limits
 ) -> PeakBound:
@@ -37,16 +58,17 @@ def expected_peak_bound(
 
     weight `[expert]` load of one replica, count `[expert]` replicas of each, on distinct devices; known: the peak of
     some placement, just below which the search for prices begins, so that an optimal one is proven at once; then it
-    bisects. Slots per device: 1, 2 or 3, or ValueError; at the time limit the best bound so far.
+    bisects. Slots per device: 1, 2 or 3, or ValueError; at the limit the best bound so far. A deterministic limit
+    counts linear programs.
     """
     if not 1 <= slots_per_device <= MOST_DEPTH:
         raise ValueError(f"{slots_per_device} slots per device: columns of 1 to {MOST_DEPTH} experts are known")
-    deadline = time.monotonic() + limits.seconds
+    effort = _Effort.of(limits)
     price: Floats = np.asarray(weight, dtype=np.float64)
     low, high = proven_peak(price, weight, count, devices, slots_per_device), known
     tried = known * (1 - CLOSE)
-    while low < high * (1 - CLOSE) and time.monotonic() < deadline:
-        found = _prices(tried, weight, count, devices, slots_per_device, deadline)
+    while low < high * (1 - CLOSE) and not effort.spent():
+        found = _prices(tried, weight, count, devices, slots_per_device, effort)
         if found is None:
             high = tried
         elif (proven := proven_peak(found, weight, count, devices, slots_per_device)) > low:
@@ -106,18 +128,19 @@ def _dearest(price: Floats, weight: Floats, peak: float, depth: int) -> tuple[Fl
     return worth, members
 
 
-def _prices(peak: float, weight: Floats, count: Ints, devices: int, depth: int, deadline: float) -> Floats | None:
+def _prices(peak: float, weight: Floats, count: Ints, devices: int, depth: int, effort: _Effort) -> Floats | None:
     """Prices that show that columns up to this peak do not cover all replicas; None if they do.
 
-    At the deadline they are the prices of that moment, which prove what they prove.
+    At the limit they are the prices of that moment, which prove what they prove.
     """
     price: Floats = np.ones(len(weight))
     columns: Ints = np.empty((0, MOST_DEPTH), dtype=np.int64)
     while True:
         worth, members = _dearest(np.append(price, 0.0), np.append(weight, 0.0), peak * (1 + ROUNDING), depth)
-        if float(price @ count) > devices * worth.max() * (1 + ROUNDING) or time.monotonic() > deadline:
+        if float(price @ count) > devices * worth.max() * (1 + ROUNDING) or effort.spent():
             return price
         columns = np.concatenate([columns, members[worth >= 0]])
+        effort.programs -= 1
         missing, price = _cover(columns, count, devices)
         if missing <= ROUNDING * count.sum():
             return None

@@ -1,16 +1,28 @@
-"""Replicas to devices for one layer: minimum peak expected load, by CP-SAT."""
+"""Replicas to devices for one layer with given counts: minimum peak expected load.
+
+Three parts: regrouping finds a placement, columns find a bound (`device_columns`), and where these do not meet CP-SAT
+goes on from both.
+"""
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ortools.sat.python import cp_model
 
 from formulations.arrays import Bools, Ints
+from formulations.device_columns import MOST_DEPTH, expected_peak_bound
+from formulations.load_annealing import anneal, deal, layout_of, slots_of
+from formulations.load_regrouping import regroup
 from formulations.outcome import Outcome, SolveStatus
 from formulations.solver import Limits, solver_for, status_of
 
 LARGEST_TOTAL = 1 << 50  # keeps every sum of weights far from CP-SAT's 64-bit limit
+HOT, COLD, STEPS = 1e-2, 1e-6, 26  # of the annealing: squared parts of the bound, and steps per slot
+TRIES, PATIENCE, ROUNDS = 500, 80, 3  # regroupings per device, and before a step back; annealed anew so many times
+COLUMN_SHARE = 0.6  # of the time is for the column bound, at most
+PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +65,68 @@ def place_replicas(instance: Instance, hint: Ints | None, limits: Limits) -> Out
     hint: slots `[device, slot]` of a valid placement with these counts, -1 = empty. The value is a placement in the
     same form; objective and bound are in units of `load`. The bound holds for every placement with these counts.
     """
-    model = cp_model.CpModel()
+    started = time.monotonic()
     weight, scale = instance.weights()
-    on, peak = _variables(model, instance, weight)
+    slots, least = _regrouped(instance, hint, weight, limits), _least_peak(instance, weight)
+    peak = None if slots is None else _peak(slots, weight)
+    status = SolveStatus.UNKNOWN
+    if peak is not None and least < peak and instance.slots_per_device <= MOST_DEPTH:
+        share = replace(limits, seconds=COLUMN_SHARE * _left(limits, started))
+        least = max(least, _column_bound(instance, weight, peak, share))
+    if peak is None or (peak - least > PROVEN * peak and _left(limits, started) > 0):
+        rest = replace(limits, seconds=_left(limits, started))
+        status, slots, least = _solve(instance, slots, weight, least, rest)
+        peak = None if slots is None else _peak(slots, weight)
+    if peak is None:
+        return Outcome(None, None, least / scale, status, time.monotonic() - started)
+    status = SolveStatus.OPTIMAL if peak - least <= PROVEN * peak else SolveStatus.FEASIBLE
+    return Outcome(slots, peak / scale, least / scale, status, time.monotonic() - started)
+
+
+def _left(limits: Limits, started: float) -> float:
+    return limits.seconds - (time.monotonic() - started)
+
+
+def _peak(slots: Ints, weight: Ints) -> int:
+    """The largest sum of weights on a device."""
+    return int(np.append(weight, 0)[slots].sum(axis=1).max())
+
+
+def _least_peak(instance: Instance, weight: Ints) -> int:
+    """The mean of the devices, rounded up, or the heaviest replica alone."""
+    return max(-(-int(weight @ instance.count) // instance.devices), int(weight.max()))
+
+
+def _regrouped(instance: Instance, hint: Ints | None, weight: Ints, limits: Limits) -> Ints | None:
+    """The best of the hint and of placements found by annealing and regrouping; None if the counts do not fit."""
+    if instance.count.max() > instance.devices or instance.count.sum() > instance.devices * instance.slots_per_device:
+        return None
+    start = deal(instance.load, instance.count, instance.rows, instance.cols, instance.slots_per_device)
+    best, least = start if hint is None else hint, _least_peak(instance, weight)
+    rng, load = np.random.default_rng(limits.seed), weight * instance.count / max(least, 1)
+    for _ in range(ROUNDS):
+        if _peak(best, weight) == least:
+            break
+        layout = layout_of(load, start, instance.spread, instance.cols)
+        anneal(layout, 1.0, STEPS * start.size, HOT, COLD, 0.0, rng)
+        regroup(layout, 1.0, TRIES * instance.devices, PATIENCE * instance.devices, rng)
+        best = min(best, slots_of(layout), key=lambda slots: _peak(slots, weight))
+    return best
+
+
+def _column_bound(instance: Instance, weight: Ints, peak: int, limits: Limits) -> int:
+    """What columns prove; shared rows only take placements away, so that it holds with them."""
+    devices, depth = instance.devices, instance.slots_per_device
+    found = expected_peak_bound(weight.astype(np.float64), instance.count, devices, depth, float(peak), limits)
+    return math.floor(found.peak)  # the weight of a column, an exact sum
+
+
+def _solve(
+    instance: Instance, hint: Ints | None, weight: Ints, least: int, limits: Limits
+) -> tuple[SolveStatus, Ints | None, int]:
+    """CP-SAT's status; its placement, or the hint where it has none; the bound, not below `least`."""
+    model = cp_model.CpModel()
+    on, peak = _variables(model, instance, weight, least)
     _each_replica_placed(model, instance, on)
     _slots_suffice(model, instance, on)
     _rows_share_evenly(model, instance, on)
@@ -66,17 +137,20 @@ def place_replicas(instance: Instance, hint: Ints | None, limits: Limits) -> Out
         _hint(model, instance, on, weight, peak, hint)
     solver = solver_for(limits)
     status = status_of(solver.solve(model))
-    return _extract(instance, solver, status, on, scale)
+    if status not in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE):
+        return status, hint, least
+    return status, _extract(instance, solver, on), max(least, round(solver.best_objective_bound))
 
 
 Variables = list[list[cp_model.IntVar]]
 
 
-def _variables(model: cp_model.CpModel, instance: Instance, weight: Ints) -> tuple[Variables, cp_model.IntVar]:
+def _variables(
+    model: cp_model.CpModel, instance: Instance, weight: Ints, least: int
+) -> tuple[Variables, cp_model.IntVar]:
     """on[expert][device]: a replica is there. The peak starts at what no placement can beat."""
     on = [[model.new_bool_var(f"on_{e}_{d}") for d in range(instance.devices)] for e in range(len(weight))]
     total = int(weight @ instance.count)
-    least = max(-(-total // instance.devices), int(weight.max()))
     return on, model.new_int_var(least, max(least, total), "peak")
 
 
@@ -140,14 +214,9 @@ def _hint(
     model.add_hint(peak, int((weight @ held).max()))
 
 
-def _extract(
-    instance: Instance, solver: cp_model.CpSolver, status: SolveStatus, on: Variables, scale: float
-) -> Outcome[Ints]:
-    runtime = solver.wall_time
-    if status not in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE):
-        return Outcome(None, None, solver.best_objective_bound / scale, status, runtime)
+def _extract(instance: Instance, solver: cp_model.CpSolver, on: Variables) -> Ints:
     slots = np.full((instance.devices, instance.slots_per_device), -1, dtype=np.int32)
     for device in range(instance.devices):
         held = [expert for expert, row in enumerate(on) if solver.boolean_value(row[device])]
         slots[device, : len(held)] = held
-    return Outcome(slots, solver.objective_value / scale, solver.best_objective_bound / scale, status, runtime)
+    return slots

@@ -1,0 +1,132 @@
+"""How many replicas each expert of a layer gets, and where: together, for the least peak expected load.
+
+A local search for the placement, and two bounds that hold for every placement: the mean load of a device, and the
+least load of the heaviest replica that any counts allow (`counts_for_loads`, which is optimal), alone on its device.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import count
+
+import numpy as np
+
+from formulations.arrays import Bools, Ints
+from formulations.load_annealing import Layout, anneal, deal, layout_of, slots_of
+from formulations.load_regrouping import regroup
+from formulations.outcome import Outcome, SolveStatus
+from formulations.replication import Budget, counts_for_loads
+from formulations.solver import Limits
+
+HOT, HOTTER, COLD = 1e-2, 1.0, 1e-6  # squared parts of the bound; the hotter one where the hot one got stuck
+REPLICA_STEPS = 0.2  # of the annealing's steps change counts
+ANNEALED, LEAST_STEPS = 26, 1000  # steps per slot; with 1,000 regrouping ends twice as far from the mean
+TRIES, PATIENCE = 2000, 80  # regroupings per device between two looks at the clock (0.2 s), and before a step back
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """load `[expert]` expected pairs (integers, any scale); spread `[expert]`: experts with a replica in every mesh
+    row. The device of row r and column c is r * cols + c."""
+
+    load: Ints
+    spread: Bools
+    rows: int
+    cols: int
+    slots_per_device: int
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        return self.rows * self.cols
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Which counts are possible where as many slots as possible are filled."""
+        experts = len(self.load)
+        slots = min(self.devices * self.slots_per_device, experts * self.devices)
+        shared = tuple(map(int, np.flatnonzero(self.spread)))
+        return Budget.of(experts, slots, self.devices, shared=shared, rows=self.rows)
+
+    def dealt(self) -> Ints:
+        """A placement `[device, slot]` with these counts."""
+        return deal(self.load, self.counts, self.rows, self.cols, self.slots_per_device)
+
+    def peak(self, slots: Ints) -> Fraction:
+        """The largest device load of a placement `[device, slot]`, -1 = empty, exactly."""
+        counts = np.bincount(slots[slots >= 0], minlength=len(self.load))
+        share = [Fraction(int(load), max(int(count), 1)) for load, count in zip(self.load, counts, strict=True)]
+        return max(sum((share[expert] for expert in row if expert >= 0), Fraction(0)) for row in slots.tolist())
+
+    @cached_property
+    def counts(self) -> Ints:
+        """The counts `[expert]` with the lightest heaviest replica. Raises ValueError where the experts do not fit."""
+        counts = counts_for_loads(self.load, self.budget).value
+        if counts is None:
+            raise ValueError(f"{len(self.load)} experts do not fit in {self.devices} x {self.slots_per_device} slots")
+        return counts
+
+    @cached_property
+    def bound(self) -> Fraction:
+        """What no placement goes below: the mean, and what the heaviest replica has under the best counts."""
+        heaviest = max(Fraction(int(load), int(count)) for load, count in zip(self.load, self.counts, strict=True))
+        return max(heaviest, Fraction(int(self.load.sum()), self.devices))
+
+
+def place_jointly(layer: Layer, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
+    """Minimise the peak over devices of the expected load over all replica counts and placements.
+
+    Every replica carries load / count, and the replicas of one expert are on distinct devices. hint: slots
+    `[device, slot]` of a valid placement, -1 = empty. The value is a placement in the same form; objective and bound
+    are in units of `load`. One core works until the bound is reached or time is up; a deterministic limit counts
+    rounds of regrouping, so that the clock decides nothing.
+    """
+    started = time.monotonic()
+    if not layer.budget.feasible:
+        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
+    best = layer.dealt() if hint is None else hint
+    peak = layer.peak(best)
+    for slots in _rounds(layer, limits, started):
+        if peak == layer.bound:
+            break
+        if (reached := layer.peak(slots)) < peak:
+            best, peak = slots, reached
+    status = SolveStatus.OPTIMAL if peak == layer.bound else SolveStatus.FEASIBLE
+    return Outcome(best, float(peak), float(layer.bound), status, time.monotonic() - started)
+
+
+def place_in_steps(layer: Layer, steps: int, rng: np.random.Generator) -> Ints:
+    """A placement `[device, slot]` int32 after so many steps and no proof, for those who need one at once.
+
+    With 257 experts on 128 devices of 3 slots TODO. Raises ValueError where the experts do not fit.
+    """
+    annealed = min(steps // 2, ANNEALED * layer.devices * layer.slots_per_device)
+    layout = _annealed(layer, annealed, HOT, rng)
+    regroup(layout, 1.0, steps - annealed, PATIENCE * layer.devices, rng)
+    return slots_of(layout)
+
+
+def _annealed(layer: Layer, steps: int, hot: float, rng: np.random.Generator) -> Layout:
+    """The dealt placement after so many steps of annealing, loads in units of the bound."""
+    scale = float(layer.bound) or 1.0
+    layout = layout_of(layer.load / scale, layer.dealt(), layer.spread, layer.cols)
+    anneal(layout, 1.0, steps, hot, COLD, REPLICA_STEPS, rng)
+    return layout
+
+
+def _rounds(layer: Layer, limits: Limits, started: float) -> Iterator[Ints]:
+    """A placement `[device, slot]` after each round, one at least: regrouped on and on, annealed anew when stuck."""
+    rounds = None if limits.deterministic is None else max(1, round(limits.deterministic))
+    rng, last = np.random.default_rng(limits.seed), np.inf
+    for number in count() if rounds is None else range(rounds):
+        if number and time.monotonic() - started > limits.seconds:
+            return
+        if last == np.inf:
+            steps = max(ANNEALED * layer.devices * layer.slots_per_device, LEAST_STEPS)
+            layout = _annealed(layer, steps, HOTTER if number else HOT, rng)
+        regroup(layout, 1.0, TRIES * layer.devices, PATIENCE * layer.devices, rng)
+        yield slots_of(layout)
+        peak = float(layout.device.max())
+        last = peak if peak < last else np.inf

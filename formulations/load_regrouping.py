@@ -1,0 +1,183 @@
+"""The last part of a per cent of expected peaks: three devices share out nine of their replicas anew.
+
+An exchange of two replicas changes loads by the difference of two weights, which is often too much or too little;
+three devices of three slots can be filled in 280 ways. A walk over these, from regrouping to regrouping that leaves no
+more above a target, soon has all devices below it; then the target is lowered.
+"""
+
+from functools import cache
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from formulations.kernels import kernel
+from formulations.load_annealing import Layout, draw, overload, refresh
+
+PICKED = 3  # replicas of each device that take part, at most
+LOWER = 0.8  # of the distance to the bound that a new target keeps
+HOT_SHARE = 0.5  # of the tries that begin with a device above the target; the others move what is in their way
+
+
+class Tables(NamedTuple):
+    """The items of three devices, 0..k-1 those of the first: first `[way, 3 k]` puts item 0 and k - 1 others on the
+    first device and then has the rest; second `[way, 2 k]` shares out the rest to the second and third device."""
+
+    first: Ints
+    second: Ints
+
+
+class Trio(NamedTuple):
+    """device `[3]`, base `[3]` load of what stays on each; slot, expert, weight `[3 k]` of the items; goes `[3 k]` the
+    item that comes into each of these slots."""
+
+    device: Ints
+    base: Floats
+    slot: Ints
+    expert: Ints
+    weight: Floats
+    goes: Ints
+
+
+@cache
+def tables_for(picked: int) -> Tables:
+    """All ways for so many items of each device; the first of each leaves all where they are."""
+    others = combinations(range(1, 3 * picked), picked - 1)
+    rest = combinations(range(2 * picked), picked)
+    return Tables(
+        np.array([(0, *some, *sorted(set(range(1, 3 * picked)) - set(some))) for some in others]),
+        np.array([(*some, *sorted(set(range(2 * picked)) - set(some))) for some in rest]),
+    )
+
+
+def regroup(layout: Layout, bound: float, tries: int, patience: int, rng: np.random.Generator) -> None:
+    """Lower the peak device load towards the bound; after so many tries the best placement met is the layout's.
+
+    patience: tries after which a target that is not reached is moved back half of the way to the peak that was.
+    """
+    picked = min(layout.depth, PICKED)
+    if len(layout.device) < 3:
+        return
+    items = np.zeros((3, 3 * picked), dtype=np.int64)
+    trio = Trio(np.zeros(3, dtype=np.int64), np.zeros(3), items[0], items[1], np.zeros(3 * picked), items[2])
+    _walk(layout, bound, tries, patience, tables_for(picked), trio, rng)
+
+
+@kernel
+def _walk(
+    layout: Layout, bound: float, tries: int, patience: int, tables: Tables, trio: Trio, rng: np.random.Generator
+) -> None:
+    best, peak = layout.slots.copy(), layout.device.max()
+    target, vain = bound + (peak - bound) * LOWER, 0
+    hot = np.flatnonzero(layout.device > target)
+    for _ in range(tries):
+        if len(hot) == 0:
+            best[:] = layout.slots
+            refresh(layout)
+            peak = layout.device.max()
+            if peak <= bound:
+                break
+            target, vain = bound + (peak - bound) * LOWER, 0
+            hot = np.flatnonzero(layout.device > target)
+        elif vain == patience:
+            layout.slots[:] = best
+            refresh(layout)
+            target, vain = (target + peak) / 2, 0
+            hot = np.flatnonzero(layout.device > target)
+        vain += 1
+        if len(hot) and _drawn(trio, hot, len(layout.device), rng) and _try(layout, target, tables, trio, rng):
+            hot = np.flatnonzero(layout.device > target)
+    layout.slots[:] = best
+    refresh(layout)
+
+
+@kernel
+def _drawn(trio: Trio, hot: Ints, devices: int, rng: np.random.Generator) -> bool:
+    """Draw three devices; False if two are the same."""
+    of_hot = rng.random() < HOT_SHARE
+    trio.device[0] = hot[draw(len(hot), rng)] if of_hot else draw(devices, rng)
+    trio.device[1], trio.device[2] = draw(devices, rng), draw(devices, rng)
+    one, two, three = trio.device
+    return bool(one != two and two != three and one != three)
+
+
+@kernel
+def _try(layout: Layout, target: float, tables: Tables, trio: Trio, rng: np.random.Generator) -> bool:
+    """Regroup three devices in the first way found that leaves no more above the target, if there is one."""
+    picked, total, over = len(trio.slot) // 3, 0.0, 0.0
+    for number, device in enumerate(trio.device):
+        total += layout.device[device]
+        over += overload(layout.device[device], target)
+        trio.base[number] = layout.device[device]
+        turn = draw(layout.depth, rng)
+        for item in range(number * picked, (number + 1) * picked):
+            turn = turn + 1 if turn + 1 < layout.depth else 0
+            slot = device * layout.depth + turn
+            trio.slot[item], trio.expert[item] = slot, layout.slots[slot]
+            trio.weight[item] = layout.weight[layout.slots[slot]]
+            trio.base[number] -= trio.weight[item]
+    high = target + np.sqrt(over)  # a device above it is worse alone than all three now
+    ways, way = len(tables.first), draw(len(tables.first), rng)
+    for _ in range(ways if total <= 3 * high else 0):
+        way = way + 1 if way + 1 < ways else 0
+        load = trio.base[0]
+        for place in range(picked):
+            load += trio.weight[tables.first[way, place]]
+        if total - 2 * high <= load <= high and _split(layout, target, over, load, total, way, tables, trio):
+            return True
+    return False
+
+
+@kernel
+def _split(
+    layout: Layout, target: float, over: float, load: float, total: float, way: int, tables: Tables, trio: Trio
+) -> bool:
+    """Share out what the first device leaves to the others, if some way makes no more than `over`."""
+    picked = len(trio.slot) // 3
+    rest, ways = tables.first[way, picked:], len(tables.second)
+    allowed = over - overload(load, target)
+    for number in range(ways):
+        if way == 0 and number in (0, ways - 1):
+            continue  # all stay, or two devices change all they have
+        other = trio.base[1]
+        for place in range(picked):
+            other += trio.weight[rest[tables.second[number, place]]]
+        last = total - load - other
+        if overload(other, target) + overload(last, target) <= allowed:
+            trio.goes[:picked] = tables.first[way, :picked]
+            for place in range(2 * picked):
+                trio.goes[picked + place] = rest[tables.second[number, place]]
+            if _moved(layout, trio):
+                layout.device[trio.device[0]], layout.device[trio.device[1]] = load, other
+                layout.device[trio.device[2]] = last
+                return True
+    return False
+
+
+@kernel
+def _moved(layout: Layout, trio: Trio) -> bool:
+    """Move the items, unless an expert came twice on a device or a spread one left its device."""
+    picked = len(trio.slot) // 3
+    for place, item in enumerate(trio.goes):
+        if layout.spread[trio.expert[item]] and item // picked != place // picked:
+            return False
+    for place, item in enumerate(trio.goes):
+        layout.slots[trio.slot[place]] = trio.expert[item]
+    for device in trio.device:
+        if not _distinct(layout, device):
+            for place, slot in enumerate(trio.slot):
+                layout.slots[slot] = trio.expert[place]
+            return False
+    return True
+
+
+@kernel
+def _distinct(layout: Layout, device: int) -> bool:
+    """Whether a device holds no expert twice."""
+    start, empty = device * layout.depth, len(layout.load) - 1
+    for one in range(start, start + layout.depth):
+        for two in range(start, one):
+            if layout.slots[one] == layout.slots[two] and layout.slots[one] != empty:
+                return False
+    return True
