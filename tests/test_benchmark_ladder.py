@@ -44,7 +44,6 @@ def test_layers_of_a_trace_are_drawn_on_the_smallest_mesh_with_room(traces: Path
     assert [(each.name, each.size) for each in found] == [(f"traces layer {layer}", "1x8") for layer in (0, 1, 2)]
     assert not any(each.counted for each in found)
     assert [each.size for each in read(traces, "4x4", "16x8")] == ["4x4"] * 3
-    assert [each.digest for each in found] == [each.digest for each in read(traces)]
 
 
 def test_counts_are_steps_without_tokens(tmp_path: Path) -> None:

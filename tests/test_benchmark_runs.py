@@ -1,5 +1,6 @@
 """Runs of the benchmark: made once, checked, and summed up."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from formulations.arrays import Ints
 from formulations.outcome import Outcome, SolveStatus
 from formulations.solver import Limits
-from optimizer.benchmark import families, runs
+from optimizer.benchmark.families import FAMILIES, even_peak
 from optimizer.benchmark.ladder import Instance, tiny
 from optimizer.benchmark.methods import METHODS
 from optimizer.benchmark.rows import Journal, Row
-from optimizer.benchmark.runs import ILP, Case, WrongAnswerError, program_version, run_all
+from optimizer.benchmark.runs import FORMULATION, Case, WrongAnswerError, program_version, run_all
 from optimizer.candidates import Effort
 from optimizer.placement import Placement
 from optimizer.problem import Problem
@@ -23,7 +24,7 @@ SPARE, FULL = tiny()
 BOTH = ("expected", "batches")
 
 
-def run(path: Path, families: tuple[str, ...] = BOTH, limit: float = 5.0, seed: int = 0) -> list[Row]:
+def run(path: Path, families: tuple[str, ...] = BOTH, limit: float = 0.2, seed: int = 0) -> list[Row]:
     return run_all(families, [SPARE, FULL], seed, limit, Journal(path), lambda stage, share: None)
 
 
@@ -31,15 +32,17 @@ def test_every_method_is_run_on_every_case_once_and_never_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = run(tmp_path / "rows.csv")
-    assert len({row.key for row in rows}) == len(rows) == 2 * 2 * (1 + len(METHODS))
+    assert len({row.key for row in rows}) == len(rows) == 2 * sum(1 + len(FAMILIES[name].methods) for name in BOTH)
 
     def never(problem: Problem, effort: Effort) -> Placement:
         raise AssertionError("run again")
 
-    monkeypatch.setattr(runs, "METHODS", dict.fromkeys(METHODS, never))
+    for name in BOTH:
+        for method in FAMILIES[name].methods:
+            monkeypatch.setitem(FAMILIES[name].methods, method, never)
     assert run(tmp_path / "rows.csv") == rows
     with pytest.raises(AssertionError, match="run again"):
-        run(tmp_path / "rows.csv", limit=4.0)
+        run(tmp_path / "rows.csv", limit=0.3)
 
 
 def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_the_same_seed_finds_the_same_values_and_another_seed_others() -> None:
     case = Case("batches", FULL, 1, 5.0)
-    for method in METHODS:
+    for method in FAMILIES["batches"].methods:
         assert case.run(method, None).value == case.run(method, None).value
     values = [Case("batches", FULL, seed, 5.0).run("random", None).value for seed in range(8)]
     assert len(set(values)) > 1
@@ -64,13 +67,13 @@ def test_the_same_seed_finds_the_same_values_and_another_seed_others() -> None:
 
 def test_steps_without_tokens_are_no_batches_to_route(tmp_path: Path) -> None:
     counted = Instance("steps", "1x2", SPARE.problem, counted=True)
-    rows = run_all(tuple(families.FAMILIES), [counted], 0, 5.0, Journal(tmp_path / "r.csv"), lambda *_: None)
+    rows = run_all(tuple(FAMILIES), [counted], 0, 0.2, Journal(tmp_path / "r.csv"), lambda *_: None)
     assert {row.family for row in rows} == {"expected", "replication"}
 
 
 def test_the_formulation_of_a_tiny_case_is_optimal_and_others_know_it(tmp_path: Path) -> None:
     rows = run(tmp_path / "rows.csv", ("batches",))
-    best = {row.instance: row for row in rows if row.method == ILP}
+    best = {row.instance: row for row in rows if row.method == FORMULATION}
     assert {row.status for row in best.values()} == {SolveStatus.OPTIMAL}
     for row in rows:
         assert row.bound == best[row.instance].value
@@ -80,7 +83,7 @@ def test_the_formulation_of_a_tiny_case_is_optimal_and_others_know_it(tmp_path: 
 
 def test_a_placement_that_breaks_a_rule_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Placement(np.zeros((2, 3), dtype=np.int32))
-    monkeypatch.setitem(METHODS, "greedy", lambda problem, effort: broken)
+    monkeypatch.setitem(FAMILIES["batches"].methods, "greedy", lambda problem, effort: broken)
     with pytest.raises(WrongAnswerError, match="greedy on 4 experts, 1x2, batches: expert without a slot: 1, 2, 3"):
         Case("batches", SPARE, 0, 5.0).run("greedy", None)
 
@@ -98,10 +101,8 @@ def test_a_formulation_that_finds_nothing_leaves_its_bound(monkeypatch: pytest.M
     def nothing(problem: Problem, limits: Limits) -> Outcome[Ints]:
         return Outcome(None, None, 3.0, SolveStatus.UNKNOWN, 0.0)
 
-    family = families.FAMILIES["batches"]
-    changed = families.Family(family.says, True, family.view, nothing, family.value)
-    monkeypatch.setitem(families.FAMILIES, "batches", changed)
-    row = Case("batches", SPARE, 0, 5.0).run(ILP, None)
+    monkeypatch.setitem(FAMILIES, "batches", replace(FAMILIES["batches"], optimum=nothing))
+    row = Case("batches", SPARE, 0, 5.0).run(FORMULATION, None)
     assert (row.value, row.gap, row.bound, row.status) == (None, None, 3.0, SolveStatus.UNKNOWN)
     assert [(each.mean_gap, each.optimal) for each in figures([row])] == [(None, 0.0)]
 
@@ -110,13 +111,13 @@ def test_one_descent_more_is_never_worse() -> None:
     for instance in (SPARE, FULL):
         effort = Effort(Deadline(5.0))
         one, several = (METHODS[name](instance.problem, effort) for name in ("descent", "multistart"))
-        assert families.even_peak(instance.problem, several) <= families.even_peak(instance.problem, one) + 1
+        assert even_peak(instance.problem, several) <= even_peak(instance.problem, one) + 1
 
 
 def test_figures_are_drawn_from_the_runs_of_a_family_a_size_and_a_method(tmp_path: Path) -> None:
     rows = run(tmp_path / "rows.csv")
     found = as_json(rows)
-    assert len(found) == 2 * (1 + len(METHODS))
+    assert len(found) == sum(1 + len(FAMILIES[name].methods) for name in BOTH)
     some = [row for row in rows if (row.family, row.method) == ("batches", "random")]
     (of_these,) = [each for each in found if (each["family"], each["method"]) == ("batches", "random")]
     gaps = [row.value / row.bound - 1 for row in some if row.value is not None and row.bound]

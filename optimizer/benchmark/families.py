@@ -10,14 +10,16 @@ from fractions import Fraction
 import numpy as np
 
 from formulations.arrays import Ints
+from formulations.joint_placement import Layer, place_jointly
 from formulations.kernels import kernel
 from formulations.layer_placement import Instance as LayerInstance
 from formulations.layer_placement import place_replicas
-from formulations.outcome import Outcome, SolveStatus
+from formulations.outcome import Outcome
 from formulations.recourse import Instance as RecourseInstance
 from formulations.recourse import place_for_batches
-from formulations.replication import Budget, counts_for_batches, counts_for_loads
+from formulations.replication import Budget, counts_for_batches
 from formulations.solver import Limits
+from optimizer.benchmark.methods import METHODS, ROUTED, Method
 from optimizer.mesh import Mesh
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
@@ -26,7 +28,8 @@ from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 
 @dataclass(frozen=True)
 class Family:
-    """says: the objective in words; needs_tokens: recorded steps without tokens are no batches for it.
+    """says: the objective in words; needs_tokens: recorded steps without tokens are no batches for it; methods: the
+    heuristics that have this objective, or none in particular.
 
     view: the problem as methods and formulation get it; optimum: slots `[device, slot]` in an outcome whose bound
     holds for every placement of the view; value: the objective of a placement of the view.
@@ -37,6 +40,7 @@ class Family:
     view: Callable[[Problem], Problem]
     optimum: Callable[[Problem, Limits], Outcome[Ints]]
     value: Callable[[Problem, Placement], Fraction]
+    methods: dict[str, Method]
 
 
 def total(problem: Problem) -> Problem:
@@ -78,17 +82,14 @@ def _sum_of_peaks(load: Ints, replicas: Graph, devices: int) -> int:
 
 
 def place_expected(problem: Problem, limits: Limits) -> Outcome[Ints]:
-    """Greedy counts, placed at best; the bound is that of any counts and placement: the mean, or a replica's load."""
+    """Joint counts and placement; without slots to spare counts are given, and CP-SAT places the replicas at best."""
     mesh, load = problem.mesh, problem.total_load
-    counted = counts_for_loads(load, _budget(problem))
-    assert counted.value is not None  # there are slots enough, or the problem would have been refused
-    instance = LayerInstance(load, counted.value, problem.spread, mesh.rows, mesh.cols, mesh.slots_per_device)
-    found = place_replicas(instance, None, limits)
-    bound = max(counted.lower_bound, float(load.sum()) / mesh.devices)
-    if found.objective is None:
-        return Outcome(None, None, bound, SolveStatus.UNKNOWN, found.runtime)
-    status = SolveStatus.OPTIMAL if found.objective <= bound else SolveStatus.FEASIBLE
-    return Outcome(found.value, found.objective, bound, status, found.runtime)
+    if problem.model.experts < mesh.slots:
+        layer = Layer(load, problem.spread, mesh.rows, mesh.cols, mesh.slots_per_device)
+        return place_jointly(layer, None, limits)
+    counts = np.ones(len(load), dtype=np.int64)
+    instance = LayerInstance(load, counts, problem.spread, mesh.rows, mesh.cols, mesh.slots_per_device)
+    return place_replicas(instance, None, limits)
 
 
 def place_batches(problem: Problem, limits: Limits) -> Outcome[Ints]:
@@ -100,7 +101,7 @@ def place_batches(problem: Problem, limits: Limits) -> Outcome[Ints]:
 def replicate(problem: Problem, limits: Limits) -> Outcome[Ints]:
     """Counts for all batches, as a placement of devices with one slot each."""
     found = counts_for_batches(problem.load, _budget(problem), limits)
-    assert found.value is not None  # as above
+    assert found.value is not None  # there are slots enough, or the problem would have been refused
     slots = np.full((problem.mesh.devices, 1), EMPTY)
     slots[: found.value.sum(), 0] = np.repeat(np.arange(len(found.value)), found.value)
     return Outcome(slots, found.objective, found.lower_bound, found.status, found.runtime)
@@ -119,6 +120,7 @@ FAMILIES = {
         view=total,
         optimum=place_expected,
         value=even_peak,
+        methods=METHODS,
     ),
     "batches": Family(
         "largest device load, each batch routed at best, mean over batches, pairs",
@@ -126,6 +128,7 @@ FAMILIES = {
         view=lambda problem: problem,
         optimum=place_batches,
         value=routed_peak,
+        methods=METHODS | ROUTED,
     ),
     "replication": Family(
         "largest load of a replica, each expert's load split evenly, mean over batches, pairs",
@@ -133,5 +136,6 @@ FAMILIES = {
         view=alone,
         optimum=replicate,
         value=even_peak,
+        methods=METHODS,
     ),
 }

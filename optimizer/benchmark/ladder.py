@@ -11,7 +11,7 @@ from formulations.arrays import Ints
 from optimizer.cost import Cost
 from optimizer.errors import InputError
 from optimizer.expected import step_loads
-from optimizer.inputs import Named, TraceSource, open_counts, open_source
+from optimizer.inputs import Named, Source, TraceSource, open_counts, open_source
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.presets import load_hardware, load_model
@@ -35,7 +35,7 @@ devices, and on 4x2 as many as slots, so that nothing is replicated."""
 
 SLOTS = 3  # per device
 DEVICE_PAIRS = 32  # per device and batch, as with 512 tokens of DeepSeek-V3 on 128 devices
-BATCHES = 16
+BATCHES, APART = 16, 16  # batches, and how far they are apart, as neighbours share most of their requests
 LAYERS = 3  # instances of each mesh and of each trace
 HARDWARE = "tt-wormhole-quad-galaxy"  # of no consequence to loads
 
@@ -67,8 +67,7 @@ def generated(sizes: Iterable[str], notify: Notify) -> Iterator[Instance]:
         named = Named(batch_tokens=_tokens(model, mesh))
         source = TraceSource(model, named.composition(mesh), builtin_trace(model, layers, named.seed), named.seed)
         for layer in layers:
-            load = source.sets(layer).train.load(model.experts)
-            yield _instance(f"generated layer {layer}", size, model, load)
+            yield _instance(f"generated layer {layer}", size, model, _loads(source, layer))
 
 
 def of_trace(path: str, sizes: Sequence[str], notify: Notify) -> Iterator[Instance]:
@@ -77,13 +76,12 @@ def of_trace(path: str, sizes: Sequence[str], notify: Notify) -> Iterator[Instan
     Raises InputError for a trace that cannot be used, or with more experts than any of the meshes has slots.
     """
     notify(f"reading {path}", 0.0)
-    name, named = Path(path).name, Named(traces=[path])
+    name, named = Path(path).resolve().name, Named(traces=[path])
     if (counted := open_counts(named, ModelChoice())) is not None:
         counts, model = counted
         size = _fitting(path, model, sizes)
         for layer in _drawn(counts.layers):
-            load = step_loads(counts, layer, model)
-            yield _instance(f"{name} layer {layer}", size, model, load, counted=True)
+            yield _instance(f"{name} layer {layer}", size, model, step_loads(counts, layer, model), counted=True)
         return
     model = model_of_files(ModelChoice(), named.files)
     size = _fitting(path, model, sizes)
@@ -91,21 +89,26 @@ def of_trace(path: str, sizes: Sequence[str], notify: Notify) -> Iterator[Instan
     named = Named(traces=[path], batch_tokens=_tokens(model, mesh))
     source = open_source(named, layers, model, mesh, lambda share: notify(f"reading {path}", share))
     for layer in layers:
-        load = source.sets(layer).train.load(model.experts)
-        yield _instance(f"{name} layer {layer}", size, model, load)
+        yield _instance(f"{name} layer {layer}", size, model, _loads(source, layer))
 
 
 def tiny() -> list[Instance]:
-    """Two layers that are solved at once, with and without slots to spare: what they need compiled, all need."""
-    found, rng = [], np.random.default_rng(0)
-    for experts in (4, 6):
-        load = rng.integers(1, 9, (2, experts)).astype(np.int32)
-        found.append(_instance(f"{experts} experts", "1x2", Model("tiny", experts, 0, 1), load))
-    return found
+    """Two layers, with and without slots to spare, that are solved at once: what they need compiled, all need."""
+    loads = [[1, 2, 3, 4], [4, 3, 2, 1]], [[8, 1, 5, 2, 7, 3], [1, 6, 2, 6, 4, 9]]
+    return [
+        _instance(f"{len(load[0])} experts", "1x2", Model("tiny", len(load[0]), 0, 1), np.array(load, dtype=np.int32))
+        for load in loads
+    ]
+
+
+def _loads(source: Source, layer: int) -> Ints:
+    """Of batches of all requests, `[batch, expert]`."""
+    parts = source.stream(layer, test_only=False, count=BATCHES * APART)
+    return np.concatenate([part.load(source.model.experts) for part in parts])
 
 
 def _instance(name: str, size: str, model: Model, load: Ints, counted: bool = False) -> Instance:
-    """Of evenly drawn batches, as neighbours share most of their tokens' requests; load `[batch, expert]`."""
+    """Of evenly drawn batches or steps; load `[batch, expert]`."""
     drawn = load[np.linspace(0, len(load) - 1, min(BATCHES, len(load))).astype(np.int64)]
     cost = Cost(HARDWARE, load_hardware(HARDWARE))
     return Instance(name, size, make_problem(model, Mesh.parse(size, SLOTS), cost, drawn, "auto"), counted)

@@ -8,6 +8,7 @@ import numpy as np
 from optimizer.candidates import Effort
 from optimizer.placement import Placement
 from optimizer.problem import Problem, make_problem
+from optimizer.search.annealing import anneal
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget
@@ -17,6 +18,7 @@ from optimizer.seeds.pairing import pairing
 from optimizer.seeds.risk import risk
 
 DESCENTS = 16  # of multistart
+ANNEALED = 100_000  # moves of annealing
 
 Method = Callable[[Problem, Effort], Placement]
 
@@ -29,7 +31,7 @@ def shared_per_row(problem: Problem) -> Problem:
 def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
     """The best of so many descents from the greedy placement and pairing in turn, by the sum of peaks under even split.
 
-    Ended by the deadline, too. The best of no descent is the greedy placement.
+    Ended by the deadline, too. The greedy placement is one to choose from.
     """
     experts = problem.model.experts
     nothing_saved = np.zeros((experts, experts), dtype=np.int64)
@@ -45,6 +47,17 @@ def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
     return min([starts[0], *found], key=peaks)
 
 
+def annealed(problem: Problem, effort: Effort) -> Placement:
+    """Simulated annealing from the greedy placement, of the peaks under optimal split."""
+    budget = Budget(
+        effort.deadline, effort.deadline.seconds, ANNEALED if effort.evaluations is None else effort.evaluations
+    )
+    best, rng = greedy(problem), np.random.default_rng(effort.seed)
+    for better in anneal(best, problem.load, problem.spread, problem.mesh.cols, budget, rng):
+        best = better
+    return best
+
+
 METHODS: dict[str, Method] = {
     "sequential": lambda problem, effort: sequential(shared_per_row(problem)),
     "random": lambda problem, effort: random_permutation(shared_per_row(problem), np.random.default_rng(effort.seed)),
@@ -54,3 +67,9 @@ METHODS: dict[str, Method] = {
     "descent": lambda problem, effort: descended(problem, effort, 1),
     "multistart": lambda problem, effort: descended(problem, effort, DESCENTS),
 }
+"""Of all families."""
+
+ROUTED: dict[str, Method] = {
+    "annealing": annealed,
+}
+"""Of batches that are routed at best."""

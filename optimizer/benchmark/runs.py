@@ -3,9 +3,10 @@
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from shutil import which
 
@@ -13,15 +14,14 @@ from formulations.outcome import SolveStatus
 from formulations.solver import Limits
 from optimizer.benchmark.families import FAMILIES
 from optimizer.benchmark.ladder import Instance, Notify, tiny
-from optimizer.benchmark.methods import METHODS
 from optimizer.benchmark.rows import Journal, Key, Row
 from optimizer.candidates import Effort
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.stop import Deadline
 
-ILP = "ilp"  # the formulation itself, beside the heuristics
-COMPILATION = 60.0  # seconds that a tiny case may take
+FORMULATION = "formulation"  # beside the heuristics
+COMPILATION_SECONDS, COMPILATION_MOVES = 60.0, 1000  # for a tiny case
 ROUNDING = 1e-6  # relative: a solver's bound is a float
 
 
@@ -31,17 +31,24 @@ class WrongAnswerError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What a family asks of an instance, with the seed of the methods and the seconds that each may take."""
+    """What a family asks of an instance, with the seed of the methods and the seconds that each may take; moves: that
+    a search may evaluate, by default as many as the method says."""
 
     family: str
     instance: Instance
     seed: int
     limit: float
+    moves: int | None = None
 
     @cached_property
     def problem(self) -> Problem:
         """The instance as the family sees it."""
         return FAMILIES[self.family].view(self.instance.problem)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The formulation first, whose bound is that of all others."""
+        return (FORMULATION, *FAMILIES[self.family].methods)
 
     def key(self, method: str) -> Key:
         """Of the row that a method makes."""
@@ -51,12 +58,13 @@ class Case:
     def run(self, method: str, bound: float | None) -> Row:
         """Run the formulation, which finds the bound, or a heuristic. Raises WrongAnswerError."""
         started = time.monotonic()
-        if method == ILP:
+        if method == FORMULATION:
             found = FAMILIES[self.family].optimum(self.problem, Limits(self.limit, seed=self.seed))
             placement = None if found.value is None else Placement(found.value)
-            bound = found.lower_bound
+            bound = found.lower_bound if isfinite(found.lower_bound) else None
         else:
-            placement = METHODS[method](self.problem, Effort(Deadline(self.limit), self.seed))
+            effort = Effort(Deadline(self.limit), self.seed, self.moves)
+            placement = FAMILIES[self.family].methods[method](self.problem, effort)
         seconds = time.monotonic() - started
         value = None if placement is None else self._valued(placement, method, bound)
         return self._row(method, value, bound, seconds)
@@ -102,7 +110,7 @@ def run_all(
     Raises WrongAnswerError.
     """
     cases = list(_cases(families, instances, seed, limit))
-    if any(case.key(method) not in journal.rows for case in cases for method in (ILP, *METHODS)):
+    if any(case.key(method) not in journal.rows for case in cases for method in case.methods):
         _compile(families, notify)
     return [row for number, case in enumerate(cases) for row in _rows(case, journal, number / len(cases), notify)]
 
@@ -116,16 +124,15 @@ def _cases(families: Sequence[str], instances: Sequence[Instance], seed: int, li
 
 def _compile(families: Sequence[str], notify: Notify) -> None:
     """Everything once, so that the time of no run is spent on compiling."""
-    for case in _cases(families, tiny(), 0, COMPILATION):
-        for method in (ILP, *METHODS):
+    for case in _cases(families, tiny(), 0, COMPILATION_SECONDS):
+        for method in case.methods:
             notify(f"compiling {case.family} {method}", 0.0)
-            case.run(method, None)
+            replace(case, moves=COMPILATION_MOVES).run(method, None)
 
 
 def _rows(case: Case, journal: Journal, share: float, notify: Notify) -> Iterator[Row]:
-    """The formulation's row first, whose bound is that of all others."""
     bound = None
-    for method in (ILP, *METHODS):
+    for method in case.methods:
         notify(f"{case.family} {case.instance.size} {method}", share)
         row = journal.rows.get(case.key(method)) or case.run(method, bound)
         if row.key not in journal.rows:

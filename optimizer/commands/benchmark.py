@@ -52,9 +52,9 @@ def benchmark(traces: tuple[str, ...], family: str | None, sizes: str | None, ti
     """Compare the placement heuristics with the optimum, or with a bound on it.
 
     Instances are layers of the built-in generator on a ladder of meshes, and layers of TRACES, each on the smallest
-    mesh that has room for its experts. Gaps are to what the formulation (ilp) has proven; optimal is the share of runs
+    mesh that has room for its experts. Gaps are to what the formulation has proven; optimal is the share of runs
     that meet it. Families: the peak of expected load, the peak of batches that are routed at best, and the load of the
-    fullest replica. With the default ladder it takes about MINUTES minutes on two cores.
+    fullest replica. The ladder takes about five minutes on two cores.
     """
     from optimizer.benchmark.families import FAMILIES
     from optimizer.benchmark.ladder import LADDER, generated, of_trace
