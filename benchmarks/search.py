@@ -1,0 +1,192 @@
+"""How fast the search's surrogates are and how well they rank placements, and what annealing reaches by when.
+
+Usage: python benchmarks/search.py [speed] [ranks] [quality] [batches]. Home case: the built-in trace, 16x8 devices of
+3 slots. Figures of quality are on test batches, from requests that the search has not seen, under exact routing.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+from measure import rate
+from scipy.stats import spearmanr
+from speed import HARDWARE, LAYER, MESH, home_problem
+
+from formulations.arrays import Floats, Ints
+from formulations.kernels import kernel
+from optimizer.conditions import Conditions
+from optimizer.cost import Cost
+from optimizer.inputs import Named, open_source
+from optimizer.placement import Placement
+from optimizer.presets import load_hardware
+from optimizer.problem import Problem, make_problem
+from optimizer.search.annealing import anneal
+from optimizer.search.moves import delta, is_legal, scratch_for
+from optimizer.search.multistart import Goal, multistart
+from optimizer.search.split_moves import Touched, forget, touched_for
+from optimizer.search.split_moves import delta as split_delta
+from optimizer.search.split_state import Split, exact_peaks, split_of
+from optimizer.search.state import SearchState
+from optimizer.search.stop import Budget, Deadline
+from optimizer.seeds.greedy import greedy
+from optimizer.seeds.orders import random_permutation, sequential
+from optimizer.seeds.pairing import pairing
+from optimizer.simulator import simulate
+from optimizer.traces.batches import Sets
+from optimizer.traces.infer import ModelChoice
+
+TILE = 32
+BATCHES, MOVES = 256, 20_000
+SECONDS = (1, 3, 10, 30, 60)
+CASES = ((512, 1), (2048, 1), (1024, TILE), (2048, TILE))  # tokens of a batch, and of a unit of load
+CHAINS = 2
+
+
+def problem_of(tokens: int) -> tuple[Problem, Sets]:
+    """The home case with batches of so many tokens."""
+    source = open_source(Named(batch_tokens=tokens), [LAYER], ModelChoice(), MESH, lambda share: None)
+    sets = source.sets(LAYER)
+    load = sets.train.load(source.model.experts)
+    return make_problem(source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), load, None), sets
+
+
+@kernel
+def _even(moves: Ints, state: tuple[Ints, ...], scratch: tuple[Ints, ...]) -> int:
+    total = 0
+    for move in moves:
+        total += delta(move, state, scratch)
+    return total
+
+
+@kernel
+def _optimal(moves: Ints, current: Split, trial: Split, touched: Touched, limit: float) -> int:
+    total = 0
+    for move in moves:
+        total += split_delta(move, current, trial, touched, 0, 0, limit)[0]
+        forget(current, trial, touched)
+    return total
+
+
+def legal_moves(problem: Problem, placement: Placement) -> Ints:
+    """Of MOVES drawn at random."""
+    slots, experts = placement.slots, problem.model.experts
+    drawn = np.random.default_rng(0).integers(slots.size * (slots.size + experts), size=MOVES)
+    counts = placement.counts(experts)
+    return np.array([move for move in drawn if is_legal(move, slots, counts, problem.spread, MESH.cols)])
+
+
+def speeds(problem: Problem) -> None:
+    """Evaluated moves per second, swaps and replacements of the greedy placement drawn at random."""
+    placement = greedy(problem)
+    moves = legal_moves(problem, placement)
+    nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=np.int64)
+    print(f"{'surrogate':44}{'k moves/s':>12}")
+    for name, load in (
+        ("expected load", problem.total_load[None]),
+        (f"{BATCHES} batches, even split", problem.load[:BATCHES]),
+    ):
+        state = SearchState.of(placement, load, np.arange(int(load.max()) + 1), nothing)
+        print(f"{name:44}{rate(len(moves) / 1e3, partial(_even, moves, state.arrays(), scratch_for(state))):12.1f}")
+    current = split_of(placement, problem.load[:BATCHES])
+    trial, touched = current.copy(), touched_for(current)
+    for name, limit in (("every batch", np.inf), ("given up where hopeless", 0.0)):
+        found = rate(len(moves) / 1e3, partial(_optimal, moves, current, trial, touched, limit))
+        print(f"{f'{BATCHES} batches, optimal split, {name}':44}{found:12.1f}")
+
+
+def pool(problem: Problem) -> Iterator[Placement]:
+    """Seeds, ends of short descents under even split, and what annealing passes."""
+    rng = np.random.default_rng(0)
+    yield from (sequential(problem), pairing(problem), greedy(problem))
+    yield from (random_permutation(problem, rng) for _ in range(5))
+    nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=np.int64)
+    goal = Goal(np.arange(int(problem.load.max()) + 1), nothing, tail=False)
+    for evaluations in (1_000, 10_000, 100_000):
+        budget = Budget(Deadline(600), 600, evaluations)
+        yield from multistart(problem, goal, [greedy(problem), pairing(problem)], budget, rng, lambda share: None)
+    for evaluations in (1_000, 10_000, 100_000):
+        budget = Budget(Deadline(600), 600, evaluations)
+        yield from anneal(greedy(problem), problem.load[:BATCHES], problem.spread, MESH.cols, budget, rng)
+
+
+def surrogates(problem: Problem, placement: Placement) -> list[float]:
+    """Expected peak, and mean peak under even and under optimal split, of the train batches."""
+    nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=np.int64)
+    found = []
+    for load in (problem.total_load[None], problem.load[:BATCHES]):
+        state = SearchState.of(placement, load, np.arange(int(load.max()) + 1), nothing)
+        found.append(float(state.leading[0].mean()))
+    return [*found, float(exact_peaks(placement, problem.load[:BATCHES]).mean())]
+
+
+def ranks(problem: Problem, sets: Sets) -> None:
+    """Spearman's rank correlation of each surrogate with simulated latency and imbalance on selection batches."""
+    placements = list(pool(problem))
+    guessed = np.array([surrogates(problem, placement) for placement in placements])
+    print(f"\nrank correlation over {len(placements)} placements" + f"{'latency':>12}{'imbalance':>12}")
+    for routing in ("even", "optimal"):
+        conditions = Conditions(routing, "tokens")
+        reports = [simulate(p, sets.selection, problem.model, MESH, problem.cost, conditions) for p in placements]
+        judged = [[r.latency_us.mean() for r in reports], [r.imbalance.mean() for r in reports]]
+        for place, name in enumerate(("expected load", "even split", "optimal split")):
+            found = [spearmanr(guessed[:, place], values).statistic for values in judged]
+            print(f"{f'{name}, routed {routing}':40}{found[0]:12.3f}{found[1]:12.3f}")
+
+
+def figures(placement: Placement, load: Ints, tile: int) -> str:
+    """p50, mean and p99 over batches of imbalance, or the mean peak in tiles."""
+    peak = exact_peaks(placement, -(-load // tile))
+    if tile > 1:
+        return f"{peak.mean():22.3f}"
+    imbalance: Floats = peak * MESH.devices / load.sum(axis=1)
+    return f"{np.median(imbalance):7.3f}{imbalance.mean():7.3f}{np.percentile(imbalance, 99):8.3f}"
+
+
+def annealed(problem: Problem, units: Ints, selection: Ints, seconds: float, chains: int = CHAINS) -> Placement:
+    """What annealing ends with in so many seconds: of the chains' last, the best on selection batches."""
+    budget, rng = Budget(Deadline(seconds), seconds), np.random.default_rng(0)
+    found = [greedy(problem), *anneal(greedy(problem), units, problem.spread, MESH.cols, budget, rng, chains=chains)]
+    return min(found[-2 * chains :], key=lambda placement: float(exact_peaks(placement, selection).mean()))
+
+
+def quality() -> None:
+    """Test figures by planning time: p50, mean and p99 of imbalance, or mean peak in tiles."""
+    print(f"\n{'tokens, unit':16}" + "".join(f"{f'{seconds} s':>22}" for seconds in (0, *SECONDS)))
+    for tokens, tile in CASES:
+        problem, sets = problem_of(tokens)
+        experts = problem.model.experts
+        test, selection = sets.test.load(experts), -(-sets.selection.load(experts) // tile)
+        row = [figures(greedy(problem), test, tile)]
+        units = -(-problem.load // tile)
+        for seconds in SECONDS:
+            row.append(figures(annealed(problem, units, selection, seconds), test, tile))
+        print(f"{f'{tokens}, {tile}':16}" + "".join(row), flush=True)
+
+
+def batches() -> None:
+    """p50, mean and p99 of imbalance on train, selection and test batches by the number of train batches."""
+    problem, sets = home_problem()
+    selection, test = (part.load(problem.model.experts) for part in (sets.selection, sets.test))
+    print(f"\n{'train batches':16}{'train':>22}{'selection':>22}{'test':>22}")
+    for number in (32, 64, 128, 256, 512, 1024):
+        train = problem.load[np.linspace(0, len(problem.load) - 1, number).astype(int)]
+        found = annealed(problem, train, selection, 20.0)
+        print(f"{number:<16}" + "".join(figures(found, load, 1) for load in (train, selection, test)), flush=True)
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:] or ["speed", "ranks", "quality", "batches"]
+    started = time.monotonic()
+    if {"speed", "ranks"} & set(asked):
+        problem, sets = home_problem()
+        if "speed" in asked:
+            speeds(problem)
+        if "ranks" in asked:
+            ranks(problem, sets)
+    if "quality" in asked:
+        quality()
+    if "batches" in asked:
+        batches()
+    print(f"\n{time.monotonic() - started:.0f} s")
