@@ -103,8 +103,20 @@ def test_without_time_there_is_the_known_placement_and_the_bound_of_each_batch_a
     assert (better.objective, better.status) == (6.0, SolveStatus.OPTIMAL)
 
 
+def test_interpreted_kernels_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, known = drawn_loads(1, 9, 4, 90, 0.6, 0.4), np.arange(9).reshape(3, 3)
+    compiled = partition_experts(load, 3, known, LIMITS)
+    for name in ("_descend", "_climb"):
+        monkeypatch.setattr(full_mesh, name, getattr(full_mesh, name).py_func)
+    interpreted = partition_experts(load, 3, known, LIMITS)
+    assert compiled.value is not None
+    assert interpreted.value is not None
+    assert (interpreted.value == compiled.value).all()
+    assert (interpreted.objective, interpreted.lower_bound) == (compiled.objective, compiled.lower_bound)
+
+
 def test_24_experts_on_4x2_devices_are_placed_to_optimality() -> None:
-    load = drawn_loads(5, 24, 16, 512, 0.8, 0.2)
+    load = drawn_loads(2, 24, 16, 512, 0.9, 0.1)
     known = np.arange(24).reshape(8, 3)
     found, again = (partition_experts(load, 8, known, LIMITS) for _ in range(2))
     assert found.status is SolveStatus.OPTIMAL

@@ -153,6 +153,7 @@ SOME = np.array([[0, 1], [0, 2], [1, 2]])  # peaks of 8 and 8
         ([put(0, 0), put(1, 0, 1, 2), put(2, 1, 2), peak(0, 11)], False),  # a device alone with 12 pairs
         ([put(0, 1, 2), put(1, 0, 1, 2), put(2, 0)], False),  # the hottest come to device 0 first
         ([put(0, 0, 1), put(1, 0, 1, 2), put(2, 2)], True),
+        ([put(0, 0, 1), put(1, 1, 2), put(2, 0, 2)], False),  # of devices with the hottest, the next one's come first
         ([peak(0, 10), peak(1, 11)], False),  # the sum of the best known is 20
         ([peak(0, 7), peak(1, 8)], True),
         ([peak(0, 6)], False),  # 20 pairs on three devices
@@ -246,19 +247,19 @@ def test_same_seed_same_answer_and_a_deadline_ends_descents(monkeypatch: pytest.
     check(instance, place_for_batches(instance, None, Limits(seconds=6, deterministic=0.1)))
 
 
-@pytest.mark.parametrize(("slots_per_device", "seed"), [(3, 5), (4, 0), (4, 1)])
-def test_24_experts_on_4x2_devices_are_placed_to_optimality(slots_per_device: int, seed: int) -> None:
-    instance = Instance(drawn_loads(seed, 24, 16, 512, 0.6, 0.3), 8, slots_per_device)
+@pytest.mark.parametrize(("slots_per_device", "sigma", "burst"), [(3, 0.9, 0.1), (4, 0.9, 0.1), (4, 0.6, 0.3)])
+def test_24_experts_on_4x2_devices_are_placed_to_optimality(slots_per_device: int, sigma: float, burst: float) -> None:
+    instance = Instance(drawn_loads(2, 24, 16, 512, sigma, burst), 8, slots_per_device)
     found = place_for_batches(instance, None, LIMITS)
     assert found.status is SolveStatus.OPTIMAL
     check(instance, found)
 
 
 def test_bursts_that_are_too_much_leave_an_honest_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recourse, "DESCENTS", 1)
+    monkeypatch.setattr(recourse, "DESCENTS", 0)
     instance = Instance(drawn_loads(1, 24, 16, 512, 1.0, 0.6), 8, 4)
     found = place_for_batches(instance, None, Limits(seconds=600, deterministic=0.01))
     check(instance, found)
     assert found.status is SolveStatus.FEASIBLE
-    assert 0 < found.gap < 0.1
+    assert 0 < found.gap < 0.3
     assert found.lower_bound * 16 >= instance.least > instance.floor.sum()
