@@ -9,9 +9,11 @@ import matplotlib as mpl
 import numpy as np
 
 from optimizer.candidates import Effort
+from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.inputs import Named, open_source
 from optimizer.mesh import Mesh
+from optimizer.portfolio import AUTO
 from optimizer.presets import load_hardware
 from optimizer.problem import make_problem
 from optimizer.search.stop import Deadline
@@ -35,7 +37,7 @@ def solution_of(traces: str, layer: int, mesh: Mesh, seconds: float) -> Solution
     problem = make_problem(
         source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts), None
     )
-    return solve(problem, sets, Effort(Deadline(seconds)), lambda stage, share: None)
+    return solve(problem, sets, Effort(Deadline(seconds)), lambda stage, share: None, Conditions(), AUTO)
 
 
 def draw(solution: Solution, path: str, title: str) -> None:

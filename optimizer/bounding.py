@@ -44,7 +44,7 @@ class Bound:
 class Gap:
     """What a plan reaches of one unit, and the strongest bounds: for any placement, and for its own, if there is one.
 
-    Ratios are relative to the bound: .1 is a tenth above it.
+    Ratios are relative to the bound: .1 is a tenth above it; None above a bound of nothing at all.
     """
 
     unit: str
@@ -53,19 +53,27 @@ class Gap:
     this_placement: Bound | None
 
     @property
-    def to_any(self) -> float:
+    def to_any(self) -> float | None:
         """How far above what no placement goes below."""
-        return self.reached / self.any_placement.mean - 1
+        return self._above(self.any_placement)
 
     @property
     def to_this(self) -> float | None:
         """How far above what no routing of this placement goes below."""
-        return None if self.this_placement is None else self.reached / self.this_placement.mean - 1
+        return None if self.this_placement is None else self._above(self.this_placement)
+
+    def _above(self, bound: Bound) -> float | None:
+        return self.reached / bound.mean - 1 if bound.mean > 0 else None
 
     def summary(self) -> dict[str, Any]:
         """The stable JSON form, as in plan files."""
-        found = {"reached": self.reached, "any_placement": self.any_placement.mean, "by": self.any_placement.name}
-        found["gap_to_any_placement"] = self.to_any
+        free = self.any_placement
+        found = {
+            "reached": self.reached,
+            "any_placement": free.mean,
+            "by": free.name,
+            "gap_to_any_placement": self.to_any,
+        }
         if self.this_placement is not None:
             found |= {"this_placement": self.this_placement.mean, "gap_to_this_placement": self.to_this}
         return found

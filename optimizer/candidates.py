@@ -12,6 +12,7 @@ from formulations.outcome import Outcome
 from formulations.solver import Limits
 from optimizer.placement import Placement
 from optimizer.problem import Problem
+from optimizer.search.annealing import anneal
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.greedy import greedy
@@ -21,6 +22,9 @@ from optimizer.seeds.pairing import pairing
 FORMULATION_SHARE, FORMULATION_SECONDS = 0.2, 10.0  # CP-SAT gets this share of the time left, at most so many seconds
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
 STARTS = ("greedy", "formulation", "pairing")  # of the descents, in turn
+ANNEALED_BATCHES = 512
+CHAINS = 2  # of annealing, each in a thread
+FINALISTS = 2 * CHAINS  # of what annealing passes, the last ones
 
 Notify = Callable[[str, float], None]
 
@@ -32,6 +36,15 @@ class Effort:
     deadline: Deadline
     seed: int = 0
     evaluations: int | None = None
+
+
+@dataclass(frozen=True)
+class Spell:
+    """What one search may spend, its seed, and who is told of its progress."""
+
+    budget: Budget
+    seed: int
+    notify: Notify
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +74,29 @@ def seeds_and_formulation(problem: Problem, effort: Effort, notify: Notify) -> I
     yield _formulated(problem, placement, effort)
 
 
-def descents(
-    problem: Problem, goal: Goal, found: list[Candidate], effort: Effort, reserve: float, notify: Notify
-) -> Iterator[Placement]:
-    """Where each descent from the found candidates ends, until `reserve` seconds before the deadline."""
+def descents(problem: Problem, goal: Goal, found: list[Candidate], spell: Spell) -> Iterator[Placement]:
+    """Where each descent from the found candidates ends, for even routing."""
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
-    budget = Budget(effort.deadline, effort.deadline.seconds - reserve, effort.evaluations)
-    rng = np.random.default_rng(effort.seed)
-    return multistart(problem, goal, starts, budget, rng, lambda share: notify("search", share))
+    rng, notify = np.random.default_rng(spell.seed), spell.notify
+    return multistart(problem, goal, starts, spell.budget, rng, lambda share: notify("descent", share))
+
+
+def annealed(problem: Problem, found: list[Candidate], tiles: bool, spell: Spell) -> list[Placement]:
+    """The best placements that annealing passes for optimal routing, in tiles or tokens, the last ones first."""
+    start = next(candidate.placement for candidate in found if candidate.method == "greedy")
+    load = problem.load[:ANNEALED_BATCHES]
+    units = problem.cost.tiles(load) if tiles else load
+    rng, notify = np.random.default_rng(spell.seed), spell.notify
+    passed: list[Placement] = []
+    bettered = anneal(
+        start, units, problem.spread, problem.mesh.cols, spell.budget, rng, chains=CHAINS,
+        progress=lambda share: notify("annealing", share),
+    )  # fmt: skip
+    try:
+        passed.extend(bettered)
+    except KeyboardInterrupt:
+        notify("interrupted", 1.0)
+    return passed[: -1 - FINALISTS : -1]
 
 
 def _formulated(problem: Problem, hint: Placement, effort: Effort) -> Candidate:

@@ -12,13 +12,14 @@ from optimizer.cost import Cost
 from optimizer.inputs import Source
 from optimizer.mesh import Mesh
 from optimizer.placement import Placement
+from optimizer.portfolio import Judge
 from optimizer.problem import Problem, make_problem
 from optimizer.rivals.metro import METRO, MetroSimulation
 from optimizer.rivals.planners import Planner, planners
 from optimizer.routing.site import Unit
 from optimizer.search.stop import Deadline
 from optimizer.simulated import SimulationReport
-from optimizer.solve import Judge, solve
+from optimizer.solve import solve
 from optimizer.traces.batches import Sets
 
 OURS, OPTIMAL = "moeplan", "optimal"
@@ -61,11 +62,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ours:
-    """How our plan is made: seconds, moves at most (None: no limit), and the conditions it is chosen for."""
+    """How our plan is made: seconds, moves at most (None: no limit), the conditions it is chosen for, and the policies
+    from which the best is taken."""
 
     seconds: float
     evaluations: int | None
     conditions: Conditions
+    routings: tuple[str, ...]
 
 
 def compare(
@@ -117,8 +120,8 @@ def _ours(problem: Problem, sets: Sets, seed: int, ours: Ours, notify: Notify) -
     """What `solve` plans in the time that is given to it; its clock starts here."""
     started = time.perf_counter()
     effort = Effort(Deadline(ours.seconds), seed, ours.evaluations)
-    placement = solve(problem, sets, effort, notify, ours.conditions).rows[-1].placement
-    return Planned(OURS, placement, time.perf_counter() - started, (ours.conditions.routing,))
+    plan = solve(problem, sets, effort, notify, ours.conditions, ours.routings).rows[-1]
+    return Planned(OURS, plan.placement, time.perf_counter() - started, (plan.report.routing,))
 
 
 def _conditions(routings: Sequence[str], unit: Unit | None, cost: Cost) -> list[Conditions]:

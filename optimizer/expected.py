@@ -9,7 +9,7 @@ import numpy as np
 from formulations.arrays import Floats, Ints
 from formulations.outcome import Outcome
 from optimizer.bounding import IMBALANCE, Gap, bound_steps, gaps
-from optimizer.candidates import Candidate, Effort, Notify, descents, seeds_and_formulation
+from optimizer.candidates import Candidate, Effort, Notify, Spell, descents, seeds_and_formulation
 from optimizer.cost import Cost
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
@@ -18,6 +18,7 @@ from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
 from optimizer.problem import Problem, make_problem
 from optimizer.search.multistart import Goal
+from optimizer.search.stop import Budget
 from optimizer.traces.counts import Counts, step_counts
 
 ROUTING = "even"
@@ -85,7 +86,8 @@ def solve_expected(problem: Problem, test: Ints, unseen: bool, effort: Effort, n
     experts = problem.model.experts
     goal = Goal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail=False)
     pool = [candidate.placement for candidate in found]
-    pool += descents(problem, goal, found, effort, FINISH_SECONDS, notify)
+    budget = Budget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.evaluations)
+    pool += descents(problem, goal, found, Spell(budget, effort.seed, notify))
     best = min(pool, key=lambda placement: float(expected_imbalance(placement, problem.load).mean()))
     found.append(Candidate("search", best, time.monotonic() - started))
     rows = [

@@ -1,29 +1,27 @@
 """One layer from batches to a judged placement: wiring only."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from formulations.arrays import Floats, Ints
+from formulations.arrays import Ints
 from formulations.outcome import Outcome
 from optimizer.bounding import Gap, bound_any, bound_given, gaps, reached_by
-from optimizer.candidates import Candidate, Effort, Notify, descents, seeds_and_formulation
+from optimizer.candidates import FINALISTS, Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.inputs import Source
 from optimizer.mesh import Mesh
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
+from optimizer.portfolio import Judge, Portfolio
 from optimizer.problem import Problem, make_problem
 from optimizer.routing.learn import learn
-from optimizer.routing.policies import TAUGHT
-from optimizer.search.choose import choose, figures
-from optimizer.search.multistart import latency_goal, slot_value
+from optimizer.search.multistart import slot_value
 from optimizer.simulated import SimulationReport
-from optimizer.simulator import simulate
-from optimizer.traces.batches import Batches, Sets
+from optimizer.traces.batches import Sets
 
-EVEN = Conditions()
 FINISH_SHARE = 0.02  # of the time limit, kept for judging and writing, besides what judging was measured to take
 MOST_BOUNDING = 3  # the bounds of the plan take at most so many times as long as those of any placement
 
@@ -40,7 +38,8 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """All methods' rows, `search` last: the plan. first_result: seconds until a complete plan was judged."""
+    """All methods' rows; `search` has one for each routing policy that was tried, the plan's last. first_result:
+    seconds until a complete plan was judged."""
 
     rows: list[Row]
     outcome: Outcome[Ints]
@@ -49,71 +48,71 @@ class Solution:
     first_result: float
 
 
-def solve(problem: Problem, sets: Sets, effort: Effort, notify: Notify, conditions: Conditions = EVEN) -> Solution:
-    """Plan on train batches, choose on selection batches and judge on test batches under these conditions.
-
-    Seeds, formulation and descents plan for an even split, whatever the routing policy.
-    """
-    judge = Judge(problem, sets, conditions)
-    found: list[Candidate] = []
-    rows: list[Row] = []
-    first_result = judging = 0.0
-    for candidate in seeds_and_formulation(problem, effort, notify):
-        started = time.monotonic()
-        report = judge.test(candidate.placement)
-        judging = time.monotonic() - started
-        rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
-        first_result = first_result or effort.deadline.elapsed()
-        found.append(candidate)
+def solve(
+    problem: Problem, sets: Sets, effort: Effort, notify: Notify, conditions: Conditions, routings: Sequence[str]
+) -> Solution:
+    """Plan on train batches, choose on selection batches and judge on test batches, under these conditions and the best
+    of the routing policies; seeds are judged under the first of them."""
+    portfolio = Portfolio.of(problem, sets, conditions, routings)
+    seeds = Seeds.judged(problem, portfolio.pools[routings[0]].judge, effort, notify)
     started = time.monotonic()
     bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost)
     bounding = time.monotonic() - started
     started = time.monotonic()
-    reserve = 4 * judging + MOST_BOUNDING * bounding + FINISH_SHARE * effort.deadline.seconds
-    chosen, count = _searched(problem, judge, found, effort, reserve, notify)
+    finish = (len(routings) + FINALISTS) * seeds.judging + MOST_BOUNDING * bounding
+    finish += FINISH_SHARE * effort.deadline.seconds
+    try:
+        portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, notify)
+    except KeyboardInterrupt:
+        notify("interrupted", 1.0)
     seconds = time.monotonic() - started
     notify("judging", 1.0)
-    report = judge.test(chosen)
-    rows.append(Row("search", chosen, seconds, report))
-    bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, chosen)
-    outcome = found[-1].outcome
-    assert outcome is not None  # the formulation comes last
-    return Solution(rows, outcome, gaps(bounds, reached_by(report)), count, first_result)
+    rows = seeds.rows + _searched(portfolio, seconds)
+    plan = rows[-1]
+    bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
+    found = gaps(bounds, reached_by(plan.report))
+    return Solution(rows, seeds.outcome, found, portfolio.candidates, seeds.first_result)
 
 
-@dataclass(frozen=True)
-class Judge:
-    """The simulator with one layer's batches and conditions."""
+@dataclass(frozen=True, eq=False)
+class Seeds:
+    """The candidates of the constructions and of the formulation, and their rows. judging: seconds that judging one of
+    them takes, compilation apart; first_result: seconds until the first was."""
 
-    problem: Problem
-    sets: Sets
-    conditions: Conditions
+    found: list[Candidate]
+    rows: list[Row]
+    judging: float
+    first_result: float
 
-    def test(self, placement: Placement) -> SimulationReport:
-        """On the test batches."""
-        return self._judged(placement, self.sets.test)
+    @classmethod
+    def judged(cls, problem: Problem, judge: Judge, effort: Effort, notify: Notify) -> "Seeds":
+        """Plan and judge each in turn."""
+        found: list[Candidate] = []
+        rows: list[Row] = []
+        judging = first_result = 0.0
+        for candidate in seeds_and_formulation(problem, effort, notify):
+            started = time.monotonic()
+            report = judge.test(candidate.placement)
+            judging = time.monotonic() - started
+            rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
+            first_result = first_result or effort.deadline.elapsed()
+            found.append(candidate)
+        return cls(found, rows, judging, first_result)
 
-    def selection(self, placement: Placement) -> Floats:
-        """The figures to choose by, on the selection batches."""
-        return figures(self._judged(placement, self.sets.selection))
-
-    def _judged(self, placement: Placement, batches: Batches) -> SimulationReport:
-        problem = self.problem
-        taught = learn(placement, problem.load, slot_value(problem)) if self.conditions.routing in TAUGHT else None
-        return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, taught)
+    @property
+    def outcome(self) -> Outcome[Ints]:
+        """The formulation's, which comes last."""
+        found = self.found[-1].outcome
+        assert found is not None
+        return found
 
 
-def _searched(
-    problem: Problem, judge: Judge, found: list[Candidate], effort: Effort, reserve: float, notify: Notify
-) -> tuple[Placement, int]:
-    """What the selection batches favour of all candidates, descents included, and how many there were."""
-    pool = [candidate.placement for candidate in found if candidate.method == "greedy"]
-    pool += [candidate.placement for candidate in found if candidate.method in ("pairing", "formulation")]
-    judged = [judge.selection(placement) for placement in pool]
-    for placement in descents(problem, latency_goal(problem, judge.sets.train), found, effort, reserve, notify):
-        pool.append(placement)
-        judged.append(judge.selection(placement))
-    return pool[choose(judged, baseline=0)], len(pool)
+def _searched(portfolio: Portfolio, seconds: float) -> list[Row]:
+    """The best candidate of each policy on the test batches, the chosen policy's last."""
+    chosen = portfolio.chosen()
+    order = sorted(portfolio.pools, key=lambda name: name == chosen)
+    best = {name: portfolio.pools[name].placements[portfolio.pools[name].best()] for name in order}
+    return [Row("search", best[name], seconds, portfolio.pools[name].judge.test(best[name])) for name in order]
 
 
 def plan_tokens(
@@ -124,12 +123,14 @@ def plan_tokens(
     shared: int | str | None,
     effort: Effort,
     notify: Notify,
-    conditions: Conditions = EVEN,
+    conditions: Conditions,
+    routings: Sequence[str],
 ) -> tuple[Plan, Solution, list[str]]:
-    """Plan one layer of a source of batches: the plan, all figures, and sentences that the user should read."""
+    """Plan one layer of a source of batches for the best of the routing policies: the plan, all figures, and sentences
+    that the user should read."""
     sets = source.sets(layer)
     problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), shared)
-    solution = solve(problem, sets, effort, notify, conditions)
+    solution = solve(problem, sets, effort, notify, conditions, routings)
     chosen, composition = solution.rows[-1], source.composition
     provenance = {
         "moeplan": version("moeplan"),
@@ -153,5 +154,5 @@ def plan_tokens(
         provenance,
         taught,
     )
-    plan = Plan(problem.model, mesh, cost.name, conditions.routing, {layer: part}, conditions.unit)
+    plan = Plan(problem.model, mesh, cost.name, chosen.report.routing, {layer: part}, conditions.unit)
     return plan, solution, [source.origin, *source.notes]

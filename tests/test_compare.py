@@ -23,7 +23,7 @@ OPTIMAL = ["optimal tokens", "optimal tiles"]
 
 def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Comparison:
     source = open_source(Named(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None)
-    ours = Ours(20, 500, Conditions(policy, unit))
+    ours = Ours(20, 500, Conditions(unit=unit), (policy,))
     return compare(source, 1, Mesh(2, 2, 3), cost(), None, 0, ours, lambda stage, share: None)
 
 

@@ -62,7 +62,7 @@ def planned(folder: Path, policy: str = "even", **more: Any) -> Plan:
     """A plan of one layer, of little effort."""
     source = open_source(named(folder, batch_tokens=TOKENS, **more), [LAYER], MODEL, MESH, lambda share: None)
     effort = Effort(Deadline(60), more.get("seed", 0), 200)
-    return plan_tokens(source, LAYER, MESH, cost(), None, effort, silent, Conditions(policy))[0]
+    return plan_tokens(source, LAYER, MESH, cost(), None, effort, silent, Conditions(), (policy,))[0]
 
 
 def judged(

@@ -224,8 +224,8 @@ def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
     one_worse = [1.0] * 7 + [2.1]
     faster, more_even = [1.8] + [1.9] * 3 + [2.0] * 4, [1.9] * 4 + [1.0] * 4
     judged = [np.array(values) for values in (base, one_worse, better, faster, more_even)]
-    assert choose(judged, baseline=0) == 3  # the fastest of those allowed
-    assert choose([judged[0], judged[1]], baseline=0) == 0
+    assert choose(judged, baseline=0, balanced=True) == 3  # the fastest of those allowed
+    assert choose([judged[0], judged[1]], baseline=0, balanced=True) == 0
 
 
 def test_figures_are_of_latency_and_imbalance() -> None:

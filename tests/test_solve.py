@@ -16,14 +16,18 @@ from optimizer.solve import Solution, solve
 METHODS = ["sequential", "random", "pairing", "greedy", "formulation", "search"]
 
 
-def solved(seed: int = 0, evaluations: int | None = 4000, seconds: float = 60) -> Solution:
+def solved(
+    seed: int = 0, evaluations: int | None = 4000, seconds: float = 60, routings: tuple[str, ...] = ("even",)
+) -> Solution:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    return solve(problem, sets, Effort(Deadline(seconds), seed, evaluations), lambda stage, share: None)
+    return solve(
+        problem, sets, Effort(Deadline(seconds), seed, evaluations), lambda stage, share: None, Conditions(), routings
+    )
 
 
 def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    solution = solve(problem, sets, Effort(Deadline(60), 0, 4000), lambda stage, share: None)
+    solution = solve(problem, sets, Effort(Deadline(60), 0, 4000), lambda stage, share: None, Conditions(), ("even",))
     assert [row.method for row in solution.rows] == METHODS
     for row in solution.rows:
         assert row.placement.violations(15, 8, 3) == []
@@ -34,7 +38,7 @@ def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> No
 def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     effort = Effort(Deadline(60), 0, 40_000)
-    rows = {row.method: row for row in solve(problem, sets, effort, lambda *_: None).rows}
+    rows = {row.method: row for row in solve(problem, sets, effort, lambda *_: None, Conditions(), ("even",)).rows}
     judged = {
         name: figures(
             simulate(rows[name].placement, sets.selection, problem.model, problem.mesh, problem.cost, Conditions())

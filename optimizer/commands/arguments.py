@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 from optimizer.errors import InputError
+from optimizer.portfolio import AUTO
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.sniff import Format
 
@@ -41,6 +42,11 @@ def policy_names(text: str, most: int | None = None) -> list[str]:
     if most is not None and len(names) > most:
         raise InputError(f"--routing '{text}' names {len(names)} policies; give one of {', '.join(POLICIES)}")
     return list(dict.fromkeys(names))
+
+
+def routings_named(text: str) -> tuple[str, ...]:
+    """The policies from which `solve` takes the best: those named, or `portfolio.AUTO`. Raises InputError."""
+    return AUTO if text == "auto" else tuple(policy_names(text))
 
 
 def spaced(option: str, text: str) -> list[float]:

@@ -15,7 +15,7 @@ from optimizer.commands.options import SharedReplicas, batch_options, cost_optio
 @problem_options
 @cost_options
 @click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to plan.")
-@click.option("--routing", default="even", show_default=True, help="Policy that our plan is chosen for.")
+@click.option("--routing", default="auto", show_default=True, help="Policy of our plan, as in solve.")
 @click.option(
     "--shared-replicas",
     type=SharedReplicas(),
@@ -38,7 +38,7 @@ def compare(layer: int, routing: str, shared_replicas: int | str | None, time_li
     the routing that it was published with, and under optimal routing in tokens and tiles, or in --unit. Planning times
     are without compilation.
     """
-    from optimizer.commands.arguments import policy_names
+    from optimizer.commands.arguments import routings_named
     from optimizer.compare import Ours
     from optimizer.compare import compare as compare_layer
     from optimizer.conditions import Conditions
@@ -47,7 +47,7 @@ def compare(layer: int, routing: str, shared_replicas: int | str | None, time_li
     from optimizer.report import compare as report
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
-    ours = Ours(time_limit, iterations, Conditions(policy_names(routing, most=1)[0], given["unit"]))
+    ours = Ours(time_limit, iterations, Conditions(unit=given["unit"]), routings_named(routing))
     named, choice = named_of(given), model_choice(given)
     with progress() as notify:
         if open_counts(named, choice) is not None:

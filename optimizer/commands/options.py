@@ -90,8 +90,9 @@ run_options = options(
 
 solve_options = options(
     click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to plan."),
-    click.option("--routing", default="even", show_default=True,
-                 help="Policy that the plan is chosen, judged and shipped for; the search itself splits evenly."),
+    click.option("--routing", default="auto", show_default=True,
+                 help="Policy that the plan is made for and shipped with, or several to take the fastest of "
+                 "(comma-separated); auto: even,nearest,optimal. See simulate --help for all."),
     click.option("--shared-replicas", type=SharedReplicas(),
                  help="Replicas of each shared expert, spread over the rows; auto treats it like a routed one. "
                  "By default one per row."),

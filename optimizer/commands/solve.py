@@ -25,13 +25,13 @@ def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesis
           iterations: int | None, output: Path, as_json: bool, **given: Any) -> None:  # fmt: skip
     """Plan one layer, and judge the plan on requests that it was not made from.
 
-    Seeds, a CP-SAT formulation and descents plan for even routing on train batches; the candidate that is best on
-    selection batches, routed by --routing, becomes the plan; all figures printed are of test batches. The three share
-    no request.
+    Seeds, a formulation, descents for even routing, annealing for optimal routing and exchanges of devices for the sake
+    of the network plan on train batches. What is best on selection batches becomes the plan, with its routing policy;
+    all figures printed are of test batches. The three share no request. Ctrl-C ends the search, not the command.
     Where TRACES are counts without tokens, the expected load is planned and judged instead.
     """
     from optimizer.candidates import Effort
-    from optimizer.commands.arguments import policy_names
+    from optimizer.commands.arguments import routings_named
     from optimizer.conditions import Conditions
     from optimizer.expected import plan_counts
     from optimizer.files import check_writable
@@ -45,7 +45,7 @@ def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesis
     check_writable(output, "--output")
     mesh = mesh_of(given)
     cost = cost_of(given["hardware"], given)
-    conditions = Conditions(policy_names(routing, most=1)[0], given["unit"])
+    conditions, routings = Conditions(unit=given["unit"]), routings_named(routing)
     effort = Effort(Deadline(time_limit, STARTED), given["seed"], iterations)
     named, choice = named_of(given), model_choice(given)
     with progress() as notify:
@@ -62,7 +62,9 @@ def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesis
                 source: Source = synthesised(*counted, layer, named, mesh)
             else:
                 source = open_source(named, [layer], choice, mesh, reading)
-            plan, solution, notes = plan_tokens(source, layer, mesh, cost, shared_replicas, effort, notify, conditions)
+            plan, solution, notes = plan_tokens(
+                source, layer, mesh, cost, shared_replicas, effort, notify, conditions, routings
+            )
             found = solution_report.as_json(solution)
             show = lambda: solution_report.show(solution, layer)  # noqa: E731
     write_plan(output, plan)
@@ -71,4 +73,4 @@ def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesis
         click.echo(json.dumps({"layer": layer, "plan": str(output), **found}, indent=1))
         return
     show()
-    click.echo(f"The search row is the plan, written to {output}.")
+    click.echo(f"The last row is the plan, written to {output}.")

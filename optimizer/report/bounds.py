@@ -37,16 +37,19 @@ def show_gaps(gaps: Sequence[Gap]) -> None:
         table.add_column(column, justify="right")
     table.add_column("by the bound")
     for gap in gaps:
-        own = ("-", "-") if gap.this_placement is None else (_figure(gap.this_placement.mean), f"{gap.to_this:.2%}")
-        free = gap.any_placement
-        table.add_row(
-            gap.unit.replace("_", " "), _figure(gap.reached), *own, _figure(free.mean), f"{gap.to_any:.2%}", free.name
-        )
+        own = "-" if gap.this_placement is None else _figure(gap.this_placement.mean)
+        free = _figure(gap.any_placement.mean)
+        cells = (_figure(gap.reached), own, _percent(gap.to_this), free, _percent(gap.to_any))
+        table.add_row(gap.unit.replace("_", " "), *cells, gap.any_placement.name)
     show_table(table)
 
 
 def _figure(value: float) -> str:
     return f"{value:.3f}" if value < 100 else f"{value:.1f}"
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2%}"
 
 
 def as_json(found: Bounded) -> dict[str, Any]:

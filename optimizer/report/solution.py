@@ -19,11 +19,14 @@ def show(solution: Solution, layer: int) -> None:
 
 
 def solution_table(solution: Solution, layer: int) -> Table:
-    """One row per method, judged on the test batches."""
+    """One row per method and, for the search, routing policy, judged on the test batches."""
     report = solution.rows[0].report
-    title = f"Layer {layer} on {len(report.hops)} test batches of {report.tokens} tokens, routing {report.routing}"
+    title = f"Layer {layer} on {len(report.hops)} test batches of {report.tokens} tokens"
     columns = ["imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "planned in, s"]
-    table = make_table(title, "method", columns)
+    table = make_table(title, "method", [])
+    table.add_column("routing")
+    for column in columns:
+        table.add_column(column, justify="right")
     for row in solution.rows:
         table.add_row(*_solution_cells(row), style="bold" if row is solution.rows[-1] else None)
     return table
@@ -34,6 +37,7 @@ def _solution_cells(row: Row) -> list[str]:
     latency = np.percentile(row.report.latency_us, [50, 99])
     return [
         row.method,
+        row.report.routing,
         *(f"{value:.3f}" for value in imbalance),
         *(f"{value:.1f}" for value in latency),
         f"{row.report.tiles.mean():.2f}",

@@ -21,12 +21,14 @@ def figures(report: SimulationReport) -> Floats:
     return np.array(found)
 
 
-def choose(candidates: list[Floats], baseline: int) -> int:
+def choose(candidates: list[Floats], baseline: int, balanced: bool) -> int:
     """Index of the candidate with the least latency, of those that are worse than the baseline in no figure.
 
-    candidates: `figures` of each; least is the mean ratio of the four latencies to the baseline's. The baseline is a
-    candidate itself, so there is always one.
+    candidates: `figures` of each; least is the mean ratio of the four latencies to the baseline's. Where loads are not
+    to be `balanced` in tokens, as full tiles are better than even ones, imbalance is no reason against a candidate. The
+    baseline is a candidate itself, so there is always one.
     """
     ratios = [figure / candidates[baseline] for figure in candidates]
-    no_worse = [index for index, ratio in enumerate(ratios) if (ratio <= 1).all()]
+    counted = len(candidates[baseline]) if balanced else LATENCIES
+    no_worse = [index for index, ratio in enumerate(ratios) if (ratio[:counted] <= 1).all()]
     return min(no_worse, key=lambda index: float(ratios[index][:LATENCIES].mean()))

@@ -1,0 +1,164 @@
+"""Which searches run for which routing policies, in what share of the time, and which of their results is best."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from formulations.arrays import Floats
+from optimizer.candidates import Candidate, Effort, Notify, Spell, annealed, descents
+from optimizer.conditions import Conditions
+from optimizer.network import Network
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.routing.learn import learn
+from optimizer.routing.policies import TAUGHT
+from optimizer.search.arrangement import arrange, demand_of
+from optimizer.search.choose import LATENCIES, choose, figures
+from optimizer.search.multistart import latency_goal, slot_value
+from optimizer.search.stop import Budget, Deadline
+from optimizer.simulated import SimulationReport
+from optimizer.simulator import simulate
+from optimizer.traces.batches import Batches, Sets
+
+AUTO = ("even", "nearest", "optimal")
+"""What is tried where no policy is named: the best that needs to know nothing but counts, or a table, or all loads."""
+
+SPLITTING = ("capacity-fill", "least-loaded", "optimal")
+NEAR = ("nearest", *SPLITTING)
+"""Policies that follow the load of the batch, and those that look at distances."""
+
+DESCENT_SHARE = 0.3  # of the time of all searches, where annealing runs as well
+WELL_PLACED = ("greedy", "formulation", "pairing")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The simulator with one layer's batches and conditions."""
+
+    problem: Problem
+    sets: Sets
+    conditions: Conditions
+
+    def test(self, placement: Placement) -> SimulationReport:
+        """On the test batches."""
+        return self._judged(placement, self.sets.test)
+
+    def selection(self, placement: Placement) -> Floats:
+        """The figures to choose by, on the selection batches."""
+        return figures(self._judged(placement, self.sets.selection))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether tokens are to be balanced: not where tiles are filled instead."""
+        tiles = (self.conditions.unit or self.problem.cost.unit) == "tiles"
+        return not (tiles and self.conditions.routing in SPLITTING)
+
+    def _judged(self, placement: Placement, batches: Batches) -> SimulationReport:
+        problem = self.problem
+        taught = learn(placement, problem.load, slot_value(problem)) if self.conditions.routing in TAUGHT else None
+        return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, taught)
+
+
+@dataclass
+class Pool:
+    """Candidates of one routing policy, and their figures on the selection batches; the first is what to beat."""
+
+    judge: Judge
+    placements: list[Placement] = field(default_factory=list)
+    judged: list[Floats] = field(default_factory=list)
+
+    def add(self, placement: Placement) -> None:
+        """Judge one more."""
+        self.placements.append(placement)
+        self.judged.append(self.judge.selection(placement))
+
+    def best(self) -> int:
+        """The index of the chosen one."""
+        return choose(self.judged, 0, self.judge.balanced)
+
+
+@dataclass(frozen=True, eq=False)
+class Portfolio:
+    """One pool for each policy that is to be chosen from."""
+
+    problem: Problem
+    sets: Sets
+    pools: dict[str, Pool]
+
+    @classmethod
+    def of(cls, problem: Problem, sets: Sets, conditions: Conditions, routings: Sequence[str]) -> "Portfolio":
+        """Without candidates; under these conditions but for their routing."""
+        judges = {name: Judge(problem, sets, _routed(conditions, name)) for name in routings}
+        return cls(problem, sets, {name: Pool(judge) for name, judge in judges.items()})
+
+    def search(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> None:
+        """Fill the pools until so many seconds on the clock: seeds, arranged seeds, descents, annealing, in turn."""
+        greedy = next(candidate.placement for candidate in found if candidate.method == "greedy")
+        self._offer(greedy, tuple(self.pools))
+        for candidate in found:
+            if candidate.method in WELL_PLACED:
+                self._offer(candidate.placement, set(self.pools) - {*NEAR})
+                self._offer(self._arranged(candidate.placement, effort), NEAR)
+        for placement in self._descents(found, effort, until, notify):
+            self._offer(placement, set(self.pools) - {*NEAR})
+            self._offer(self._arranged(placement, effort), ["nearest"])
+        for placement in self._annealed(found, effort, until, notify):
+            self._offer(self._arranged(placement, effort), SPLITTING)
+
+    def chosen(self) -> str:
+        """The policy whose best candidate has the least latency."""
+        latencies = {name: float(pool.judged[pool.best()][:LATENCIES].mean()) for name, pool in self.pools.items()}
+        return min(latencies, key=lambda name: latencies[name])
+
+    @property
+    def candidates(self) -> int:
+        """How many were judged."""
+        return sum(len(pool.placements) for pool in self.pools.values())
+
+    def _offer(self, placement: Placement, routings: Sequence[str] | set[str]) -> None:
+        for name in routings:
+            if name in self.pools:
+                self.pools[name].add(placement)
+
+    def _arranged(self, placement: Placement, effort: Effort) -> Placement:
+        """With devices exchanged for the sake of the network, if any policy looks at distances."""
+        if not {*NEAR} & set(self.pools):
+            return placement
+        network = Network.of(self.problem.mesh, self.problem.cost.preset.network)
+        demand = demand_of(self.sets.train, network, self.problem.model.experts)
+        deadline = Deadline(effort.deadline.remaining() + 1)  # what is found is worth a moment more
+        budget = Budget(deadline, deadline.seconds, effort.evaluations)
+        return arrange(placement, demand, network, self.problem.spread, budget, np.random.default_rng(effort.seed))
+
+    def _descents(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> Iterator[Placement]:
+        if self._descent_share == 0:
+            return iter(())
+        goal = latency_goal(self.problem, self.sets.train)
+        now = effort.deadline.elapsed()
+        spell = _spell(effort, now + self._descent_share * max(until - now, 0.0), self._descent_share, notify)
+        return descents(self.problem, goal, found, spell)
+
+    def _annealed(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> list[Placement]:
+        splitting = [name for name in SPLITTING if name in self.pools]
+        if not splitting:
+            return []
+        conditions = self.pools[splitting[0]].judge.conditions
+        tiles = (conditions.unit or self.problem.cost.unit) == "tiles"
+        return annealed(self.problem, found, tiles, _spell(effort, until, 1 - self._descent_share, notify))
+
+    @property
+    def _descent_share(self) -> float:
+        """Of the time and of the moves."""
+        splitting = {*SPLITTING} & set(self.pools)
+        return 0.0 if set(self.pools) == splitting else DESCENT_SHARE if splitting else 1.0
+
+
+def _routed(conditions: Conditions, routing: str) -> Conditions:
+    return Conditions(**(vars(conditions) | {"routing": routing}))
+
+
+def _spell(effort: Effort, until: float, share: float, notify: Notify) -> Spell:
+    """Until so many seconds on the clock, or this share of the evaluations."""
+    evaluations = None if effort.evaluations is None else round(effort.evaluations * share)
+    return Spell(Budget(effort.deadline, until, evaluations), effort.seed, notify)
