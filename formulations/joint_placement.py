@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import count
+from itertools import count, cycle
 
 import numpy as np
 
@@ -120,13 +120,13 @@ def _annealed(layer: Layer, steps: int, hot: float, rng: np.random.Generator) ->
 def _rounds(layer: Layer, limits: Limits, started: float) -> Iterator[Ints]:
     """A placement `[device, slot]` after each round, one at least: regrouped on and on, annealed anew when stuck."""
     rounds = None if limits.deterministic is None else max(1, round(limits.deterministic))
-    rng, last = np.random.default_rng(limits.seed), np.inf
+    rng, last, hot = np.random.default_rng(limits.seed), np.inf, cycle((HOT, HOTTER))
     for number in count() if rounds is None else range(rounds):
         if number and time.monotonic() - started > limits.seconds:
             return
         if last == np.inf:
             steps = max(ANNEALED * layer.devices * layer.slots_per_device, LEAST_STEPS)
-            layout = _annealed(layer, steps, HOTTER if number % 2 else HOT, rng)
+            layout = _annealed(layer, steps, next(hot), rng)
         regroup(layout, 1.0, TRIES * layer.devices, PATIENCE * layer.devices, rng)
         yield slots_of(layout)
         peak = float(layout.device.max())
