@@ -1,8 +1,9 @@
 """Simulated annealing of the batches' peaks under optimal split (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
 
-A short descent comes first. The temperature to go on with is not given but found: at it, moves that would be for the
-worse are accepted as often as asked for, judged by a sample (Ben-Ameur, Computational Optimization and Applications 29,
-2004). From there it falls geometrically with the share of the budget that is spent.
+A short descent comes first. What peaks exceed even loads by after it is the scale of temperatures: they say which share
+of it a move may lose. (To set them by the share of sampled moves that are accepted failed: a few moves that change next
+to nothing, made to and fro, are most of what is accepted.) From there they fall geometrically with the share of the
+budget that is spent.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
-from scipy.optimize import brentq
 
 from formulations.arrays import Bools, Floats, Ints
 from formulations.kernels import kernel
@@ -23,26 +23,26 @@ from optimizer.search.stop import Budget
 
 DRAWS = 6  # uniform random numbers that a move takes
 CHUNK = 500  # moves between looks at the clock: some hundredths of a second
-SAMPLED = 1000  # moves from which the first temperature is told
 REFRESH = 16  # moves made after which all experts are levelled, not only those near a move
-DESCENT = 0.05  # share of the budget in which only what improves is accepted
+DESCENT = 0.03  # share of the budget in which only what improves is accepted
 LOOKS = 20  # times that the best so far is yielded, if it is new
 ANYWHERE, SWAPS, FROM_PEAK = 0.3, 0.6, 0.8  # kinds of moves, as cumulated shares
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """acceptance: the share of sampled worsening moves that is accepted at first; cooling: the last temperature over
-    the first; tail: the share of batches, worst first, whose peaks count `tail_weight` times what the mean of all
-    counts: the objective is mean + tail_weight * conditional value at risk."""
+    """worsening: what is accepted at first with a probability of one half, as a share of the excess that a descent
+    leaves; cooling: the last temperature over the first; tail: the share of batches, worst first, whose mean peak
+    counts `tail_weight` times what the mean of all counts: the objective is mean + tail_weight * conditional value at
+    risk."""
 
-    acceptance: float = 0.03
+    worsening: float = 0.01
     cooling: float = 0.05
     tail: float = 0.1
     tail_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.acceptance < 1 and 0 < self.cooling <= 1 and 0 < self.tail <= 1 and self.tail_weight >= 0):
+        if not (0 < self.worsening <= 1 and 0 < self.cooling <= 1 and 0 < self.tail <= 1 and self.tail_weight >= 0):
             raise ValueError(f"{self}: shares lie between 0 and 1, and no weight is negative")
 
 
@@ -76,7 +76,7 @@ class Annealer:
         self._touched = touched_for(self.split)
         self.schedule = schedule
         self._spread, self._cols, self._rng = spread, cols, rng
-        self._batches = len(units)
+        self.batches = len(units)
 
     def run(self, draws: int, temperature: float) -> None:
         """Draw so many moves; evaluate those that are legal and accept by Metropolis' rule.
@@ -95,7 +95,7 @@ class Annealer:
 
     def peaks(self) -> Floats:
         """Peak load of each batch in units, `[batch]`, an upper bound of the least."""
-        return self.split.peak.T.ravel()[: self._batches] / self.split.parts
+        return self.split.peak.T.ravel()[: self.batches] / self.split.parts
 
     def objective(self) -> float:
         """Mean peak plus tail_weight times the mean peak of the worst batches, in units."""
@@ -103,28 +103,17 @@ class Annealer:
         worst = peak[-max(1, round(self.schedule.tail * len(peak))) :]
         return float(peak.mean() + self.schedule.tail_weight * worst.mean())
 
-    def sampled_changes(self) -> Floats:
-        """By how much drawn moves would change the objective, summed over batches, in units, 0 for illegal ones."""
-        change, draws = np.empty(SAMPLED), self._rng.random((SAMPLED, DRAWS))
-        _sample(self.split, self._trial, self._touched, self._spread, self._cols, draws, *self._tail(), change)
-        return change / self.split.parts
-
-    def temperature(self) -> float:
-        """Where sampled worsening moves are accepted as often as the schedule asks for; 1 if there are none."""
-        change = self.sampled_changes()
-        worse, asked = change[change > 0], self.schedule.acceptance
-        if not len(worse):
-            return 1.0
-        most = float(worse.max()) / -np.log(asked)  # there even the worst are accepted as often
-        found: float = brentq(lambda heat: np.exp(-worse / heat).mean() - asked, most * 1e-9, most, rtol=1e-6)
-        return found
+    def excess(self) -> float:
+        """What the objective is above the one of even loads, in units; the scale of temperatures."""
+        mean_load = self.split.load.sum() / (self.split.parts * self.batches * len(self.split.slots))
+        return self.objective() - (1 + self.schedule.tail_weight) * float(mean_load)
 
     def _tail(self) -> tuple[int, int]:
         """The peak above which batches are in the tail at present, in parts, and how many times more they count.
 
         Conditional value at risk is that peak + mean of what is beyond it / tail (Rockafellar and Uryasev 2000).
         """
-        usual = np.quantile(self.split.peak.T.ravel()[: self._batches], 1 - self.schedule.tail)
+        usual = np.quantile(self.split.peak.T.ravel()[: self.batches], 1 - self.schedule.tail)
         return int(usual), round(self.schedule.tail_weight / self.schedule.tail)
 
 
@@ -148,12 +137,13 @@ class _Chain:
                 self.best, self.objective, self.improved = self.annealer.split.placement(), objective, True
 
     def _temperature(self, share: float) -> float:
-        """Zero during the descent, then from the first to the last."""
+        """Zero during the descent, then from the first to the last, summed over batches."""
         if share < DESCENT:
             return 0.0
+        annealer, schedule = self.annealer, self.annealer.schedule
         if self.first is None:
-            self.first = self.annealer.temperature()
-        cooled: float = self.annealer.schedule.cooling ** ((share - DESCENT) / (1 - DESCENT))
+            self.first = schedule.worsening * annealer.excess() * annealer.batches / np.log(2)
+        cooled: float = schedule.cooling ** ((share - DESCENT) / (1 - DESCENT))
         return self.first * cooled
 
 
@@ -232,20 +222,6 @@ def _anneal(
         else:
             forget(current, trial, touched)
     return evaluated, made
-
-
-@kernel
-def _sample(
-    current: Split, trial: Split, touched: Touched, spread: Bools, cols: int,
-    draws: Floats, usual: int, weight: int, change: Floats,
-) -> None:  # fmt: skip
-    """change `[draw]` of the objective that each move would make, in parts, 0 for illegal ones."""
-    for number in range(len(draws)):
-        change[number] = 0.0
-        move = _propose(draws[number], current)
-        if is_legal(move, current.slots, current.copies, spread, cols):
-            change[number] = delta(move, current, trial, touched, usual, weight, np.inf)[0]
-            forget(current, trial, touched)
 
 
 @kernel
