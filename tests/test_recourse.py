@@ -235,6 +235,7 @@ def test_loads_that_are_none_are_refused(load: Ints) -> None:
 
 
 def test_same_seed_same_answer_and_a_deadline_ends_descents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recourse, "DESCENTS", 3)
     instance = Instance(drawn_loads(2, 12, 6, 150, 0.9, 0.9), 4, 4)
     limits = Limits(seconds=600, deterministic=0.1, seed=4)
     one, two = (place_for_batches(instance, None, limits) for _ in range(2))
