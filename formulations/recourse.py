@@ -18,7 +18,7 @@ hold any of it, would not depend on how devices are numbered, but each knows onl
 Measured with 24 experts on 4x2 devices, 16 batches of 256 or 512 pairs, two cores: 3 slots, none to spare, proven
 optimal in .2 to 6 s. 4 slots, 8 to spare, proven optimal in .1 to 2 s wherever the start reaches the bound: on loads of
 the built-in generator, and on log-normal ones (sigma .6) that differ by a sigma of .3 from batch to batch. With .6
-instead, the gap is 2.5 to 7 % after 60 s, with 1 up to 9 %, and CP-SAT adds nothing: the bound stays that of step 2,
+instead, the gap is 2.5 to 6 % after 60 s (7 at sigma 1), and CP-SAT adds nothing: the bound stays that of step 2,
 and as three kinds of local search ended with the same peaks, it is probably the bound that lacks. The same holds for 3
 slots and few to spare, where that bound is weakest: 1, 2 and 4 to spare of 24 left 16, 14 and 9 % after 15 s, 8 none.
 What CP-SAT proves by cuts is as large as 10 experts on 4 devices of 3 slots, 16 batches, in 10 s. Cuts by replica
