@@ -23,6 +23,7 @@ from formulations.solver import Limits
 MOST_DEPTH = 3  # slots per device: columns are enumerated
 CLOSE = 1e-6  # relative: bounds as near to the known peak as this are not improved
 PROGRAMS = 20  # linear programs per deterministic unit; full size needs 10 to 60
+NEAR, FARTHER = 1e-4, 8  # relative: the first step down, and how many times longer each further one is
 ROUNDING = 1e-9  # relative: prices are floats, and a column worth a hair less than its part must count
 
 
@@ -58,22 +59,23 @@ def expected_peak_bound(
 
     weight `[expert]` load of one replica, count `[expert]` replicas of each, on distinct devices; known: the peak of
     some placement, just below which the search for prices begins, so that an optimal one is proven at once; then it
-    bisects. Slots per device: 1, 2 or 3, or ValueError; at the limit the best bound so far. A deterministic limit
-    counts linear programs.
+    goes down in growing steps, and bisects. Slots per device: 1, 2 or 3, or ValueError; at the limit the best bound
+    so far. A deterministic limit counts linear programs.
     """
     if not 1 <= slots_per_device <= MOST_DEPTH:
         raise ValueError(f"{slots_per_device} slots per device: columns of 1 to {MOST_DEPTH} experts are known")
     effort = _Effort.of(limits)
     price: Floats = np.asarray(weight, dtype=np.float64)
     low, high = proven_peak(price, weight, count, devices, slots_per_device), known
-    tried = known * (1 - CLOSE)
+    tried, reach = known * (1 - CLOSE), NEAR
+    columns: Ints = np.empty((0, MOST_DEPTH), dtype=np.int64)
     while low < high * (1 - CLOSE) and not effort.spent():
-        found = _prices(tried, weight, count, devices, slots_per_device, effort)
+        found, columns = _prices(tried, weight, count, devices, slots_per_device, columns, effort)
         if found is None:
             high = tried
         elif (proven := proven_peak(found, weight, count, devices, slots_per_device)) > low:
             low, price = proven, found
-        tried = (low + high) / 2
+        tried, reach = max((low + high) / 2, high - known * reach), reach * FARTHER
     return PeakBound(min(low, known), price)
 
 
@@ -128,22 +130,26 @@ def _dearest(price: Floats, weight: Floats, peak: float, depth: int) -> tuple[Fl
     return worth, members
 
 
-def _prices(peak: float, weight: Floats, count: Ints, devices: int, depth: int, effort: _Effort) -> Floats | None:
-    """Prices that show that columns up to this peak do not cover all replicas; None if they do.
+def _prices(
+    peak: float, weight: Floats, count: Ints, devices: int, depth: int, known: Ints, effort: _Effort
+) -> tuple[Floats | None, Ints]:
+    """Prices that show that columns up to this peak do not cover all replicas, None if they do; and all columns seen.
 
-    At the limit they are the prices of that moment, which prove what they prove.
+    known `[column, 3]`: columns to begin with. At the limit they are the prices of that moment, which prove what they
+    prove.
     """
     price: Floats = np.ones(len(weight))
-    columns: Ints = np.empty((0, MOST_DEPTH), dtype=np.int64)
+    columns = known[np.append(weight, 0.0)[known].sum(axis=1) <= peak * (1 + ROUNDING)]
     while True:
+        if len(columns):
+            missing, price = _cover(columns, count, devices)
+            effort.programs -= 1
+            if missing <= ROUNDING * count.sum():
+                return None, columns
         worth, members = _dearest(np.append(price, 0.0), np.append(weight, 0.0), peak * (1 + ROUNDING), depth)
         if float(price @ count) > devices * worth.max() * (1 + ROUNDING) or effort.spent():
-            return price
+            return price, columns
         columns = np.concatenate([columns, members[worth >= 0]])
-        effort.programs -= 1
-        missing, price = _cover(columns, count, devices)
-        if missing <= ROUNDING * count.sum():
-            return None
 
 
 def _cover(columns: Ints, count: Ints, devices: int) -> tuple[float, Floats]:
