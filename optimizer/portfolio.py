@@ -8,6 +8,7 @@ import numpy as np
 from formulations.arrays import Floats
 from optimizer.candidates import Candidate, Effort, Notify, Spell, annealed, descents
 from optimizer.conditions import Conditions
+from optimizer.journeys import Journeys
 from optimizer.network import Network
 from optimizer.placement import Placement
 from optimizer.problem import Problem
@@ -125,11 +126,14 @@ class Portfolio:
         """With devices exchanged for the sake of the network, if any policy looks at distances."""
         if not {*NEAR} & set(self.pools):
             return placement
-        network = Network.of(self.problem.mesh, self.problem.cost.preset.network)
-        demand = demand_of(self.sets.train, network, self.problem.model.experts)
+        problem = self.problem
+        network = Network.of(problem.mesh, problem.cost.preset.network)
+        journeys = Journeys.of(network, problem.cost.combine_message_us(network.remote))
+        demand = demand_of(self.sets.train, network, problem.model.experts)
         deadline = Deadline(effort.deadline.remaining() + 1)  # what is found is worth a moment more
         budget = Budget(deadline, deadline.seconds, effort.evaluations)
-        return arrange(placement, demand, network, self.problem.spread, budget, np.random.default_rng(effort.seed))
+        rng = np.random.default_rng(effort.seed)
+        return arrange(placement, demand, journeys, problem.spread, problem.mesh.cols, budget, rng)
 
     def _descents(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> Iterator[Placement]:
         if self._descent_share == 0:

@@ -134,7 +134,9 @@ class Simulation:
         tile, unit_ns = 1, (1, 1)
         if self.unit == "tiles":
             tile, unit_ns = self.cost.tile_tokens, self.cost.tile_ns
-        return Site.of(self.placement, self.model, self.network, tile, self.capacity, self.learned, unit_ns)
+        message_us = self.cost.combine_message_us(self.network.remote)
+        known = self.capacity, self.learned, unit_ns, message_us
+        return Site.of(self.placement, self.model, self.network, tile, *known)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         """The slot of each pair, after what capacity changes."""

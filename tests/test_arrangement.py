@@ -14,11 +14,12 @@ from reference import replicas
 from reference_traffic import Load, all_holders, homeward, hops, link_order, sender
 
 from formulations.arrays import Ints
+from optimizer.journeys import UNITS, Journeys
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.network import Network
 from optimizer.placement import Placement
-from optimizer.search.arrangement import SCALE, Journeys, State, apply, arrange, delta, demand_of, energy
+from optimizer.search.arrangement import SCALE, State, apply, arrange, delta, demand_of, energy
 from optimizer.search.stop import Budget, Deadline
 from optimizer.traces.batches import Batches
 
@@ -28,7 +29,7 @@ cases_of = st.builds(
 
 
 def loads(drawn: Case, wiring: tuple[TokensAt, Links], slots: Ints, demand: Ints) -> list[Fraction]:
-    """Half messages on each link, path by path."""
+    """How busy each link is, path by path."""
     wires = drawn.wires(wiring)
     total: Load = defaultdict(Fraction)
     for source, held in enumerate(all_holders(wires)):
@@ -39,7 +40,7 @@ def loads(drawn: Case, wiring: tuple[TokensAt, Links], slots: Ints, demand: Ints
             for device in near:
                 path: Load = homeward(wires, device, sender(wires, held, device))
                 for link, share in path.items():
-                    total[link] += 2 * share * (tokens // len(near))
+                    total[link] += 2 * UNITS * share * (tokens // len(near))
     return [total[link] for link in link_order(wires)]
 
 
@@ -92,9 +93,8 @@ def arranged(
     placement = random_placement(rng, model.experts, mesh)
     demand = demand_of(batches, network, model.experts)
     keep = np.arange(model.experts) == (16 if spread else -1)
-    found = arrange(
-        placement, demand, network, keep, Budget(Deadline(60), 60, evaluations), np.random.default_rng(seed)
-    )
+    budget = Budget(Deadline(60), 60, evaluations)
+    found = arrange(placement, demand, Journeys.of(network), keep, 2, budget, np.random.default_rng(seed))
     return placement, found, network, demand
 
 
@@ -137,5 +137,5 @@ def test_one_device_has_nothing_to_arrange() -> None:
     network, placement = Network(Mesh(1, 1, 2)), Placement(np.array([[0, 1]], dtype=np.int32))
     budget = Budget(Deadline(60), 60)
     demand, spread = np.array([[5, 5]]), np.zeros(2, dtype=np.bool_)
-    found = arrange(placement, demand, network, spread, budget, np.random.default_rng(0))
+    found = arrange(placement, demand, Journeys.of(network), spread, 1, budget, np.random.default_rng(0))
     assert found is placement

@@ -10,8 +10,11 @@ Per batch, tile being the tokens of one unit of load (1, or a tile's):
 4. every expert's tokens take the replicas' places, those (source, replica) pairs first that save the most hops against
    the source's next best replica. For two replicas this is the cheapest decomposition, for more a greedy one.
 
-The peak is exact; the hops are the fewest for the quotas of step 3, with at most two replicas, and in all about as few
-as a min-cost flow would find (measured in `benchmarks/routing.py`). Needs the whole batch's loads at run time.
+5. while the busiest link can be relieved, a token goes to another replica that has room for it (`links.relieve`).
+
+The peak is exact; before step 5 the hops are the fewest for the quotas of step 3, with at most two replicas, and in all
+about as few as a min-cost flow would find (measured in `benchmarks/routing.py`). Needs the whole batch's loads at run
+time.
 """
 
 from typing import NamedTuple
@@ -21,6 +24,7 @@ import numpy as np
 from formulations.arrays import Ints
 from formulations.kernels import kernel
 from optimizer.routing.balance import Graph, graph, level, mean_peak, scratch_for
+from optimizer.routing.links import Ways, relieve
 from optimizer.routing.site import Site
 
 
@@ -37,9 +41,8 @@ class Lanes(NamedTuple):
 def optimal(experts: Ints, source: Ints, site: Site) -> Ints:
     """The replica of each pair, `[batch, token, k]` flat slots; loads in units of `site.tile` tokens."""
     replicas = graph(site.start, site.slot, site.devices, len(site.device_of) // site.devices)
-    return _optimal(
-        experts, source, replicas, _lanes(site, replicas.replicated), site.devices, site.tile, *site.unit_ns
-    )
+    lanes, ways = _lanes(site, replicas.replicated), Ways.of(site.journeys)
+    return _optimal(experts, source, replicas, lanes, ways, site.devices, site.tile, *site.unit_ns)
 
 
 def _lanes(site: Site, replicated: Ints) -> Lanes:
@@ -64,7 +67,15 @@ def _lanes(site: Site, replicated: Ints) -> Lanes:
 
 @kernel
 def _optimal(
-    experts: Ints, source: Ints, replicas: Graph, lanes: Lanes, devices: int, tile: int, first: int, further: int
+    experts: Ints,
+    source: Ints,
+    replicas: Graph,
+    lanes: Lanes,
+    ways: Ways,
+    devices: int,
+    tile: int,
+    first: int,
+    further: int,
 ) -> Ints:
     batches, tokens, k = experts.shape
     sources, number = lanes.nearest.shape
@@ -92,6 +103,7 @@ def _optimal(
         most = _ease(replicas, peak, first, further, flow, load, work)
         _use_room(replicas, want, most, first, further, tile, flow, work)
         _share_out(count, replicas, lanes, flow, tile, quota)
+        relieve(quota, flow, count, replicas, ways)
         _serve(experts[batch], source[batch], replicas, quota, chosen[batch])
     return chosen
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from formulations.arrays import Floats, Ints
 from formulations.kernels import kernel
+from optimizer.journeys import Journeys
 from optimizer.model import Model
 from optimizer.network import Network
 from optimizer.placement import Placement
@@ -45,7 +46,8 @@ class Site:
     expert's; device_of `[slot]`; distance `[source, device]` hops; tile: tokens that make up one unit of load (1: loads
     are counted in tokens); capacity: pairs that `capacity-fill` gives a replica; load `[expert]` expected pairs per
     batch and share `[replica]` as learned, in whole millionths; unit_ns: how long a slot takes for its first unit and
-    for each further one, alike where this does not decide. Arrays are int32, load and share int64.
+    for each further one, alike where this does not decide; journeys: the links that results pass. Arrays are int32,
+    load and share int64.
     """
 
     start: Ints
@@ -57,6 +59,7 @@ class Site:
     load: Ints
     share: Ints
     unit_ns: tuple[int, int]
+    journeys: Journeys
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class Site:
         capacity: int,
         learned: Learned | None,
         unit_ns: tuple[int, int] = (1, 1),
+        message_us: Floats | None = None,
     ) -> "Site":
         """The replicas of a valid placement; learned None is `Learned.nothing`."""
         known = learned or Learned.nothing(placement, model.experts)
@@ -82,6 +86,7 @@ class Site:
             load=_millionths(known.load),
             share=_millionths(known.share.ravel()[slot]),
             unit_ns=unit_ns,
+            journeys=Journeys.of(network, message_us),
         )
 
     @property

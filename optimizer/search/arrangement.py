@@ -6,7 +6,8 @@ replicas with the fewest hops, in equal parts where several have them, as the po
 Expected loads of links come from the journeys of results, one message per token and expert; the sum of their squares
 falls with hops and with unevenness alike. Simulated annealing (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
 
-All loads are whole: thousandths of half messages per batch, parts rounded down, so that no error builds up.
+All loads are whole, parts rounded down, so that no error builds up: thousandths of tokens per batch times how long each
+keeps a link busy.
 """
 
 from typing import NamedTuple
@@ -15,11 +16,11 @@ import numpy as np
 
 from formulations.arrays import Bools, Ints
 from formulations.kernels import kernel
+from optimizer.journeys import Journeys
 from optimizer.network import Network
 from optimizer.placement import Placement
 from optimizer.search.stop import Budget
 from optimizer.traces.batches import Batches
-from optimizer.traffic import count_traffic
 
 SCALE = 1000  # parts of a token
 ACCEPTED_FIRST, ACCEPTED_LAST = 0.1, 1e-20  # share of usual losses that is accepted, at first and at last
@@ -27,30 +28,6 @@ SAMPLES = 200  # exchanges from which usual losses are known
 MOVES = 60_000  # .26 s on the 16 x 8 mesh; seven times as many gain .1 % of the root of the energy
 CHUNK = 2_000  # moves at one temperature
 NOBODY = (-1, -1)
-
-
-class Journeys(NamedTuple):
-    """The links on which results come back to a source from a device: of source s and device d those at
-    start[s * devices + d] up to the next, with half messages `[entry]` on link `[entry]`; distance `[source, device]`
-    hops."""
-
-    start: Ints
-    link: Ints
-    halves: Ints
-    distance: Ints
-    links: int
-
-    @classmethod
-    def of(cls, network: Network) -> "Journeys":
-        """Sends one token of every source to every device."""
-        sources, devices = network.distance.shape
-        device = np.tile(np.arange(devices), sources)[:, None, None]
-        source = np.repeat(np.arange(sources, dtype=np.int32), devices)[:, None]
-        back = count_traffic(device, source, np.arange(devices), network, False, False).back
-        journey, link = np.nonzero(back)
-        start = np.searchsorted(journey, np.arange(len(device) + 1))
-        halves = back[journey, link].astype(np.int64)
-        return cls(start, link, halves, network.distance.astype(np.int64), back.shape[1])
 
 
 class State(NamedTuple):
@@ -87,16 +64,22 @@ def demand_of(batches: Batches, network: Network, experts: int) -> Ints:
 
 
 def arrange(
-    placement: Placement, demand: Ints, network: Network, spread: Bools, budget: Budget, rng: np.random.Generator
+    placement: Placement,
+    demand: Ints,
+    journeys: Journeys,
+    spread: Bools,
+    cols: int,
+    budget: Budget,
+    rng: np.random.Generator,
 ) -> Placement:
     """The placement with its devices rearranged, so that nearest routing loads links little and evenly.
 
     demand `[source, expert]` as from `demand_of`; spread `[expert]`: experts whose number of replicas in each row
-    stays as it is. Same random generator, same answer, unless the budget's time ends first.
+    stays as it is; cols: devices of a mesh row. Same random generator, same answer, unless the budget's time ends
+    first.
     """
-    journeys = Journeys.of(network)
     state, kind = State.of(placement, demand, journeys), _kinds(placement, spread)
-    if network.mesh.devices < 2 or not state.load.any():
+    if len(placement.slots) < 2 or not state.load.any():
         return placement
     trial, best, least = state.load.copy(), state.slots.copy(), energy(state.load)
     usual = _usual_loss(state, journeys, trial, rng)
@@ -104,7 +87,7 @@ def arrange(
     done = 0
     while done < MOVES and (granted := min(budget.grant(CHUNK), MOVES - done)):
         heat = first * (last / first) ** (done / MOVES)
-        least = _anneal(state, journeys, kind, network.mesh.cols, granted, heat, rng, trial, best, least)
+        least = _anneal(state, journeys, kind, cols, granted, heat, rng, trial, best, least)
         budget.spend(granted)
         done += granted
     return Placement(best.astype(np.int32))
@@ -189,7 +172,7 @@ def _carry(expert: int, sign: int, pair: tuple[int, int], state: State, journeys
             if journeys.distance[source, device] == nearest:
                 journey = source * devices + device
                 for entry in range(journeys.start[journey], journeys.start[journey + 1]):
-                    load[journeys.link[entry]] += part * journeys.halves[entry]
+                    load[journeys.link[entry]] += part * journeys.work[entry]
 
 
 def _usual_loss(state: State, journeys: Journeys, trial: Ints, rng: np.random.Generator) -> float:

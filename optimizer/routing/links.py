@@ -1,0 +1,109 @@
+"""Relieving the busiest link: tokens go to another replica of their expert, as long as that makes the peak lower."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Ints
+from formulations.kernels import kernel
+from optimizer.journeys import Journeys
+from optimizer.routing.balance import Graph
+
+
+class Ways(NamedTuple):
+    """`Journeys` as the kernel takes them: start, link, work; and the journeys that pass each link, those of link l at
+    first[l] up to first[l + 1], journey `[entry]`. load `[link]` is working memory."""
+
+    start: Ints
+    link: Ints
+    work: Ints
+    first: Ints
+    journey: Ints
+    load: Ints
+
+    @classmethod
+    def of(cls, journeys: Journeys) -> "Ways":
+        """With working memory of its own."""
+        load = np.zeros(journeys.links, dtype=np.int64)
+        return cls(journeys.start, journeys.link, journeys.work, *journeys.passing(), load)
+
+
+@kernel
+def relieve(quota: Ints, room: Ints, alone: Ints, replicas: Graph, ways: Ways) -> None:
+    """Move single tokens until the busiest link cannot be relieved.
+
+    quota `[source, slot]` tokens of replicated experts that each replica serves for a source, and room `[slot]` how
+    many more it may serve: both change; alone `[expert, source]` tokens, of which those of experts with one replica
+    are on links as well. Every move makes the busiest link less busy, and no other as busy as that was.
+    """
+    _lay(quota, alone, replicas, ways)
+    devices = (len(ways.start) - 1) // len(quota)
+    while True:
+        link = int(ways.load.argmax())
+        home, place, there = _detour(link, quota, room, replicas, ways, devices)
+        if place < 0:
+            return
+        quota[home, place] -= 1
+        quota[home, there] += 1
+        room[place] += 1
+        room[there] -= 1
+        _pass(home * devices + replicas.device_of[place], -1, ways)
+        _pass(home * devices + replicas.device_of[there], 1, ways)
+
+
+@kernel
+def _lay(quota: Ints, alone: Ints, replicas: Graph, ways: Ways) -> None:
+    """The load of all links, from scratch."""
+    start, slot, device_of, _, _ = replicas
+    devices = (len(ways.start) - 1) // len(quota)
+    ways.load[:] = 0
+    for home in range(len(quota)):
+        for place in range(quota.shape[1]):
+            if quota[home, place] > 0:
+                _pass(home * devices + device_of[place], quota[home, place], ways)
+        for expert in range(len(alone)):
+            if start[expert + 1] - start[expert] == 1 and alone[expert, home] > 0:
+                _pass(home * devices + device_of[slot[start[expert]]], alone[expert, home], ways)
+
+
+@kernel
+def _pass(journey: int, tokens: int, ways: Ways) -> None:
+    for entry in range(ways.start[journey], ways.start[journey + 1]):
+        ways.load[ways.link[entry]] += tokens * ways.work[entry]
+
+
+@kernel
+def _detour(link: int, quota: Ints, room: Ints, replicas: Graph, ways: Ways, devices: int) -> tuple[int, int, int]:
+    """The token that leaves a link (source, slot) and the slot where its way is least busy; -1 where there is none
+    that is less busy than the link."""
+    start, slot, device_of, expert_of, _ = replicas
+    depth = len(device_of) // devices
+    least, found = ways.load[link], (-1, -1, -1)
+    for entry in range(ways.first[link], ways.first[link + 1]):
+        home, device = divmod(ways.journey[entry], devices)
+        left = False
+        for place in range(device * depth, (device + 1) * depth):
+            expert = expert_of[place]
+            if expert < 0 or quota[home, place] == 0:
+                continue
+            if not left:
+                _pass(ways.journey[entry], -1, ways)
+                left = True
+            for replica in range(start[expert], start[expert + 1]):
+                there = slot[replica]
+                if there != place and room[there] > 0:
+                    busy = _busiest(home * devices + device_of[there], ways)
+                    if busy < least:
+                        least, found = busy, (home, place, there)
+        if left:
+            _pass(ways.journey[entry], 1, ways)
+    return found
+
+
+@kernel
+def _busiest(journey: int, ways: Ways) -> int:
+    """The largest load on a way with one token more."""
+    most = 0
+    for entry in range(ways.start[journey], ways.start[journey + 1]):
+        most = max(most, ways.load[ways.link[entry]] + ways.work[entry])
+    return most
