@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.arrays import Ints
+from formulations.joint_placement import Layer, place_jointly
 from formulations.layer_placement import Instance, place_replicas
 from formulations.outcome import Outcome
 from formulations.solver import Limits
@@ -19,7 +20,7 @@ from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.pairing import pairing
 
-FORMULATION_SHARE, FORMULATION_SECONDS = 0.2, 10.0  # CP-SAT gets this share of the time left, at most so many seconds
+FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most so many seconds
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
 STARTS = ("greedy", "formulation", "pairing")  # of the descents, in turn
 ANNEALED_BATCHES = 512
@@ -100,17 +101,18 @@ def annealed(problem: Problem, found: list[Candidate], tiles: bool, spell: Spell
 
 
 def _formulated(problem: Problem, hint: Placement, effort: Effort) -> Candidate:
-    """CP-SAT for the replica counts of a placement, which is its hint and stands if nothing is found."""
-    mesh = problem.mesh
-    instance = Instance(
-        load=problem.total_load,
-        count=hint.counts(problem.model.experts),
-        spread=problem.spread,
-        rows=mesh.rows,
-        cols=mesh.cols,
-        slots_per_device=mesh.slots_per_device,
-    )
-    outcome = place_replicas(instance, hint.slots, _limits(effort))
+    """The least peak expected load, from a placement that is the hint and stands if nothing is better.
+
+    Where all counts are free they are chosen as well; where some are fixed, those of the hint are kept.
+    """
+    mesh, load, spread = problem.mesh, problem.total_load, problem.spread
+    shape = mesh.rows, mesh.cols, mesh.slots_per_device
+    if problem.free_counts:
+        outcome = place_jointly(Layer(load, spread, *shape), hint.slots, _limits(effort))
+    else:
+        outcome = place_replicas(
+            Instance(load, hint.counts(problem.model.experts), spread, *shape), hint.slots, _limits(effort)
+        )
     placement = hint if outcome.value is None else Placement(outcome.value)
     return Candidate("formulation", placement, outcome.runtime, outcome)
 

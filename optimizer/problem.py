@@ -41,6 +41,11 @@ class Problem:
         return max(1, -(-tokens // self.cost.functional.block_tokens))
 
     @property
+    def free_counts(self) -> bool:
+        """Whether the loads alone decide how many replicas each expert gets."""
+        return self.shared_replicas is None
+
+    @property
     def spread(self) -> Bools:
         """Experts whose replica count is fixed and whose replicas stay spread over the rows, `[expert]`."""
         fixed = np.zeros(self.model.experts, dtype=np.bool_)

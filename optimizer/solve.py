@@ -38,11 +38,12 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """All methods' rows; `search` has one for each routing policy that was tried, the plan's last. first_result:
-    seconds until a complete plan was judged."""
+    """All methods' rows; `search` has one for each routing policy that was tried, the plan's last. outcome: of the
+    formulation, with free_counts or greedy's; first_result: seconds until a complete plan was judged."""
 
     rows: list[Row]
     outcome: Outcome[Ints]
+    free_counts: bool
     gaps: list[Gap]
     candidates: int
     first_result: float
@@ -71,7 +72,7 @@ def solve(
     plan = rows[-1]
     bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
     found = gaps(bounds, reached_by(plan.report))
-    return Solution(rows, seeds.outcome, found, portfolio.candidates, seeds.first_result)
+    return Solution(rows, seeds.outcome, problem.free_counts, found, portfolio.candidates, seeds.first_result)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,12 +48,17 @@ def _solution_cells(row: Row) -> list[str]:
 def proof(solution: Solution) -> str:
     """What the formulation proved, in words, and how the search went."""
     outcome = solution.outcome
-    proved = f"Expected load, greedy counts: {outcome.status}"
+    proved = f"Formulation of the expected load, {holds_for(solution)}: {outcome.status}"
     if outcome.objective is not None:
-        proved += f", peak within {outcome.gap:.2%} of its bound for these counts"
+        proved += f", peak within {outcome.gap:.2%} of its bound"
     return (
         f"{proved}. First complete plan after {solution.first_result:.1f} s; {solution.candidates} candidates compared."
     )
+
+
+def holds_for(solution: Solution) -> str:
+    """Between which replica counts the formulation could choose, and for which its bound holds."""
+    return "any counts" if solution.free_counts else "greedy's counts"
 
 
 def as_json(solution: Solution) -> dict[str, Any]:
@@ -65,7 +70,8 @@ def as_json(solution: Solution) -> dict[str, Any]:
         "formulation": {
             "status": str(outcome.status),
             "expected_peak": outcome.objective,
-            "lower_bound_these_counts": outcome.lower_bound,
+            "lower_bound": outcome.lower_bound,
+            "for": holds_for(solution),
         },
         "candidates": solution.candidates,
         "first_result_seconds": solution.first_result,
