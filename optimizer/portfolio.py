@@ -15,7 +15,7 @@ from optimizer.problem import Problem
 from optimizer.routing.learn import learn
 from optimizer.routing.policies import TAUGHT
 from optimizer.search.arrangement import arrange, demand_of
-from optimizer.search.choose import LATENCIES, choose, figures
+from optimizer.search.choose import LATENCIES, Goal, choose, figures
 from optimizer.search.multistart import latency_goal, slot_value
 from optimizer.search.stop import Budget, Deadline
 from optimizer.simulated import SimulationReport
@@ -50,10 +50,14 @@ class Judge:
         return figures(self._judged(placement, self.sets.selection))
 
     @property
-    def balanced(self) -> bool:
-        """Whether tokens are to be balanced: not where tiles are filled instead."""
-        tiles = (self.conditions.unit or self.problem.cost.unit) == "tiles"
-        return not (tiles and self.conditions.routing in SPLITTING)
+    def goal(self) -> Goal:
+        """What candidates are chosen by: tokens are balanced for their own sake where they are counted on purpose."""
+        unit, paid = self.conditions.unit, self.problem.cost.unit
+        if self.conditions.routing not in SPLITTING:
+            return Goal.LATENCY_AND_BALANCE
+        if unit == "tokens" and paid == "tiles":
+            return Goal.BALANCE
+        return Goal.LATENCY if (unit or paid) == "tiles" else Goal.LATENCY_AND_BALANCE
 
     def _judged(self, placement: Placement, batches: Batches) -> SimulationReport:
         problem = self.problem
@@ -76,7 +80,7 @@ class Pool:
 
     def best(self) -> int:
         """The index of the chosen one."""
-        return choose(self.judged, 0, self.judge.balanced)
+        return choose(self.judged, 0, self.judge.goal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,7 @@ class Portfolio:
 
     def chosen(self) -> str:
         """The policy whose best candidate has the least latency."""
-        latencies = {name: float(pool.judged[pool.best()][:LATENCIES].mean()) for name, pool in self.pools.items()}
+        latencies = {name: float(pool.judged[pool.best()][LATENCIES].mean()) for name, pool in self.pools.items()}
         return min(latencies, key=lambda name: latencies[name])
 
     @property

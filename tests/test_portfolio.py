@@ -13,7 +13,7 @@ from optimizer.conditions import Conditions
 from optimizer.placement import Placement
 from optimizer.portfolio import AUTO, NEAR, SPLITTING, Judge, Portfolio
 from optimizer.routing.policies import POLICIES
-from optimizer.search.choose import LATENCIES, figures
+from optimizer.search.choose import LATENCIES, Goal, figures
 from optimizer.search.stop import Deadline
 from optimizer.solve import solve
 
@@ -47,9 +47,9 @@ def test_the_best_is_no_worse_than_greedy_and_judged_under_its_policy() -> None:
     portfolio = searched(AUTO)
     for name, pool in portfolio.pools.items():
         best, again = pool.best(), Judge(portfolio.problem, portfolio.sets, Conditions(name))
-        assert (pool.judged[best][:LATENCIES] <= pool.judged[0][:LATENCIES]).all()
+        assert (pool.judged[best][LATENCIES] <= pool.judged[0][LATENCIES]).all()
         assert (pool.judged[best] == again.selection(pool.placements[best])).all()
-    mean = {name: pool.judged[pool.best()][:LATENCIES].mean() for name, pool in portfolio.pools.items()}
+    mean = {name: pool.judged[pool.best()][LATENCIES].mean() for name, pool in portfolio.pools.items()}
     assert mean[portfolio.chosen()] == min(mean.values())
     assert portfolio.candidates == sum(len(pool.judged) for pool in portfolio.pools.values())
 
@@ -64,8 +64,10 @@ def test_selection_looks_at_selection_batches_and_test_at_test_batches() -> None
 def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
     problem, sets = small_problem(11)
     for name in POLICIES:
-        assert Judge(problem, sets, Conditions(name, "tiles")).balanced is (name not in SPLITTING)
-        assert Judge(problem, sets, Conditions(name, "tokens")).balanced
+        tiles, tokens = (Judge(problem, sets, Conditions(name, unit)).goal for unit in ("tiles", "tokens"))
+        split = name in SPLITTING
+        assert tiles is (Goal.LATENCY if split else Goal.LATENCY_AND_BALANCE)
+        assert tokens is (Goal.BALANCE if split else Goal.LATENCY_AND_BALANCE)
     assert set(NEAR) - {*SPLITTING} == {"nearest"}
 
 

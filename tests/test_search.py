@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from optimizer.conditions import Conditions
 from optimizer.placement import Placement
 from optimizer.problem import Problem
+from optimizer.search.choose import Goal as ChoiceGoal
 from optimizer.search.choose import choose, figures
 from optimizer.search.descent import Descent
 from optimizer.search.moves import apply, delta, is_legal, scratch_for
@@ -224,8 +225,10 @@ def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
     one_worse = [1.0] * 7 + [2.1]
     faster, more_even = [1.8] + [1.9] * 3 + [2.0] * 4, [1.9] * 4 + [1.0] * 4
     judged = [np.array(values) for values in (base, one_worse, better, faster, more_even)]
-    assert choose(judged, baseline=0, balanced=True) == 3  # the fastest of those allowed
-    assert choose([judged[0], judged[1]], baseline=0, balanced=True) == 0
+    assert choose(judged, 0, ChoiceGoal.LATENCY_AND_BALANCE) == 3  # the fastest of those allowed
+    assert choose([judged[0], judged[1]], 0, ChoiceGoal.LATENCY_AND_BALANCE) == 0
+    assert choose(judged, 0, ChoiceGoal.LATENCY) == 1
+    assert choose(judged[1:], 1, ChoiceGoal.BALANCE) == 3
 
 
 def test_figures_are_of_latency_and_imbalance() -> None:

@@ -1,12 +1,27 @@
 """Choosing among candidates on batches that none of them was planned on."""
 
+from enum import StrEnum
+
 import numpy as np
 
 from formulations.arrays import Floats
 from optimizer.simulated import SimulationReport
 
 WORST = 0.03
-LATENCIES = 4
+LATENCIES, IMBALANCES, ALL = slice(0, 4), slice(4, 8), slice(0, 8)
+
+
+class Goal(StrEnum):
+    """What decides between candidates: latency, without loss of balance; latency alone, where full tiles are better
+    than even loads; or the balance of tokens."""
+
+    LATENCY_AND_BALANCE = "latency and balance"
+    LATENCY = "latency"
+    BALANCE = "balance"
+
+
+DECISIVE = {Goal.LATENCY_AND_BALANCE: LATENCIES, Goal.LATENCY: LATENCIES, Goal.BALANCE: IMBALANCES}
+GUARDED = {Goal.LATENCY_AND_BALANCE: ALL, Goal.LATENCY: LATENCIES, Goal.BALANCE: IMBALANCES}
 
 
 def figures(report: SimulationReport) -> Floats:
@@ -21,14 +36,12 @@ def figures(report: SimulationReport) -> Floats:
     return np.array(found)
 
 
-def choose(candidates: list[Floats], baseline: int, balanced: bool) -> int:
-    """Index of the candidate with the least latency, of those that are worse than the baseline in no figure.
+def choose(candidates: list[Floats], baseline: int, goal: Goal) -> int:
+    """Index of the candidate that is best by the goal, of those that are worse than the baseline in nothing it guards.
 
-    candidates: `figures` of each; least is the mean ratio of the four latencies to the baseline's. Where loads are not
-    to be `balanced` in tokens, as full tiles are better than even ones, imbalance is no reason against a candidate. The
-    baseline is a candidate itself, so there is always one.
+    candidates: `figures` of each; best is the least mean ratio of what decides to the baseline's. The baseline is a
+    candidate itself, so there is always one.
     """
     ratios = [figure / candidates[baseline] for figure in candidates]
-    counted = len(candidates[baseline]) if balanced else LATENCIES
-    no_worse = [index for index, ratio in enumerate(ratios) if (ratio[:counted] <= 1).all()]
-    return min(no_worse, key=lambda index: float(ratios[index][:LATENCIES].mean()))
+    no_worse = [index for index, ratio in enumerate(ratios) if (ratio[GUARDED[goal]] <= 1).all()]
+    return min(no_worse, key=lambda index: float(ratios[index][DECISIVE[goal]].mean()))

@@ -1,0 +1,146 @@
+"""Our plans beside those of published planners, on test batches: the targets that the search has to meet.
+
+Usage: python benchmarks/quality.py [--sizes 128,512,1024,2048] [--seeds 0,1,2] [--seconds 60] [--json FILE] [TRACES]
+
+Without TRACES the built-in trace, layer 12, 16x8 devices of 3 slots. TRACES: folders with names as in MESHES below. For
+each size and seed all rivals and our plans for three kinds of servers (any policy; even split only; optimal split of
+tokens) are judged on the same test batches. The best rival is the one with the least p99 latency or, for imbalance,
+the least p99 imbalance, each under its own routing, and once more given our optimal routing.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from speed import HARDWARE, LAYER, MESH
+
+from optimizer.candidates import Effort
+from optimizer.compare import judged, timed
+from optimizer.conditions import Conditions
+from optimizer.cost import Cost
+from optimizer.inputs import Named, Source, open_source
+from optimizer.mesh import Mesh
+from optimizer.portfolio import AUTO
+from optimizer.presets import load_hardware
+from optimizer.problem import Problem, make_problem
+from optimizer.rivals.planners import planners
+from optimizer.routing.site import Unit
+from optimizer.search.stop import Deadline
+from optimizer.simulated import SimulationReport
+from optimizer.solve import solve
+from optimizer.traces.batches import Sets
+from optimizer.traces.infer import ModelChoice
+
+MESHES = {"deepseek-v2-lite": (Mesh(4, 8, 3), 2, 1), "gpt-oss-20b": (Mesh(4, 4, 3), 0, 0)}
+"""Of real traces: mesh, shared experts, first MoE layer."""
+OURS: dict[str, tuple[Unit | None, tuple[str, ...]]] = {
+    "any policy": (None, AUTO),
+    "even only": (None, ("even",)),
+    "optimal, tokens": ("tokens", ("optimal",)),
+}
+Figures = dict[str, float]
+
+
+def opened(trace: str | None, tokens: int, seed: int) -> tuple[Source, Mesh]:
+    """The built-in trace or a folder, in batches of so many tokens."""
+    if trace is None:
+        named = Named(batch_tokens=tokens, seed=seed)
+        return open_source(named, [LAYER], ModelChoice(), MESH, lambda share: None), MESH
+    mesh, shared, first = MESHES[Path(trace).name]
+    named = Named(traces=[trace], batch_tokens=tokens, seed=seed, first_moe_layer=first)
+    return open_source(named, [LAYER], ModelChoice(shared_experts=shared), mesh, lambda share: None), mesh
+
+
+def figures(report: SimulationReport) -> Figures:
+    """What is compared."""
+    imbalance, latency = (np.percentile(of, [50, 99]).tolist() for of in (report.imbalance, report.latency_us))
+    return {
+        "imbalance p50": imbalance[0],
+        "imbalance mean": float(report.imbalance.mean()),
+        "imbalance p99": imbalance[1],
+        "tiles": float(report.tiles.mean()),
+        "latency p50": latency[0],
+        "latency p99": latency[1],
+    }
+
+
+def rivals(problem: Problem, sets: Sets, seed: int) -> dict[str, dict[str, Figures]]:
+    """By how pairs are routed, and by planner."""
+    found: dict[str, dict[str, Figures]] = {"own": {}, "optimal tiles": {}, "optimal tokens": {}}
+    for planner in planners(problem, seed):
+        planned = timed(planner, problem)
+        for routing in planned.routings:
+            report = judged(problem, sets, planned.placement, Conditions(routing))
+            found["own"][f"{planner.name}, {routing}"] = figures(report)
+        for unit in ("tiles", "tokens"):
+            report = judged(problem, sets, planned.placement, Conditions("optimal", unit))
+            found[f"optimal {unit}"][planner.name] = figures(report)
+    return found
+
+
+def ours(problem: Problem, sets: Sets, seed: int, seconds: float) -> dict[str, Figures]:
+    """Our plan for each kind of server."""
+    found = {}
+    for kind, (unit, routings) in OURS.items():
+        started = time.monotonic()
+        effort = Effort(Deadline(seconds), seed)
+        plan = solve(problem, sets, effort, lambda stage, share: None, Conditions(unit=unit), routings).rows[-1]
+        found[kind] = figures(plan.report) | {"seconds": time.monotonic() - started}
+    return found
+
+
+def best(of: dict[str, Figures], figure: str) -> tuple[str, Figures]:
+    """The planner with the least of a figure."""
+    return min(of.items(), key=lambda item: item[1][figure])
+
+
+def show(case: str, beside: dict[str, dict[str, Figures]], plans: dict[str, Figures]) -> None:
+    """Print one case: for each question the best rival, ours, and their ratio."""
+    questions = [
+        ("latency p99", "own", "any policy"),
+        ("latency p99", "optimal tiles", "any policy"),
+        ("latency p99", "own", "even only"),
+        ("imbalance p99", "own", "optimal, tokens"),
+        ("imbalance p99", "optimal tokens", "optimal, tokens"),
+        ("tiles", "own", "any policy"),
+        ("tiles", "optimal tiles", "any policy"),
+    ]
+    for figure, routed, kind in questions:
+        name, rival = best(beside[routed], figure)
+        value, against = plans[kind][figure], rival[figure]
+        print(f"{case} | {figure} | {kind} | {value:.3f} | {name} ({routed}) | {against:.3f} | {value / against:.3f}")
+    split = plans["optimal, tokens"]
+    print(f"{case} | imbalance, optimal split: " + ", ".join(f"{name} {value:.3f}" for name, value in split.items()))
+
+
+def main() -> None:
+    """All cases, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("traces", nargs="*", default=[])
+    parser.add_argument("--sizes", default="128,512,1024,2048")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    kept: dict[str, Any] = {}
+    print("case | figure | our server | ours | best rival | its | ratio")
+    for trace in given.traces or [None]:
+        for tokens in map(int, given.sizes.split(",")):
+            for seed in map(int, given.seeds.split(",")):
+                source, mesh = opened(trace, tokens, seed)
+                sets, experts = source.sets(LAYER), source.model.experts
+                cost = Cost(HARDWARE, load_hardware(HARDWARE))
+                problem = make_problem(source.model, mesh, cost, sets.train.load(experts), None)
+                case = f"{Path(trace).name if trace else 'built-in'}, {tokens} tokens, seed {seed}"
+                found = rivals(problem, sets, seed), ours(problem, sets, seed, given.seconds)
+                show(case, *found)
+                kept[case] = {"rivals": found[0], "ours": found[1]}
+                if given.json:
+                    given.json.write_text(json.dumps(kept, indent=1))
+
+
+if __name__ == "__main__":
+    main()
