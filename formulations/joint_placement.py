@@ -29,13 +29,15 @@ TRIES, PATIENCE = 1000, 80  # regroupings per device between two looks at the cl
 @dataclass(frozen=True, eq=False)
 class Layer:
     """load `[expert]` expected pairs (integers, any scale); spread `[expert]`: experts with a replica in every mesh
-    row. The device of row r and column c is r * cols + c."""
+    row; most_replicas: of all experts together, None for as many as there are slots. The device of row r and column c
+    is r * cols + c."""
 
     load: Ints
     spread: Bools
     rows: int
     cols: int
     slots_per_device: int
+    most_replicas: int | None = None
 
     @property
     def devices(self) -> int:
@@ -44,9 +46,10 @@ class Layer:
 
     @cached_property
     def budget(self) -> Budget:
-        """Which counts are possible where as many slots as possible are filled."""
+        """Which counts are possible where as many slots as possible are filled, within the limit to replicas."""
         experts = len(self.load)
         slots = min(self.devices * self.slots_per_device, experts * self.devices)
+        slots = slots if self.most_replicas is None else min(slots, self.most_replicas)
         shared = tuple(map(int, np.flatnonzero(self.spread)))
         return Budget.of(experts, slots, self.devices, shared=shared, rows=self.rows)
 
@@ -112,7 +115,9 @@ def place_in_steps(layer: Layer, steps: int, rng: np.random.Generator) -> Ints:
 def _annealed(layer: Layer, steps: int, hot: float, rng: np.random.Generator) -> Layout:
     """The dealt placement after so many steps of annealing, loads in units of the bound."""
     scale = float(layer.bound) or 1.0
-    layout = layout_of(layer.load / scale, layer.dealt(), layer.spread, layer.cols)
+    slots = layer.dealt()
+    least_empty = 0 if layer.most_replicas is None else slots.size - layer.most_replicas
+    layout = layout_of(layer.load / scale, slots, layer.spread, layer.cols, least_empty)
     anneal(layout, 1.0, steps, hot, COLD, REPLICA_STEPS, rng)
     return layout
 

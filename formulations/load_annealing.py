@@ -23,7 +23,7 @@ class Layout(NamedTuple):
     `[expert + 1, slot]` int32 the slots of each expert, the first `replicas` valid, and seat `[slot]` each slot's place
     there; home `[slot]` device of each slot; weight `[expert + 1]` load of one replica; device `[device]` loads;
     spread `[expert + 1]` experts that every mesh row must keep a replica of, and that are exchanged within a row only,
-    so that as many replicas stay in it.
+    so that as many replicas stay in it; least_empty: slots that must stay empty.
     """
 
     load: Floats
@@ -37,6 +37,7 @@ class Layout(NamedTuple):
     spread: Bools
     cols: int
     depth: int
+    least_empty: int
 
 
 def deal(load: Ints | Floats, counts: Ints, rows: int, cols: int, depth: int) -> Ints:
@@ -55,8 +56,11 @@ def deal(load: Ints | Floats, counts: Ints, rows: int, cols: int, depth: int) ->
     return slots
 
 
-def layout_of(load: Floats, slots: Ints, spread: Bools, cols: int) -> Layout:
-    """load and spread `[expert]`; slots `[device, slot]`, -1 = empty, spread experts in every row of `cols` devices."""
+def layout_of(load: Floats, slots: Ints, spread: Bools, cols: int, least_empty: int = 0) -> Layout:
+    """load and spread `[expert]`; slots `[device, slot]`, -1 = empty, spread experts in every row of `cols` devices.
+
+    least_empty: slots that must stay empty, of those that are.
+    """
     (devices, depth), experts = slots.shape, len(load)
     layout = Layout(
         load=np.append(load.astype(np.float64), 0.0),
@@ -70,6 +74,7 @@ def layout_of(load: Floats, slots: Ints, spread: Bools, cols: int) -> Layout:
         spread=np.append(spread, False),
         cols=cols,
         depth=depth,
+        least_empty=least_empty,
     )
     refresh(layout)
     return layout
@@ -160,10 +165,13 @@ def _fits(layout: Layout, expert: int, device: int) -> bool:
 
 @kernel
 def _spared(layout: Layout, slot: int) -> bool:
-    """Whether the expert in this slot remains on some device, and if it is spread in this row, without it."""
+    """Whether the expert in this slot remains on some device, and if it is spread in this row, without it.
+
+    Of an empty slot: whether enough others are empty.
+    """
     expert = layout.slots[slot]
     if expert == len(layout.load) - 1:
-        return True
+        return bool(layout.replicas[expert] > layout.least_empty)
     if not layout.spread[expert]:
         return bool(layout.replicas[expert] > 1)
     in_row, row = 0, layout.home[slot] // layout.cols

@@ -90,7 +90,7 @@ def annealed(problem: Problem, found: list[Candidate], tiles: bool, spell: Spell
     rng, notify = np.random.default_rng(spell.seed), spell.notify
     passed: list[Placement] = []
     bettered = anneal(
-        start, units, problem.spread, problem.mesh.cols, spell.budget, rng, chains=CHAINS,
+        start, units, problem.spread, problem.mesh.cols, spell.budget, rng, chains=CHAINS, most=problem.most_replicas,
         progress=lambda share: notify("annealing", share),
     )  # fmt: skip
     try:
@@ -108,7 +108,7 @@ def _formulated(problem: Problem, hint: Placement, effort: Effort) -> Candidate:
     mesh, load, spread = problem.mesh, problem.total_load, problem.spread
     shape = mesh.rows, mesh.cols, mesh.slots_per_device
     if problem.free_counts:
-        outcome = place_jointly(Layer(load, spread, *shape), hint.slots, _limits(effort))
+        outcome = place_jointly(Layer(load, spread, *shape, problem.most_replicas), hint.slots, _limits(effort))
     else:
         outcome = place_replicas(
             Instance(load, hint.counts(problem.model.experts), spread, *shape), hint.slots, _limits(effort)

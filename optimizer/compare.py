@@ -13,7 +13,7 @@ from optimizer.inputs import Source
 from optimizer.mesh import Mesh
 from optimizer.placement import Placement
 from optimizer.portfolio import Judge
-from optimizer.problem import Problem, make_problem
+from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.rivals.metro import METRO, MetroSimulation
 from optimizer.rivals.planners import Planner, planners
 from optimizer.routing.site import Unit
@@ -72,12 +72,12 @@ class Ours:
 
 
 def compare(
-    source: Source, layer: int, mesh: Mesh, cost: Cost, shared: int | str | None, seed: int, ours: Ours, notify: Notify
+    source: Source, layer: int, mesh: Mesh, cost: Cost, constraints: Constraints, seed: int, ours: Ours, notify: Notify
 ) -> Comparison:
     """Every planner plans on the train batches; each placement is judged on the test batches under its own routings and
     under the optimal one, in the unit of the conditions or, where they name none, in tokens and in tiles."""
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), shared)
+    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *constraints)
     load = sets.test.load(source.model.experts)
     bounds = _least(load, mesh) / (load.sum(axis=1) / mesh.devices), _least(cost.tiles(load), mesh)
     imbalance, tiles = (float(bound.mean()) for bound in bounds)
@@ -85,6 +85,7 @@ def compare(
     rows = []
     for done, planned in enumerate(plans):
         notify("judging", done / len(plans))
+        check(problem, planned.placement)
         for conditions in _conditions(planned.routings, ours.conditions.unit, cost):
             report = judged(problem, sets, planned.placement, conditions)
             gaps = float(report.imbalance.mean()) / imbalance - 1, float(report.tiles.mean()) / tiles - 1

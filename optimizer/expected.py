@@ -16,7 +16,7 @@ from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
-from optimizer.problem import Problem, make_problem
+from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.search.multistart import Goal
 from optimizer.search.stop import Budget
 from optimizer.traces.counts import Counts, step_counts
@@ -109,15 +109,16 @@ def plan_counts(
     layer: int,
     mesh: Mesh,
     cost: Cost,
-    shared: int | str | None,
+    constraints: Constraints,
     effort: Effort,
     notify: Notify,
 ) -> tuple[Plan, ExpectedSolution, list[str]]:
     """Plan one layer of counts: the plan, all figures, and sentences that the user should read."""
     train, test, unseen = split_steps(step_loads(counts, layer, model))
-    problem = make_problem(model, mesh, cost, train, shared)
+    problem = make_problem(model, mesh, cost, train, *constraints)
     solution = solve_expected(problem, test, unseen, effort, notify)
     chosen = solution.rows[-1]
+    check(problem, chosen.placement)
     quality = {"expected_imbalance": {"mean": float(chosen.imbalance.mean()), "max": float(chosen.imbalance.max())}}
     provenance = {
         "moeplan": version("moeplan"),

@@ -1,6 +1,7 @@
 """Everything that seeds and searches read for one layer."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,17 @@ from optimizer.cost import Cost
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model
+from optimizer.placement import Placement
+
+
+class Constraints(NamedTuple):
+    """What a plan must keep to, as `make_problem` takes it.
+
+    shared: replicas of each shared expert; extra_replicas: beyond one of each expert, at most.
+    """
+
+    shared: int | str | None = None
+    extra_replicas: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +29,8 @@ class Problem:
 
     load `[batch, expert]` int32: pairs of each expert in each of the batches to plan on (or in recorded steps, where
     there are counts but no tokens); shared_replicas: how many replicas each shared expert gets, spread evenly over
-    the rows, or None to treat it like a routed expert.
+    the rows, or None to treat it like a routed expert; extra_replicas: how many replicas the experts whose count is not
+    fixed may have beyond one each, None for as many as fit.
     """
 
     model: Model
@@ -25,6 +38,7 @@ class Problem:
     cost: Cost
     load: Ints
     shared_replicas: int | None
+    extra_replicas: int | None = None
 
     @property
     def total_load(self) -> Ints:
@@ -52,12 +66,51 @@ class Problem:
         fixed[self.model.routed_experts :] = self.shared_replicas is not None
         return fixed
 
+    @property
+    def most_free_replicas(self) -> int:
+        """Replicas of all experts together whose count is not fixed, at most: what slots and budget allow."""
+        fixed = self.model.shared_experts * (self.shared_replicas or 0)
+        room = self.mesh.slots - fixed
+        if self.extra_replicas is None:
+            return room
+        return min(room, int((~self.spread).sum()) + self.extra_replicas)
 
-def make_problem(model: Model, mesh: Mesh, cost: Cost, load: Ints, shared: int | str | None) -> Problem:
+    @property
+    def most_replicas(self) -> int:
+        """Replicas of all experts together, at most."""
+        return self.most_free_replicas + self.model.shared_experts * (self.shared_replicas or 0)
+
+    def violations(self, placement: Placement) -> list[str]:
+        """Every rule and constraint that a placement breaks, a sentence each."""
+        mesh, experts = self.mesh, self.model.experts
+        if faults := placement.violations(experts, mesh.devices, mesh.slots_per_device):
+            return faults
+        counts = placement.counts(experts)
+        extra, fixed = int((counts[~self.spread] - 1).sum()), counts[self.spread]
+        faults = [
+            f"{count} replicas of shared expert {expert} instead of {self.shared_replicas} (--shared-replicas)"
+            for expert, count in zip(np.flatnonzero(self.spread), fixed, strict=True)
+            if count != self.shared_replicas
+        ]
+        if self.extra_replicas is not None and extra > self.extra_replicas:
+            faults.append(f"{extra} replicas beyond one of each expert, but --replicas allows {self.extra_replicas}")
+        return faults
+
+
+def check(problem: Problem, placement: Placement) -> None:
+    """Raise ValueError where a placement that is to become a plan breaks a rule or a constraint."""
+    if faults := problem.violations(placement):
+        raise ValueError("; ".join(faults))
+
+
+def make_problem(
+    model: Model, mesh: Mesh, cost: Cost, load: Ints, shared: int | str | None, extra_replicas: int | None = None
+) -> Problem:
     """Check that the model fits the mesh and fill in what depends on both.
 
     `shared`: replicas of each shared expert, "auto" to let the loads decide, None for one per row, or as many
-    as fit where that is too many. Raises InputError where something cannot fit, naming the options to change.
+    as fit where that is too many. `extra_replicas`: of all other experts beyond one each, at most; slots may then stay
+    empty. Raises InputError where something cannot fit, naming the options to change.
     """
     if model.experts > mesh.slots:
         raise InputError(
@@ -74,4 +127,4 @@ def make_problem(model: Model, mesh: Mesh, cost: Cost, load: Ints, shared: int |
         )
     replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
     load.flags.writeable = False
-    return Problem(model, mesh, cost, load, replicas if model.shared_experts else None)
+    return Problem(model, mesh, cost, load, replicas if model.shared_experts else None, extra_replicas)

@@ -16,7 +16,7 @@ from optimizer.mesh import Mesh
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import Judge, Portfolio
-from optimizer.problem import Problem, make_problem
+from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.routing.learn import learn
 from optimizer.search.multistart import slot_value
 from optimizer.simulated import SimulationReport
@@ -121,7 +121,7 @@ def plan_tokens(
     layer: int,
     mesh: Mesh,
     cost: Cost,
-    shared: int | str | None,
+    constraints: Constraints,
     effort: Effort,
     notify: Notify,
     conditions: Conditions,
@@ -130,9 +130,10 @@ def plan_tokens(
     """Plan one layer of a source of batches for the best of the routing policies: the plan, all figures, and sentences
     that the user should read."""
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), shared)
+    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *constraints)
     solution = solve(problem, sets, effort, notify, conditions, routings)
     chosen, composition = solution.rows[-1], source.composition
+    check(problem, chosen.placement)
     provenance = {
         "moeplan": version("moeplan"),
         "method": chosen.method,

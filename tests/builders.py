@@ -65,11 +65,13 @@ def small_problem(seed: int, **changes: Any) -> tuple[Problem, Sets]:
         "top_k": 3,
         "tokens": 70,
         "replicas": None,
+        "extra": None,
     } | changes
     model = Model("small", said["routed"], said["shared"], said["top_k"])
     mesh = Mesh(said["rows"], said["cols"], said["slots"])
     sets = Sets(*(random_batches(rng, 6, said["tokens"], model, mesh.rows) for _ in range(3)))
-    return make_problem(model, mesh, cost(), sets.train.load(model.experts), said["replicas"]), sets
+    load = sets.train.load(model.experts)
+    return make_problem(model, mesh, cost(), load, said["replicas"], said["extra"]), sets
 
 
 def write_request(path: Path, experts: Any, prompt: int = 2, output: int | None = None, **more: Any) -> Path:

@@ -13,6 +13,7 @@ from optimizer.conditions import Conditions
 from optimizer.inputs import Named, open_source
 from optimizer.mesh import Mesh
 from optimizer.model import Model
+from optimizer.problem import Constraints
 from optimizer.report.compare import routing
 from optimizer.routing.site import Unit
 from optimizer.simulator import simulate
@@ -24,7 +25,7 @@ OPTIMAL = ["optimal tokens", "optimal tiles"]
 def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Comparison:
     source = open_source(Named(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None)
     ours = Ours(20, 500, Conditions(unit=unit), (policy,))
-    return compare(source, 1, Mesh(2, 2, 3), cost(), None, 0, ours, lambda stage, share: None)
+    return compare(source, 1, Mesh(2, 2, 3), cost(), Constraints(), 0, ours, lambda stage, share: None)
 
 
 @pytest.fixture(scope="module")

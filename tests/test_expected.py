@@ -14,6 +14,7 @@ from optimizer.inputs import Named, open_counts, synthesised
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.placement import Placement
+from optimizer.problem import Constraints
 from optimizer.search.stop import Deadline
 from optimizer.traces.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice
@@ -67,7 +68,7 @@ def test_a_plan_from_counts_is_valid_better_than_greedy_and_above_its_bounds() -
     load = rng.integers(1, 500, (10, 2, 16)) * rng.integers(1, 6, (1, 2, 16))
     model, mesh = Model("m", 16, 1, 2), Mesh(2, 4, 3)
     effort = Effort(Deadline(60), 0, 20_000)
-    plan, solution, notes = plan_counts(counts(load), model, 3, mesh, cost(), None, effort, lambda *_: None)
+    plan, solution, notes = plan_counts(counts(load), model, 3, mesh, cost(), Constraints(), effort, lambda *_: None)
     placement = plan.layers[3].placement
     assert placement.violations(17, 8, 3) == []
     train = step_loads(counts(load), 3, model)[[0, 1, 2, 3, 5, 6, 7, 8]]

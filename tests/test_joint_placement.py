@@ -18,8 +18,10 @@ from optimizer.placement import Placement
 FEW_ROUNDS = Limits(seconds=60, deterministic=3)
 
 
-def layer(load: list[int], rows: int, cols: int, depth: int, spread: tuple[int, ...] = ()) -> Layer:
-    return Layer(np.array(load), np.isin(np.arange(len(load)), spread), rows, cols, depth)
+def layer(
+    load: list[int], rows: int, cols: int, depth: int, spread: tuple[int, ...] = (), most: int | None = None
+) -> Layer:
+    return Layer(np.array(load), np.isin(np.arange(len(load)), spread), rows, cols, depth, most)
 
 
 def large(seed: int) -> Layer:
@@ -35,11 +37,12 @@ def assert_valid(case: Layer, slots: Ints) -> None:
         assert (by_row == expert).any(axis=1).all()
 
 
-def best_of_all(load: list[int], devices: int, depth: int) -> Fraction:
-    """Least peak over all counts that fit and all placements of them."""
+def best_of_all(load: list[int], devices: int, depth: int, most: int | None = None) -> Fraction:
+    """Least peak over all counts that fit, so many replicas at most, and all placements of them."""
     peaks = [
         reference.best_expected_peak(load, counts, devices, depth)
         for counts in reference.count_vectors(len(load), devices * depth, devices)
+        if most is None or sum(counts) <= most
     ]
     return min(peak for peak in peaks if peak is not None)
 
@@ -50,12 +53,14 @@ def test_the_optimum_lies_between_bound_and_value(data: st.DataObject) -> None:
     devices, depth = data.draw(st.sampled_from([(1, 3), (2, 1), (2, 2), (3, 1), (3, 2), (4, 1)]))
     experts = data.draw(st.integers(1, min(6, devices * depth)))
     load = data.draw(st.lists(st.integers(0, 40), min_size=experts, max_size=experts))
-    case = layer(load, 1, devices, depth)
+    most = data.draw(st.none() | st.integers(experts, devices * depth))
+    case = layer(load, 1, devices, depth, most=most)
     outcome = place_jointly(case, None, FEW_ROUNDS)
     assert outcome.value is not None
     assert outcome.objective is not None
     assert_valid(case, outcome.value)
-    peak, best = case.peak(outcome.value), best_of_all(load, devices, depth)
+    assert most is None or (outcome.value >= 0).sum() <= most
+    peak, best = case.peak(outcome.value), best_of_all(load, devices, depth, most)
     assert outcome.objective == float(peak)
     assert case.bound <= best <= peak
     assert peak == best or outcome.status is SolveStatus.FEASIBLE

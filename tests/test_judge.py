@@ -16,6 +16,7 @@ from optimizer.judge import judge
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.plan import Plan, read_plan, write_plan
+from optimizer.problem import Constraints
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import POLICIES, TAUGHT
 from optimizer.search.stop import Deadline
@@ -62,7 +63,7 @@ def planned(folder: Path, policy: str = "even", **more: Any) -> Plan:
     """A plan of one layer, of little effort."""
     source = open_source(named(folder, batch_tokens=TOKENS, **more), [LAYER], MODEL, MESH, lambda share: None)
     effort = Effort(Deadline(60), more.get("seed", 0), 200)
-    return plan_tokens(source, LAYER, MESH, cost(), None, effort, silent, Conditions(), (policy,))[0]
+    return plan_tokens(source, LAYER, MESH, cost(), Constraints(), effort, silent, Conditions(), (policy,))[0]
 
 
 def judged(

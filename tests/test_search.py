@@ -56,19 +56,20 @@ def rows_of_shared(problem: Problem, placement: Placement) -> list[list[int]]:
     return [(by_row == expert).sum(axis=1).tolist() for expert in problem.model.shared_ids]
 
 
-@settings(max_examples=12)
+@settings(max_examples=20)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([None, "auto", 1, 3]),
+    st.sampled_from([None, None, 0, 2]),
     st.integers(1, 2),
     st.sampled_from([(3, 2, 3, 9), (1, 6, 2, 5), (2, 5, 4, 9), (14, 1, 1, 7)]),
 )
 def test_every_step_of_a_random_walk_is_exact_and_valid(
-    seed: int, replicas: int | str | None, shared: int, shape: tuple[int, int, int, int]
+    seed: int, replicas: int | str | None, extra: int | None, shared: int, shape: tuple[int, int, int, int]
 ) -> None:
     rows, cols, slots, routed = shape
     problem, sets = small_problem(
-        seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, replicas=replicas
+        seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, replicas=replicas, extra=extra
     )
     goal = latency_goal(problem, sets.train)
     rng = np.random.default_rng(seed)
@@ -81,7 +82,7 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
     made = 0
     for _ in range(4000):
         move = int(rng.integers(size * (size + problem.model.experts)))
-        if not is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols):
+        if not is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols, problem.most_replicas):
             continue
         before = [array.copy() for array in state.arrays()]
         objective = state.objective
@@ -96,7 +97,7 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
         assert (state.part == fresh.part).all()
         assert (state.cost == fresh.cost).all()
         assert (state.saved == fresh.saved).all()
-        assert state.placement().violations(problem.model.experts, problem.mesh.devices, slots) == []
+        assert problem.violations(state.placement()) == []
         if problem.shared_replicas is not None:
             assert rows_of_shared(problem, state.placement()) == shared_rows
         if made % 20 == 1:

@@ -54,6 +54,20 @@ def test_it_gets_better_and_stays_feasible(tile: int) -> None:
     assert budget.evaluations == 0
 
 
+@pytest.mark.parametrize("extra", [0, 3])
+def test_empty_slots_are_used_within_the_budget(extra: int) -> None:
+    problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3, extra=extra)
+    sparse = small_problem(6, rows=4, cols=3, routed=24, slots=3, extra=0)[0]
+    rng, budget = np.random.default_rng(0), Budget(Deadline(600), 600, 5000)
+    found = list(anneal(greedy(sparse), problem.load, problem.spread, 3, budget, rng, most=problem.most_replicas))
+    assert all(problem.violations(placement) == [] for placement in found)
+    assert found[-1].counts(25)[:24].sum() == 24 + extra
+    emptied = [(placement.slots < 0).any(axis=1).tolist() for placement in (greedy(sparse), found[-1])]
+    assert emptied[0] != emptied[1]
+    means = [exact_peaks(placement, problem.load).mean() for placement in (found[-1], greedy(sparse))]
+    assert means[0] < means[1] if extra else means[0] == means[1]  # the hottest expert alone is the peak
+
+
 def test_nothing_is_drawn_once_the_time_is_up() -> None:
     problem = drawn()
     budget = Budget(Deadline(60, time.monotonic() - 61), 60)

@@ -15,12 +15,14 @@ from optimizer.seeds.greedy import greedy, greedy_counts
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.packing import Packing
 from optimizer.seeds.pairing import pairing
+from optimizer.seeds.risk import risk
 
 SEEDS = {
     "sequential": sequential,
     "random": lambda problem: random_permutation(problem, np.random.default_rng(1)),
     "pairing": pairing,
     "greedy": greedy,
+    "risk": risk,
 }
 
 
@@ -33,24 +35,34 @@ SEEDS = {
     st.integers(1, 12),
     st.integers(0, 2),
     st.sampled_from([None, "auto", 1, 2, 5]),
+    st.sampled_from([None, 0, 1, 4]),
 )
-def test_every_seed_is_valid_and_full(
-    name: str, seed: int, rows: int, cols: int, slots: int, routed: int, shared: int, replicas: int | str | None
+def test_every_seed_is_valid_and_has_as_many_replicas_as_it_may(
+    name: str,
+    seed: int,
+    rows: int,
+    cols: int,
+    slots: int,
+    routed: int,
+    shared: int,
+    replicas: int | str | None,
+    extra: int | None,
 ) -> None:
+    sizes = {"rows": rows, "cols": cols, "slots": slots, "routed": routed, "shared": shared, "top_k": 1, "tokens": 8}
     try:
-        problem, _ = small_problem(
-            seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, top_k=1, tokens=8, replicas=replicas
-        )
+        problem, _ = small_problem(seed, **sizes, replicas=replicas, extra=extra)
     except InputError:
         return  # what does not fit is refused before any seed sees it
     placement = SEEDS[name](problem)
     mesh = problem.mesh
-    assert placement.violations(problem.model.experts, mesh.devices, mesh.slots_per_device) == []
+    assert problem.violations(placement) == []
     counts = placement.counts(problem.model.experts)
     if problem.shared_replicas is not None:
         assert (counts[routed:] == problem.shared_replicas).all()
-    room = mesh.slots - int(counts[problem.spread].sum())
-    assert counts[~problem.spread].sum() == min(room, mesh.devices * int((~problem.spread).sum()))
+    room, free = mesh.slots - int(counts[problem.spread].sum()), int((~problem.spread).sum())
+    assert counts[~problem.spread].sum() == min(
+        room, mesh.devices * free, mesh.slots if extra is None else free + extra
+    )
 
 
 def test_shared_replicas_stand_one_per_row_by_default() -> None:

@@ -53,7 +53,9 @@ def annealed(problem: Problem, effort: Effort) -> Placement:
         effort.deadline, effort.deadline.seconds, ANNEALED if effort.evaluations is None else effort.evaluations
     )
     best, rng = greedy(problem), np.random.default_rng(effort.seed)
-    for better in anneal(best, problem.load, problem.spread, problem.mesh.cols, budget, rng):
+    for better in anneal(
+        best, problem.load, problem.spread, problem.mesh.cols, budget, rng, most=problem.most_replicas
+    ):
         best = better
     return best
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from optimizer.commands.given import cost_of, mesh_of, model_choice, named_of, progress, say
-from optimizer.commands.options import SharedReplicas, batch_options, cost_options, problem_options, trace_options
+from optimizer.commands.options import batch_options, cost_options, problem_options, replica_options, trace_options
 
 
 @click.command()
@@ -14,13 +14,9 @@ from optimizer.commands.options import SharedReplicas, batch_options, cost_optio
 @batch_options
 @problem_options
 @cost_options
+@replica_options
 @click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to plan.")
 @click.option("--routing", default="auto", show_default=True, help="Policy of our plan, as in solve.")
-@click.option(
-    "--shared-replicas",
-    type=SharedReplicas(),
-    help="Replicas of each shared expert, the same for every planner. By default one per row.",
-)
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=1),
@@ -29,8 +25,8 @@ from optimizer.commands.options import SharedReplicas, batch_options, cost_optio
     help="Seconds for our plan; the others take what they take.",
 )
 @click.option("--iterations", type=click.IntRange(min=0), help="Moves that our search may evaluate.")
-def compare(layer: int, routing: str, shared_replicas: int | str | None, time_limit: float, iterations: int | None,
-            as_json: bool, **given: Any) -> None:  # fmt: skip
+def compare(layer: int, routing: str, time_limit: float, iterations: int | None, as_json: bool,
+            **given: Any) -> None:  # fmt: skip
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
 
     EPLB (also by groups, with METRO's routing and with optimal routing), SGLang's maximum per step (also packed as EPLB
@@ -44,16 +40,18 @@ def compare(layer: int, routing: str, shared_replicas: int | str | None, time_li
     from optimizer.conditions import Conditions
     from optimizer.errors import InputError
     from optimizer.inputs import open_counts, open_source
+    from optimizer.problem import Constraints
     from optimizer.report import compare as report
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
     ours = Ours(time_limit, iterations, Conditions(unit=given["unit"]), routings_named(routing))
+    constraints = Constraints(given["shared_replicas"], given["extra_replicas"])
     named, choice = named_of(given), model_choice(given)
     with progress() as notify:
         if open_counts(named, choice) is not None:
             raise InputError("compare needs token traces: with counts alone there is nothing to route")
         source = open_source(named, [layer], choice, mesh, lambda share: notify("reading traces", share))
-        found = compare_layer(source, layer, mesh, cost, shared_replicas, given["seed"], ours, notify)
+        found = compare_layer(source, layer, mesh, cost, constraints, given["seed"], ours, notify)
     say([source.origin, *source.notes])
     if as_json:
         click.echo(json.dumps(report.as_json(found), indent=1))

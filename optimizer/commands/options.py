@@ -78,6 +78,15 @@ cost_options = options(
                  help="By busiest ring edge, by a fitted table, or by GPU ports; by default the hardware's own."),
 )  # fmt: skip
 
+replica_options = options(
+    click.option("--shared-replicas", type=SharedReplicas(),
+                 help="Replicas of each shared expert, spread over the rows; auto treats it like a routed one. "
+                 "By default one per row."),
+    click.option("--replicas", "extra_replicas", type=click.IntRange(min=0), metavar="N",
+                 help="Replicas beyond one of each expert, at most; those of shared experts count only with "
+                 "--shared-replicas auto. Slots that are left stay empty. By default as many as fit."),
+)  # fmt: skip
+
 run_options = options(
     click.option("--batch-count", type=click.IntRange(min=1), metavar="N",
                  help="Batches to simulate, in bounded memory; by default 1024, or all of a batch file."),
@@ -93,9 +102,6 @@ solve_options = options(
     click.option("--routing", default="auto", show_default=True,
                  help="Policy that the plan is made for and shipped with, or several to take the fastest of "
                  "(comma-separated); auto: even,nearest,optimal. See simulate --help for all."),
-    click.option("--shared-replicas", type=SharedReplicas(),
-                 help="Replicas of each shared expert, spread over the rows; auto treats it like a routed one. "
-                 "By default one per row."),
     click.option("--synthesise", is_flag=True, help="Where TRACES are counts: plan on generated requests that choose "
                  "experts as often, instead of on expected load."),
     click.option("--time-limit", type=click.FloatRange(min=1), default=60.0, show_default=True,

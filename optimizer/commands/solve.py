@@ -9,7 +9,14 @@ import click
 
 from optimizer.commands.errors import BadInput
 from optimizer.commands.given import STARTED, cost_of, mesh_of, model_choice, named_of, progress, say
-from optimizer.commands.options import batch_options, cost_options, problem_options, solve_options, trace_options
+from optimizer.commands.options import (
+    batch_options,
+    cost_options,
+    problem_options,
+    replica_options,
+    solve_options,
+    trace_options,
+)
 
 if TYPE_CHECKING:
     from optimizer.inputs import Source
@@ -20,9 +27,10 @@ if TYPE_CHECKING:
 @batch_options
 @problem_options
 @cost_options
+@replica_options
 @solve_options
-def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesise: bool, time_limit: float,
-          iterations: int | None, output: Path, as_json: bool, **given: Any) -> None:  # fmt: skip
+def solve(layer: int, routing: str, synthesise: bool, time_limit: float, iterations: int | None, output: Path,
+          as_json: bool, **given: Any) -> None:  # fmt: skip
     """Plan one layer, and judge the plan on requests that it was not made from.
 
     Seeds, a formulation, descents for even routing, annealing for optimal routing and exchanges of devices for the sake
@@ -37,6 +45,7 @@ def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesis
     from optimizer.files import check_writable
     from optimizer.inputs import open_counts, open_source, synthesised
     from optimizer.plan import write_plan
+    from optimizer.problem import Constraints
     from optimizer.report import expected as expected_report
     from optimizer.report import solution as solution_report
     from optimizer.search.stop import Deadline
@@ -46,6 +55,7 @@ def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesis
     mesh = mesh_of(given)
     cost = cost_of(given["hardware"], given)
     conditions, routings = Conditions(unit=given["unit"]), routings_named(routing)
+    constraints = Constraints(given["shared_replicas"], given["extra_replicas"])
     effort = Effort(Deadline(time_limit, STARTED), given["seed"], iterations)
     named, choice = named_of(given), model_choice(given)
     with progress() as notify:
@@ -54,7 +64,7 @@ def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesis
         if synthesise and not counted:
             raise BadInput("--synthesise makes tokens from counts; give a file of counts, or leave the option out")
         if counted and not synthesise:
-            plan, expected, notes = plan_counts(*counted, layer, mesh, cost, shared_replicas, effort, notify)
+            plan, expected, notes = plan_counts(*counted, layer, mesh, cost, constraints, effort, notify)
             found: dict[str, Any] = expected_report.as_json(expected)
             show: Callable[[], None] = lambda: expected_report.show(expected, layer)  # noqa: E731
         else:
@@ -63,7 +73,7 @@ def solve(layer: int, routing: str, shared_replicas: int | str | None, synthesis
             else:
                 source = open_source(named, [layer], choice, mesh, reading)
             plan, solution, notes = plan_tokens(
-                source, layer, mesh, cost, shared_replicas, effort, notify, conditions, routings
+                source, layer, mesh, cost, constraints, effort, notify, conditions, routings
             )
             found = solution_report.as_json(solution)
             show = lambda: solution_report.show(solution, layer)  # noqa: E731

@@ -9,7 +9,6 @@ from formulations.arrays import Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.seeds.greedy import greedy
-from optimizer.seeds.packing import room_for_routed
 
 
 def eplb(problem: Problem) -> Placement:
@@ -30,7 +29,7 @@ def nodes(problem: Problem) -> int:
     model, number = problem.model, gcd(problem.model.groups, problem.mesh.rows)
     shared = problem.shared_replicas or 0
     uneven = model.shared_experts > 0 and (shared == 0 or shared % number > 0)
-    if uneven or room_for_routed(problem) < model.routed_experts or model.routed_experts % model.groups:
+    if uneven or problem.most_free_replicas < model.routed_experts or model.routed_experts % model.groups:
         return 1
     return number
 
@@ -72,6 +71,7 @@ def _node(problem: Problem, groups: list[int], number: int) -> Ints:
         problem.cost,
         load,
         None if problem.shared_replicas is None else problem.shared_replicas // number,
+        None if problem.extra_replicas is None else problem.extra_replicas // number,
     )
     slots = greedy(own).slots
     return np.where(slots < 0, slots, ids[slots])

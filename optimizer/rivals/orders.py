@@ -7,7 +7,7 @@ import numpy as np
 from formulations.arrays import Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
-from optimizer.seeds.packing import Packing, room_for_routed
+from optimizer.seeds.packing import Packing
 
 
 def row_major(problem: Problem) -> Placement:
@@ -27,7 +27,7 @@ def _dealt(problem: Problem, devices: Ints) -> Placement:
     experts = np.flatnonzero(~problem.spread)
     rounds = (int(expert) for _ in range(len(devices)) for expert in experts)
     turn = 0
-    for expert in islice(rounds, room_for_routed(problem)):
+    for expert in islice(rounds, problem.most_free_replicas):
         fitting = np.flatnonzero(packing.fits(expert)[np.roll(devices, -turn)])
         if len(fitting) == 0:
             packing.place_first(expert)

@@ -7,7 +7,7 @@ from formulations.kernels import kernel
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
 from optimizer.seeds.greedy import heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing, room_for_routed
+from optimizer.seeds.packing import Packing
 
 STEPS = 400_000
 COLDEST = 1e-3  # last temperature over the first
@@ -39,7 +39,7 @@ def copies(problem: Problem) -> Ints:
     """Replicas of each expert, `[expert]`: one more of each, the hottest first, as often as slots last."""
     experts = np.flatnonzero(~problem.spread)
     ranked = experts[np.argsort(-problem.total_load[experts], kind="stable")]
-    room = min(room_for_routed(problem), len(ranked) * problem.mesh.devices)
+    room = min(problem.most_free_replicas, len(ranked) * problem.mesh.devices)
     counts = np.full(problem.model.experts, problem.shared_replicas or 1)
     counts[ranked] = room // len(ranked) + (np.arange(len(ranked)) < room % len(ranked))
     return counts

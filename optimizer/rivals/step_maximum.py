@@ -6,7 +6,7 @@ from formulations.arrays import Floats, Ints
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
 from optimizer.seeds.greedy import heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing, room_for_routed
+from optimizer.seeds.packing import Packing
 
 
 def step_maximum(problem: Problem) -> Placement:
@@ -61,7 +61,7 @@ def step_counts(problem: Problem) -> Ints:
     counts = np.where(free, 1, problem.shared_replicas or 1)
     load = problem.load.astype(float) * free
     share = load.copy()
-    for _ in range(room_for_routed(problem) - int(free.sum())):
+    for _ in range(problem.most_free_replicas - int(free.sum())):
         open_to_more = free & (counts < problem.mesh.devices)
         if not open_to_more.any():
             break

@@ -16,7 +16,7 @@ import numpy as np
 from formulations.arrays import Bools, Floats, Ints
 from formulations.kernels import kernel
 from optimizer.placement import Placement
-from optimizer.search.moves import is_legal
+from optimizer.search.moves import NO_LIMIT, is_legal
 from optimizer.search.split_moves import Touched, apply, delta, forget, touched_for
 from optimizer.search.split_state import LANES, Split, split_of, sweep
 from optimizer.search.stop import Budget
@@ -64,18 +64,25 @@ class Annealer:
     """A placement that is moved about at a given temperature.
 
     units `[batch, expert]`: load of each expert in tokens or tiles; spread `[expert]`: experts whose replicas keep
-    their number and their rows; cols: devices of a mesh row.
+    their number and their rows; cols: devices of a mesh row; most: replicas of all experts together.
     """
 
     def __init__(
-        self, start: Placement, units: Ints, spread: Bools, cols: int, schedule: Schedule, rng: np.random.Generator
+        self,
+        start: Placement,
+        units: Ints,
+        spread: Bools,
+        cols: int,
+        schedule: Schedule,
+        rng: np.random.Generator,
+        most: int = NO_LIMIT,
     ) -> None:
         self.split = split_of(start, units)
         self.tally = Tally()
         self._trial = self.split.copy()
         self._touched = touched_for(self.split)
         self.schedule = schedule
-        self._spread, self._cols, self._rng = spread, cols, rng
+        self._spread, self._cols, self._most, self._rng = spread, cols, most, rng
         self.batches = len(units)
 
     def run(self, draws: int, temperature: float) -> None:
@@ -86,7 +93,7 @@ class Annealer:
         usual, weight = self._tail()
         parts = temperature * self.split.parts
         evaluated, made = _anneal(
-            self.split, self._trial, self._touched, self._spread, self._cols,
+            self.split, self._trial, self._touched, self._spread, self._cols, self._most,
             self._rng.random((draws, DRAWS)), parts, usual, weight,
         )  # fmt: skip
         self.tally.evaluated += evaluated
@@ -178,16 +185,18 @@ def anneal(
     rng: np.random.Generator,
     schedule: Schedule = Schedule(),
     chains: int = 1,
+    most: int = NO_LIMIT,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Placement]:
     """Anneal `chains` times at once, each in a thread, and yield what has become better, `LOOKS` times on the way.
 
+    most: replicas of all experts together, which no placement on the way exceeds.
     The last that a chain yields is its best. The temperature follows the evaluations spent where they are limited,
     else the time, so that with a limit of evaluations the seed alone decides.
     """
     each = None if budget.evaluations is None else budget.evaluations // chains
     pace = _Pace(budget, budget.deadline.elapsed(), each)
-    annealers = [Annealer(start, units, spread, cols, schedule, own) for own in rng.spawn(chains)]
+    annealers = [Annealer(start, units, spread, cols, schedule, own, most) for own in rng.spawn(chains)]
     running = [_Chain(annealer, pace, start) for annealer in annealers]
     with ThreadPoolExecutor(chains) as pool:
         for look in range(1, LOOKS + 1):
@@ -202,13 +211,13 @@ def anneal(
 
 @kernel
 def _anneal(
-    current: Split, trial: Split, touched: Touched, spread: Bools, cols: int,
+    current: Split, trial: Split, touched: Touched, spread: Bools, cols: int, most: int,
     draws: Floats, temperature: float, usual: int, weight: int,
 ) -> tuple[int, int]:  # fmt: skip
     evaluated = made = 0
     for number in range(len(draws)):
         move = _propose(draws[number], current)
-        if not is_legal(move, current.slots, current.copies, spread, cols):
+        if not is_legal(move, current.slots, current.copies, spread, cols, most):
             continue
         evaluated += 1
         limit = -temperature * np.log(draws[number, DRAWS - 1])

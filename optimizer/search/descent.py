@@ -6,7 +6,7 @@ import numpy as np
 
 from formulations.arrays import Bools, Ints
 from formulations.kernels import kernel
-from optimizer.search.moves import apply, delta, is_legal, scratch_for
+from optimizer.search.moves import NO_LIMIT, apply, delta, is_legal, scratch_for
 from optimizer.search.state import SearchState
 
 
@@ -22,13 +22,17 @@ class Progress:
 class Descent:
     """First-improvement descent over all swaps and replacements, in a seeded pseudo-random order.
 
-    spread `[expert]`: experts whose replicas keep their number and their rows; cols: devices of a mesh row.
+    spread `[expert]`: experts whose replicas keep their number and their rows; cols: devices of a mesh row; most:
+    replicas of all experts together.
     """
 
-    def __init__(self, state: SearchState, spread: Bools, cols: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, state: SearchState, spread: Bools, cols: int, rng: np.random.Generator, most: int = NO_LIMIT
+    ) -> None:
         self.state = state
         self._spread = spread
         self._cols = cols
+        self._most = most
         self._scratch = scratch_for(state)
         size = state.slots.size
         self._moves = size * (size + len(state.count))
@@ -39,7 +43,7 @@ class Descent:
     def run(self, evaluations: int) -> Progress:
         """Evaluate up to this many moves and make those that improve."""
         self._position, self._stale, evaluated, made = _descend(
-            self.state.arrays(), self._scratch, self._spread, self._cols,
+            self.state.arrays(), self._scratch, self._spread, self._cols, self._most,
             self._moves, self._position, self._stride, self._stale, evaluations,
         )  # fmt: skip
         return Progress(evaluated, made, self._stale >= self._moves)
@@ -55,7 +59,7 @@ def _coprime(moves: int, rng: np.random.Generator) -> int:
 
 @kernel
 def _descend(
-    state: tuple[Ints, ...], scratch: tuple[Ints, ...], spread: Bools, cols: int,
+    state: tuple[Ints, ...], scratch: tuple[Ints, ...], spread: Bools, cols: int, most: int,
     moves: int, position: int, stride: int, stale: int, evaluations: int,
 ) -> tuple[int, int, int, int]:  # fmt: skip
     slots, count = state[2], state[3]
@@ -64,7 +68,7 @@ def _descend(
         move = position
         position = (position + stride) % moves
         stale += 1
-        if is_legal(move, slots, count, spread, cols):
+        if is_legal(move, slots, count, spread, cols, most):
             evaluated += 1
             if delta(move, state, scratch) < 0:
                 apply(move, state, scratch)

@@ -2,7 +2,8 @@
 
 A move is a number. Below slots * slots it swaps the contents of slot m // slots and slot m % slots; above, it gives
 slot (m - slots * slots) // experts to expert (m - slots * slots) % experts, whose replica count grows while that of the
-former owner shrinks. `delta` never changes the state and `apply` never judges.
+former owner shrinks. An empty slot is swapped like any other, and given to an expert as long as replicas are within
+budget; no move empties a slot. `delta` never changes the state and `apply` never judges.
 """
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from formulations.arrays import Bools, Ints
 from formulations.kernels import kernel
 from optimizer.search.state import SearchState, fill_part, find_leaders
+
+NO_LIMIT = 1 << 62  # to the replicas of all experts together
 
 Scratch = tuple[Ints, ...]
 Change = tuple[int, int, int, int, int, int]
@@ -72,8 +75,11 @@ def holds(slots: Ints, device: int, expert: int) -> bool:
 
 
 @kernel
-def is_legal(move: int, slots: Ints, count: Ints, spread: Bools, cols: int) -> bool:
-    """Whether a move keeps the placement valid and spread experts in their rows; swaps count one way round only."""
+def is_legal(move: int, slots: Ints, count: Ints, spread: Bools, cols: int, most: int = NO_LIMIT) -> bool:
+    """Whether a move keeps the placement valid, spread experts in their rows, and replicas at `most` so many in all.
+
+    Swaps count one way round only.
+    """
     devices, depth = slots.shape
     size = devices * depth
     if move < size * size:
@@ -90,7 +96,9 @@ def is_legal(move: int, slots: Ints, count: Ints, spread: Bools, cols: int) -> b
     x = slots[a // depth, a % depth]
     if x == y or spread[y] or count[y] == devices or holds(slots, a // depth, y):
         return False
-    return x < 0 or (count[x] > 1 and not spread[x])
+    if x < 0:
+        return int(count.sum()) < most
+    return bool(count[x] > 1 and not spread[x])
 
 
 @kernel

@@ -59,7 +59,8 @@ def multistart(
             return
         start = starts[number % len(starts)]
         state = SearchState.of(start, problem.load, goal.value, goal.together, usual)
-        _descend(Descent(state, problem.spread, problem.mesh.cols, rng), budget, progress)
+        descent = Descent(state, problem.spread, problem.mesh.cols, rng, problem.most_replicas)
+        _descend(descent, budget, progress)
         yield state.placement()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from formulations.arrays import Floats, Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
-from optimizer.seeds.packing import Packing, room_for_routed
+from optimizer.seeds.packing import Packing
 
 
 def greedy_counts(problem: Problem) -> Ints:
@@ -17,7 +17,7 @@ def greedy_counts(problem: Problem) -> Ints:
     counts = np.ones(len(load), dtype=np.int64)
     counts[problem.spread] = problem.shared_replicas or 1
     free = ~problem.spread
-    for _ in range(room_for_routed(problem) - int(free.sum())):
+    for _ in range(problem.most_free_replicas - int(free.sum())):
         open_to_more = free & (counts < problem.mesh.devices)
         if not open_to_more.any():
             break

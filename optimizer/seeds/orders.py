@@ -7,7 +7,7 @@ import numpy as np
 from formulations.arrays import Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
-from optimizer.seeds.packing import Packing, room_for_routed
+from optimizer.seeds.packing import Packing
 
 
 def sequential(problem: Problem) -> Placement:
@@ -23,6 +23,6 @@ def random_permutation(problem: Problem, rng: np.random.Generator) -> Placement:
 def _in_order(problem: Problem, experts: Ints) -> Placement:
     packing = Packing(problem, np.zeros(problem.model.experts))
     rounds = (expert for _ in range(problem.mesh.devices) for expert in experts)
-    for expert in islice(rounds, room_for_routed(problem)):
+    for expert in islice(rounds, problem.most_free_replicas):
         packing.place_first(int(expert))
     return packing.placement()

@@ -90,8 +90,3 @@ class Packing:
     def placement(self) -> Placement:
         """What has been built."""
         return Placement(self.slots)
-
-
-def room_for_routed(problem: Problem) -> int:
-    """Slots that are left when the spread experts are in."""
-    return problem.mesh.slots - int(problem.spread.sum()) * (problem.shared_replicas or 0)

@@ -5,7 +5,7 @@ import numpy as np
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.seeds.greedy import heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing, room_for_routed
+from optimizer.seeds.packing import Packing
 
 
 def pairing(problem: Problem) -> Placement:
@@ -20,7 +20,7 @@ def pairing(problem: Problem) -> Placement:
     ranked = experts[np.argsort(-problem.total_load[experts], kind="stable")]
     counts = np.ones(problem.model.experts, dtype=np.int64)
     counts[problem.spread] = problem.shared_replicas or 1
-    room = min(room_for_routed(problem), len(ranked) * problem.mesh.devices)
+    room = min(problem.most_free_replicas, len(ranked) * problem.mesh.devices)
     counts[ranked] = room // len(ranked) + (np.arange(len(ranked)) < room % len(ranked))
     packing = Packing(problem, replica_weight(problem, counts))
     left = heaviest_first(problem, counts)

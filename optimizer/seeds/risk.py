@@ -8,7 +8,7 @@ from formulations.arrays import Floats, Ints
 from formulations.kernels import kernel
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
-from optimizer.seeds.packing import Packing, room_for_routed
+from optimizer.seeds.packing import Packing
 from optimizer.statistics import covariance
 
 Z = 0.674  # a load is below its mean and so many standard deviations in three batches of four, if it is normal
@@ -53,7 +53,7 @@ def risk_counts(problem: Problem, weight: Floats, given: Ints | None = None, roo
     """
     free = ~problem.spread
     counts = np.where(free, 1, problem.shared_replicas or 1) if given is None else given.copy()
-    for _ in range(room_for_routed(problem) - int(counts[free].sum()) if room is None else room):
+    for _ in range(problem.most_free_replicas - int(counts[free].sum()) if room is None else room):
         wanted = np.where(free & (counts < problem.mesh.devices), weight / counts, -1.0)
         if wanted.max() < 0:
             break
