@@ -11,9 +11,10 @@ import numpy as np
 
 from formulations.arrays import Ints
 from formulations.kernels import kernel
-from optimizer.search.split_state import FEW, LANES, Split, fill, find_peak
+from optimizer.search.split_state import LANES, Split, fill, find_peak
 
 NEAR = 24  # replicated experts that are levelled again
+FEW = 4  # replicas that are levelled with neighbours only; all of them instead ends worse, on train and on test batches
 DOUBT = 2.5  # standard errors by which a move must be too dear, judged by some of the blocks, to be given up
 
 
@@ -226,8 +227,7 @@ def _level(trial: Split, touched: Touched, block: int) -> None:
     for turn in range(2):
         for place in range(many):
             expert = near[place] if turn == 0 else near[many - 1 - place]
-            if turn == 1 or copies[expert] <= FEW:
-                fill(flow, load, replicas, expert, copies[expert], depth, work)
+            fill(flow, load, replicas, expert, copies[expert], depth, FEW, work)
     find_peak(block, trial.load, trial.peak)
 
 

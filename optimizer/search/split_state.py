@@ -1,9 +1,9 @@
 """A mutable placement with a split of every train batch's load over the replicas, as even as possible.
 
 The split is integral in parts of a unit (a token or a tile) and kept nearly optimal: `fill` levels the devices of one
-expert, and going over all replicated experts again and again (`sweep`) converges to the split whose sum of squared
-device loads is least, which also has the least peak (block coordinate descent on a convex function). Every split that
-is on the way is feasible, so the peak held here is an upper bound of the least peak; `balance.least_peak` is exact.
+expert, which lowers the sum of squared device loads; where that is least the peak is least, too. Going over all
+replicated experts again and again (`sweep`) leads there, up to rounding. Every split on the way is feasible, so the
+peak held here is an upper bound of the least peak (after moves .1 of a unit above it); `exact_peaks` is exact.
 
 Batches lie in blocks of `LANES`, innermost: each step works on contiguous rows of one block, which stays in cache.
 """
@@ -20,7 +20,6 @@ from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 LANES = 64
 PARTS = 64  # of a unit, so that what is rounded off is far below what a move changes; fewer where it would not fit
 MOST_PARTS = 1 << 30  # that a batch may have
-FEW = 4  # replicas
 SETTLE = 24  # sweeps from a split that is far from even
 
 
@@ -110,7 +109,7 @@ def sweep(split: Split, times: int) -> None:
             for place in range(experts):
                 expert = place if turn % 2 == 0 else experts - 1 - place
                 if copies[expert] > 1:
-                    fill(flow, load, replicas, expert, copies[expert], depth, work)
+                    fill(flow, load, replicas, expert, copies[expert], depth, 2, work)
         find_peak(block, split.load, split.peak)
 
 
@@ -125,19 +124,18 @@ def find_peak(block: int, load: Ints, peak: Ints) -> None:
 
 
 @kernel
-def fill(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
+def fill(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, few: int, work: Ints) -> None:
     """Split one expert anew over its replicas, so that the lightest of their devices rise to one level.
 
-    flow `[slot, lane]`, load `[device, lane]`, work `[4, lane]`. A few replicas are levelled two by two, which is
-    faster and, done again and again, as good. No rows are cut out, as views are references that have to be counted.
+    flow `[slot, lane]`, load `[device, lane]`, work `[4, lane]`. Up to `few` replicas are levelled with their
+    neighbours in the list only: fast, and exact for two. No rows are cut out: views are references, to be counted.
     """
-    if copies > FEW:
+    if copies > few:
         _fill_many(flow, load, replicas, expert, copies, depth, work)
     else:
         for rank in range(1, copies):
-            for other in range(rank):
-                a, b = replicas[expert, other], replicas[expert, rank]
-                _fill_two(flow, load, a, b, a // depth, b // depth)
+            a, b = replicas[expert, rank - 1], replicas[expert, rank]
+            _fill_two(flow, load, a, b, a // depth, b // depth)
 
 
 @kernel
