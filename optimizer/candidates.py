@@ -22,7 +22,7 @@ from optimizer.seeds.pairing import pairing
 
 FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most so many seconds
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
-STARTS = ("greedy", "formulation", "pairing")  # of the descents, in turn
+STARTS = ("start", "greedy", "formulation", "pairing")  # of the descents, in turn
 ANNEALED_BATCHES = 512
 CHAINS = 2  # of annealing, each in a thread
 FINALISTS = 2 * CHAINS  # of what annealing passes, the last ones
@@ -59,8 +59,10 @@ class Candidate:
 
 
 def seeds_and_formulation(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
-    """One candidate of each: sequential, random, pairing, greedy, formulation."""
+    """One candidate of each: the given start, sequential, random, pairing, greedy, formulation."""
     notify("seeds", 0.0)
+    if problem.start is not None:
+        yield Candidate("start", problem.start, 0.0)
     constructions: dict[str, Callable[[Problem], Placement]] = {
         "sequential": sequential,
         "random": lambda problem: random_permutation(problem, np.random.default_rng(effort.seed)),
@@ -84,7 +86,7 @@ def descents(problem: Problem, goal: Goal, found: list[Candidate], spell: Spell)
 
 def annealed(problem: Problem, found: list[Candidate], tiles: bool, spell: Spell) -> list[Placement]:
     """The best placements that annealing passes for optimal routing, in tiles or tokens, the last ones first."""
-    start = next(candidate.placement for candidate in found if candidate.method == "greedy")
+    start = next(candidate.placement for candidate in found if candidate.method in ("start", "greedy"))
     load = problem.load[:ANNEALED_BATCHES]
     units = problem.cost.tiles(load) if tiles else load
     rng, notify = np.random.default_rng(spell.seed), spell.notify

@@ -19,6 +19,7 @@ from optimizer.plan import LayerPlan, Plan
 from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.search.multistart import Goal
 from optimizer.search.stop import Budget
+from optimizer.start import started
 from optimizer.traces.counts import Counts, step_counts
 
 ROUTING = "even"
@@ -112,11 +113,13 @@ def plan_counts(
     constraints: Constraints,
     effort: Effort,
     notify: Notify,
+    start: Plan | None = None,
 ) -> tuple[Plan, ExpectedSolution, list[str]]:
-    """Plan one layer of counts: the plan, all figures, and sentences that the user should read."""
+    """Plan one layer of counts: the plan, all figures, and sentences that the user should read. start: a plan to start
+    from, too."""
     train, test, unseen = split_steps(step_loads(counts, layer, model))
     problem = make_problem(model, mesh, cost, train, *constraints)
-    solution = solve_expected(problem, test, unseen, effort, notify)
+    solution = solve_expected(started(problem, start, layer), test, unseen, effort, notify)
     chosen = solution.rows[-1]
     check(problem, chosen.placement)
     quality = {"expected_imbalance": {"mean": float(chosen.imbalance.mean()), "max": float(chosen.imbalance.max())}}

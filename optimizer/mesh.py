@@ -28,6 +28,10 @@ class Mesh:
             raise InputError(f"--mesh '{text}' is not a mesh; write it as ROWSxCOLS, for example 16x8")
         return cls(int(match[1]), int(match[2]), slots_per_device)
 
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        return f"{self.rows}x{self.cols} devices of {self.slots_per_device} slots"
+
     @property
     def devices(self) -> int:
         """Number of devices."""

@@ -30,7 +30,7 @@ NEAR = ("nearest", *SPLITTING)
 """Policies that follow the load of the batch, and those that look at distances."""
 
 DESCENT_SHARE = 0.3  # of the time of all searches, where annealing runs as well
-WELL_PLACED = ("greedy", "formulation", "pairing")
+WELL_PLACED = ("start", "greedy", "formulation", "pairing")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class Portfolio:
             if candidate.method in WELL_PLACED:
                 self._offer(candidate.placement, set(self.pools) - {*NEAR})
                 self._offer(self._arranged(candidate.placement, effort), NEAR)
+            if candidate.method == "start":
+                self._offer(candidate.placement, NEAR)
         for placement in self._descents(found, effort, until, notify):
             self._offer(placement, set(self.pools) - {*NEAR})
             self._offer(self._arranged(placement, effort), ["nearest"])

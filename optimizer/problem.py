@@ -30,7 +30,7 @@ class Problem:
     load `[batch, expert]` int32: pairs of each expert in each of the batches to plan on (or in recorded steps, where
     there are counts but no tokens); shared_replicas: how many replicas each shared expert gets, spread evenly over
     the rows, or None to treat it like a routed expert; extra_replicas: how many replicas the experts whose count is not
-    fixed may have beyond one each, None for as many as fit.
+    fixed may have beyond one each, None for as many as fit; start: a placement to start from, besides the seeds.
     """
 
     model: Model
@@ -39,6 +39,7 @@ class Problem:
     load: Ints
     shared_replicas: int | None
     extra_replicas: int | None = None
+    start: Placement | None = None
 
     @property
     def total_load(self) -> Ints:

@@ -20,6 +20,7 @@ from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.routing.learn import learn
 from optimizer.search.multistart import slot_value
 from optimizer.simulated import SimulationReport
+from optimizer.start import started
 from optimizer.traces.batches import Sets
 
 FINISH_SHARE = 0.02  # of the time limit, kept for judging and writing, besides what judging was measured to take
@@ -126,12 +127,13 @@ def plan_tokens(
     notify: Notify,
     conditions: Conditions,
     routings: Sequence[str],
+    start: Plan | None = None,
 ) -> tuple[Plan, Solution, list[str]]:
     """Plan one layer of a source of batches for the best of the routing policies: the plan, all figures, and sentences
-    that the user should read."""
+    that the user should read. start: a plan to start from, too."""
     sets = source.sets(layer)
     problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *constraints)
-    solution = solve(problem, sets, effort, notify, conditions, routings)
+    solution = solve(started(problem, start, layer), sets, effort, notify, conditions, routings)
     chosen, composition = solution.rows[-1], source.composition
     check(problem, chosen.placement)
     provenance = {

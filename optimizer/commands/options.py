@@ -102,6 +102,8 @@ solve_options = options(
     click.option("--routing", default="auto", show_default=True,
                  help="Policy that the plan is made for and shipped with, or several to take the fastest of "
                  "(comma-separated); auto: even,nearest,optimal. See simulate --help for all."),
+    click.option("--start", type=click.Path(path_type=Path), metavar="PLAN",
+                 help="Start from this plan's placement of the layer, too; it must be for the same model and mesh."),
     click.option("--synthesise", is_flag=True, help="Where TRACES are counts: plan on generated requests that choose "
                  "experts as often, instead of on expected load."),
     click.option("--time-limit", type=click.FloatRange(min=1), default=60.0, show_default=True,

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @cost_options
 @replica_options
 @solve_options
-def solve(layer: int, routing: str, synthesise: bool, time_limit: float, iterations: int | None, output: Path,
-          as_json: bool, **given: Any) -> None:  # fmt: skip
+def solve(layer: int, routing: str, synthesise: bool, start: Path | None, time_limit: float, iterations: int | None,
+          output: Path, as_json: bool, **given: Any) -> None:  # fmt: skip
     """Plan one layer, and judge the plan on requests that it was not made from.
 
     Seeds, a formulation, descents for even routing, annealing for optimal routing and exchanges of devices for the sake
@@ -44,7 +44,7 @@ def solve(layer: int, routing: str, synthesise: bool, time_limit: float, iterati
     from optimizer.expected import plan_counts
     from optimizer.files import check_writable
     from optimizer.inputs import open_counts, open_source, synthesised
-    from optimizer.plan import write_plan
+    from optimizer.plan import read_plan, write_plan
     from optimizer.problem import Constraints
     from optimizer.report import expected as expected_report
     from optimizer.report import solution as solution_report
@@ -54,6 +54,7 @@ def solve(layer: int, routing: str, synthesise: bool, time_limit: float, iterati
     check_writable(output, "--output")
     mesh = mesh_of(given)
     cost = cost_of(given["hardware"], given)
+    running = None if start is None else read_plan(start)
     conditions, routings = Conditions(unit=given["unit"]), routings_named(routing)
     constraints = Constraints(given["shared_replicas"], given["extra_replicas"])
     effort = Effort(Deadline(time_limit, STARTED), given["seed"], iterations)
@@ -64,7 +65,7 @@ def solve(layer: int, routing: str, synthesise: bool, time_limit: float, iterati
         if synthesise and not counted:
             raise BadInput("--synthesise makes tokens from counts; give a file of counts, or leave the option out")
         if counted and not synthesise:
-            plan, expected, notes = plan_counts(*counted, layer, mesh, cost, constraints, effort, notify)
+            plan, expected, notes = plan_counts(*counted, layer, mesh, cost, constraints, effort, notify, running)
             found: dict[str, Any] = expected_report.as_json(expected)
             show: Callable[[], None] = lambda: expected_report.show(expected, layer)  # noqa: E731
         else:
@@ -73,7 +74,7 @@ def solve(layer: int, routing: str, synthesise: bool, time_limit: float, iterati
             else:
                 source = open_source(named, [layer], choice, mesh, reading)
             plan, solution, notes = plan_tokens(
-                source, layer, mesh, cost, constraints, effort, notify, conditions, routings
+                source, layer, mesh, cost, constraints, effort, notify, conditions, routings, running
             )
             found = solution_report.as_json(solution)
             show = lambda: solution_report.show(solution, layer)  # noqa: E731

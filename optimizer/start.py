@@ -1,0 +1,32 @@
+"""A plan to start from."""
+
+from dataclasses import replace
+
+from optimizer.errors import InputError
+from optimizer.model import Model
+from optimizer.plan import Plan
+from optimizer.problem import Problem
+
+
+def started(problem: Problem, plan: Plan | None, layer: int) -> Problem:
+    """The problem with a plan's placement of this layer to start from, too; without a plan as it is.
+
+    Raises InputError where the plan is for another model or mesh, lacks the layer, or breaks a constraint.
+    """
+    if plan is None:
+        return problem
+    if _sizes(plan.model) != _sizes(problem.model):
+        raise InputError(f"--start is a plan for {_sizes(plan.model)}, not for {_sizes(problem.model)}")
+    if plan.mesh != problem.mesh:
+        raise InputError(f"--start is a plan for {plan.mesh}, not for {problem.mesh}; change --mesh and --slots")
+    if layer not in plan.layers:
+        raise InputError(f"--start has no layer {layer}; it has {', '.join(map(str, sorted(plan.layers)))}")
+    placement = plan.layers[layer].placement
+    if faults := problem.violations(placement):
+        raise InputError(f"--start breaks what is asked for: layer {layer} has {'; '.join(faults)}")
+    return replace(problem, start=placement)
+
+
+def _sizes(model: Model) -> str:
+    """What two models must have in common; the name may differ."""
+    return f"{model.routed_experts} routed experts (top-{model.top_k}) and {model.shared_experts} shared ones"
