@@ -23,7 +23,6 @@ from optimizer.seeds.pairing import pairing
 FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most so many seconds
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
 STARTS = ("start", "greedy", "formulation", "pairing")  # of the descents, in turn
-ANNEALED_BATCHES = 512
 CHAINS = 2  # of annealing, each in a thread
 FINALISTS = 2 * CHAINS  # of what annealing passes, the last ones
 
@@ -87,8 +86,7 @@ def descents(problem: Problem, goal: Goal, found: list[Candidate], spell: Spell)
 def annealed(problem: Problem, found: list[Candidate], tiles: bool, spell: Spell) -> list[Placement]:
     """The best placements that annealing passes for optimal routing, in tiles or tokens, the last ones first."""
     start = next(candidate.placement for candidate in found if candidate.method in ("start", "greedy"))
-    load = problem.load[:ANNEALED_BATCHES]
-    units = problem.cost.tiles(load) if tiles else load
+    units = problem.cost.tiles(problem.load) if tiles else problem.load
     rng, notify = np.random.default_rng(spell.seed), spell.notify
     passed: list[Placement] = []
     bettered = anneal(

@@ -1,12 +1,13 @@
 """Which searches run for which routing policies, in what share of the time, and which of their results is best."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from formulations.arrays import Floats
-from optimizer.candidates import Candidate, Effort, Notify, Spell, annealed, descents
+from optimizer.candidates import FINALISTS, Candidate, Effort, Notify, Spell, annealed, descents
 from optimizer.conditions import Conditions
 from optimizer.journeys import Journeys
 from optimizer.network import Network
@@ -98,9 +99,13 @@ class Portfolio:
         return cls(problem, sets, {name: Pool(judge) for name, judge in judges.items()})
 
     def search(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> None:
-        """Fill the pools until so many seconds on the clock: seeds, arranged seeds, descents, annealing, in turn."""
+        """Fill the pools: seeds, arranged seeds, descents, annealing, in turn, so that test batches can be judged under
+        all policies before so many seconds on the clock."""
         greedy = next(candidate.placement for candidate in found if candidate.method == "greedy")
+        started = time.monotonic()
         self._offer(greedy, tuple(self.pools))
+        self._arranged(greedy, effort)
+        until -= (1 + FINALISTS) * (time.monotonic() - started)  # for finalists, and for the test batches at the end
         for candidate in found:
             if candidate.method in WELL_PLACED:
                 self._offer(candidate.placement, set(self.pools) - {*NEAR})
@@ -109,7 +114,7 @@ class Portfolio:
                 self._offer(candidate.placement, NEAR)
         for placement in self._descents(found, effort, until, notify):
             self._offer(placement, set(self.pools) - {*NEAR})
-            self._offer(self._arranged(placement, effort), ["nearest"])
+            self._offer(self._arranged(placement, effort), NEAR)
         for placement in self._annealed(found, effort, until, notify):
             self._offer(self._arranged(placement, effort), SPLITTING)
 

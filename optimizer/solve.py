@@ -8,7 +8,7 @@ from importlib.metadata import version
 from formulations.arrays import Ints
 from formulations.outcome import Outcome
 from optimizer.bounding import Gap, bound_any, bound_given, gaps, reached_by
-from optimizer.candidates import FINALISTS, Candidate, Effort, Notify, seeds_and_formulation
+from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.inputs import Source
@@ -23,7 +23,7 @@ from optimizer.simulated import SimulationReport
 from optimizer.start import started
 from optimizer.traces.batches import Sets
 
-FINISH_SHARE = 0.02  # of the time limit, kept for judging and writing, besides what judging was measured to take
+FINISH_SHARE = 0.02  # of the time limit, kept for writing, besides what bounding was measured to take
 MOST_BOUNDING = 3  # the bounds of the plan take at most so many times as long as those of any placement
 
 
@@ -61,8 +61,7 @@ def solve(
     bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost)
     bounding = time.monotonic() - started
     started = time.monotonic()
-    finish = (len(routings) + FINALISTS) * seeds.judging + MOST_BOUNDING * bounding
-    finish += FINISH_SHARE * effort.deadline.seconds
+    finish = MOST_BOUNDING * bounding + FINISH_SHARE * effort.deadline.seconds
     try:
         portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, notify)
     except KeyboardInterrupt:
@@ -78,12 +77,11 @@ def solve(
 
 @dataclass(frozen=True, eq=False)
 class Seeds:
-    """The candidates of the constructions and of the formulation, and their rows. judging: seconds that judging one of
-    them takes, compilation apart; first_result: seconds until the first was."""
+    """The candidates of the constructions and of the formulation, and their rows. first_result: seconds until the first
+    was judged."""
 
     found: list[Candidate]
     rows: list[Row]
-    judging: float
     first_result: float
 
     @classmethod
@@ -91,15 +89,13 @@ class Seeds:
         """Plan and judge each in turn."""
         found: list[Candidate] = []
         rows: list[Row] = []
-        judging = first_result = 0.0
+        first_result = 0.0
         for candidate in seeds_and_formulation(problem, effort, notify):
-            started = time.monotonic()
             report = judge.test(candidate.placement)
-            judging = time.monotonic() - started
             rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
             first_result = first_result or effort.deadline.elapsed()
             found.append(candidate)
-        return cls(found, rows, judging, first_result)
+        return cls(found, rows, first_result)
 
     @property
     def outcome(self) -> Outcome[Ints]:
