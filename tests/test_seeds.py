@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from optimizer.errors import InputError
 from optimizer.placement import EMPTY
+from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.greedy import greedy, greedy_counts
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.packing import Packing
@@ -23,6 +24,7 @@ SEEDS = {
     "pairing": pairing,
     "greedy": greedy,
     "risk": risk,
+    "flexibility": flexibility,
 }
 
 
