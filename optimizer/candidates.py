@@ -24,7 +24,7 @@ FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most s
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
 STARTS = ("start", "greedy", "formulation", "pairing")  # of the descents, in turn
 CHAINS = 2  # of annealing, each in a thread
-FINALISTS = 2 * CHAINS  # of what annealing passes, the last ones
+FINALISTS = CHAINS  # of what annealing passes, the last ones
 
 Notify = Callable[[str, float], None]
 

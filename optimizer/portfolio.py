@@ -102,10 +102,8 @@ class Portfolio:
         """Fill the pools: seeds, arranged seeds, descents, annealing, in turn, so that test batches can be judged under
         all policies before so many seconds on the clock."""
         greedy = next(candidate.placement for candidate in found if candidate.method == "greedy")
-        started = time.monotonic()
         self._offer(greedy, tuple(self.pools))
-        self._arranged(greedy, effort)
-        until -= (1 + FINALISTS) * (time.monotonic() - started)  # for finalists, and for the test batches at the end
+        until -= self._finish_seconds(greedy, effort)
         for candidate in found:
             if candidate.method in WELL_PLACED:
                 self._offer(candidate.placement, set(self.pools) - {*NEAR})
@@ -117,6 +115,17 @@ class Portfolio:
             self._offer(self._arranged(placement, effort), NEAR)
         for placement in self._annealed(found, effort, until, notify):
             self._offer(self._arranged(placement, effort), SPLITTING)
+
+    def _finish_seconds(self, placement: Placement, effort: Effort) -> float:
+        """How long finalists take, and the test batches at the end, from doing the like for a placement."""
+        started = time.monotonic()
+        arranged = self._arranged(placement, effort)
+        exchanged = time.monotonic()
+        self._offer(arranged, SPLITTING)
+        judged = time.monotonic()
+        self._offer(arranged, ["nearest"])
+        once = time.monotonic() - exchanged
+        return FINALISTS * (judged - started) + 2 * once
 
     def chosen(self) -> str:
         """The policy whose best candidate has the least latency."""
