@@ -2,11 +2,11 @@
 
 Devices are the plants of that theory and experts its products; a replica is a link from one to the other. Jordan and
 Graves (Management Science 41, 1995) found that a few links do nearly as well as all if they form one long chain, as
-plants that are closed in themselves cannot give work away. Chou, Chua, Teo and Zheng (Operations Research 59, 2011) show
-that what makes it so is expansion: every set of products has many plants. So here replicas join devices that were not
-joined, and where all are, those that are farthest apart: no two experts share more than one device while that can be,
-and cycles are long. All devices have about equally many replicas that can give way, and are filled up with experts that
-have no other replica, hot with cold.
+plants that are closed in themselves cannot give work away. Chou, Chua, Teo and Zheng (Operations Research 59, 2011)
+show that what makes it so is expansion: every set of products has many plants. So here replicas join devices that were
+not joined, and where all are, those that are farthest apart: no two experts share more than one device while that can
+be, and cycles are long. All devices have about equally many replicas that can give way, and are filled up with experts
+that have no other replica, hot with cold.
 
 On the home mesh the mean least peak of unseen batches is 1.078 times the mean load at 512 tokens and 1.038 at 2048,
 where the greedy seed leaves 1.256 and 1.169, and the risk seed 1.248 and 1.167.
