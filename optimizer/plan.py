@@ -40,7 +40,8 @@ class LayerPlan:
 class Plan:
     """Placements by model layer id, and the routing policy that they were made for.
 
-    unit: what the policy counts loads in, None for what the hardware's compute cost counts.
+    unit: what the policy counts loads in, None for what the hardware's compute cost counts; capacity_factor: of each
+    replica, beyond which pairs are rerouted, None for no limit.
     """
 
     model: Model
@@ -49,6 +50,7 @@ class Plan:
     policy: str
     layers: dict[int, LayerPlan]
     unit: Unit | None = None
+    capacity_factor: float | None = None
 
 
 class _Part(BaseModel):
@@ -77,6 +79,7 @@ class _Mesh(_Part):
 class _Routing(_Part):
     policy: str
     unit: Unit | None = None
+    capacity_factor: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
 
 
 class _Layer(_Part):
@@ -117,9 +120,14 @@ def _as_json(plan: Plan) -> dict[str, Any]:
         "model": asdict(plan.model),
         "mesh": asdict(plan.mesh),
         "hardware": plan.hardware,
-        "routing": {"policy": plan.policy} | ({"unit": plan.unit} if plan.unit else {}),
+        "routing": _routing_as_json(plan),
         "layers": {str(layer): _layer_as_json(part) for layer, part in sorted(plan.layers.items())},
     }
+
+
+def _routing_as_json(plan: Plan) -> dict[str, Any]:
+    said = {"policy": plan.policy, "unit": plan.unit, "capacity_factor": plan.capacity_factor}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _layer_as_json(part: LayerPlan) -> dict[str, Any]:
@@ -165,7 +173,8 @@ def _checked(parsed: _File) -> Plan:
     if parsed.routing.policy not in POLICIES:
         raise InputError(f"routing.policy is '{parsed.routing.policy}', not one of {', '.join(POLICIES)}")
     mesh = Mesh(parsed.mesh.rows, parsed.mesh.cols, parsed.mesh.slots_per_device)
-    plan = Plan(_model(parsed.model), mesh, parsed.hardware, parsed.routing.policy, {}, parsed.routing.unit)
+    routing = parsed.routing
+    plan = Plan(_model(parsed.model), mesh, parsed.hardware, routing.policy, {}, routing.unit, routing.capacity_factor)
     for key, layer in parsed.layers.items():
         if not key.isdecimal():
             raise InputError(f"layers: '{key}' is not a layer id")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -13,10 +14,12 @@ from optimizer.journeys import Journeys
 from optimizer.network import Network
 from optimizer.placement import Placement
 from optimizer.problem import Problem
+from optimizer.routing.capacity import Coactivation
 from optimizer.routing.learn import learn
 from optimizer.routing.policies import TAUGHT
+from optimizer.routing.site import Learned
 from optimizer.search.arrangement import arrange, demand_of
-from optimizer.search.choose import LATENCIES, Goal, choose, figures
+from optimizer.search.choose import DECISIVE, LATENCIES, Goal, choose, figures
 from optimizer.search.multistart import latency_goal, slot_value
 from optimizer.search.stop import Budget, Deadline
 from optimizer.simulated import SimulationReport
@@ -44,11 +47,11 @@ class Judge:
 
     def test(self, placement: Placement) -> SimulationReport:
         """On the test batches."""
-        return self._judged(placement, self.sets.test)
+        return self.on(placement, self.sets.test)
 
     def selection(self, placement: Placement) -> Floats:
         """The figures to choose by, on the selection batches."""
-        return figures(self._judged(placement, self.sets.selection))
+        return figures(self.on(placement, self.sets.selection))
 
     @property
     def goal(self) -> Goal:
@@ -60,10 +63,15 @@ class Judge:
             return Goal.BALANCE
         return Goal.LATENCY if (unit or paid) == "tiles" else Goal.LATENCY_AND_BALANCE
 
-    def _judged(self, placement: Placement, batches: Batches) -> SimulationReport:
-        problem = self.problem
-        taught = learn(placement, problem.load, slot_value(problem)) if self.conditions.routing in TAUGHT else None
+    def on(self, placement: Placement, batches: Batches) -> SimulationReport:
+        """On any batches."""
+        problem, taught = self.problem, self.taught(placement)
         return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, taught)
+
+    def taught(self, placement: Placement) -> Learned | None:
+        """What train batches teach the policy, if it learns."""
+        problem = self.problem
+        return learn(placement, problem.load, slot_value(problem)) if self.conditions.routing in TAUGHT else None
 
 
 @dataclass
@@ -82,6 +90,13 @@ class Pool:
     def best(self) -> int:
         """The index of the chosen one."""
         return choose(self.judged, 0, self.judge.goal)
+
+    def ranked(self) -> list[Placement]:
+        """The chosen one, then the others by what decides."""
+        best, decisive = self.best(), DECISIVE[self.judge.goal]
+        rest = [index for index in range(len(self.judged)) if index != best]
+        rest.sort(key=lambda index: float(self.judged[index][decisive].mean()))
+        return [self.placements[index] for index in (best, *rest)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +146,11 @@ class Portfolio:
         """The policy whose best candidate has the least latency."""
         latencies = {name: float(pool.judged[pool.best()][LATENCIES].mean()) for name, pool in self.pools.items()}
         return min(latencies, key=lambda name: latencies[name])
+
+    @cached_property
+    def guess(self) -> Coactivation:
+        """How to tell a token's next expert where none is recorded."""
+        return Coactivation.of(self.sets.train, self.problem.model)
 
     @property
     def candidates(self) -> int:

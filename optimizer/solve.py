@@ -17,6 +17,7 @@ from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import Judge, Portfolio
 from optimizer.problem import Constraints, Problem, check, make_problem
+from optimizer.rerouting import limited, run
 from optimizer.routing.learn import learn
 from optimizer.search.multistart import slot_value
 from optimizer.simulated import SimulationReport
@@ -51,10 +52,17 @@ class Solution:
 
 
 def solve(
-    problem: Problem, sets: Sets, effort: Effort, notify: Notify, conditions: Conditions, routings: Sequence[str]
+    problem: Problem,
+    sets: Sets,
+    effort: Effort,
+    notify: Notify,
+    conditions: Conditions,
+    routings: Sequence[str],
+    most_rerouted: float | None = None,
 ) -> Solution:
     """Plan on train batches, choose on selection batches and judge on test batches, under these conditions and the best
-    of the routing policies; seeds are judged under the first of them."""
+    of the routing policies; seeds are judged under the first of them. most_rerouted: the share of pairs that may go to
+    another expert of the token's, for which a capacity factor is chosen with the plan."""
     portfolio = Portfolio.of(problem, sets, conditions, routings)
     seeds = Seeds.judged(problem, portfolio.pools[routings[0]].judge, effort, notify)
     started = time.monotonic()
@@ -69,8 +77,12 @@ def solve(
     seconds = time.monotonic() - started
     notify("judging", 1.0)
     rows = seeds.rows + _searched(portfolio, seconds)
+    if most_rerouted is not None and (best := limited(portfolio, most_rerouted)) is not None:
+        rows.append(Row("rerouted", best.placement, seconds, run(portfolio, best, sets.test)))
     plan = rows[-1]
     bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
+    if plan.report.rerouting is not None:
+        bounds = []  # they are of tokens that are served by their own experts
     found = gaps(bounds, reached_by(plan.report))
     return Solution(rows, seeds.outcome, problem.free_counts, found, portfolio.candidates, seeds.first_result)
 
@@ -124,12 +136,13 @@ def plan_tokens(
     conditions: Conditions,
     routings: Sequence[str],
     start: Plan | None = None,
+    most_rerouted: float | None = None,
 ) -> tuple[Plan, Solution, list[str]]:
     """Plan one layer of a source of batches for the best of the routing policies: the plan, all figures, and sentences
-    that the user should read. start: a plan to start from, too."""
+    that the user should read. start: a plan to start from, too; most_rerouted as of `solve`."""
     sets = source.sets(layer)
     problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *constraints)
-    solution = solve(started(problem, start, layer), sets, effort, notify, conditions, routings)
+    solution = solve(started(problem, start, layer), sets, effort, notify, conditions, routings, most_rerouted)
     chosen, composition = solution.rows[-1], source.composition
     check(problem, chosen.placement)
     provenance = {
@@ -154,5 +167,7 @@ def plan_tokens(
         provenance,
         taught,
     )
-    plan = Plan(problem.model, mesh, cost.name, chosen.report.routing, {layer: part}, conditions.unit)
+    limit = chosen.report.rerouting
+    factor = None if limit is None else limit.capacity_factor
+    plan = Plan(problem.model, mesh, cost.name, chosen.report.routing, {layer: part}, conditions.unit, factor)
     return plan, solution, [source.origin, *source.notes]

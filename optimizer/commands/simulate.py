@@ -21,7 +21,8 @@ from optimizer.commands.options import batch_options, cost_options, run_options,
 @click.option(
     "--capacity-factor",
     type=click.FloatRange(min=0, min_open=True),
-    help="Let a replica take this many times its even part of the pairs, and reroute what is beyond.",
+    help="Let a replica take this many times its even part of the pairs, and reroute what is beyond; by default the "
+    "plan's, if it has one.",
 )
 def simulate(plan: Path, routing: str | None, capacity_factor: float | None, as_json: bool, **given: Any) -> None:
     """Run the layers of PLAN through the token-dispatch simulator.
@@ -36,10 +37,11 @@ def simulate(plan: Path, routing: str | None, capacity_factor: float | None, as_
     from optimizer.plan import read_plan
     from optimizer.report import simulation as report
 
-    if given["drop"] and capacity_factor is None:
-        raise BadInput("--drop goes with --capacity-factor: without a capacity no pair is in want of room")
     read = read_plan(plan)
-    conditions = replace(conditions_of(given, read), capacity_factor=capacity_factor)
+    limit = read.capacity_factor if capacity_factor is None else capacity_factor
+    if given["drop"] and limit is None:
+        raise BadInput("--drop goes with --capacity-factor: without a capacity no pair is in want of room")
+    conditions = replace(conditions_of(given, read), capacity_factor=limit)
     reports = judged(read, given, [replace(conditions, routing=name) for name in policy_names(routing or read.policy)])
     if as_json:
         found = {str(layer): report.as_json(of_layer) for layer, of_layer in reports.items()}

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @cost_options
 @replica_options
 @solve_options
-def solve(layer: int, routing: str, synthesise: bool, start: Path | None, time_limit: float, iterations: int | None,
-          output: Path, as_json: bool, **given: Any) -> None:  # fmt: skip
+def solve(layer: int, routing: str, max_rerouted: float | None, synthesise: bool, start: Path | None,
+          time_limit: float, iterations: int | None, output: Path, as_json: bool, **given: Any) -> None:  # fmt: skip
     """Plan one layer, and judge the plan on requests that it was not made from.
 
     Seeds, a formulation, descents for even routing, annealing for optimal routing and exchanges of devices for the sake
@@ -38,6 +38,8 @@ def solve(layer: int, routing: str, synthesise: bool, start: Path | None, time_l
     all figures printed are of test batches. The three share no request. Ctrl-C ends the search, not the command.
     Where TRACES are counts without tokens, the expected load is planned and judged instead.
     """
+    from dataclasses import replace
+
     from optimizer.candidates import Effort
     from optimizer.commands.arguments import routings_named
     from optimizer.conditions import Conditions
@@ -72,9 +74,9 @@ def solve(layer: int, routing: str, synthesise: bool, start: Path | None, time_l
             if counted:
                 source: Source = synthesised(*counted, layer, named, mesh)
             else:
-                source = open_source(named, [layer], choice, mesh, reading)
+                source = open_source(replace(named, extras=max_rerouted is not None), [layer], choice, mesh, reading)
             plan, solution, notes = plan_tokens(
-                source, layer, mesh, cost, constraints, effort, notify, conditions, routings, running
+                source, layer, mesh, cost, constraints, effort, notify, conditions, routings, running, max_rerouted
             )
             found = solution_report.as_json(solution)
             show = lambda: solution_report.show(solution, layer)  # noqa: E731

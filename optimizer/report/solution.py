@@ -8,13 +8,18 @@ from rich.table import Table
 
 from optimizer.report.bounds import show_gaps
 from optimizer.report.tables import make_table, show_table
+from optimizer.simulated import Rerouting
 from optimizer.solve import Row, Solution
 
 
 def show(solution: Solution, layer: int) -> None:
     """Print the table and what the bounds say."""
     show_table(solution_table(solution, layer))
-    show_gaps(solution.gaps)
+    if solution.gaps:
+        show_gaps(solution.gaps)
+    rerouting = solution.rows[-1].report.rerouting
+    if rerouting is not None:
+        click.echo(rerouted(rerouting))
     click.echo(proof(solution))
 
 
@@ -53,6 +58,16 @@ def proof(solution: Solution) -> str:
         proved += f", peak within {outcome.gap:.2%} of its bound"
     return (
         f"{proved}. First complete plan after {solution.first_result:.1f} s; {solution.candidates} candidates compared."
+    )
+
+
+def rerouted(what: Rerouting) -> str:
+    """What the capacity of the plan means for the tokens."""
+    said = what.summary()
+    return (
+        f"Capacity factor {what.capacity_factor:g}: a replica takes {what.capacity} pairs; {said['rerouted']:.2%} of "
+        f"all go to another expert ({said['next_expert']}), {said['gate_weight_kept']:.2%} of the gate weight is kept "
+        f"({said['gate_weights']}). No bound is known where pairs are rerouted."
     )
 
 
