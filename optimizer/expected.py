@@ -117,6 +117,8 @@ def plan_counts(
 ) -> tuple[Plan, ExpectedSolution, list[str]]:
     """Plan one layer of counts: the plan, all figures, and sentences that the user should read. start: a plan to start
     from, too."""
+    if constraints.row_traffic is not None:
+        raise InputError("--max-row-traffic needs token traces: counts do not say from which rows tokens come")
     train, test, unseen = split_steps(step_loads(counts, layer, model))
     problem = make_problem(model, mesh, cost, train, *constraints)
     solution = solve_expected(started(problem, start, layer), test, unseen, effort, notify)

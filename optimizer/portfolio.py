@@ -10,6 +10,7 @@ import numpy as np
 from formulations.arrays import Floats
 from optimizer.candidates import FINALISTS, Candidate, Effort, Notify, Spell, annealed, descents
 from optimizer.conditions import Conditions
+from optimizer.errors import InputError
 from optimizer.journeys import Journeys
 from optimizer.network import Network
 from optimizer.placement import Placement
@@ -49,9 +50,9 @@ class Judge:
         """On the test batches."""
         return self.on(placement, self.sets.test)
 
-    def selection(self, placement: Placement) -> Floats:
-        """The figures to choose by, on the selection batches."""
-        return figures(self.on(placement, self.sets.selection))
+    def selection(self, placement: Placement) -> SimulationReport:
+        """On the selection batches."""
+        return self.on(placement, self.sets.selection)
 
     @property
     def goal(self) -> Goal:
@@ -76,16 +77,23 @@ class Judge:
 
 @dataclass
 class Pool:
-    """Candidates of one routing policy, and their figures on the selection batches; the first is what to beat."""
+    """Candidates of one routing policy, and their figures on the selection batches; the first is what to beat.
+
+    least_traffic: what `SimulationReport.most_row_traffic` is for the best of all that were offered.
+    """
 
     judge: Judge
     placements: list[Placement] = field(default_factory=list)
     judged: list[Floats] = field(default_factory=list)
+    least_traffic: float = np.inf
 
     def add(self, placement: Placement) -> None:
-        """Judge one more."""
-        self.placements.append(placement)
-        self.judged.append(self.judge.selection(placement))
+        """Judge one more; it is a candidate unless more pairs come to a row from others than may."""
+        report = self.judge.selection(placement)
+        self.least_traffic = min(self.least_traffic, report.most_row_traffic)
+        if report.most_row_traffic <= self.judge.problem.most_row_traffic:
+            self.placements.append(placement)
+            self.judged.append(figures(report))
 
     def best(self) -> int:
         """The index of the chosen one."""
@@ -141,6 +149,19 @@ class Portfolio:
         self._offer(arranged, ["nearest"])
         once = time.monotonic() - exchanged
         return FINALISTS * (judged - started) + 2 * once
+
+    def settle(self) -> None:
+        """Leave the policies that have candidates. Raises InputError where the limit to traffic leaves none."""
+        least = min(self.pools, key=lambda name: self.pools[name].least_traffic)
+        traffic, tried = self.pools[least].least_traffic, ", ".join(self.pools)
+        for name in [name for name, pool in self.pools.items() if not pool.placements]:
+            del self.pools[name]
+        if not self.pools:
+            raise InputError(
+                f"--max-row-traffic {self.problem.most_row_traffic:g} is in conflict with {self.problem.room} and "
+                f"--routing {tried}: of all placements tried the best lets {traffic:.1f} pairs per batch come "
+                f"to a row from others, with routing {least}; allow more traffic or more replicas"
+            )
 
     def chosen(self) -> str:
         """The policy whose best candidate has the least latency."""

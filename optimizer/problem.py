@@ -16,11 +16,13 @@ from optimizer.placement import Placement
 class Constraints(NamedTuple):
     """What a plan must keep to, as `make_problem` takes it.
 
-    shared: replicas of each shared expert; extra_replicas: beyond one of each expert, at most.
+    shared: replicas of each shared expert; extra_replicas: beyond one of each expert, at most; row_traffic: pairs per
+    batch that come to a mesh row from others, at most.
     """
 
     shared: int | str | None = None
     extra_replicas: int | None = None
+    row_traffic: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,8 @@ class Problem:
     load `[batch, expert]` int32: pairs of each expert in each of the batches to plan on (or in recorded steps, where
     there are counts but no tokens); shared_replicas: how many replicas each shared expert gets, spread evenly over
     the rows, or None to treat it like a routed expert; extra_replicas: how many replicas the experts whose count is not
-    fixed may have beyond one each, None for as many as fit; start: a placement to start from, besides the seeds.
+    fixed may have beyond one each, None for as many as fit; most_row_traffic: pairs per batch that may come to a mesh
+    row from others, as `formulations.row_assignment` counts them; start: a placement to start from, besides the seeds.
     """
 
     model: Model
@@ -39,6 +42,7 @@ class Problem:
     load: Ints
     shared_replicas: int | None
     extra_replicas: int | None = None
+    most_row_traffic: float = np.inf
     start: Placement | None = None
 
     @property
@@ -66,6 +70,14 @@ class Problem:
         fixed = np.zeros(self.model.experts, dtype=np.bool_)
         fixed[self.model.routed_experts :] = self.shared_replicas is not None
         return fixed
+
+    @property
+    def room(self) -> str:
+        """The options that say how many replicas there may be."""
+        said = [f"--slots {self.mesh.slots_per_device}"]
+        said += [] if self.extra_replicas is None else [f"--replicas {self.extra_replicas}"]
+        said += [] if self.shared_replicas is None else [f"--shared-replicas {self.shared_replicas}"]
+        return ", ".join(said)
 
     @property
     def most_free_replicas(self) -> int:
@@ -105,13 +117,20 @@ def check(problem: Problem, placement: Placement) -> None:
 
 
 def make_problem(
-    model: Model, mesh: Mesh, cost: Cost, load: Ints, shared: int | str | None, extra_replicas: int | None = None
+    model: Model,
+    mesh: Mesh,
+    cost: Cost,
+    load: Ints,
+    shared: int | str | None,
+    extra_replicas: int | None = None,
+    row_traffic: float | None = None,
 ) -> Problem:
     """Check that the model fits the mesh and fill in what depends on both.
 
     `shared`: replicas of each shared expert, "auto" to let the loads decide, None for one per row, or as many
     as fit where that is too many. `extra_replicas`: of all other experts beyond one each, at most; slots may then stay
-    empty. Raises InputError where something cannot fit, naming the options to change.
+    empty. `row_traffic`: pairs per batch that may come to a mesh row from others. Raises InputError where something
+    cannot fit, naming the options to change.
     """
     if model.experts > mesh.slots:
         raise InputError(
@@ -128,4 +147,5 @@ def make_problem(
         )
     replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
     load.flags.writeable = False
-    return Problem(model, mesh, cost, load, replicas if model.shared_experts else None, extra_replicas)
+    fixed, most = replicas if model.shared_experts else None, np.inf if row_traffic is None else row_traffic
+    return Problem(model, mesh, cost, load, fixed, extra_replicas, most)

@@ -38,7 +38,9 @@ def limited(portfolio: Portfolio, most: float) -> Limited | None:
             if steps is None:
                 continue
             trial = Limited(routing, placement, STEP * steps)
-            found[trial] = _latency(run(portfolio, trial, few))
+            report = run(portfolio, trial, few)
+            if report.most_row_traffic <= portfolio.problem.most_row_traffic:
+                found[trial] = _latency(report)
     best = min(found, key=lambda trial: found[trial], default=None)
     unlimited = portfolio.pools[portfolio.chosen()]
     plain = _latency(unlimited.judge.on(unlimited.placements[unlimited.best()], few))

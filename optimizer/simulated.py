@@ -97,8 +97,9 @@ class SimulationReport:
     """One layer under one policy.
 
     Per batch: dispatch_us, compute_us, combine_us `[batch]`; device_load and device_tiles `[batch, device]` in
-    token-expert pairs and tiles; spread `[batch, 5]` sums over tokens as of `traffic.SPREAD`; critical `[batch, 4]`:
-    the slowest device, the expert that costs most on it, and the links that end dispatch and combine.
+    token-expert pairs and tiles; spread `[batch, 5]` sums over tokens as of `traffic.SPREAD`; row_traffic
+    `[batch, row]` pairs that come to a mesh row from others; critical `[batch, 4]`: the slowest device, the expert that
+    costs most on it, and the links that end dispatch and combine.
     Over all batches: out and back `[link]` half messages. `tokens` is the size of a batch, `routing` the policy's name;
     dispatch_model, unit, moe_op, timing: under which model the figures were made.
     """
@@ -116,6 +117,7 @@ class SimulationReport:
     device_load: Ints
     device_tiles: Ints
     spread: Ints
+    row_traffic: Ints
     critical: Ints
     out: Ints
     back: Ints
@@ -154,6 +156,11 @@ class SimulationReport:
         """Ring distance to its target devices, summed per token, mean over tokens, `[batch]`."""
         return self.per_token("hops")
 
+    @property
+    def most_row_traffic(self) -> float:
+        """Pairs per batch that come from other rows to the mesh row where these are most."""
+        return float(self.row_traffic.mean(axis=0).max())
+
     def shares(self) -> dict[str, float]:
         """Share of each term in the summed latency."""
         terms = {name: float(getattr(self, f"{name}_us").sum()) for name in ("dispatch", "compute", "combine")}
@@ -184,6 +191,7 @@ class SimulationReport:
         model = {name: getattr(self, name) for name in ("dispatch_model", "unit", "moe_op", "timing")}
         found = head | model | {name: five_figures(getattr(self, name)) for name in FIGURES}
         found |= {f"{name}_per_token": five_figures(self.per_token(name)) for name in PER_TOKEN}
+        found |= {"row_traffic": self.row_traffic.mean(axis=0).round(3).tolist()}
         found |= {"shares": self.shares(), "critical": self.often()}
         if self.rerouting is not None:
             found["rerouting"] = self.rerouting.summary()

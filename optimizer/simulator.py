@@ -48,6 +48,7 @@ class _Part(NamedTuple):
     device_load: Ints
     device_tiles: Ints
     spread: Ints
+    row_traffic: Ints
     critical: Ints
 
 
@@ -117,6 +118,7 @@ class Simulation:
                 device_load=routed.slot_load.sum(axis=2, dtype=np.int32),
                 device_tiles=self.cost.tiles(routed.slot_load).sum(axis=2, dtype=np.int32),
                 spread=routed.traffic.spread,
+                row_traffic=routed.row_traffic,
                 critical=self._critical(routed),
             )
         )

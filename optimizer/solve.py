@@ -74,6 +74,7 @@ def solve(
         portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, notify)
     except KeyboardInterrupt:
         notify("interrupted", 1.0)
+    portfolio.settle()
     seconds = time.monotonic() - started
     notify("judging", 1.0)
     rows = seeds.rows + _searched(portfolio, seconds)

@@ -242,6 +242,23 @@ def _through_ports(
 
 
 @kernel
+def count_arrivals(chosen: Ints, source_row: Ints, row_of: Ints, rows: int) -> Ints:
+    """Pairs that come to each mesh row from others, `[batch, row]` int32; source_row `[batch, token]`, row_of `[slot]`.
+
+    chosen `[batch, token, k]` flat slots, negative for a pair that is dropped.
+    """
+    batches, tokens, k = chosen.shape
+    found = np.zeros((batches, rows), dtype=np.int32)
+    for batch in range(batches):
+        for token in range(tokens):
+            for choice in range(k):
+                slot = chosen[batch, token, choice]
+                if slot >= 0:
+                    found[batch, row_of[slot]] += row_of[slot] != source_row[batch, token]
+    return found
+
+
+@kernel
 def count_blocks(chosen: Ints, block: Ints, blocks: int, slots: int) -> Ints:
     """Blocks of tokens that send each slot anything, `[batch, slot]` int32; block `[batch, token]` is a token's."""
     batches, tokens, k = chosen.shape

@@ -104,6 +104,9 @@ solve_options = options(
                  "(comma-separated); auto: even,nearest,optimal. See simulate --help for all."),
     click.option("--start", type=click.Path(path_type=Path), metavar="PLAN",
                  help="Start from this plan's placement of the layer, too; it must be for the same model and mesh."),
+    click.option("--max-row-traffic", type=click.FloatRange(min=0), metavar="PAIRS",
+                 help="Token-expert pairs per batch that may come to a mesh row from others, mean over selection "
+                 "batches. By default any number."),
     click.option("--max-rerouted", type=click.FloatRange(min=0, max=1), metavar="SHARE",
                  help="Share of pairs that may go to another expert of their token, such as 0.01: the least capacity "
                  "of a replica that needs no more is chosen with the plan."),

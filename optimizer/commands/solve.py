@@ -58,7 +58,7 @@ def solve(layer: int, routing: str, max_rerouted: float | None, synthesise: bool
     cost = cost_of(given["hardware"], given)
     running = None if start is None else read_plan(start)
     conditions, routings = Conditions(unit=given["unit"]), routings_named(routing)
-    constraints = Constraints(given["shared_replicas"], given["extra_replicas"])
+    constraints = Constraints(given["shared_replicas"], given["extra_replicas"], given["max_row_traffic"])
     effort = Effort(Deadline(time_limit, STARTED), given["seed"], iterations)
     named, choice = named_of(given), model_choice(given)
     with progress() as notify:
