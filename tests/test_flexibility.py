@@ -68,7 +68,7 @@ def test_peaks_under_optimal_split_are_lower_than_those_of_greedy(replicas: str 
 
 def test_of_the_orders_the_best_on_train_batches_is_taken() -> None:
     problem = drawn(1, 20, 19)
-    counts = greedy_counts(problem)
+    counts = greedy_counts(problem)  # EPLB's counts are among those tried
     hottest_first = woven(problem, counts, np.argsort(-problem.total_load))
     lightest_first = woven(problem, counts, np.argsort(problem.total_load / counts))
     assert hottest_first.counts(40).tolist() == lightest_first.counts(40).tolist() == counts.tolist()
