@@ -1,0 +1,126 @@
+"""Tabu search beside descent (even split), and large neighbourhoods after annealing (optimal split), at equal CPU time.
+
+Usage: python benchmarks/local_search.py SECONDS SEEDS [TRACES]. The built-in trace at 512 and 2048 tokens on 16x8
+devices, and layer 12 of TRACES on 4x8. Objectives are of train batches, the other figures of test batches, simulated.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from speed import HARDWARE, LAYER, MESH
+
+from optimizer.conditions import Conditions
+from optimizer.cost import Cost
+from optimizer.inputs import Named, open_source
+from optimizer.mesh import Mesh
+from optimizer.placement import Placement
+from optimizer.presets import load_hardware
+from optimizer.problem import Problem, make_problem
+from optimizer.search.annealing import anneal
+from optimizer.search.multistart import latency_goal, multistart
+from optimizer.search.neighbourhood import objective, search_neighbourhoods
+from optimizer.search.split_state import exact_peaks
+from optimizer.search.state import SearchState
+from optimizer.search.stop import Budget, Deadline
+from optimizer.search.tabu import tabu
+from optimizer.seeds.greedy import greedy
+from optimizer.seeds.pairing import pairing
+from optimizer.simulator import simulate
+from optimizer.traces.batches import Sets
+from optimizer.traces.infer import ModelChoice
+
+BATCHES = 512
+SHARES = (0.0, 0.15, 0.3, 0.6)  # of the time, for large neighbourhoods
+
+
+@dataclass
+class CpuDeadline(Deadline):
+    """Time that this process computes, which other processes do not change."""
+
+    computed: float = field(default_factory=time.process_time)
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.process_time() - self.computed
+
+
+def spell(seconds: float) -> Budget:
+    """A budget of so many seconds from now on."""
+    return Budget(CpuDeadline(seconds), seconds)
+
+
+def case(named: Named, mesh: Mesh) -> tuple[Problem, Sets]:
+    """One layer."""
+    source = open_source(named, [LAYER], ModelChoice(), mesh, lambda share: None)
+    sets = source.sets(LAYER)
+    load = sets.train.load(source.model.experts)
+    return make_problem(source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), load, None), sets
+
+
+def show(name: str, worth: float, problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> None:
+    """A line of figures."""
+    report = simulate(placement, sets.test, problem.model, problem.mesh, problem.cost, conditions)
+    imbalance, latency = report.imbalance, report.latency_us
+    print(
+        f"{name:28}{worth:12.3f}{np.median(imbalance):9.3f}{imbalance.mean():9.4f}{np.percentile(imbalance, 99):9.3f}"
+        f"{latency.mean():10.1f}{np.percentile(latency, 99):10.1f}",
+        flush=True,
+    )
+
+
+def even(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
+    """Descent and tabu search from greedy and pairing."""
+    goal, starts = latency_goal(problem, sets.train), [greedy(problem), pairing(problem)]
+    first = SearchState.of(starts[0], problem.load, goal.value, goal.together)
+    usual = int(np.median(first.leading[0]))
+
+    def worth(placement: Placement) -> float:
+        state = SearchState.of(placement, problem.load, goal.value, goal.together, usual)
+        return state.objective / len(problem.load) / 1000
+
+    for seed in range(seeds):
+        for name, search in (("descent", multistart), ("tabu", tabu)):
+            found = search(problem, goal, starts, spell(seconds), np.random.default_rng(seed), lambda share: None)
+            best = min([starts[0], *found], key=worth)
+            show(f"even, {name}, seed {seed}", worth(best), problem, sets, best, Conditions("even"))
+
+
+def after_annealing(problem: Problem, seconds: float, share: float, seed: int) -> Placement:
+    """Annealing for all but a share of the time, then large neighbourhoods."""
+    units, spread, cols, rng = problem.load[:BATCHES], problem.spread, problem.mesh.cols, np.random.default_rng(seed)
+    found = [greedy(problem)]
+    found += anneal(found[0], units, spread, cols, spell(seconds * (1 - share)), rng)
+    if share > 0:
+        found += search_neighbourhoods(found[-1], units, spread, cols, spell(seconds * share), rng)
+    return found[-1]
+
+
+def optimal(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
+    """Annealing alone, and with large neighbourhoods at the end."""
+    for seed in range(seeds):
+        for share in SHARES:
+            last = after_annealing(problem, seconds, share, seed)
+            worth = objective(exact_peaks(last, problem.load[:BATCHES]).astype(np.float64))
+            name = f"optimal, {share:.0%} lns, seed {seed}"
+            show(name, worth, problem, sets, last, Conditions("optimal", "tokens"))
+
+
+def main() -> None:
+    """All cases."""
+    seconds, seeds, traces = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    cases = {f"built-in, {tokens} tokens": (Named(batch_tokens=tokens), MESH) for tokens in (512, 2048)}
+    if traces:
+        cases[f"{traces[0]}, 4x8"] = (Named(traces=traces), Mesh(4, 8, 3))
+    for name, (named, mesh) in cases.items():
+        problem, sets = case(named, mesh)
+        even(problem, sets, 0.01, 1)  # compiles
+        optimal(problem, sets, 0.5, 1)
+        print(f"\n{name:28}{'objective':>12}{'p50':>9}{'mean':>9}{'p99':>9}{'latency':>10}{'p99, us':>10}")
+        even(problem, sets, seconds, seeds)
+        optimal(problem, sets, seconds, seeds)
+
+
+if __name__ == "__main__":
+    main()
