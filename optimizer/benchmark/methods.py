@@ -12,6 +12,7 @@ from optimizer.search.annealing import anneal
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget
+from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.pairing import pairing
@@ -72,6 +73,7 @@ METHODS: dict[str, Method] = {
 """Of all families."""
 
 ROUTED: dict[str, Method] = {
+    "flexibility": lambda problem, effort: flexibility(problem),
     "annealing": annealed,
 }
 """Of batches that are routed at best."""

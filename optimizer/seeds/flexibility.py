@@ -9,7 +9,8 @@ be, and cycles are long. All devices have about equally many replicas that can g
 that have no other replica, hot with cold.
 
 On the home mesh the mean least peak of unseen batches is 1.078 times the mean load at 512 tokens and 1.031 at 2048,
-where the greedy seed leaves 1.256 and 1.169, and the risk seed 1.248 and 1.167.
+where the greedy seed leaves 1.256 and 1.169, and the risk seed 1.248 and 1.167. In tiles the mean least peak is 2.00,
+3.00, 4.00 and 6.00 at 128, 512, 1024 and 2048 tokens, where greedy leaves 3.00, 3.00, 4.03 and 6.99.
 """
 
 from collections.abc import Iterator
