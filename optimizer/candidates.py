@@ -13,13 +13,17 @@ from formulations.outcome import Outcome
 from formulations.solver import Limits
 from optimizer.placement import Placement
 from optimizer.problem import Problem
-from optimizer.search.annealing import anneal
+from optimizer.search.annealing import Schedule, anneal
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.stop import Budget, Deadline
+from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.pairing import pairing
+from optimizer.seeds.risk import risk
 
+FLEXIBILITY = "flexibility"  # the seed for policies that follow the load of the batch
+COOL = Schedule(worsening=0.003)  # keeps what is good about that seed; .01 loses some of it
 FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most so many seconds
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
 STARTS = ("start", "greedy", "formulation", "pairing")  # of the descents, in turn
@@ -58,7 +62,7 @@ class Candidate:
 
 
 def seeds_and_formulation(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
-    """One candidate of each: the given start, sequential, random, pairing, greedy, formulation."""
+    """One candidate of each: the given start, the constructions, and the formulation, which begins at greedy's."""
     notify("seeds", 0.0)
     if problem.start is not None:
         yield Candidate("start", problem.start, 0.0)
@@ -67,13 +71,16 @@ def seeds_and_formulation(problem: Problem, effort: Effort, notify: Notify) -> I
         "random": lambda problem: random_permutation(problem, np.random.default_rng(effort.seed)),
         "pairing": pairing,
         "greedy": greedy,
+        "risk": risk,
+        FLEXIBILITY: flexibility,
     }
+    made: dict[str, Placement] = {}
     for method, construct in constructions.items():
         started = time.monotonic()
-        placement = construct(problem)
-        yield Candidate(method, placement, time.monotonic() - started)
+        made[method] = construct(problem)
+        yield Candidate(method, made[method], time.monotonic() - started)
     notify("formulation", 0.0)
-    yield _formulated(problem, placement, effort)
+    yield _formulated(problem, made["greedy"], effort)
 
 
 def descents(problem: Problem, goal: Goal, found: list[Candidate], spell: Spell) -> Iterator[Placement]:
@@ -85,12 +92,12 @@ def descents(problem: Problem, goal: Goal, found: list[Candidate], spell: Spell)
 
 def annealed(problem: Problem, found: list[Candidate], tiles: bool, spell: Spell) -> list[Placement]:
     """The best placements that annealing passes for optimal routing, in tiles or tokens, the last ones first."""
-    start = next(candidate.placement for candidate in found if candidate.method in ("start", "greedy"))
+    start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
     units = problem.cost.tiles(problem.load) if tiles else problem.load
     rng, notify = np.random.default_rng(spell.seed), spell.notify
     passed: list[Placement] = []
     bettered = anneal(
-        start, units, problem.spread, problem.mesh.cols, spell.budget, rng, chains=CHAINS, most=problem.most_replicas,
+        start, units, problem.spread, problem.mesh.cols, spell.budget, rng, COOL, CHAINS, problem.most_replicas,
         progress=lambda share: notify("annealing", share),
     )  # fmt: skip
     try:

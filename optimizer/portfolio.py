@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from formulations.arrays import Floats
-from optimizer.candidates import FINALISTS, Candidate, Effort, Notify, Spell, annealed, descents
+from optimizer.candidates import FINALISTS, FLEXIBILITY, Candidate, Effort, Notify, Spell, annealed, descents
 from optimizer.conditions import Conditions
 from optimizer.errors import InputError
 from optimizer.journeys import Journeys
@@ -35,7 +35,7 @@ NEAR = ("nearest", *SPLITTING)
 """Policies that follow the load of the batch, and those that look at distances."""
 
 DESCENT_SHARE = 0.3  # of the time of all searches, where annealing runs as well
-WELL_PLACED = ("start", "greedy", "formulation", "pairing")
+WELL_PLACED = ("pairing", "risk", "formulation")  # seeds that are worth judging under every policy, besides greedy
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,11 @@ class Portfolio:
         judges = {name: Judge(problem, sets, _routed(conditions, name)) for name in routings}
         return cls(problem, sets, {name: Pool(judge) for name, judge in judges.items()})
 
+    def judge_of(self, method: str) -> Judge:
+        """The first policy's, or for the seed that only splitting makes good the first that splits, if there is one."""
+        splitting = [name for name in SPLITTING if name in self.pools and method == FLEXIBILITY]
+        return self.pools[splitting[0] if splitting else next(iter(self.pools))].judge
+
     def search(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> None:
         """Fill the pools: seeds, arranged seeds, descents, annealing, in turn, so that test batches can be judged under
         all policies before so many seconds on the clock."""
@@ -133,6 +138,8 @@ class Portfolio:
                 self._offer(self._arranged(candidate.placement, effort), NEAR)
             if candidate.method == "start":
                 self._offer(candidate.placement, NEAR)
+            if candidate.method == FLEXIBILITY:
+                self._offer(self._arranged(candidate.placement, effort), SPLITTING)
         for placement in self._descents(found, effort, until, notify):
             self._offer(placement, set(self.pools) - {*NEAR})
             self._offer(self._arranged(placement, effort), NEAR)

@@ -15,7 +15,7 @@ from optimizer.inputs import Source
 from optimizer.mesh import Mesh
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
-from optimizer.portfolio import Judge, Portfolio
+from optimizer.portfolio import Portfolio
 from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.rerouting import limited, run
 from optimizer.routing.learn import learn
@@ -64,7 +64,7 @@ def solve(
     of the routing policies; seeds are judged under the first of them. most_rerouted: the share of pairs that may go to
     another expert of the token's, for which a capacity factor is chosen with the plan."""
     portfolio = Portfolio.of(problem, sets, conditions, routings)
-    seeds = Seeds.judged(problem, portfolio.pools[routings[0]].judge, effort, notify)
+    seeds = Seeds.judged(problem, portfolio, effort, notify)
     started = time.monotonic()
     bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost)
     bounding = time.monotonic() - started
@@ -98,13 +98,13 @@ class Seeds:
     first_result: float
 
     @classmethod
-    def judged(cls, problem: Problem, judge: Judge, effort: Effort, notify: Notify) -> "Seeds":
+    def judged(cls, problem: Problem, portfolio: Portfolio, effort: Effort, notify: Notify) -> "Seeds":
         """Plan and judge each in turn."""
         found: list[Candidate] = []
         rows: list[Row] = []
         first_result = 0.0
         for candidate in seeds_and_formulation(problem, effort, notify):
-            report = judge.test(candidate.placement)
+            report = portfolio.judge_of(candidate.method).test(candidate.placement)
             rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
             first_result = first_result or effort.deadline.elapsed()
             found.append(candidate)

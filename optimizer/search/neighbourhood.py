@@ -4,6 +4,8 @@ The repair is the descent of the row formulation (`formulations.row_descent`) wi
 peaks of some sampled batches, half of them of the worst, while what other experts bring to other devices stays. What it
 finds is kept if the exact least peaks of all batches are no worse for it. Which devices are freed is drawn by weights
 that follow success (adaptive: Ropke and Pisinger, Transportation Science 40, 2006), built fresh for each run.
+
+It pays after annealing, not instead of it: from greedy it is stuck early, as too many devices have to change at once.
 """
 
 from collections.abc import Callable, Iterator
