@@ -44,7 +44,9 @@ def test_every_step_is_feasible_and_never_worse(
     start = random_permutation(problem, rng).slots.copy()
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1
-    search = Neighbourhoods(Placement(start), -(-problem.load // tile), problem.spread, cols, rng)
+    search = Neighbourhoods(
+        Placement(start), -(-problem.load // tile), problem.spread, cols, rng, most := int((start >= 0).sum())
+    )
     in_rows = [[(start.reshape(rows, -1) == e).sum(axis=1).tolist() for e in np.flatnonzero(problem.spread)]]
     for _ in range(8):
         before = search.objective
@@ -52,6 +54,7 @@ def test_every_step_is_feasible_and_never_worse(
         placement = search.placement
         assert placement.violations(problem.model.experts, rows * cols, slots) == []
         assert search.objective == worth(problem, placement, tile) <= before
+        assert (placement.slots >= 0).sum() <= most
         by_row = placement.slots.reshape(rows, -1)
         assert in_rows == [[(by_row == e).sum(axis=1).tolist() for e in np.flatnonzero(problem.spread)]]
         assert (search.weights > 0).all()
@@ -180,6 +183,6 @@ def test_a_layer_with_one_place_comes_to_an_end() -> None:
     problem, _ = small_problem(0, rows=1, cols=1, slots=4, routed=3)
     budget, looks = Budget(Deadline(60), 60, 1000), list[float]()
     rng = np.random.default_rng(0)
-    found = search_neighbourhoods(greedy(problem), problem.load, problem.spread, 1, budget, rng, looks.append)
+    found = search_neighbourhoods(greedy(problem), problem.load, problem.spread, 1, budget, rng, progress=looks.append)
     assert list(found) == []
     assert looks[-1] == 1

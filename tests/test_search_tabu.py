@@ -37,8 +37,11 @@ def held(slots: np.ndarray) -> list[set[int]]:
 def test_a_walk_is_exact_feasible_and_never_undoes_what_is_tabu(seed: int, replicas: str | None, tenure: int) -> None:
     problem, sets = small_problem(seed, replicas=replicas)
     goal, rng = latency_goal(problem, sets.train), np.random.default_rng(seed)
-    start = random_permutation(problem, rng)
-    search = Tabu(state_of(problem, goal, start), problem.spread, 2, rng, Memory(20, 5, tenure))
+    start = random_permutation(problem, rng).slots.copy()
+    spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
+    start.ravel()[spare] = -1
+    most, state = int((start >= 0).sum()), state_of(problem, goal, Placement(start))
+    search = Tabu(state, problem.spread, 2, rng, Memory(20, 5, tenure), most)
     objective, left = search.state.objective, np.full((problem.model.experts, 6), -np.inf)
     for step in range(120):
         before, least = held(search.state.slots), search.least
@@ -49,6 +52,7 @@ def test_a_walk_is_exact_feasible_and_never_undoes_what_is_tabu(seed: int, repli
         assert objective == fresh.objective
         assert (search.state.cost == fresh.cost).all()
         assert placement.violations(problem.model.experts, 6, 3) == []
+        assert (placement.slots >= 0).sum() <= most
         assert search.best().violations(problem.model.experts, 6, 3) == []
         assert search.least == state_of(problem, goal, search.best()).objective == min(least, objective)
         if replicas is None:

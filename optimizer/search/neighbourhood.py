@@ -17,6 +17,7 @@ from formulations.row_descent import SHAKES, descend_row
 from optimizer.placement import Placement
 from optimizer.search.freeing import WAYS, Freed, Order, View, one_row
 from optimizer.search.looks import Looks
+from optimizer.search.moves import NO_LIMIT
 from optimizer.search.split_state import PARTS, exact_peaks, split_of
 from optimizer.search.stop import Budget
 
@@ -29,12 +30,20 @@ class Neighbourhoods:
     """A placement, what it is worth over all batches, and how well each way of freeing devices has done.
 
     units `[batch, expert]`: load in tokens or tiles; spread `[expert]`: experts whose replicas keep their number and
-    their rows; cols: devices of a mesh row.
+    their rows; cols: devices of a mesh row; most: replicas of all experts together.
     """
 
-    def __init__(self, start: Placement, units: Ints, spread: Bools, cols: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        start: Placement,
+        units: Ints,
+        spread: Bools,
+        cols: int,
+        rng: np.random.Generator,
+        most: int = NO_LIMIT,
+    ) -> None:
         self.placement, self.weights = start, np.ones(len(WAYS))
-        self._units, self._spread, self._rng = units, spread, rng
+        self._units, self._spread, self._rng, self._most = units, spread, rng, most
         self._row = np.arange(len(start.slots)) // cols
         self._peaks = _peaks(start, units)
         self.objective = objective(self._peaks)
@@ -50,7 +59,9 @@ class Neighbourhoods:
         devices = self._devices(*WAYS[way], flow[0].sum(axis=1))
         freed = Freed.of(self.placement, devices, self._spread, self._units[sample], flow)
         found = descend_row(freed.row.compact(), freed.slots, self._rng, deadline)
-        gained = freed.is_legal(found) and self._settle(freed.filled(self.placement, found))
+        filled = freed.filled(self.placement, found)
+        legal = freed.is_legal(found) and int((filled.slots >= 0).sum()) <= self._most
+        gained = legal and self._settle(filled)
         self.weights[way] = max((1 - REACTION) * self.weights[way] + REACTION * gained, LEAST_WEIGHT)
         return (1 + SHAKES) * freed.slots.size * (freed.slots.size + len(freed.names))
 
@@ -105,10 +116,11 @@ def search_neighbourhoods(
     cols: int,
     budget: Budget,
     rng: np.random.Generator,
+    most: int = NO_LIMIT,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Placement]:
     """Free and repair from the start on, and yield the placement at `looks.LOOKS` moments, if it has become better."""
-    search = Neighbourhoods(start, units, spread, cols, rng)
+    search = Neighbourhoods(start, units, spread, cols, rng, most)
     looks, shown = Looks(budget), search.objective
     while budget.grant(1):
         evaluated = search.step(budget.deadline.started + budget.seconds)

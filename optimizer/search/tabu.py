@@ -19,7 +19,7 @@ from formulations.kernels import kernel
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.looks import Looks
-from optimizer.search.moves import Scratch, apply, delta, is_legal, scratch_for
+from optimizer.search.moves import NO_LIMIT, Scratch, apply, delta, is_legal, scratch_for
 from optimizer.search.multistart import Goal
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget
@@ -48,14 +48,23 @@ class Memory:
 class Tabu:
     """A placement on its way, what is tabu, and the best that it has passed.
 
-    spread `[expert]`: experts whose replicas keep their number and their rows; cols: devices of a mesh row.
+    spread `[expert]`: experts whose replicas keep their number and their rows; cols: devices of a mesh row; most:
+    replicas of all experts together.
     """
 
-    def __init__(self, state: SearchState, spread: Bools, cols: int, rng: np.random.Generator, memory: Memory) -> None:
+    def __init__(
+        self,
+        state: SearchState,
+        spread: Bools,
+        cols: int,
+        rng: np.random.Generator,
+        memory: Memory,
+        most: int = NO_LIMIT,
+    ) -> None:
         self.state, self.memory = state, memory
         self.least = self._objective = state.objective
         self._best, self._step = state.slots.copy(), 0
-        self._spread, self._cols, self._rng = spread, cols, rng
+        self._spread, self._cols, self._rng, self._most = spread, cols, rng, most
         self._scratch = scratch_for(state)
         self._elite = np.tile([0, NONE], (memory.elite, 1))  # move 0 is never legal
         self._until = np.full((len(state.count), len(state.slots)), -1)
@@ -71,7 +80,7 @@ class Tabu:
         draws = self._rng.random((evaluations // width, width - len(elite), DRAWS))
         tenure = self._rng.integers(self.memory.tenure, 2 * self.memory.tenure + 1, len(draws))
         evaluated, self._objective, self.least = _walk(
-            self.state.arrays(), self._scratch, self._spread, self._cols, elite, self._until,
+            self.state.arrays(), self._scratch, self._spread, self._cols, self._most, elite, self._until,
             draws, self._step + tenure, self._step, self._best, self._objective, self.least,
         )  # fmt: skip
         self._step += len(draws)
@@ -95,7 +104,7 @@ def tabu(
     shown = min(SearchState.of(start, problem.load, goal.value, goal.together, usual).objective for start in starts)
     for start in cycle(starts):
         state = SearchState.of(start, problem.load, goal.value, goal.together, usual)
-        search = Tabu(state, problem.spread, problem.mesh.cols, rng, memory)
+        search = Tabu(state, problem.spread, problem.mesh.cols, rng, memory, problem.most_replicas)
         stale = 0
         while stale < memory.patience:
             if (granted := budget.grant(CHUNK)) == 0:
@@ -119,7 +128,7 @@ def _usual_peak(problem: Problem, goal: Goal, starts: list[Placement]) -> int | 
 
 @kernel
 def _walk(
-    state: tuple[Ints, ...], scratch: Scratch, spread: Bools, cols: int, elite: Ints, until: Ints,
+    state: tuple[Ints, ...], scratch: Scratch, spread: Bools, cols: int, most: int, elite: Ints, until: Ints,
     draws: Floats, tabu_until: Ints, first: int, best: Ints, objective: int, least: int,
 ) -> tuple[int, int, int]:  # fmt: skip
     """One step for each row of draws `[step, candidate, DRAWS]`; `first` is the number of the first.
@@ -136,7 +145,7 @@ def _walk(
             fresh = place - len(elite)
             move = _propose(draws[number, fresh], slots, len(state[3])) if fresh >= 0 else int(elite[place, 0])
             change = NONE
-            if is_legal(move, slots, state[3], spread, cols):
+            if is_legal(move, slots, state[3], spread, cols, most):
                 change = delta(move, state, scratch)
                 evaluated += 1
                 if objective + change >= least and _is_tabu(move, state, until, step):
