@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.annealing import Schedule, anneal
 from optimizer.search.multistart import Goal, multistart
+from optimizer.search.neighbourhood import search_neighbourhoods
 from optimizer.search.stop import Budget, Deadline
+from optimizer.search.tabu import tabu
 from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation, sequential
@@ -27,27 +30,42 @@ COOL = Schedule(worsening=0.003)  # keeps what is good about that seed; .01 lose
 FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most so many seconds
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
 STARTS = ("start", "greedy", "formulation", "pairing")  # of the descents, in turn
-CHAINS = 2  # of annealing, each in a thread
-FINALISTS = CHAINS  # of what annealing passes, the last ones
+JOBS = 2  # chains of annealing, each in a thread
+FINALISTS = 2  # of what a search for optimal routing passes, the last ones
+
+EvenSearch = Literal["descent", "tabu"]
+SplitSearch = Literal["annealing", "lns"]
+SEARCHES: dict[str, tuple[EvenSearch | None, SplitSearch | None]] = {
+    "auto": ("descent", "annealing"),
+    "descent": ("descent", None),
+    "tabu": ("tabu", None),
+    "annealing": (None, "annealing"),
+    "lns": (None, "lns"),
+}
+"""What runs for even routing and for routing that follows the load of the batch."""
 
 Notify = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to try: until the deadline, or for this many evaluated moves if that comes first."""
+    """How long to try, until the deadline or for this many evaluated moves if that comes first; by which search, one of
+    `SEARCHES`; and in how many threads, where it can use several."""
 
     deadline: Deadline
     seed: int = 0
     evaluations: int | None = None
+    search: str = "auto"
+    jobs: int = JOBS
 
 
 @dataclass(frozen=True)
 class Spell:
-    """What one search may spend, its seed, and who is told of its progress."""
+    """What one search may spend, its seed, its threads, and who is told of its progress."""
 
     budget: Budget
     seed: int
+    jobs: int
     notify: Notify
 
 
@@ -83,23 +101,29 @@ def seeds_and_formulation(problem: Problem, effort: Effort, notify: Notify) -> I
     yield _formulated(problem, made["greedy"], effort)
 
 
-def descents(problem: Problem, goal: Goal, found: list[Candidate], spell: Spell) -> Iterator[Placement]:
-    """Where each descent from the found candidates ends, for even routing."""
+def split_evenly(
+    problem: Problem, goal: Goal, found: list[Candidate], search: EvenSearch, spell: Spell
+) -> Iterator[Placement]:
+    """What a search for even routing ends with or passes, from the found candidates."""
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
     rng, notify = np.random.default_rng(spell.seed), spell.notify
-    return multistart(problem, goal, starts, spell.budget, rng, lambda share: notify("descent", share))
+    look = multistart if search == "descent" else tabu
+    return look(problem, goal, starts, spell.budget, rng, lambda share: notify(search, share))
 
 
-def annealed(problem: Problem, found: list[Candidate], tiles: bool, spell: Spell) -> list[Placement]:
-    """The best placements that annealing passes for optimal routing, in tiles or tokens, the last ones first."""
+def split_at_best(
+    problem: Problem, found: list[Candidate], tiles: bool, search: SplitSearch, spell: Spell
+) -> list[Placement]:
+    """The best placements that a search for optimal routing passes, in tiles or tokens, the last ones first."""
     start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
     units = problem.cost.tiles(problem.load) if tiles else problem.load
     rng, notify = np.random.default_rng(spell.seed), spell.notify
     passed: list[Placement] = []
-    bettered = anneal(
-        start, units, problem.spread, problem.mesh.cols, spell.budget, rng, COOL, CHAINS, problem.most_replicas,
-        progress=lambda share: notify("annealing", share),
-    )  # fmt: skip
+    shape, told = (problem.spread, problem.mesh.cols), lambda share: notify(search, share)
+    if search == "annealing":
+        bettered = anneal(start, units, *shape, spell.budget, rng, COOL, spell.jobs, problem.most_replicas, told)
+    else:
+        bettered = search_neighbourhoods(start, units, *shape, spell.budget, rng, problem.most_replicas, told)
     try:
         passed.extend(bettered)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import numpy as np
 from formulations.arrays import Floats, Ints
 from formulations.outcome import Outcome
 from optimizer.bounding import IMBALANCE, Gap, bound_steps, gaps
-from optimizer.candidates import Candidate, Effort, Notify, Spell, descents, seeds_and_formulation
+from optimizer.candidates import SEARCHES, Candidate, Effort, Notify, Spell, seeds_and_formulation, split_evenly
 from optimizer.cost import Cost
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
@@ -88,7 +88,8 @@ def solve_expected(problem: Problem, test: Ints, unseen: bool, effort: Effort, n
     goal = Goal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail=False)
     pool = [candidate.placement for candidate in found]
     budget = Budget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.evaluations)
-    pool += descents(problem, goal, found, Spell(budget, effort.seed, notify))
+    search = SEARCHES[effort.search][0] or "descent"
+    pool += split_evenly(problem, goal, found, search, Spell(budget, effort.seed, effort.jobs, notify))
     best = min(pool, key=lambda placement: float(expected_imbalance(placement, problem.load).mean()))
     found.append(Candidate("search", best, time.monotonic() - started))
     rows = [

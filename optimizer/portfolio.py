@@ -8,7 +8,17 @@ from functools import cached_property
 import numpy as np
 
 from formulations.arrays import Floats
-from optimizer.candidates import FINALISTS, FLEXIBILITY, Candidate, Effort, Notify, Spell, annealed, descents
+from optimizer.candidates import (
+    FINALISTS,
+    FLEXIBILITY,
+    SEARCHES,
+    Candidate,
+    Effort,
+    Notify,
+    Spell,
+    split_at_best,
+    split_evenly,
+)
 from optimizer.conditions import Conditions
 from optimizer.errors import InputError
 from optimizer.journeys import Journeys
@@ -34,7 +44,7 @@ SPLITTING = ("capacity-fill", "least-loaded", "optimal")
 NEAR = ("nearest", *SPLITTING)
 """Policies that follow the load of the batch, and those that look at distances."""
 
-DESCENT_SHARE = 0.3  # of the time of all searches, where annealing runs as well
+EVEN_SHARE = 0.3  # of the time of all searches for the one for even routing, where another runs as well
 WELL_PLACED = ("pairing", "risk", "formulation")  # seeds that are worth judging under every policy, besides greedy
 
 
@@ -127,7 +137,7 @@ class Portfolio:
         return self.pools[splitting[0] if splitting else next(iter(self.pools))].judge
 
     def search(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> None:
-        """Fill the pools: seeds, arranged seeds, descents, annealing, in turn, so that test batches can be judged under
+        """Fill the pools: seeds, arranged seeds, then what searches find, so that test batches can be judged under
         all policies before so many seconds on the clock."""
         greedy = next(candidate.placement for candidate in found if candidate.method == "greedy")
         self._offer(greedy, tuple(self.pools))
@@ -140,10 +150,10 @@ class Portfolio:
                 self._offer(candidate.placement, NEAR)
             if candidate.method == FLEXIBILITY:
                 self._offer(self._arranged(candidate.placement, effort), SPLITTING)
-        for placement in self._descents(found, effort, until, notify):
+        for placement in self._split_evenly(found, effort, until, notify):
             self._offer(placement, set(self.pools) - {*NEAR})
             self._offer(self._arranged(placement, effort), NEAR)
-        for placement in self._annealed(found, effort, until, notify):
+        for placement in self._split_at_best(found, effort, until, notify):
             self._offer(self._arranged(placement, effort), SPLITTING)
 
     def _finish_seconds(self, placement: Placement, effort: Effort) -> float:
@@ -203,27 +213,33 @@ class Portfolio:
         rng = np.random.default_rng(effort.seed)
         return arrange(placement, demand, journeys, problem.spread, problem.mesh.cols, budget, rng)
 
-    def _descents(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> Iterator[Placement]:
-        if self._descent_share == 0:
+    def _split_evenly(
+        self, found: list[Candidate], effort: Effort, until: float, notify: Notify
+    ) -> Iterator[Placement]:
+        search, share = SEARCHES[effort.search][0], self._even_share(effort)
+        if search is None or share == 0:
             return iter(())
-        goal = latency_goal(self.problem, self.sets.train)
-        now = effort.deadline.elapsed()
-        spell = _spell(effort, now + self._descent_share * max(until - now, 0.0), self._descent_share, notify)
-        return descents(self.problem, goal, found, spell)
+        goal, now = latency_goal(self.problem, self.sets.train), effort.deadline.elapsed()
+        spell = _spell(effort, now + share * max(until - now, 0.0), share, notify)
+        return split_evenly(self.problem, goal, found, search, spell)
 
-    def _annealed(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> list[Placement]:
+    def _split_at_best(self, found: list[Candidate], effort: Effort, until: float, notify: Notify) -> list[Placement]:
+        search = SEARCHES[effort.search][1]
         splitting = [name for name in SPLITTING if name in self.pools]
-        if not splitting:
+        if search is None or not splitting:
             return []
         conditions = self.pools[splitting[0]].judge.conditions
         tiles = (conditions.unit or self.problem.cost.unit) == "tiles"
-        return annealed(self.problem, found, tiles, _spell(effort, until, 1 - self._descent_share, notify))
+        spell = _spell(effort, until, 1 - self._even_share(effort), notify)
+        return split_at_best(self.problem, found, tiles, search, spell)
 
-    @property
-    def _descent_share(self) -> float:
-        """Of the time and of the moves."""
+    def _even_share(self, effort: Effort) -> float:
+        """What the search for even routing gets of the time and of the moves."""
+        even, split = SEARCHES[effort.search]
         splitting = {*SPLITTING} & set(self.pools)
-        return 0.0 if set(self.pools) == splitting else DESCENT_SHARE if splitting else 1.0
+        if even is None or (split is not None and set(self.pools) == splitting):
+            return 0.0
+        return EVEN_SHARE if split is not None and splitting else 1.0
 
 
 def _routed(conditions: Conditions, routing: str) -> Conditions:
@@ -233,4 +249,4 @@ def _routed(conditions: Conditions, routing: str) -> Conditions:
 def _spell(effort: Effort, until: float, share: float, notify: Notify) -> Spell:
     """Until so many seconds on the clock, or this share of the evaluations."""
     evaluations = None if effort.evaluations is None else round(effort.evaluations * share)
-    return Spell(Budget(effort.deadline, until, evaluations), effort.seed, notify)
+    return Spell(Budget(effort.deadline, until, evaluations), effort.seed, effort.jobs, notify)

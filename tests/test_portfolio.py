@@ -1,6 +1,7 @@
 """Which searches run for which policies, and what is chosen of what they find."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from builders import small_problem
 
 from optimizer import portfolio as module
-from optimizer.candidates import Effort, seeds_and_formulation
+from optimizer.candidates import SEARCHES, Effort, seeds_and_formulation
 from optimizer.conditions import Conditions
 from optimizer.placement import Placement
 from optimizer.portfolio import AUTO, NEAR, SPLITTING, Judge, Portfolio
@@ -24,11 +25,11 @@ def silent(stage: str, share: float) -> None:
     return None
 
 
-def searched(routings: tuple[str, ...], **conditions: Any) -> Portfolio:
+def searched(routings: tuple[str, ...], effort: Effort = EFFORT, **conditions: Any) -> Portfolio:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    found = list(seeds_and_formulation(problem, EFFORT, silent))
+    found = list(seeds_and_formulation(problem, effort, silent))
     portfolio = Portfolio.of(problem, sets, Conditions(**conditions), routings)
-    portfolio.search(found, EFFORT, 60, silent)
+    portfolio.search(found, effort, 60, silent)
     return portfolio
 
 
@@ -75,7 +76,7 @@ def test_an_interrupt_ends_the_search_and_keeps_what_it_has(monkeypatch: pytest.
     def interrupted(*_: Any) -> Iterator[Placement]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "descents", interrupted)
+    monkeypatch.setattr(module, "split_evenly", interrupted)
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     solution = solve(problem, sets, EFFORT, silent, Conditions(), AUTO)
     assert {row.report.routing for row in solution.rows if row.method == "search"} == {*AUTO}
@@ -92,8 +93,8 @@ def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> N
 
         return search
 
-    monkeypatch.setattr(module, "descents", noted("descents"))
-    monkeypatch.setattr(module, "annealed", noted("annealed"))
+    monkeypatch.setattr(module, "split_evenly", noted("descents"))
+    monkeypatch.setattr(module, "split_at_best", noted("annealed"))
     for routings, expected in (
         (AUTO, {"descents": 900, "annealed": 2100}),
         (("even",), {"descents": 3000}),
@@ -109,3 +110,30 @@ def test_the_seed_alone_decides_where_moves_are_limited() -> None:
     for name in AUTO:
         for one, other in zip(first.pools[name].judged, again.pools[name].judged, strict=True):
             assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("search", "runs"), SEARCHES.items())
+def test_the_search_that_is_named_runs_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, search: str, runs: tuple[str | None, str | None]
+) -> None:
+    ran: list[str] = []
+
+    def noted(*arguments: Any) -> list[Placement]:
+        ran.append(arguments[-2])
+        return []
+
+    monkeypatch.setattr(module, "split_evenly", noted)
+    monkeypatch.setattr(module, "split_at_best", noted)
+    searched(AUTO, replace(EFFORT, search=search))
+    assert ran == [name for name in runs if name]
+
+
+@pytest.mark.parametrize("search", ["tabu", "lns"])
+def test_other_searches_keep_to_the_limits_of_replicas_too(search: str) -> None:
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    problem = replace(problem, extra_replicas=3)
+    effort = replace(EFFORT, search=search)
+    portfolio = Portfolio.of(problem, sets, Conditions(), AUTO)
+    portfolio.search(list(seeds_and_formulation(problem, effort, silent)), effort, 60, silent)
+    for pool in portfolio.pools.values():
+        assert all(problem.violations(placement) == [] for placement in pool.placements)

@@ -14,7 +14,6 @@ from optimizer.rerouting import STEP, limited
 from optimizer.rerouting import run as run_limited
 from optimizer.search.stop import Deadline
 
-
 ASKED = ("--routing", "primary", "--max-rerouted", "0.4", "--batch-tokens", "200")
 
 

@@ -9,7 +9,7 @@ import pytest
 from builders import small_problem
 from commands import SHORT, fault, run, solve
 
-from optimizer.candidates import Candidate, Effort, Spell, annealed, descents, seeds_and_formulation
+from optimizer.candidates import Candidate, Effort, Spell, seeds_and_formulation, split_at_best, split_evenly
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
 from optimizer.problem import Problem
@@ -34,11 +34,11 @@ def test_it_is_the_first_candidate_and_descents_begin_there() -> None:
     problem = problem_with_start()
     assert problem.start is not None
     found = list(seeds_and_formulation(problem, Effort(Deadline(60), 0, 100), silent))
-    assert [candidate.method for candidate in found][::5] == ["start", "formulation"]
+    assert [candidate.method for candidate in found][::5] == ["start", "risk"]
     assert found[0].placement is problem.start
     _, sets = small_problem(6, rows=4, cols=3, routed=24, slots=3)
-    one = Spell(Budget(Deadline(60), 60, 3), 0, silent)
-    first = next(iter(descents(problem, latency_goal(problem, sets.train), found, one)))
+    one = Spell(Budget(Deadline(60), 60, 3), 0, 1, silent)
+    first = next(iter(split_evenly(problem, latency_goal(problem, sets.train), found, "descent", one)))
     assert (first.slots != problem.start.slots).sum() <= 3 * 2  # three moves of two slots
 
 
@@ -52,9 +52,9 @@ def test_annealing_begins_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optimizer.candidates.anneal", noted)
     problem = problem_with_start()
     found = [Candidate("start", problem.start or Placement(np.zeros((1, 1), dtype=np.int32)), 0.0)]
-    found.append(Candidate("greedy", random_permutation(problem, np.random.default_rng(1)), 0.0))
-    annealed(problem, found, False, Spell(Budget(Deadline(60), 60), 0, silent))
-    annealed(problem, found[1:], False, Spell(Budget(Deadline(60), 60), 0, silent))
+    found.append(Candidate("flexibility", random_permutation(problem, np.random.default_rng(1)), 0.0))
+    split_at_best(problem, found, False, "annealing", Spell(Budget(Deadline(60), 60), 0, 1, silent))
+    split_at_best(problem, found[1:], False, "annealing", Spell(Budget(Deadline(60), 60), 0, 1, silent))
     assert [placement is candidate.placement for placement, candidate in zip(began, found, strict=True)] == [True, True]
 
 

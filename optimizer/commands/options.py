@@ -115,6 +115,11 @@ solve_options = options(
     click.option("--time-limit", type=click.FloatRange(min=1), default=60.0, show_default=True,
                  help="Seconds for the whole command; a limit under 5 s, or 20 s in the first run, which compiles, is "
                  "overrun. What is found in a given time may differ from run to run."),
+    click.option("--search", type=click.Choice(["auto", "descent", "tabu", "annealing", "lns"]), default="auto",
+                 show_default=True, help="Descent and tabu search split loads evenly, annealing and "
+                 "large-neighbourhood search (lns) as is best for a batch; auto: descent, annealing."),
+    click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True,
+                 help="Chains of annealing, each in a thread."),
     click.option("--iterations", type=click.IntRange(min=0), help="Moves that the search may evaluate. Where these end "
                  "the search before the time limit does, the same seed gives the same plan."),
     click.option("-o", "--output", type=click.Path(path_type=Path), default="plan.json", show_default=True,

@@ -59,7 +59,7 @@ def solve(layer: int, routing: str, max_rerouted: float | None, synthesise: bool
     running = None if start is None else read_plan(start)
     conditions, routings = Conditions(unit=given["unit"]), routings_named(routing)
     constraints = Constraints(given["shared_replicas"], given["extra_replicas"], given["max_row_traffic"])
-    effort = Effort(Deadline(time_limit, STARTED), given["seed"], iterations)
+    effort = Effort(Deadline(time_limit, STARTED), given["seed"], iterations, given["search"], given["jobs"])
     named, choice = named_of(given), model_choice(given)
     with progress() as notify:
         reading = lambda share: notify("reading traces", share)  # noqa: E731
