@@ -46,7 +46,7 @@ def draw(solution: Solution, path: str, title: str) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 3.6), layout="constrained")
-    for row in solution.rows:
+    for row in {row.method: row for row in solution.rows}.values():  # of the searches the last, which is the plan
         if row.method in COLOURS:
             latency = np.sort(row.report.latency_us)
             share = np.arange(1, len(latency) + 1) / len(latency)

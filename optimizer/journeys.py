@@ -30,7 +30,7 @@ class Journeys(NamedTuple):
         device = np.tile(np.arange(devices), sources)[:, None, None]
         source = np.repeat(np.arange(sources, dtype=np.int32), devices)[:, None]
         back = count_traffic(device, source, np.arange(devices), network, False, False).back
-        slow = np.ones(back.shape[1]) if message_us is None else message_us / message_us.max()
+        slow = np.ones(back.shape[1]) if message_us is None else message_us / max(float(message_us.max()), 1e-12)
         journey, link = np.nonzero(back)
         start = np.searchsorted(journey, np.arange(len(device) + 1))
         work = np.rint(UNITS * back[journey, link] * slow[link]).astype(np.int64)

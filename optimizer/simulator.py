@@ -118,7 +118,7 @@ class Simulation:
                 device_load=routed.slot_load.sum(axis=2, dtype=np.int32),
                 device_tiles=self.cost.tiles(routed.slot_load).sum(axis=2, dtype=np.int32),
                 spread=routed.traffic.spread,
-                row_traffic=routed.row_traffic,
+                row_traffic=routed.traffic.arrivals,
                 critical=self._critical(routed),
             )
         )

@@ -11,7 +11,7 @@ from optimizer.cost import NS_PER_US, Cost
 from optimizer.network import Network, rank_in_row
 from optimizer.presets.schema import TileCompute
 from optimizer.queueing import Overlap, Work, overlap
-from optimizer.traffic import Traffic, column_and_hops, count_arrivals, count_blocks, count_traffic
+from optimizer.traffic import Traffic, column_and_hops, count_blocks, count_traffic
 
 
 class Times(NamedTuple):
@@ -25,14 +25,13 @@ class Times(NamedTuple):
 
 class Routed(NamedTuple):
     """Routed batches: chosen `[batch, token, k]` flat slots, source `[batch, token]` and, for the functional op, the
-    block of each token; row_traffic `[batch, row]` pairs that come to a mesh row from others; slot_load pairs and spent
-    nanoseconds of work `[batch, device, slot]`, slow devices not yet accounted for."""
+    block of each token; slot_load pairs and spent nanoseconds of work `[batch, device, slot]`, slow devices not yet
+    accounted for."""
 
     chosen: Ints
     source: Ints
     block: Ints | None
     traffic: Traffic
-    row_traffic: Ints
     slot_load: Ints
     spent: Ints
 
@@ -66,15 +65,14 @@ class Clock:
         """What routed batches put on slots and links."""
         per_expert = self.cost.dispatch_per_expert, self.cost.combine_per_expert
         traffic = count_traffic(chosen, source, self.device_of, self.network, *per_expert)
-        mesh, shape = self.network.mesh, (len(chosen), *self.filled.shape)
-        arrivals = count_arrivals(chosen, source_row, self.device_of // mesh.cols, mesh.rows)
+        shape = (len(chosen), *self.filled.shape)
         block = slot_blocks = None
         if self.cost.moe_op == "functional":
             block = self._block(source_row)
             slot_blocks = count_blocks(chosen, block, int(block.max()) + 1, self.filled.size).reshape(shape)
         slot_load = traffic.slot_load.reshape(shape)
         spent = self.cost.slot_work_ns(slot_load, slot_blocks, self.filled)
-        return Routed(chosen, source, block, traffic, arrivals, slot_load, spent)
+        return Routed(chosen, source, block, traffic, slot_load, spent)
 
     def _block(self, source_row: Ints) -> Ints:
         """The block of each token, `[batch, token]` int32: consecutive tokens of one row."""

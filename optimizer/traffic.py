@@ -15,12 +15,13 @@ of them, and the mesh rows and columns that they lie in."""
 
 class Traffic(NamedTuple):
     """slot_load `[batch, slot]` pairs; out and back `[batch, link]` half messages of dispatch and combine; spread
-    `[batch, 5]` as of `SPREAD`; all int32."""
+    `[batch, 5]` as of `SPREAD`; arrivals `[batch, row]` pairs that come to a mesh row from others; all int32."""
 
     slot_load: Ints
     out: Ints
     back: Ints
     spread: Ints
+    arrivals: Ints
 
 
 def count_traffic(
@@ -36,7 +37,7 @@ def count_traffic(
         paths = (network.home_row, network.sender, *network.along_column, *network.along_row, network.distance)
         shape = (network.mesh.rows, network.mesh.cols)
         return Traffic(*_on_rings(chosen, source, device_of, paths, shape, network.across, back_per_expert))
-    places = (network.sender, network.distance, network.mesh.cols, len(network.remote))
+    places = (network.home_row, network.sender, network.distance, network.mesh.cols, len(network.remote))
     return Traffic(*_through_ports(chosen, source, device_of, places, out_per_expert, back_per_expert))
 
 
@@ -49,7 +50,7 @@ def _on_rings(
     shape: tuple[int, int],
     across: bool,
     back_per_expert: bool,
-) -> tuple[Ints, Ints, Ints, Ints]:
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """Journeys are tallied by where they start and how far they run, and laid along the edges once a batch, which
     makes the work per pair independent of the distance."""
     batches, tokens, k = chosen.shape
@@ -61,6 +62,7 @@ def _on_rings(
     out = np.zeros((batches, 2 * column_edges if across else column_edges), dtype=np.int32)
     back = np.zeros(out.shape, dtype=np.int32)
     spread = np.zeros((batches, 5), dtype=np.int32)
+    arrivals = np.zeros((batches, rows), dtype=np.int32)
     visits = np.zeros((sources, devices), dtype=np.int32)
     results = np.zeros((sources, devices), dtype=np.int32)
     columns = np.zeros((cols, 2, rows, rows // 2 + 1), dtype=np.int32)
@@ -109,10 +111,22 @@ def _on_rings(
         _lay(columns, out[batch, :column_edges])
         _lay(lines, out[batch, column_edges:])
         columns[:], lines[:] = 0, 0
-        _send_back(visits, results if back_per_expert else visits, paths, shape, across, columns, lines, spread[batch])
+        messages = results if back_per_expert else visits
+        _send_back(visits, messages, paths, shape, across, columns, lines, spread[batch])
+        _arrive(results, home_row, cols, arrivals[batch])
         _lay(columns, back[batch, :column_edges])
         _lay(lines, back[batch, column_edges:])
-    return slot_load, out, back, spread
+    return slot_load, out, back, spread, arrivals
+
+
+@kernel
+def _arrive(results: Ints, home_row: Ints, cols: int, arrivals: Ints) -> None:
+    """Count pairs that leave their mesh row, by the row they come to, from results `[source, device]`."""
+    for home in range(len(results)):
+        for row in range(len(arrivals)):
+            if row != home_row[home]:
+                for device in range(row * cols, (row + 1) * cols):
+                    arrivals[row] += results[home, device]
 
 
 @kernel
@@ -192,18 +206,19 @@ def _through_ports(
     chosen: Ints,
     source: Ints,
     device_of: Ints,
-    places: tuple[Ints, Ints, int, int],
+    places: tuple[Ints, Ints, Ints, int, int],
     out_per_expert: bool,
     back_per_expert: bool,
-) -> tuple[Ints, Ints, Ints, Ints]:
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """A message leaves by its sender's port and enters by its target's, in the fast network or the slow one."""
     batches, tokens, k = chosen.shape
-    sender, distance, cols, links = places
+    home_row, sender, distance, cols, links = places
     devices = sender.shape[1]
     slot_load = np.zeros((batches, len(device_of)), dtype=np.int32)
     out = np.zeros((batches, links), dtype=np.int32)
     back = np.zeros((batches, links), dtype=np.int32)
     spread = np.zeros((batches, 5), dtype=np.int32)
+    arrivals = np.zeros((batches, devices // cols), dtype=np.int32)
     seen = np.full(devices, -1, dtype=np.int32)
     seen_row, seen_col = np.full(devices // cols, -1, dtype=np.int32), np.full(cols, -1, dtype=np.int32)
     row_of = (np.arange(devices) // cols).astype(np.int32)
@@ -217,6 +232,7 @@ def _through_ports(
                 slot_load[batch, slot] += 1
                 device = device_of[slot]
                 again = seen[device] == stamp
+                arrivals[batch, row_of[device]] += row_of[device] != home_row[home]
                 far = distance[home, device]
                 leaves, enters = sender[home, device], devices + device
                 if far > 0:
@@ -238,24 +254,7 @@ def _through_ports(
                 spread[batch, 3] += seen_row[row] != stamp
                 spread[batch, 4] += seen_col[col] != stamp
                 seen_row[row], seen_col[col] = stamp, stamp
-    return slot_load, out, back, spread
-
-
-@kernel
-def count_arrivals(chosen: Ints, source_row: Ints, row_of: Ints, rows: int) -> Ints:
-    """Pairs that come to each mesh row from others, `[batch, row]` int32; source_row `[batch, token]`, row_of `[slot]`.
-
-    chosen `[batch, token, k]` flat slots, negative for a pair that is dropped.
-    """
-    batches, tokens, k = chosen.shape
-    found = np.zeros((batches, rows), dtype=np.int32)
-    for batch in range(batches):
-        for token in range(tokens):
-            for choice in range(k):
-                slot = chosen[batch, token, choice]
-                if slot >= 0:
-                    found[batch, row_of[slot]] += row_of[slot] != source_row[batch, token]
-    return found
+    return slot_load, out, back, spread, arrivals
 
 
 @kernel

@@ -45,7 +45,7 @@ def chosen_by(policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: in
     """Flat slots; on request without relief for busy links, as if messages took no time."""
     source, site = drawn.network(wiring).source(drawn.batches.source_row), drawn.site(wiring, tile, 8)
     if not relieved:
-        site = replace(site, journeys=site.journeys._replace(work=0 * site.journeys.work))
+        site = replace(site, message_us=np.zeros(len(site.network.remote)))
     return POLICIES[policy](drawn.batches.experts, source, site)
 
 

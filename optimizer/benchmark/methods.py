@@ -5,13 +5,14 @@ from itertools import islice
 
 import numpy as np
 
-from optimizer.candidates import Effort
+from optimizer.candidates import COOL, Effort
 from optimizer.placement import Placement
 from optimizer.problem import Problem, make_problem
-from optimizer.search.annealing import anneal
+from optimizer.search.annealing import Schedule, anneal
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget
+from optimizer.search.tabu import tabu
 from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation, sequential
@@ -19,7 +20,7 @@ from optimizer.seeds.pairing import pairing
 from optimizer.seeds.risk import risk
 
 DESCENTS = 16  # of multistart
-ANNEALED = 100_000  # moves of annealing
+MOVES = 100_000  # of annealing and tabu search
 
 Method = Callable[[Problem, Effort], Placement]
 
@@ -34,31 +35,50 @@ def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
 
     Ended by the deadline, too. The greedy placement is one to choose from.
     """
-    experts = problem.model.experts
-    nothing_saved = np.zeros((experts, experts), dtype=np.int64)
-    goal = Goal(np.arange(int(problem.load.max()) + 1), nothing_saved, tail=False)
-    starts = [greedy(problem), pairing(shared_per_row(problem))]
+    goal, starts = peaks_goal(problem), [greedy(problem), pairing(shared_per_row(problem))]
     budget = Budget(effort.deadline, effort.deadline.seconds, effort.evaluations)
     rng = np.random.default_rng(effort.seed)
     found = islice(multistart(problem, goal, starts, budget, rng, lambda share: None), descents)
+    return least(problem, goal, [starts[0], *found])
+
+
+def tabued(problem: Problem, effort: Effort) -> Placement:
+    """Tabu search from the same, by the same."""
+    goal, starts = peaks_goal(problem), [greedy(problem), pairing(shared_per_row(problem))]
+    rng = np.random.default_rng(effort.seed)
+    found = tabu(problem, goal, starts, moves(effort), rng, lambda share: None)
+    return least(problem, goal, [starts[0], *found])
+
+
+def peaks_goal(problem: Problem) -> Goal:
+    """Tokens of the fullest device, and nothing else."""
+    experts = problem.model.experts
+    nothing_saved = np.zeros((experts, experts), dtype=np.int64)
+    return Goal(np.arange(int(problem.load.max()) + 1), nothing_saved, tail=False)
+
+
+def least(problem: Problem, goal: Goal, placements: list[Placement]) -> Placement:
+    """The placement with the least sum of peaks under even split."""
 
     def peaks(placement: Placement) -> int:
         return SearchState.of(placement, problem.load, goal.value, goal.together).objective
 
-    return min([starts[0], *found], key=peaks)
+    return min(placements, key=peaks)
 
 
-def annealed(problem: Problem, effort: Effort) -> Placement:
-    """Simulated annealing from the greedy placement, of the peaks under optimal split."""
-    budget = Budget(
-        effort.deadline, effort.deadline.seconds, ANNEALED if effort.evaluations is None else effort.evaluations
-    )
-    best, rng = greedy(problem), np.random.default_rng(effort.seed)
-    for better in anneal(
-        best, problem.load, problem.spread, problem.mesh.cols, budget, rng, most=problem.most_replicas
-    ):
+def annealed(problem: Problem, effort: Effort, start: Placement, schedule: Schedule) -> Placement:
+    """Simulated annealing of the peaks under optimal split."""
+    best, rng, cols = start, np.random.default_rng(effort.seed), problem.mesh.cols
+    budget, most = moves(effort), problem.most_replicas
+    for better in anneal(best, problem.load, problem.spread, cols, budget, rng, schedule, most=most):
         best = better
     return best
+
+
+def moves(effort: Effort) -> Budget:
+    """As many moves as the effort says, or `MOVES`, until the deadline."""
+    evaluations = MOVES if effort.evaluations is None else effort.evaluations
+    return Budget(effort.deadline, effort.deadline.seconds, evaluations)
 
 
 METHODS: dict[str, Method] = {
@@ -69,11 +89,13 @@ METHODS: dict[str, Method] = {
     "risk": lambda problem, effort: risk(problem),
     "descent": lambda problem, effort: descended(problem, effort, 1),
     "multistart": lambda problem, effort: descended(problem, effort, DESCENTS),
+    "tabu": tabued,
 }
 """Of all families."""
 
 ROUTED: dict[str, Method] = {
     "flexibility": lambda problem, effort: flexibility(problem),
-    "annealing": annealed,
+    "annealing": lambda problem, effort: annealed(problem, effort, greedy(problem), Schedule()),
+    "search": lambda problem, effort: annealed(problem, effort, flexibility(problem), COOL),
 }
 """Of batches that are routed at best."""

@@ -46,8 +46,8 @@ class Site:
     expert's; device_of `[slot]`; distance `[source, device]` hops; tile: tokens that make up one unit of load (1: loads
     are counted in tokens); capacity: pairs that `capacity-fill` gives a replica; load `[expert]` expected pairs per
     batch and share `[replica]` as learned, in whole millionths; unit_ns: how long a slot takes for its first unit and
-    for each further one, alike where this does not decide; journeys: the links that results pass. Arrays are int32,
-    load and share int64.
+    for each further one, alike where this does not decide; message_us `[link]`: how long a result keeps a link
+    busy, None where all are alike. Arrays are int32, load and share int64.
     """
 
     start: Ints
@@ -59,7 +59,8 @@ class Site:
     load: Ints
     share: Ints
     unit_ns: tuple[int, int]
-    journeys: Journeys
+    network: Network
+    message_us: Floats | None
 
     @classmethod
     def of(
@@ -86,13 +87,19 @@ class Site:
             load=_millionths(known.load),
             share=_millionths(known.share.ravel()[slot]),
             unit_ns=unit_ns,
-            journeys=Journeys.of(network, message_us),
+            network=network,
+            message_us=message_us,
         )
 
     @property
     def devices(self) -> int:
         """Number of devices."""
         return int(self.distance.shape[1])
+
+    @cached_property
+    def journeys(self) -> Journeys:
+        """The links that results pass."""
+        return Journeys.of(self.network, self.message_us)
 
     @cached_property
     def nearest_slot(self) -> Ints:
