@@ -33,6 +33,7 @@ from optimizer.search.arrangement import arrange, demand_of
 from optimizer.search.choose import DECISIVE, LATENCIES, Goal, choose, figures
 from optimizer.search.multistart import latency_goal, slot_value
 from optimizer.search.stop import Budget, Deadline
+from optimizer.seeds.partition import partition
 from optimizer.simulated import SimulationReport
 from optimizer.simulator import simulate
 from optimizer.traces.batches import Batches, Sets
@@ -150,14 +151,26 @@ class Portfolio:
                 self._offer(candidate.placement, NEAR)
             if candidate.method == FLEXIBILITY:
                 self._offer(self._arranged(candidate.placement, effort), SPLITTING)
+        self._offer_rows_together(effort)
         for placement in self._split_evenly(found, effort, until, notify):
             self._offer(placement, set(self.pools) - {*NEAR})
             self._offer(self._arranged(placement, effort), NEAR)
         for placement in self._split_at_best(found, effort, until, notify):
             self._offer(self._arranged(placement, effort), SPLITTING)
 
+    def _offer_rows_together(self, effort: Effort) -> None:
+        """The seed that keeps tokens in few rows, where any policy looks at distances and its library is installed."""
+        near = {*NEAR} & set(self.pools)
+        found = partition(self.problem, self.sets.train, effort.seed) if near else None
+        if found is not None:
+            self._offer(self._arranged(found, effort), NEAR)
+
     def _finish_seconds(self, placement: Placement, effort: Effort) -> float:
-        """How long finalists take, and the test batches at the end, from doing the like for a placement."""
+        """How long finalists take, and the test batches at the end, from doing the like for a placement, once all that
+        it needs is compiled."""
+        self._arranged(placement, effort)
+        for pool in self.pools.values():
+            pool.judge.on(placement, self.sets.selection.part(0, 1))
         started = time.monotonic()
         arranged = self._arranged(placement, effort)
         exchanged = time.monotonic()
