@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from formulations.arrays import Floats
+from formulations.arrays import Floats, Ints
 from optimizer.candidates import (
     FINALISTS,
     FLEXIBILITY,
@@ -129,7 +129,7 @@ class Portfolio:
     @classmethod
     def of(cls, problem: Problem, sets: Sets, conditions: Conditions, routings: Sequence[str]) -> "Portfolio":
         """Without candidates; under these conditions but for their routing."""
-        judges = {name: Judge(problem, sets, _routed(conditions, name)) for name in routings}
+        judges = {name: Judge(problem, sets, replace(conditions, routing=name)) for name in routings}
         return cls(problem, sets, {name: Pool(judge) for name, judge in judges.items()})
 
     def judge_of(self, method: str) -> Judge:
@@ -203,6 +203,14 @@ class Portfolio:
         """How to tell a token's next expert where none is recorded."""
         return Coactivation.of(self.sets.train, self.problem.model)
 
+    @cached_property
+    def _travel(self) -> tuple[Ints, Journeys]:
+        """Which sources ask for which experts, and the ways from devices to sources."""
+        problem = self.problem
+        network = Network.of(problem.mesh, problem.cost.preset.network)
+        journeys = Journeys.of(network, problem.cost.combine_message_us(network.remote))
+        return demand_of(self.sets.train, network, problem.model.experts), journeys
+
     @property
     def candidates(self) -> int:
         """How many were judged."""
@@ -217,10 +225,7 @@ class Portfolio:
         """With devices exchanged for the sake of the network, if any policy looks at distances."""
         if not {*NEAR} & set(self.pools):
             return placement
-        problem = self.problem
-        network = Network.of(problem.mesh, problem.cost.preset.network)
-        journeys = Journeys.of(network, problem.cost.combine_message_us(network.remote))
-        demand = demand_of(self.sets.train, network, problem.model.experts)
+        problem, (demand, journeys) = self.problem, self._travel
         deadline = Deadline(effort.deadline.remaining() + 1)  # what is found is worth a moment more
         budget = Budget(deadline, deadline.seconds, effort.evaluations)
         rng = np.random.default_rng(effort.seed)
@@ -253,10 +258,6 @@ class Portfolio:
         if even is None or (split is not None and set(self.pools) == splitting):
             return 0.0
         return EVEN_SHARE if split is not None and splitting else 1.0
-
-
-def _routed(conditions: Conditions, routing: str) -> Conditions:
-    return Conditions(**(vars(conditions) | {"routing": routing}))
 
 
 def _spell(effort: Effort, until: float, share: float, notify: Notify) -> Spell:
