@@ -143,6 +143,16 @@ class Portfolio:
         greedy = next(candidate.placement for candidate in found if candidate.method == "greedy")
         self._offer(greedy, tuple(self.pools))
         until -= self._finish_seconds(greedy, effort)
+        self.offer_seeds(found, effort)
+        self._offer_rows_together(effort)
+        for placement in self._split_evenly(found, effort, until, notify):
+            self._offer(placement, set(self.pools) - {*NEAR})
+            self._offer(self._arranged(placement, effort), NEAR)
+        for placement in self._split_at_best(found, effort, until, notify):
+            self._offer(self._arranged(placement, effort), SPLITTING)
+
+    def offer_seeds(self, found: list[Candidate], effort: Effort) -> None:
+        """Judge the seeds that are good for each policy, arranged where it looks at distances."""
         for candidate in found:
             if candidate.method in WELL_PLACED:
                 self._offer(candidate.placement, set(self.pools) - {*NEAR})
@@ -151,12 +161,6 @@ class Portfolio:
                 self._offer(candidate.placement, NEAR)
             if candidate.method == FLEXIBILITY:
                 self._offer(self._arranged(candidate.placement, effort), SPLITTING)
-        self._offer_rows_together(effort)
-        for placement in self._split_evenly(found, effort, until, notify):
-            self._offer(placement, set(self.pools) - {*NEAR})
-            self._offer(self._arranged(placement, effort), NEAR)
-        for placement in self._split_at_best(found, effort, until, notify):
-            self._offer(self._arranged(placement, effort), SPLITTING)
 
     def _offer_rows_together(self, effort: Effort) -> None:
         """The seed that keeps tokens in few rows, where any policy looks at distances and its library is installed."""
