@@ -82,23 +82,31 @@ class Candidate:
 def seeds_and_formulation(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
     """One candidate of each: the given start, the constructions, and the formulation, which begins at greedy's."""
     notify("seeds", 0.0)
+    hint = None
+    for candidate in seeds(problem, effort.seed):
+        hint = candidate.placement if candidate.method == "greedy" else hint
+        yield candidate
+    assert hint is not None
+    notify("formulation", 0.0)
+    yield _formulated(problem, hint, effort)
+
+
+def seeds(problem: Problem, seed: int) -> Iterator[Candidate]:
+    """One candidate of each: the given start, and the constructions."""
     if problem.start is not None:
         yield Candidate("start", problem.start, 0.0)
     constructions: dict[str, Callable[[Problem], Placement]] = {
         "sequential": sequential,
-        "random": lambda problem: random_permutation(problem, np.random.default_rng(effort.seed)),
+        "random": lambda problem: random_permutation(problem, np.random.default_rng(seed)),
         "pairing": pairing,
         "greedy": greedy,
         "risk": risk,
         FLEXIBILITY: flexibility,
     }
-    made: dict[str, Placement] = {}
     for method, construct in constructions.items():
         started = time.monotonic()
-        made[method] = construct(problem)
-        yield Candidate(method, made[method], time.monotonic() - started)
-    notify("formulation", 0.0)
-    yield _formulated(problem, made["greedy"], effort)
+        placement = construct(problem)
+        yield Candidate(method, placement, time.monotonic() - started)
 
 
 def split_evenly(
