@@ -1,14 +1,11 @@
 """One row per run, in a CSV file that grows by whole lines and is read again to go on where a run was ended."""
 
-import csv
-import io
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
 
 from formulations.outcome import SolveStatus
-from optimizer.errors import InputError
+from optimizer.journal import append, header, parse
 
 Key = tuple[str, str, str, str, str, int, float]
 
@@ -51,42 +48,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows = {row.key: row for row in _read(path)} if path.exists() else {}
+        held = parse(path, path.read_bytes(), Row, "--output") if path.exists() else []
+        self.rows = {row.key: row for row in held}
         if not self.rows:
-            path.write_text(_line(COLUMNS), encoding="utf-8")
+            path.write_text(header(Row), encoding="utf-8")
 
     def add(self, row: Row) -> None:
-        """Append a row: one write of one line, so that a run that is killed leaves whole lines."""
-        cells = row.model_dump(mode="json").values()
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_line(["" if cell is None else cell for cell in cells]))
+        """Append a row."""
+        append(self.path, [row])
         self.rows[row.key] = row
-
-
-def _line(cells: list[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
-
-
-def _read(path: Path) -> list[Row]:
-    """All rows of a file, none of an empty one."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV file of results ({error}); name another --output") from None
-    if lines and lines[0] != COLUMNS:
-        raise InputError(f"{path}: its columns are not {', '.join(COLUMNS)}; name another --output")
-    return [_row(path, number, cells) for number, cells in enumerate(lines[1:], start=2)]
-
-
-def _row(path: Path, number: int, cells: list[str]) -> Row:
-    try:
-        return Row.model_validate({name: cell or None for name, cell in zip(COLUMNS, cells, strict=True)})
-    except ValidationError as error:
-        first = error.errors()[0]
-        fault = f"{first['loc'][0]}: {first['msg']}"
-    except ValueError:
-        fault = f"{len(cells)} cells instead of {len(COLUMNS)}"
-    raise InputError(f"{path}, line {number}: {fault}; mend it, or name another --output")
