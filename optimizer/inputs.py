@@ -188,6 +188,13 @@ def open_source(
         known = model if isinstance(model, Model) else model_of_array(model, experts.shape[2], int(experts.max()))
         batches = explicit_batches(named.batches, experts, rows, known, mesh.rows)
         return BatchSource(known, batches, f"{batches.count} batches of {named.batches.name}")
+    return open_traces(named, layers, model, mesh, progress)
+
+
+def open_traces(
+    named: Named, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
+) -> TraceSource:
+    """The same where traces were named, or nothing."""
     composition = named.composition(mesh)
     if named.traces:
         known = model if isinstance(model, Model) else model_of_files(model, named.files)

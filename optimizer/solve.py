@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from formulations.arrays import Ints
 from formulations.outcome import Outcome
@@ -144,31 +145,38 @@ def plan_tokens(
     sets = source.sets(layer)
     problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *constraints)
     solution = solve(started(problem, start, layer), sets, effort, notify, conditions, routings, most_rerouted)
-    chosen, composition = solution.rows[-1], source.composition
+    chosen = solution.rows[-1]
     check(problem, chosen.placement)
-    provenance = {
-        "moeplan": version("moeplan"),
-        "method": chosen.method,
-        "seed": effort.seed,
-        "origin": source.origin,
-        "traces": source.fingerprint(layer),
-        "batch_tokens": chosen.report.tokens,
-        "train_batches": sets.train.count,
-        "selection_batches": sets.selection.count,
-        "test_batches": sets.test.count,
-        "candidates": solution.candidates,
-    }
-    if composition is not None:
-        provenance |= {"phase": composition.phase, "row_users": list(composition.row_users)}
-    taught = learn(chosen.placement, problem.load, slot_value(problem))
-    part = LayerPlan(
-        chosen.placement,
-        chosen.report.summary(),
-        {gap.unit: gap.summary() for gap in solution.gaps},
-        provenance,
-        taught,
-    )
+    provenance = provenance_of(source, layer, sets, effort.seed)
+    provenance |= {"method": chosen.method, "candidates": solution.candidates}
+    part = part_of(problem, chosen.placement, chosen.report, solution.gaps, provenance)
     limit = chosen.report.rerouting
     factor = None if limit is None else limit.capacity_factor
     plan = Plan(problem.model, mesh, cost.name, chosen.report.routing, {layer: part}, conditions.unit, factor)
     return plan, solution, [source.origin, *source.notes]
+
+
+def provenance_of(source: Source, layer: int, sets: Sets, seed: int) -> dict[str, Any]:
+    """What a layer's plan is made from, but for the method."""
+    composition = source.composition
+    found = {
+        "moeplan": version("moeplan"),
+        "seed": seed,
+        "origin": source.origin,
+        "traces": source.fingerprint(layer),
+        "batch_tokens": sets.test.tokens,
+        "train_batches": sets.train.count,
+        "selection_batches": sets.selection.count,
+        "test_batches": sets.test.count,
+    }
+    if composition is not None:
+        found |= {"phase": composition.phase, "row_users": list(composition.row_users)}
+    return found
+
+
+def part_of(
+    problem: Problem, placement: Placement, report: SimulationReport, found: Sequence[Gap], provenance: dict[str, Any]
+) -> LayerPlan:
+    """A layer of a plan: the placement, how it was judged, and what train batches teach."""
+    taught = learn(placement, problem.load, slot_value(problem))
+    return LayerPlan(placement, report.summary(), {gap.unit: gap.summary() for gap in found}, provenance, taught)

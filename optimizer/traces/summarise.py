@@ -131,7 +131,7 @@ def _one_pass(
         try:
             if isinstance(request, BadRequestError):
                 raise request
-            layers = layers or _moe_layers(request, corpus)
+            layers = layers or _moe_layers(request, corpus.model, corpus.first_moe_layer)
             experts = kept_layers(request, corpus.model, layers, corpus.first_moe_layer).experts
         except BadRequestError as fault:
             faults.add(path, fault)
@@ -151,9 +151,20 @@ def _one_pass(
     return SummarisedCorpus(builder.finish(), layers, tuple(datasets), good, warnings)
 
 
-def _moe_layers(request: Request, corpus: Corpus) -> tuple[int, ...]:
+def layers_of_files(files: Sequence[TraceFile], model: Model, first_moe_layer: int | None) -> tuple[int, ...]:
+    """The model layers with experts that the first good request holds. Raises InputError where there is none."""
+    faults = Faults(strict=False)
+    for path, request in stream(files, model):
+        if isinstance(request, Request):
+            return _moe_layers(request, model, first_moe_layer)
+        faults.add(path, request)
+    faults.warnings(0)
+    raise InputError("no requests; name others")
+
+
+def _moe_layers(request: Request, model: Model, first_moe_layer: int | None) -> tuple[int, ...]:
     """The layers of a request that have experts, by the first request: dense ones are all zero."""
-    held = request.layers or tuple(layer_ids(request.experts, corpus.model, corpus.first_moe_layer))
+    held = request.layers or tuple(layer_ids(request.experts, model, first_moe_layer))
     routed = [layer for place, layer in enumerate(held) if request.experts[:, place].any()]
     if not routed:
         raise InputError("the first request names expert 0 alone in all layers; name traces with routing in them")

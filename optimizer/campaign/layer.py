@@ -1,0 +1,131 @@
+"""One layer of many: what a worker is given, and what it gives back. Nothing here reads files."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from formulations.arrays import Floats
+from optimizer.bounding import TIME, bound_any, bound_given, gaps, reached_by
+from optimizer.candidates import FLEXIBILITY, Candidate, Effort, seeds, seeds_and_formulation
+from optimizer.conditions import Conditions
+from optimizer.cost import Cost
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.plan import LayerPlan, Plan
+from optimizer.portfolio import SPLITTING, Portfolio
+from optimizer.problem import Constraints, Problem, check, make_problem
+from optimizer.search.choose import IMBALANCES, LATENCIES
+from optimizer.search.stop import Deadline
+from optimizer.solve import MOST_BOUNDING, part_of
+from optimizer.start import started
+from optimizer.traces.batches import Sets
+
+EXCESS = "excess_us"
+SURVEYED = 256  # selection batches that seeds are judged on
+SURVEY_SEEDS = ("start", "risk", FLEXIBILITY)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all layers of a plan have in common. chains: threads of one layer's search; evaluations: moves that it may
+    evaluate, None for no limit but the time's."""
+
+    model: Model
+    mesh: Mesh
+    cost: Cost
+    constraints: Constraints = field(default_factory=Constraints)
+    conditions: Conditions = field(default_factory=Conditions)
+    routings: tuple[str, ...] = ("even",)
+    seed: int = 0
+    evaluations: int | None = None
+    search: str = "auto"
+    chains: int = 1
+
+    def effort(self, seconds: float) -> Effort:
+        """For one layer, from now on."""
+        return Effort(Deadline(seconds), self.seed, self.evaluations, self.search, self.chains)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTask:
+    """A layer with its batches; start: a plan to start from; extra_replicas: of this layer, where layers differ;
+    provenance as of `solve.provenance_of`."""
+
+    settings: Settings
+    layer: int
+    sets: Sets
+    provenance: dict[str, Any]
+    start: Plan | None = None
+    extra_replicas: int | None = None
+
+    def problem(self) -> Problem:
+        """The layer to place, by the loads of its train batches."""
+        given, constraints = self.settings, self.settings.constraints
+        if self.extra_replicas is not None:
+            constraints = constraints._replace(extra_replicas=self.extra_replicas)
+        load = self.sets.train.load(given.model.experts)
+        problem = make_problem(given.model, given.mesh, given.cost, load, *constraints)
+        return started(problem, self.start, self.layer)
+
+    def portfolio(self, problem: Problem, sets: Sets) -> Portfolio:
+        """Without candidates."""
+        return Portfolio.of(problem, sets, self.settings.conditions, self.settings.routings)
+
+
+def survey_layer(task: LayerTask) -> dict[str, LayerPlan]:
+    """The best seed under each policy that has one within the limits: a complete if simple plan, judged on few
+    selection batches, whose quality says how far its latency is above the least compute time of any placement."""
+    problem, few = task.problem(), task.sets.selection.part(0, SURVEYED)
+    portfolio = task.portfolio(problem, task.sets._replace(selection=few))
+    found = [candidate for candidate in seeds(problem, task.settings.seed) if candidate.method in SURVEY_SEEDS]
+    portfolio.offer_seeds(found, task.settings.effort(0.0))
+    times = [bound.mean for bound in bound_any(few, problem.model, problem.mesh, problem.cost) if bound.unit == TIME]
+    provenance = task.provenance | {"method": "seed", "judged_on": f"{few.count} selection batches"}
+    surveyed = {}
+    for routing, pool in portfolio.pools.items():
+        if pool.placements:
+            judged = pool.judged[pool.best()]
+            latency = float(judged[LATENCIES][0])
+            quality = _quality(judged) | {EXCESS: latency - max(times, default=0.0)}
+            surveyed[routing] = LayerPlan(pool.placements[pool.best()], quality, {}, provenance)
+    return surveyed
+
+
+def _quality(judged: Floats) -> dict[str, Any]:
+    """What `choose.figures` hold, as a simulation's summary has it."""
+    of = {"latency_us": judged[LATENCIES], "imbalance": judged[IMBALANCES]}
+    return {name: dict(zip(("mean", "p50", "p99"), values.tolist(), strict=False)) for name, values in of.items()}
+
+
+def plan_layer(task: LayerTask, seconds: float) -> LayerPlan | None:
+    """The plan of a layer after so many seconds, or what was found until an interruption; None where that came before
+    anything was judged."""
+    effort, problem, test = task.settings.effort(seconds), task.problem(), task.sets.test
+    portfolio = task.portfolio(problem, task.sets)
+    started = time.monotonic()
+    bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
+    finish = MOST_BOUNDING * (time.monotonic() - started)
+    try:
+        portfolio.search(_seeds(problem, portfolio, effort), effort, seconds - finish, _silent)
+    except KeyboardInterrupt:
+        if not any(pool.placements for pool in portfolio.pools.values()):
+            return None
+    portfolio.settle()
+    pool = portfolio.pools[portfolio.chosen()]
+    placement = pool.placements[pool.best()]
+    check(problem, placement)
+    report = pool.judge.test(placement)
+    bounds += bound_given(test, problem.model, problem.mesh, problem.cost, placement)
+    provenance = task.provenance | {"method": "search", "candidates": portfolio.candidates}
+    return part_of(problem, placement, report, gaps(bounds, reached_by(report)), provenance)
+
+
+def _seeds(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:
+    """The formulation places the expected load, which is no start for policies that follow the load of the batch."""
+    if set(portfolio.pools) <= {*SPLITTING}:
+        return list(seeds(problem, effort.seed))
+    return list(seeds_and_formulation(problem, effort, _silent))
+
+
+def _silent(stage: str, share: float) -> None:
+    """Nobody looks at a worker."""

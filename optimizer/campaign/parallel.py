@@ -1,0 +1,58 @@
+"""Tasks of many layers at once, each in its share of the time, kept as they end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from optimizer.campaign.run import Run
+from optimizer.campaign.shares import Shares
+from optimizer.errors import LostWorkerError
+
+Task = TypeVar("Task")
+Part = TypeVar("Part")
+TRIES = 3  # with workers that die
+
+
+def in_parallel(
+    run: Run,
+    weights: dict[int, float],
+    task: Callable[[int], Task],
+    plan: Callable[[Task, float], Part | None],
+    keep: Callable[[int, Part], None],
+) -> dict[int, Part]:
+    """What `plan` makes of each layer's task in its share of the time, by weight; the layers of the largest weights
+    begin first. Each is kept as soon as it is there; None is no result. Ctrl-C ends it with those that there are."""
+    done: dict[int, Part] = {}
+    for again in reversed(range(TRIES)):
+        left = sorted(weights.keys() - done.keys(), key=lambda layer: (-weights[layer], layer))
+        shares = Shares([weights[layer] for layer in left], run.crew.size, run.end, run.spent)
+        timed = ((layer, task(layer), shares.next()) for layer in left)
+        try:
+            for layer, part in run.crew.results(Planning(plan), timed, run.stop):
+                if part is not None:
+                    done[layer] = part
+                    keep(layer, part)
+                run.notify(_progress(len(done), len(weights), run), len(done) / len(weights))
+            return done
+        except KeyboardInterrupt:
+            return done
+        except LostWorkerError:
+            if not again:
+                raise
+    return done
+
+
+@dataclass(frozen=True)
+class Planning(Generic[Task, Part]):
+    """`plan` for a worker: a task with its layer and its seconds."""
+
+    plan: Callable[[Task, float], Part | None]
+
+    def __call__(self, timed: tuple[int, Task, float]) -> tuple[int, Part | None]:
+        """The layer and what was made of it."""
+        layer, task, seconds = timed
+        return layer, self.plan(task, seconds)
+
+
+def _progress(done: int, layers: int, run: Run) -> str:
+    return f"{done} of {layers} layers, {max(0.0, run.end - run.spent()):.0f} s left"

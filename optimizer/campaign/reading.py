@@ -1,0 +1,73 @@
+"""The batches of many layers, read from traces a few layers at a time, so that memory does not grow with the corpus."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from optimizer.errors import InputError
+from optimizer.inputs import Named, TraceSource, open_traces
+from optimizer.mesh import Mesh
+from optimizer.model import Model
+from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
+from optimizer.traces.summarise import layers_of_files
+
+MOST_BYTES = 500_000_000  # of the layers that are open; while they are read they are there twice
+SMALL_FILES = 50_000_000  # bytes on disk that fit in memory even if they are compressed
+
+
+@dataclass
+class LayerReader:
+    """Opens the layers of what was named, as many at once as memory may hold; the last ones stay open."""
+
+    named: Named
+    model: Model
+    mesh: Mesh
+    layers: tuple[int, ...]
+    progress: Callable[[float], None]
+    at_once: int = 0
+    source: TraceSource | None = None
+
+    @classmethod
+    def of(
+        cls,
+        named: Named,
+        choice: Model | ModelChoice,
+        mesh: Mesh,
+        layers: Sequence[int] | None,
+        progress: Callable[[float], None],
+    ) -> "LayerReader":
+        """Of these layers, None for all that have experts. Raises InputError for a batch file, which holds one layer,
+        and as `inputs.open_source` does."""
+        if named.batches is not None:
+            raise InputError("--batches holds one layer; say which with --layer, or give TRACES instead")
+        if isinstance(choice, Model):
+            model = choice
+        else:
+            model = model_of_files(choice, named.files) if named.traces else model_without_trace(choice)
+        return cls(named, model, mesh, tuple(layers or _all_layers(named, model)), progress)
+
+    def source_of(self, layer: int) -> TraceSource:
+        """The source that holds a layer, opened together with those that come after it."""
+        if self.source is None or layer not in self.source.trace.layers:
+            self.source = None  # before the next is read
+            start = self.layers.index(layer)
+            self.at_once = self.at_once or self._fitting()
+            self.source = self._open(self.layers[start : start + self.at_once])
+        return self.source
+
+    def _fitting(self) -> int:
+        """How many layers fit in memory. How many tokens there are only reading tells: so one layer is read first."""
+        files = sum(file.path.stat().st_size for file in self.named.files if file.path.is_file())
+        if files <= SMALL_FILES:
+            return len(self.layers)
+        return max(1, MOST_BYTES // self._open(self.layers[:1]).trace.experts.nbytes)
+
+    def _open(self, layers: Sequence[int]) -> TraceSource:
+        return open_traces(self.named, layers, self.model, self.mesh, self.progress)
+
+
+def _all_layers(named: Named, model: Model) -> tuple[int, ...]:
+    if named.traces:
+        return layers_of_files(named.files, model, named.first_moe_layer)
+    if not model.moe_layers:
+        raise InputError(f"--layer all: how many layers {model.name} has is not known; name the layers, or give TRACES")
+    return tuple(range(model.first_moe_layer, model.layers))
