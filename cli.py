@@ -8,6 +8,7 @@ from optimizer.commands.benchmark import benchmark
 from optimizer.commands.bound import bound
 from optimizer.commands.compare import compare
 from optimizer.commands.errors import BadInput, FailedRun
+from optimizer.commands.experiment import experiment
 from optimizer.commands.simulate import simulate, sweep
 from optimizer.commands.solve import solve
 from optimizer.commands.stats import stats
@@ -40,7 +41,7 @@ def main() -> None:
     """
 
 
-for command in (solve, compare, simulate, sweep, bound, stats, convert, synth, validate, benchmark):
+for command in (solve, compare, simulate, sweep, bound, stats, convert, synth, validate, benchmark, experiment):
     main.add_command(command)
 
 

@@ -1,7 +1,7 @@
 """One layer of many: what a worker is given, and what it gives back. Nothing here reads files."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from formulations.arrays import Floats
@@ -44,6 +44,19 @@ class Settings:
     def effort(self, seconds: float) -> Effort:
         """For one layer, from now on."""
         return Effort(Deadline(seconds), self.seed, self.evaluations, self.search, self.chains)
+
+    def as_json(self) -> dict[str, Any]:
+        """What decides on the plan, so that a run which goes on with another's layers can tell whether it may; not how
+        many chains share the moves' evaluations in how much time."""
+        cost = {"hardware": self.cost.preset.model_dump(mode="json"), "moe_op": self.cost.moe_op}
+        cost |= {"dispatch_model": self.cost.dispatch_model, "unit": self.conditions.unit}
+        searched = {"routing": self.routings, "seed": self.seed, "iterations": self.evaluations, "search": self.search}
+        constraints = self.constraints._asdict()
+        return {"model": asdict(self.model), "mesh": asdict(self.mesh)} | cost | searched | constraints
+
+    def plan(self, policy: str, parts: dict[int, LayerPlan]) -> Plan:
+        """The plan with these layers."""
+        return Plan(self.model, self.mesh, self.cost.name, policy, parts, self.conditions.unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +119,7 @@ def plan_layer(task: LayerTask, seconds: float) -> LayerPlan | None:
     bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
     finish = MOST_BOUNDING * (time.monotonic() - started)
     try:
-        portfolio.search(_seeds(problem, portfolio, effort), effort, seconds - finish, _silent)
+        portfolio.search(_seeds(problem, portfolio, effort), effort, seconds - finish, silent)
     except KeyboardInterrupt:
         if not any(pool.placements for pool in portfolio.pools.values()):
             return None
@@ -124,8 +137,8 @@ def _seeds(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candi
     """The formulation places the expected load, which is no start for policies that follow the load of the batch."""
     if set(portfolio.pools) <= {*SPLITTING}:
         return list(seeds(problem, effort.seed))
-    return list(seeds_and_formulation(problem, effort, _silent))
+    return list(seeds_and_formulation(problem, effort, silent))
 
 
-def _silent(stage: str, share: float) -> None:
+def silent(stage: str, share: float) -> None:
     """Nobody looks at a worker."""

@@ -1,7 +1,7 @@
 """The batches of many layers, read from traces a few layers at a time, so that memory does not grow with the corpus."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optimizer.errors import InputError
 from optimizer.inputs import Named, TraceSource, open_traces
@@ -25,6 +25,7 @@ class LayerReader:
     progress: Callable[[float], None]
     at_once: int = 0
     source: TraceSource | None = None
+    notes: dict[str, None] = field(default_factory=dict)  # sentences that the user should read, each once
 
     @classmethod
     def of(
@@ -62,7 +63,9 @@ class LayerReader:
         return max(1, MOST_BYTES // self._open(self.layers[:1]).trace.experts.nbytes)
 
     def _open(self, layers: Sequence[int]) -> TraceSource:
-        return open_traces(self.named, layers, self.model, self.mesh, self.progress)
+        source = open_traces(self.named, layers, self.model, self.mesh, self.progress)
+        self.notes |= dict.fromkeys((source.origin, *source.notes))
+        return source
 
 
 def _all_layers(named: Named, model: Model) -> tuple[int, ...]:

@@ -98,7 +98,7 @@ run_options = options(
 )  # fmt: skip
 
 solve_options = options(
-    click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to plan."),
+    click.option("--layer", "layer_text", required=True, metavar="N|N-N|N,N|all", help="Model layers to plan."),
     click.option("--routing", default="auto", show_default=True,
                  help="Policy that the plan is made for and shipped with, or several to take the fastest of "
                  "(comma-separated); auto: even,nearest,optimal. See simulate --help for all."),
@@ -119,9 +119,16 @@ solve_options = options(
                  show_default=True, help="Descent and tabu search split loads evenly, annealing and "
                  "large-neighbourhood search (lns) as is best for a batch; auto: descent, annealing."),
     click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True,
-                 help="Chains of annealing, each in a thread."),
-    click.option("--iterations", type=click.IntRange(min=0), help="Moves that the search may evaluate. Where these end "
-                 "the search before the time limit does, the same seed gives the same plan."),
+                 help="Layers that are planned at once, each in a process; of one layer, chains of annealing, each in "
+                 "a thread."),
+    click.option("--work", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Keep every finished layer here, so that a run which was killed can be gone on with."),
+    click.option("--resume", is_flag=True, help="Go on with the run in --work, which must have been asked for the "
+                 "same; the time that its layers took counts."),
+    click.option("--cluster", metavar="ADDRESS", help="Plan the layers on a dask cluster instead, with a scheduler at "
+                 "this address, such as tcp://host:8786."),
+    click.option("--iterations", type=click.IntRange(min=0), help="Moves that the search of a layer may evaluate. "
+                 "Where these end the search before the time limit does, the same seed gives the same plan."),
     click.option("-o", "--output", type=click.Path(path_type=Path), default="plan.json", show_default=True,
                  help="Where the plan is written."),
 )  # fmt: skip

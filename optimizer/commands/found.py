@@ -1,0 +1,18 @@
+"""What `solve` found, for one layer or many, ready to be written and shown."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from optimizer.plan import Plan
+
+
+class Found(NamedTuple):
+    """The plan, sentences that the user should read, the figures as JSON has them, what prints them, and which part of
+    that is the plan."""
+
+    plan: "Plan"
+    notes: list[str]
+    figures: dict[str, Any]
+    show: Callable[[], None]
+    ending: str

@@ -1,0 +1,81 @@
+"""What `solve` prints of a plan with several layers."""
+
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from optimizer.plan import LayerPlan, Plan
+from optimizer.report.tables import make_table, show_table
+
+EXPECTED = {"mean": "mean", "worst step": "max"}
+STATISTICS = ("mean", "p50", "p99")
+COLUMNS = ("imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "compute above bound")
+
+
+def show(plan: Plan) -> None:
+    """Print the table: of batches, or where there were counts alone of the expected load."""
+    counted = any("expected_imbalance" in part.quality for part in plan.layers.values())
+    show_table(expected_table(plan) if counted else layers_table(plan))
+
+
+def expected_table(plan: Plan) -> Table:
+    """One row per layer, peak / mean expected load of the steps that it is judged on, and the mean over layers."""
+    table = make_table(
+        f"{len(plan.layers)} layers, imbalance of the expected load, even split", "layer", list(EXPECTED)
+    )
+    found = {layer: part.quality["expected_imbalance"] for layer, part in sorted(plan.layers.items())}
+    for layer, quality in found.items():
+        table.add_row(str(layer), *(f"{quality[name]:.4f}" for name in EXPECTED.values()))
+    table.add_section()
+    means = [np.mean([quality[name] for quality in found.values()]) for name in EXPECTED.values()]
+    table.add_row("mean", *(f"{value:.4f}" for value in means), style="bold")
+    return table
+
+
+def layers_table(plan: Plan) -> Table:
+    """One row per layer, and what a token meets in all of them together."""
+    table = make_table(_title(plan), "layer", COLUMNS)
+    table.add_column("planned by")
+    for layer, part in sorted(plan.layers.items()):
+        table.add_row(str(layer), *_cells(part), part.provenance["method"])
+    latency = total(plan)
+    table.add_section()
+    table.add_row("all", "", "", f"{latency['p50']:.1f}", f"{latency['p99']:.1f}", "", "", "", style="bold")
+    return table
+
+
+def total(plan: Plan) -> dict[str, float]:
+    """Statistics of the layers' latencies in microseconds, summed over the layers."""
+    parts = [part.quality["latency_us"] for part in plan.layers.values()]
+    return {name: float(np.sum([latency[name] for latency in parts])) for name in STATISTICS}
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """All layers' figures, and their sums."""
+    layers = {
+        str(layer): {"method": part.provenance["method"], **part.quality, "bounds": part.bounds}
+        for layer, part in sorted(plan.layers.items())
+    }
+    timed = all("latency_us" in part.quality for part in plan.layers.values())
+    return {"routing": plan.policy, "layers": layers} | ({"total_latency_us": total(plan)} if timed else {})
+
+
+def _title(plan: Plan) -> str:
+    made = next(iter(plan.layers.values())).provenance
+    return (
+        f"{len(plan.layers)} layers, routing {plan.policy}, on {made['test_batches']} test batches of "
+        f"{made['batch_tokens']} tokens each"
+    )
+
+
+def _cells(part: LayerPlan) -> list[str]:
+    quality, compute = part.quality, part.bounds.get("compute_us")
+    tiles = quality.get("tiles", {}).get("mean")
+    above = None if compute is None else compute["gap_to_any_placement"]
+    return [
+        *(f"{quality['imbalance'][name]:.3f}" for name in ("p50", "p99")),
+        *(f"{quality['latency_us'][name]:.1f}" for name in ("p50", "p99")),
+        "-" if tiles is None else f"{tiles:.2f}",
+        "-" if above is None else f"{above:.2%}",
+    ]
