@@ -1,0 +1,150 @@
+"""All layers planned at once on expected load alone: for a first plan of a whole model, or one every few minutes."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from formulations.arrays import Ints
+from formulations.kernels import kernel
+from optimizer.candidates import JOBS, Notify
+from optimizer.cost import Cost
+from optimizer.errors import InputError
+from optimizer.expected import ROUTING, expected_imbalance
+from optimizer.inputs import TraceSource
+from optimizer.mesh import Mesh
+from optimizer.placement import Placement
+from optimizer.plan import LayerPlan, Plan
+from optimizer.problem import Constraints, Problem, check, make_problem
+from optimizer.seeds.quick import quick
+from optimizer.traces.batches import split_requests
+from optimizer.traces.order import spans
+from optimizer.traces.trace import RoutingTrace
+
+TOKENS = 1 << 20  # loads are those of so many tokens, rounded to whole pairs
+TRAIN, TEST = range(2)
+
+
+@dataclass(frozen=True, eq=False)
+class FastRow:
+    """One layer: its placement, peak / mean expected device load of its train and test requests, seconds it took."""
+
+    layer: int
+    placement: Placement
+    train_imbalance: float
+    test_imbalance: float
+    seconds: float
+
+
+def fast_plan(
+    source: TraceSource,
+    layers: Sequence[int],
+    mesh: Mesh,
+    cost: Cost,
+    constraints: Constraints,
+    seed: int,
+    notify: Notify,
+    jobs: int = JOBS,
+) -> tuple[Plan, list[FastRow], list[str]]:
+    """Plan every layer on the loads of the train requests, in so many threads, and judge it on those of the test ones.
+
+    The plan is for even routing. Returns it, the figures of each layer, and sentences that the user should read. The
+    seed and a layer's loads decide about it, whatever other layers there are. Raises InputError for a limit to traffic,
+    and where experts or requests do not suffice.
+    """
+    if constraints.row_traffic is not None:
+        raise InputError("--max-row-traffic cannot be kept by a fast plan, which routes no token; leave one out")
+    load = loads_of(source, layers, jobs)
+    problems = [make_problem(source.model, mesh, cost, of[None], *constraints) for of in load[TRAIN]]
+    with ThreadPoolExecutor(jobs) as pool:
+        rows = []
+        for row in pool.map(partial(_row, seed), layers, problems, load[TEST]):
+            rows.append(row)
+            notify("planning", len(rows) / len(layers))
+        parts = pool.map(lambda row: _part(source, row, seed), rows)
+        plan = Plan(source.model, mesh, cost.name, ROUTING, dict(zip(layers, parts, strict=True)))
+    note = "planned on expected load alone, without batches; `moeplan simulate` says what that comes to"
+    return plan, rows, [source.origin, *source.notes, note]
+
+
+def _row(seed: int, layer: int, problem: Problem, test: Ints) -> FastRow:
+    started = time.perf_counter()
+    placement = quick(problem, np.random.default_rng([seed, layer]))
+    seconds = time.perf_counter() - started
+    check(problem, placement)
+    before, after = (float(expected_imbalance(placement, load)[0]) for load in (problem.load, test[None]))
+    return FastRow(layer, placement, before, after, seconds)
+
+
+def _part(source: TraceSource, row: FastRow, seed: int) -> LayerPlan:
+    quality = {"expected_imbalance": {"mean": row.test_imbalance, "max": row.test_imbalance}}
+    provenance: dict[str, Any] = {
+        "moeplan": version("moeplan"),
+        "method": "fast",
+        "seed": seed,
+        "origin": source.origin,
+        "traces": source.fingerprint(row.layer),
+        "phase": source.composition.phase,
+        "row_users": list(source.composition.row_users),
+    }
+    return LayerPlan(row.placement, quality, {}, provenance)
+
+
+def loads_of(source: TraceSource, layers: Sequence[int], jobs: int = JOBS) -> Ints:
+    """Expected pairs of each expert in so many `TOKENS`, `[set, layer, expert]` int32, shared ones included; the sets
+    are `TRAIN` and `TEST`.
+
+    Tokens of the phases that batches are made of count, in the shares that they have in a batch.
+    """
+    trace, model = source.trace, source.model
+    train, _, test = split_requests(trace.requests, source.seed)
+    decodes = float(source.composition.decodes().mean())
+    places = np.array([trace.place(layer) for layer in layers])
+    found = np.zeros((2, len(layers), model.routed_experts))
+    for output, share in ((True, decodes), (False, 1 - decodes)):
+        if share:
+            turns = _turns(trace, [spans(trace, requests, output) for requests in (train, test)])
+            pairs = _pairs(trace.experts, places, turns, model.routed_experts, jobs)
+            found += share * pairs / (pairs.sum(axis=2, keepdims=True) / model.top_k)
+    shared = np.ones((2, len(layers), model.shared_experts))
+    whole: Ints = np.rint(TOKENS * np.concatenate([found, shared], axis=2)).astype(np.int32)
+    return whole
+
+
+def _turns(trace: RoutingTrace, parts: Sequence[Ints]) -> Ints:
+    """Which of some sets of stretches, each `[request, 2]`, a token belongs to, -1 for none, `[token]` int8."""
+    change = np.zeros(trace.tokens + 1, dtype=np.int8)
+    for number, part in enumerate(parts):
+        np.add.at(change, part[:, 0], number + 1)
+        np.add.at(change, part[:, 1], -number - 1)
+    turns: Ints = np.cumsum(change[:-1], dtype=np.int8) - np.int8(1)
+    return turns
+
+
+def _pairs(experts: Ints, places: Ints, turns: Ints, routed: int, jobs: int) -> Ints:
+    """Pairs of each expert in each of two sets, `[set, layer, expert]`, counted in so many threads."""
+
+    def counted(stretch: Ints) -> Ints:
+        found = np.zeros((2, len(places), routed), dtype=np.int32)
+        _count(experts, places, turns, int(stretch[0]), int(stretch[1]), found)
+        return found
+
+    ends = np.linspace(0, len(turns), jobs + 1).astype(np.int64)
+    with ThreadPoolExecutor(jobs) as pool:
+        total: Ints = np.sum(list(pool.map(counted, np.stack([ends[:-1], ends[1:]], axis=1))), axis=0, dtype=np.int64)
+    return total
+
+
+@kernel
+def _count(experts: Ints, places: Ints, turns: Ints, first: int, last: int, found: Ints) -> None:
+    for token in range(first, last):
+        turn = turns[token]
+        if turn >= 0:
+            for number, place in enumerate(places):
+                for expert in experts[token, place]:
+                    found[turn, number, expert] += 1

@@ -1,0 +1,42 @@
+"""What `solve` prints of layers planned on expected load alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from optimizer.fast import FastRow
+from optimizer.report.tables import make_table, show_table
+
+SHOWN = 12  # layers that have a row of their own; of more there are the mean and the worst
+
+
+def show(rows: Sequence[FastRow]) -> None:
+    """Print the table."""
+    train, test = figures(rows)
+    table = make_table("Imbalance of the expected load, even split", "layer", ["train requests", "test requests"])
+    for place, row in enumerate(rows if len(rows) <= SHOWN else ()):
+        table.add_row(str(row.layer), f"{train[place]:.4f}", f"{test[place]:.4f}")
+    if len(rows) > 1:
+        table.add_row(f"mean of {len(rows)}", f"{train.mean():.4f}", f"{test.mean():.4f}")
+        table.add_row("worst", f"{train.max():.4f}", f"{test.max():.4f}")
+    show_table(table)
+
+
+def figures(rows: Sequence[FastRow]) -> Any:
+    """Imbalance on train and on test requests, `[2, layer]`."""
+    return np.array([[row.train_imbalance, row.test_imbalance] for row in rows]).T
+
+
+def as_json(rows: Sequence[FastRow]) -> dict[str, Any]:
+    """All layers."""
+    return {
+        "layers": {
+            str(row.layer): {
+                "train_imbalance": row.train_imbalance,
+                "test_imbalance": row.test_imbalance,
+                "seconds": row.seconds,
+            }
+            for row in rows
+        }
+    }
