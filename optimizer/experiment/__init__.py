@@ -1,0 +1,1 @@
+"""The experiments: each step of optimisation on its own, on several data sets and layers."""

@@ -1,0 +1,70 @@
+"""All data sets and layers in turn: wiring only."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from optimizer.campaign.reading import LayerReader
+from optimizer.candidates import Notify
+from optimizer.cost import Cost
+from optimizer.errors import InputError
+from optimizer.experiment.rows import Journal, Row
+from optimizer.experiment.runs import Case, Terms, compile_all, rows_of
+from optimizer.experiment.settings import settings_of
+from optimizer.inputs import Named, open_counts
+from optimizer.mesh import Mesh
+from optimizer.traces.infer import ModelChoice
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be run: the layers, None for all of a data set; what is known of the model; the machine."""
+
+    layers: Sequence[int] | None
+    choice: ModelChoice
+    mesh: Mesh
+    cost: Cost
+    terms: Terms
+
+
+def experiment(
+    datasets: Mapping[str, Named], asked: Asked, journal: Journal, notify: Notify
+) -> tuple[list[Row], list[str]]:
+    """The rows of all runs, and sentences that the user should read. What the journal has is not run again.
+
+    Raises InputError for a data set that cannot be used, if that shows in its files before anything is run.
+    """
+    readers = {name: _reader(name, named, asked, notify) for name, named in datasets.items()}
+    total = sum(len(reader.layers) for reader in readers.values())
+    rows: list[Row] = []
+    notes: list[str] = []
+    compiled, done = False, 0
+    for name in datasets:
+        reader = readers.pop(name)  # so that no more than one holds layers in memory
+        for layer in reader.layers:
+            for case in _cases(reader, name, layer, asked):
+                if not compiled and case.missing(journal):
+                    compile_all(case, notify)
+                    compiled = True
+                rows += rows_of(case, journal, _told(notify, case, done / total))
+            done += 1
+            source = reader.source_of(layer)
+            notes += [f"{name}: {note}" for note in (source.origin, *source.notes)]
+    return rows, list(dict.fromkeys(notes))
+
+
+def _reader(name: str, named: Named, asked: Asked, notify: Notify) -> LayerReader:
+    if open_counts(named, asked.choice) is not None:
+        raise InputError(f"{name}: experiment needs token traces: with counts alone there is nothing to route")
+    reading = lambda share: notify(f"reading {name}", share)  # noqa: E731
+    return LayerReader.of(replace(named, extras=True), asked.choice, asked.mesh, asked.layers, reading)
+
+
+def _cases(reader: LayerReader, name: str, layer: int, asked: Asked) -> Iterator[Case]:
+    for setting in settings_of(reader.source_of(layer), layer, asked.mesh, asked.cost):
+        yield Case(name, layer, setting, asked.terms)
+
+
+def _told(notify: Notify, case: Case, share: float) -> Notify:
+    """Where a run is among all; stages do not know."""
+    where = f"{case.dataset}, layer {case.layer}, {case.setting.name}"
+    return lambda stage, _: notify(f"{where}: {stage}", share)

@@ -1,0 +1,134 @@
+"""The ladder of optimisation: the latency of a layer after each step, all on the same test batches."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from optimizer.experiment.rows import Row
+from optimizer.experiment.runs import EVEN, FUNCTIONAL, MOST_REROUTED, OPTIMAL, OPTIMIZED, SEQUENTIAL
+from optimizer.experiment.settings import ALL, ROUTED
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is done next, and the row of a layer that shows it, if there is one."""
+
+    says: str
+    row: Callable[[Sequence[Row]], Row | None]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A data set after a step. Figures are means over its layers: of p50 and p99 of latency (us), and of the share of
+    pairs that are rerouted or served over capacity, and the gate weight kept, where there is a capacity.
+
+    chosen: what was chosen on the selection batches, with the number of layers; to_last: p99 over that of the rung
+    before, less 1, None for the first one; bound: this is what no plan of the rungs from the fourth on goes below.
+    """
+
+    says: str
+    p50: float
+    p99: float
+    chosen: dict[str, int]
+    to_last: float | None
+    rerouted: float | None = None
+    kept: float | None = None
+    bound: bool = False
+
+    @property
+    def helps(self) -> bool:
+        """Whether the step lowers p99."""
+        return self.to_last is None or self.to_last < 0
+
+
+def steps_of(rows: Sequence[Row]) -> list[Step]:
+    """The steps up to the last plan, for rows of one data set, some layers, and all settings, methods and policies."""
+    part, whole = (next(row for row in rows if row.setting == name) for name in (ROUTED, ALL))
+    return [
+        Step("functional op, experts in order", lambda of: _begin(of, FUNCTIONAL)),
+        Step("optimized op, same placement", lambda of: _begin(of, OPTIMIZED)),
+        Step(f"{part.experts} experts placed in {part.slots} slots", _placed),
+        Step(f"{whole.experts} with replicas in {whole.slots} slots, even routing", lambda of: _replicated(of, EVEN)),
+        Step("routing by load: optimal", lambda of: _replicated(of, OPTIMAL)),
+        Step(f"capacity, at most {MOST_REROUTED:.0%} rerouted", _limited),
+    ]
+
+
+def ladder(rows: Sequence[Row]) -> list[Rung]:
+    """The rungs of one data set, the bound last. The functional op is left out where there are no figures of it."""
+    layers = [[row for row in rows if row.layer == layer] for layer in sorted({row.layer for row in rows})]
+    rungs: list[Rung] = []
+    for step in steps_of(rows):
+        found = [row for of_layer in layers if (row := step.row(of_layer)) is not None]
+        if len(found) == len(layers):
+            rungs.append(_rung(step.says, found, rungs))
+    bounds = [bound for of_layer in layers if (bound := _bound(of_layer)) is not None]
+    if len(bounds) == len(layers):
+        p50, p99 = (fmean(figure) for figure in zip(*bounds, strict=True))
+        rungs.append(Rung("bound", p50, p99, {}, p99 / min(rung.p99 for rung in rungs[-3:]) - 1, bound=True))
+    return rungs
+
+
+def in_order(rows: Sequence[Row]) -> Row:
+    """All experts in order in all slots: where the fourth rung begins, which serves shared experts and others do not.
+
+    rows: of one layer.
+    """
+    return next(row for row in _plain(rows, ALL, EVEN) if row.method == SEQUENTIAL)
+
+
+def _rung(says: str, found: Sequence[Row], before: Sequence[Rung]) -> Rung:
+    p50, p99 = (fmean(getattr(row, f"latency_{name}_us") for row in found) for name in ("p50", "p99"))
+    chosen = Counter(_named(row) for row in found)
+    limited = [row for row in found if row.rerouted is not None and row.over_capacity is not None]
+    rerouted = kept = None
+    if limited:
+        rerouted = sum((row.rerouted or 0.0) + (row.over_capacity or 0.0) for row in limited) / len(found)
+        kept = 1 - sum(1 - (row.gate_weight_kept or 0.0) for row in limited) / len(found)
+    to_last = p99 / before[-1].p99 - 1 if before else None
+    return Rung(says, p50, p99, dict(chosen), to_last, rerouted, kept)
+
+
+def _named(row: Row) -> str:
+    factor = "" if row.capacity_factor is None else f", {row.capacity_factor:g}"
+    return f"{row.method}, {row.policy}{factor}"
+
+
+def _plain(rows: Sequence[Row], setting: str, policy: str) -> list[Row]:
+    """Without a capacity, with the optimized op."""
+    wanted = (setting, policy, None, OPTIMIZED)
+    return [row for row in rows if (row.setting, row.policy, row.capacity_factor, row.moe_op) == wanted]
+
+
+def _begin(rows: Sequence[Row], moe_op: str) -> Row | None:
+    wanted = (ROUTED, SEQUENTIAL, EVEN, None, moe_op)
+    return next(
+        (row for row in rows if (row.setting, row.method, row.policy, row.capacity_factor, row.moe_op) == wanted), None
+    )
+
+
+def _placed(rows: Sequence[Row]) -> Row:
+    """By the best method; all policies choose alike without replicas, but searches know more moves for some."""
+    return _best([row for policy in (EVEN, OPTIMAL) for row in _plain(rows, ROUTED, policy)])
+
+
+def _replicated(rows: Sequence[Row], policy: str) -> Row:
+    return _best(_plain(rows, ALL, policy))
+
+
+def _limited(rows: Sequence[Row]) -> Row:
+    """The best with a capacity that reroutes few enough; the step before where there is none."""
+    capped = [row for row in rows if row.setting == ALL and row.capacity_factor is not None]
+    allowed = [row for row in capped if row.selection_rerouted <= MOST_REROUTED]
+    return _best(allowed) if allowed else _replicated(rows, OPTIMAL)
+
+
+def _best(rows: Sequence[Row]) -> Row:
+    """On the selection batches, so that the test batches do not flatter."""
+    return min(rows, key=lambda row: row.selection_us)
+
+
+def _bound(rows: Sequence[Row]) -> tuple[float, float] | None:
+    row = _replicated(rows, OPTIMAL)
+    return None if row.bound_p50_us is None or row.bound_p99_us is None else (row.bound_p50_us, row.bound_p99_us)

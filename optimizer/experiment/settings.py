@@ -1,0 +1,60 @@
+"""The two settings of a layer: its routed experts in as few slots as hold them, and all experts in all slots."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from optimizer.bounding import bound_any
+from optimizer.cost import Cost
+from optimizer.experiment.floor import Floor, floor
+from optimizer.inputs import Source
+from optimizer.mesh import Mesh
+from optimizer.problem import Problem, make_problem
+from optimizer.traces.batches import Batches, Sets
+from optimizer.traces.trace import digest
+
+ROUTED, ALL = "routed", "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What is to be placed where: ROUTED without replicas and without shared experts, or ALL of a model."""
+
+    name: str
+    problem: Problem
+    sets: Sets
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that the figures of a plan follow from."""
+        mesh, preset = self.problem.mesh, self.problem.cost.preset.model_dump_json().encode()
+        arrays = [array for batches in self.sets for array in vars(batches).values() if array is not None]
+        shape = np.array([mesh.rows, mesh.cols, mesh.slots_per_device, self.problem.model.routed_experts])
+        return digest(shape, np.frombuffer(preset, dtype=np.uint8), *arrays)
+
+    @cached_property
+    def floor(self) -> Floor | None:
+        """What no placement goes below on the test batches."""
+        problem, test = self.problem, self.sets.test
+        bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
+        return floor(bounds, problem.cost, problem.mesh, test.tokens)
+
+
+def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[Setting]:
+    """Both settings of a layer. Raises InputError where the experts do not fit."""
+    model, sets = source.model, source.sets(layer)
+    alone = replace(model, shared_experts=0)
+    fewest = replace(mesh, slots_per_device=-(-model.routed_experts // mesh.devices))
+    without = Sets(*(_routed(batches, model.top_k) for batches in sets))
+    load = sets.train.load(model.experts)
+    whole = make_problem(model, mesh, cost, load, None)
+    part = make_problem(alone, fewest, cost, load[:, : model.routed_experts].copy(), None, extra_replicas=0)
+    yield Setting(ROUTED, part, without)
+    yield Setting(ALL, whole, sets)
+
+
+def _routed(batches: Batches, top_k: int) -> Batches:
+    """The same tokens without their shared experts."""
+    return replace(batches, experts=batches.experts[..., :top_k])

@@ -1,0 +1,161 @@
+"""What `experiment` prints: the ladder of each data set, and one table of all methods, policies and capacities."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+import click
+from rich.table import Table
+
+from optimizer.experiment.floor import SAYS
+from optimizer.experiment.ladder import Rung, in_order, ladder
+from optimizer.experiment.rows import Row
+from optimizer.experiment.runs import FACTORS, OPTIMAL, OPTIMIZED, POLICIES, SEARCH
+from optimizer.report.tables import make_table, show_table
+
+KEYS = ("setting", "experts", "slots", "moe_op", "method", "policy", "capacity_factor")
+FIGURES = ("imbalance_p50", "imbalance_p99", "tiles", "latency_us", "latency_p50_us", "latency_p99_us", "bound_us",
+           "gap", "rerouted", "over_capacity", "gate_weight_kept", "seconds")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """The runs of one setting, op, method, policy and capacity on all data sets and layers: `KEYS` as in the rows, and
+    the means of `FIGURES`, None where no row has one."""
+
+    key: dict[str, Any]
+    runs: int
+    mean: dict[str, float | None]
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is in the table: of capacities those that every plan was judged with, and of searches alone."""
+        factor = self.key["capacity_factor"]
+        return factor is None or (self.key["method"] == SEARCH and factor in FACTORS)
+
+    def as_json(self) -> dict[str, Any]:
+        """In the stable form."""
+        return self.key | {"runs": self.runs} | self.mean
+
+
+def summary(rows: Sequence[Row]) -> list[Line]:
+    """In the order in which they come first."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(getattr(row, key) for key in KEYS), []).append(row)
+    return [
+        Line(dict(zip(KEYS, key, strict=True)), len(of), {name: _mean(of, name) for name in FIGURES})
+        for key, of in groups.items()
+    ]
+
+
+def show(rows: Sequence[Row]) -> None:
+    """The ladder of each data set, then the summary of all."""
+    for name, of_set in groupby(rows, key=lambda row: row.dataset):
+        found = list(of_set)
+        show_table(ladder_table(name, found, ladder(found)))
+        for sentence in sentences(found):
+            click.echo(sentence)
+    show_table(summary_table(summary(rows)))
+
+
+def ladder_table(name: str, rows: Sequence[Row], rungs: Sequence[Rung]) -> Table:
+    """A row for each rung."""
+    layers = sorted({row.layer for row in rows})
+    where = f"layer {layers[0]}" if len(layers) == 1 else f"mean of {len(layers)} layers"
+    title = f"{name}, {where}: latency on {rows[0].batches} test batches of {rows[0].tokens} tokens after each step"
+    table = Table(title=title)
+    table.add_column("step")
+    table.add_column("chosen (layers)" if len(layers) > 1 else "chosen")
+    for column in ("p50, us", "p99, us", "p99 to last"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for rung in rungs:
+        to_last = "" if rung.to_last is None else f"{rung.to_last:+.1%}"
+        table.add_row(rung.says, _chosen(rung, len(layers)), f"{rung.p50:.1f}", f"{rung.p99:.1f}", to_last, note(rung))
+    return table
+
+
+def note(rung: Rung) -> str:
+    """What else is to be known of a rung."""
+    if rung.bound:
+        return "to the best plan above"
+    said = [] if rung.helps else ["does not lower p99"]
+    if rung.rerouted is not None and rung.kept is not None:
+        said.append(f"{rung.rerouted:.2%} rerouted, {rung.kept:.2%} of gate weight kept")
+    return "; ".join(said)
+
+
+def sentences(rows: Sequence[Row]) -> Iterator[str]:
+    """What the ladder of a data set must not hide."""
+    rungs = ladder(rows)
+    if any(rung.bound for rung in rungs):
+        yield f"The bound holds for every plan of all experts that reroutes nothing: {SAYS}."
+    begin = [in_order(list(of_layer)) for _, of_layer in groupby(rows, key=lambda row: row.layer)]
+    p50, p99 = (fmean(getattr(row, f"latency_{name}_us") for row in begin) for name in ("p50", "p99"))
+    experts, fewest = begin[0].experts, min(row.experts for row in rows)
+    if experts > fewest:
+        yield (
+            f"Steps with {fewest} experts leave out what shared experts cost: all {experts} in order in "
+            f"{begin[0].slots} slots, evenly routed, take {p50:.1f} us at p50 and {p99:.1f} at p99."
+        )
+
+
+def summary_table(lines: Sequence[Line]) -> Table:
+    """A row for each plan and capacity, policies side by side, each setting under its name."""
+    title = "Latency in us, p50 / p99, mean of all data sets and layers; gap, rerouted and kept with optimal routing"
+    table = make_table(title, "method", ["capacity", *POLICIES, "gap", "rerouted", "kept"])
+    before = ""
+    for (where, method, capacity), of_plan in _side_by_side(lines).items():
+        if where != before:
+            table.add_section()
+            table.add_row(where, style="bold")
+        last = of_plan.get(OPTIMAL)
+        shares = [_share(last, name) for name in ("gap", "rerouted", "gate_weight_kept")]
+        table.add_row(method, capacity, *(_latency(of_plan.get(policy)) for policy in POLICIES), *shares)
+        before = where
+    return table
+
+
+def _side_by_side(lines: Sequence[Line]) -> dict[tuple[str, str, str], dict[str, Line]]:
+    """The lines that are shown, by what stands before them in the table, and by policy."""
+    plans: dict[tuple[str, str, str], dict[str, Line]] = {}
+    for line in lines:
+        key = line.key
+        if line.shown:
+            method = key["method"] if key["moe_op"] == OPTIMIZED else f"{key['method']}, {key['moe_op']}"
+            factor = "-" if key["capacity_factor"] is None else f"{key['capacity_factor']:g}"
+            name = f"{key['experts']} experts in {key['slots']} slots", method, factor
+            plans.setdefault(name, {})[key["policy"]] = line
+    return plans
+
+
+def _latency(line: Line | None) -> str:
+    return "-" if line is None else " / ".join(f"{line.mean[f'latency_{name}_us']:.1f}" for name in ("p50", "p99"))
+
+
+def _share(line: Line | None, name: str) -> str:
+    value = None if line is None else line.mean[name]
+    return "-" if value is None else f"{value:.2%}"
+
+
+def as_json(rows: Sequence[Row]) -> dict[str, Any]:
+    """The ladders by data set, and all lines of the summary."""
+    ladders = {
+        name: [asdict(rung) | {"helps": rung.helps} for rung in ladder(list(of_set))]
+        for name, of_set in groupby(rows, key=lambda row: row.dataset)
+    }
+    return {"ladders": ladders, "summary": [line.as_json() for line in summary(rows)]}
+
+
+def _chosen(rung: Rung, layers: int) -> str:
+    if layers == 1:
+        return "".join(rung.chosen)
+    return "; ".join(f"{name} ({number})" for name, number in rung.chosen.items())
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    known = [value for row in rows if (value := getattr(row, name)) is not None]
+    return fmean(known) if known else None
