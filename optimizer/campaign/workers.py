@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Generic, TypeVar
+from warnings import catch_warnings, simplefilter
 
 from joblib import Parallel, delayed, parallel_config
 
@@ -58,7 +59,8 @@ class Workers:
         if self.cluster is None:
             yield Crew(self.jobs, processes=self.jobs > 1)
             return
-        with _client(self.cluster) as client, parallel_config(backend="dask", client=client):
+        with _client(self.cluster) as client, parallel_config(backend="dask", client=client), catch_warnings():
+            simplefilter("ignore", UserWarning)  # a layer's batches are large for dask, and few
             yield Crew(sum(client.nthreads().values()), processes=False)
 
 
