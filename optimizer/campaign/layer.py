@@ -48,7 +48,7 @@ class Settings:
     def as_json(self) -> dict[str, Any]:
         """What decides on the plan, so that a run which goes on with another's layers can tell whether it may; not how
         many chains share the moves' evaluations in how much time."""
-        cost = {"hardware": self.cost.preset.model_dump(mode="json"), "moe_op": self.cost.moe_op}
+        cost: dict[str, Any] = {"hardware": self.cost.preset.model_dump(mode="json"), "moe_op": self.cost.moe_op}
         cost |= {"dispatch_model": self.cost.dispatch_model, "unit": self.conditions.unit}
         searched = {"routing": self.routings, "seed": self.seed, "iterations": self.evaluations, "search": self.search}
         constraints = self.constraints._asdict()

@@ -1,6 +1,6 @@
 """The batches of many layers, read from traces a few layers at a time, so that memory does not grow with the corpus."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from optimizer.errors import InputError
@@ -54,6 +54,14 @@ class LayerReader:
             self.at_once = self.at_once or self._fitting()
             self.source = self._open(self.layers[start : start + self.at_once])
         return self.source
+
+    def sources(self) -> Iterator[tuple[TraceSource, tuple[int, ...]]]:
+        """Every source in turn, with its layers; one at a time is open."""
+        left = self.layers
+        while left:
+            source = self.source_of(left[0])
+            yield source, source.trace.layers
+            left = tuple(layer for layer in left if layer not in source.trace.layers)
 
     def _fitting(self) -> int:
         """How many layers fit in memory. How many tokens there are only reading tells: so one layer is read first."""

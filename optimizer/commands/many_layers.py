@@ -10,40 +10,80 @@ from optimizer.commands.given import STARTED, cost_of, mesh_of, model_choice, na
 
 if TYPE_CHECKING:
     from optimizer.campaign.layer import Settings
+    from optimizer.campaign.reading import LayerReader
     from optimizer.campaign.run import Run
     from optimizer.candidates import Notify
     from optimizer.model import Model
     from optimizer.plan import Plan
+    from optimizer.traces.counts import Counts
+
+WRITTEN = "The plan is written"
 
 
 def solve_many(layers: list[int] | None, given: dict[str, Any]) -> Found:
-    from optimizer.campaign.counted import plan_whole_counts
     from optimizer.campaign.reading import LayerReader
-    from optimizer.campaign.whole import Whole, plan_whole
     from optimizer.inputs import open_counts
-    from optimizer.plan import read_plan
-    from optimizer.report import whole as report
 
     for option in ("max_rerouted", "synthesise"):
         if given[option]:
             raise BadInput(f"--{option.replace('_', '-')} is for one layer; name it with --layer")
-    named, choice, mesh = named_of(given), model_choice(given), mesh_of(given)
-    start = None if given["start"] is None else read_plan(given["start"])
+    named, choice = named_of(given), model_choice(given)
     with progress() as notify:
         if counted := open_counts(named, choice):
-            counts, model = counted
-            chosen = layers or counts.layers
-            settings = _settings(model, len(chosen), given)
-            with _run(_asked(settings, chosen, start, given), given, notify) as run:
-                plan = plan_whole_counts(run, settings, counts, chosen, start)
-            notes = [f"{counts.source}: counts alone, so the expected load is planned"]
-        else:
-            reader = LayerReader.of(named, choice, mesh, layers, lambda share: notify("reading traces", share))
-            settings = _settings(reader.model, len(reader.layers), given)
-            with _run(_asked(settings, reader.layers, start, given), given, notify) as run:
-                plan = plan_whole(run, Whole(settings, reader, start))
-            notes = list(reader.notes)
-    return Found(plan, notes, report.as_json(plan), lambda: report.show(plan), "The plan is written")
+            return _counted(*counted, layers, given, notify)
+        reader = LayerReader.of(named, choice, mesh_of(given), layers, lambda share: notify("reading traces", share))
+        return _fast(reader, given, notify) if given["fast"] else _planned(reader, given, notify)
+
+
+def _planned(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> Found:
+    from optimizer.campaign.whole import Whole, plan_whole
+    from optimizer.report import whole as report
+
+    settings, start = _settings(reader.model, len(reader.layers), given), _start(given)
+    with _run(_asked(settings, reader.layers, start, given), given, notify) as run:
+        plan = plan_whole(run, Whole(settings, reader, start))
+    return Found(plan, list(reader.notes), report.as_json(plan), lambda: report.show(plan), WRITTEN)
+
+
+def _counted(counts: "Counts", model: "Model", layers: list[int] | None, given: dict[str, Any],
+             notify: "Notify") -> Found:  # fmt: skip
+    from optimizer.campaign.counted import plan_whole_counts
+    from optimizer.report import whole as report
+
+    chosen, start = tuple(layers or counts.layers), _start(given)
+    settings = _settings(model, len(chosen), given)
+    with _run(_asked(settings, chosen, start, given), given, notify) as run:
+        plan = plan_whole_counts(run, settings, counts, chosen, start)
+    note = f"{counts.source}: counts alone, so the expected load is planned"
+    return Found(plan, [note], report.as_json(plan), lambda: report.show(plan), WRITTEN)
+
+
+def _fast(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> Found:
+    """Group by group of layers, as they are read."""
+    from dataclasses import replace
+
+    from optimizer.fast import FastRow, fast_plan
+    from optimizer.report import fast as report
+
+    rows: list[FastRow] = []
+    plans: list[Plan] = []
+    notes: dict[str, None] = {}
+    for source, layers in reader.sources():
+        settings = _settings(reader.model, len(reader.layers), given)
+        made, of_layers, said = fast_plan(
+            source, layers, settings.mesh, settings.cost, settings.constraints, given["seed"], notify, given["jobs"]
+        )
+        plans.append(made)
+        rows += of_layers
+        notes |= dict.fromkeys(said)
+    whole = {layer: part for plan in plans for layer, part in plan.layers.items()}
+    return Found(replace(plans[0], layers=whole), list(notes), report.as_json(rows), lambda: report.show(rows), WRITTEN)
+
+
+def _start(given: dict[str, Any]) -> "Plan | None":
+    from optimizer.plan import read_plan
+
+    return None if given["start"] is None else read_plan(given["start"])
 
 
 def _settings(model: "Model", layers: int, given: dict[str, Any]) -> "Settings":

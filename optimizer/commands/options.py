@@ -112,6 +112,8 @@ solve_options = options(
                  "of a replica that needs no more is chosen with the plan."),
     click.option("--synthesise", is_flag=True, help="Where TRACES are counts: plan on generated requests that choose "
                  "experts as often, instead of on expected load."),
+    click.option("--fast", is_flag=True, help="Plan on the expected load alone, for even routing: a whole model within "
+                 "a second after its traces are read."),
     click.option("--time-limit", type=click.FloatRange(min=1), default=60.0, show_default=True,
                  help="Seconds for the whole command; a limit under 5 s, or 20 s in the first run, which compiles, is "
                  "overrun. What is found in a given time may differ from run to run."),

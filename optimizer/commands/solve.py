@@ -46,10 +46,9 @@ def solve(layer_text: str, output: Path, as_json: bool, **given: Any) -> None:
     if given["resume"] and given["work"] is None:
         raise BadInput("--resume goes on with a run that kept its layers; name their folder with --work")
     layers = layer_ids(layer_text)
-    if layers is not None and len(layers) == 1 and given["work"] is None and given["cluster"] is None:
-        found = solve_one(layers[0], given)
-    else:
-        found = solve_many(layers, given)
+    spread = [given[option] for option in ("work", "cluster", "fast")]
+    alone = layers is not None and len(layers) == 1 and not any(spread)
+    found = solve_one(layers[0], given) if layers and alone else solve_many(layers, given)
     write_plan(output, found.plan)
     say(found.notes)
     if as_json:
