@@ -46,6 +46,7 @@ NEAR = ("nearest", *SPLITTING)
 """Policies that follow the load of the batch, and those that look at distances."""
 
 EVEN_SHARE = 0.3  # of the time of all searches for the one for even routing, where another runs as well
+PARTITION_FROM = 20.0  # seconds: it takes one, which a short search spends better
 WELL_PLACED = ("pairing", "risk", "formulation")  # seeds that are worth judging under every policy, besides greedy
 
 
@@ -163,9 +164,10 @@ class Portfolio:
                 self._offer(self._arranged(candidate.placement, effort), SPLITTING)
 
     def _offer_rows_together(self, effort: Effort) -> None:
-        """The seed that keeps tokens in few rows, where any policy looks at distances and its library is installed."""
-        near = {*NEAR} & set(self.pools)
-        found = partition(self.problem, self.sets.train, effort.seed) if near else None
+        """The seed that keeps tokens in few rows, where any policy looks at distances, there is time for it, and its
+        library is installed."""
+        wanted = {*NEAR} & set(self.pools) and effort.deadline.seconds >= PARTITION_FROM
+        found = partition(self.problem, self.sets.train, effort.seed) if wanted else None
         if found is not None:
             self._offer(self._arranged(found, effort), NEAR)
 
