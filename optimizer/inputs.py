@@ -116,13 +116,13 @@ class TraceSource:
         """Depends on the requests of this layer alone, not on where they were read."""
         return digest(self.trace.layer(layer).astype(np.uint16), self.trace.offsets, self.trace.phase)
 
-    def sets(self, layer: int) -> Sets:
-        """Disjoint requests, 60 / 20 / 20 per cent."""
-        return Sets(*(self._sample(layer, turn) for turn in range(ALL)))
+    def sets(self, layer: int, counts: Sequence[int] = (BATCHES_PER_SET,) * ALL) -> Sets:
+        """Disjoint requests, 60 / 20 / 20 per cent; counts: batches of each set."""
+        return Sets(*(self._sample(layer, turn, counts[turn]) for turn in range(ALL)))
 
     def everything(self, layer: int) -> Batches:
         """All requests."""
-        return self._sample(layer, ALL)
+        return self._sample(layer, ALL, BATCHES_PER_SET)
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
         """Any number of batches: requests that have been used up come again. Memory does not grow with it."""
@@ -131,9 +131,9 @@ class TraceSource:
         rng = self._rng(layer, turn)
         return stream_batches(self.trace, layer, self._requests(turn), self.model, self.composition, number, rng)
 
-    def _sample(self, layer: int, turn: int) -> Batches:
+    def _sample(self, layer: int, turn: int, count: int) -> Batches:
         requests, rng = self._requests(turn), self._rng(layer, turn)
-        return sample_batches(self.trace, layer, requests, self.model, self.composition, BATCHES_PER_SET, rng)
+        return sample_batches(self.trace, layer, requests, self.model, self.composition, count, rng)
 
     def _requests(self, turn: int) -> Ints:
         if turn == ALL:

@@ -166,8 +166,9 @@ class Portfolio:
     def _offer_rows_together(self, effort: Effort) -> None:
         """The seed that keeps tokens in few rows, where any policy looks at distances, there is time for it, and its
         library is installed."""
-        wanted = {*NEAR} & set(self.pools) and effort.deadline.seconds >= PARTITION_FROM
-        found = partition(self.problem, self.sets.train, effort.seed) if wanted else None
+        near = {*NEAR} & set(self.pools)
+        in_time = effort.evaluations is not None or effort.deadline.seconds >= PARTITION_FROM
+        found = partition(self.problem, self.sets.train, effort.seed) if near and in_time else None
         if found is not None:
             self._offer(self._arranged(found, effort), NEAR)
 
