@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from optimizer.campaign.layer import Settings, silent
+from optimizer.campaign.layer import silent
 from optimizer.campaign.parallel import in_parallel
 from optimizer.campaign.run import Run
+from optimizer.campaign.settings import Settings
 from optimizer.expected import ROUTING, plan_counts
 from optimizer.plan import LayerPlan, Plan
 from optimizer.traces.counts import Counts, step_counts

@@ -1,21 +1,17 @@
 """One layer of many: what a worker is given, and what it gives back. Nothing here reads files."""
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from formulations.arrays import Floats
 from optimizer.bounding import TIME, bound_any, bound_given, gaps, reached_by
+from optimizer.campaign.settings import Settings
 from optimizer.candidates import FLEXIBILITY, Candidate, Effort, seeds, seeds_and_formulation
-from optimizer.conditions import Conditions
-from optimizer.cost import Cost
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import SPLITTING, Portfolio
-from optimizer.problem import Constraints, Problem, check, make_problem
+from optimizer.problem import Problem, check, make_problem
 from optimizer.search.choose import IMBALANCES, LATENCIES
-from optimizer.search.stop import Deadline
 from optimizer.solve import MOST_BOUNDING, part_of
 from optimizer.start import started
 from optimizer.traces.batches import Sets
@@ -23,40 +19,6 @@ from optimizer.traces.batches import Sets
 EXCESS = "excess_us"
 SURVEYED = 256  # selection batches that seeds are judged on
 SURVEY_SEEDS = ("start", "risk", FLEXIBILITY)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all layers of a plan have in common. chains: threads of one layer's search; evaluations: moves that it may
-    evaluate, None for no limit but the time's."""
-
-    model: Model
-    mesh: Mesh
-    cost: Cost
-    constraints: Constraints = field(default_factory=Constraints)
-    conditions: Conditions = field(default_factory=Conditions)
-    routings: tuple[str, ...] = ("even",)
-    seed: int = 0
-    evaluations: int | None = None
-    search: str = "auto"
-    chains: int = 1
-
-    def effort(self, seconds: float) -> Effort:
-        """For one layer, from now on."""
-        return Effort(Deadline(seconds), self.seed, self.evaluations, self.search, self.chains)
-
-    def as_json(self) -> dict[str, Any]:
-        """What decides on the plan, so that a run which goes on with another's layers can tell whether it may; not how
-        many chains share the moves' evaluations in how much time."""
-        cost: dict[str, Any] = {"hardware": self.cost.preset.model_dump(mode="json"), "moe_op": self.cost.moe_op}
-        cost |= {"dispatch_model": self.cost.dispatch_model, "unit": self.conditions.unit}
-        searched = {"routing": self.routings, "seed": self.seed, "iterations": self.evaluations, "search": self.search}
-        constraints = self.constraints._asdict()
-        return {"model": asdict(self.model), "mesh": asdict(self.mesh)} | cost | searched | constraints
-
-    def plan(self, policy: str, parts: dict[int, LayerPlan]) -> Plan:
-        """The plan with these layers."""
-        return Plan(self.model, self.mesh, self.cost.name, policy, parts, self.conditions.unit)
 
 
 @dataclass(frozen=True, eq=False)

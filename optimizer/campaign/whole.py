@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from optimizer.campaign.layer import EXCESS, LayerTask, Settings, plan_layer, survey_layer
+from optimizer.campaign.layer import EXCESS, LayerTask, plan_layer, survey_layer
 from optimizer.campaign.parallel import in_parallel
 from optimizer.campaign.reading import LayerReader
 from optimizer.campaign.run import Run
+from optimizer.campaign.settings import Settings
 from optimizer.errors import InputError
 from optimizer.plan import LayerPlan, Plan
 from optimizer.solve import provenance_of

@@ -9,9 +9,9 @@ from optimizer.commands.found import Found
 from optimizer.commands.given import STARTED, cost_of, mesh_of, model_choice, named_of, progress
 
 if TYPE_CHECKING:
-    from optimizer.campaign.layer import Settings
     from optimizer.campaign.reading import LayerReader
     from optimizer.campaign.run import Run
+    from optimizer.campaign.settings import Settings
     from optimizer.candidates import Notify
     from optimizer.model import Model
     from optimizer.plan import Plan
@@ -87,7 +87,7 @@ def _start(given: dict[str, Any]) -> "Plan | None":
 
 
 def _settings(model: "Model", layers: int, given: dict[str, Any]) -> "Settings":
-    from optimizer.campaign.layer import Settings
+    from optimizer.campaign.settings import Settings
     from optimizer.commands.arguments import routings_named
     from optimizer.conditions import Conditions
     from optimizer.problem import Constraints
