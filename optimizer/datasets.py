@@ -18,7 +18,7 @@ from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.composition import PHASES
 
 ALL = "all"  # the name of the only data set, where nobody named one
-MIX = "mix"  # what all of them together are called
+MIX, ROBUST = "mix", "robust"  # plans made on all of them together, and chosen for all of them
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ def datasets_of(traces: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
 
 
 def _may_be_a_name(text: str) -> bool:
-    """Whether it can be told from a path, from several names and from the mix."""
-    return bool(text) and text == text.strip() and text.isprintable() and not {*"/\\,"} & {*text} and text != MIX
+    """Whether it can be told from a path, from several names and from what other plans are called."""
+    plain = text == text.strip() and text.isprintable() and not {*"/\\,"} & {*text}
+    return plain and text not in ("", MIX, ROBUST)
 
 
 def phases_of(text: str | None) -> tuple[str, ...]:
@@ -188,7 +189,7 @@ def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Ge
 def _shared_out(total: int, weights: Floats) -> Ints:
     """Whole numbers in proportion to weights, which add up to total: by largest remainders."""
     exact = total * weights / weights.sum()
-    numbers = np.floor(exact).astype(np.int64)
+    numbers: Ints = np.floor(exact).astype(np.int64)
     numbers[np.argsort(numbers - exact, kind="stable")[: total - numbers.sum()]] += 1
     return numbers
 

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.arrays import Ints
-from optimizer.datasets import ALL, MIX, Drift, datasets, datasets_of, mixed, phases_of, routed_counts, weights_of
+from optimizer.datasets import (
+    ALL,
+    MIX,
+    ROBUST,
+    Drift,
+    datasets,
+    datasets_of,
+    mixed,
+    phases_of,
+    routed_counts,
+    weights_of,
+)
 from optimizer.errors import InputError
 from optimizer.inputs import Named, TraceSource, open_source
 from optimizer.mesh import Mesh
@@ -50,7 +61,7 @@ def test_a_path_with_an_equals_sign_that_is_there_is_a_plain_one(folders: Path) 
         datasets_of(["b=x", str(folders / "lr=3")])
 
 
-@pytest.mark.parametrize("text", ["=x", "a=", "=", " a=x", "a,b=x", "dir/lr=3", "a\nb=x", f"{MIX}=x"])
+@pytest.mark.parametrize("text", ["=x", "a=", "=", " a=x", "a,b=x", "dir/lr=3", "a\nb=x", f"{MIX}=x", f"{ROBUST}=x"])
 def test_what_is_neither_path_nor_data_set_is_said_in_one_line(text: str) -> None:
     with pytest.raises(InputError, match="write NAME=PATH") as fault:
         datasets_of([text])
@@ -232,7 +243,7 @@ def test_drift_is_the_total_variation_of_the_routed_experts_shares(rng: np.rando
 
     def apart(one: Ints, other: Ints) -> float:
         shares = [[count / sum(counts) for count in counts] for counts in (one.tolist(), other.tolist())]
-        return sum(abs(x - y) for x, y in zip(*shares, strict=True)) / 2.0
+        return float(sum(abs(x - y) for x, y in zip(*shares, strict=True))) / 2
 
     for layer in range(2):
         for one in range(3):

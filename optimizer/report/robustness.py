@@ -1,0 +1,142 @@
+"""What a plan for many data sets prints: every plan on every data set, and how far apart the data sets are."""
+
+from typing import Any
+
+import click
+import numpy as np
+from plotly import graph_objects
+from plotly.io import to_html
+from rich.markup import escape
+from rich.table import Table
+
+from formulations.arrays import Floats
+from optimizer.datasets import Drift
+from optimizer.report.tables import make_table, show_table
+from optimizer.robust import FIGURES, Robustness
+
+SHOWN = "p99"
+WITHOUT = "chosen without it"
+
+
+def show(found: Robustness, drift: Drift) -> None:
+    """Print the tables, and what they come to."""
+    for table in (drift_table(drift), latency_table(found), regret_table(found)):
+        show_table(table)
+    for line in lines(found):
+        click.echo(line)
+
+
+def drift_table(drift: Drift) -> Table:
+    """Means over layers; on the diagonal what comes by chance."""
+    numbers = [str(number) for number in range(1, len(drift.names) + 1)]
+    title = "How far apart are the data sets? (total variation, mean of layers; diagonal: own train and test requests)"
+    table = make_table(title, "data set", numbers)
+    values = drift.between.mean(axis=2)
+    np.fill_diagonal(values, drift.within.mean(axis=1))
+    for number, name, row in zip(numbers, drift.names, values, strict=True):
+        table.add_row(f"{number} {escape(name)}", *(f"{value:.2f}" for value in row))
+    return table
+
+
+def latency_table(found: Robustness) -> Table:
+    """One row per plan, a column for each data set and one for the slowest."""
+    layers = len(found.choices.pools.layers)
+    summed = f", summed over {layers} layers" if layers > 1 else ""
+    title = f"How fast is a plan on each data set? Test latency {SHOWN}, us{summed}"
+    return _matrix(found, title, "worst", _latency(found, SHOWN), _microseconds)
+
+
+def regret_table(found: Robustness) -> Table:
+    """The same, against the plan made on the data set itself."""
+    latency, own = _latency(found, SHOWN), found.own(SHOWN)
+    title = f"How much slower than under its own plan? Test latency {SHOWN}"
+    return _matrix(found, title, "most", latency / own - 1, lambda share: f"{share:+.1%}")
+
+
+def _matrix(found: Robustness, title: str, last: str, values: Floats, shown: Any) -> Table:
+    """values `[row, data set]`; the last column has the largest of each row, of data sets that have a weight."""
+    numbers = [str(number) for number in range(1, len(found.datasets) + 1)]
+    table = make_table(title, "plan made on", [*numbers, last])
+    largest = values[:, found.choices.pools.weights > 0].max(axis=1)
+    for place, (label, row) in enumerate(zip(_labels(found), values, strict=True)):
+        number = f"{numbers[place]} " if place < len(numbers) else ""
+        style = "bold" if place == len(found.plans) - 1 else None
+        table.add_row(f"{number}{escape(label)}", *map(shown, row), shown(largest[place]), style=style)
+    return table
+
+
+def _labels(found: Robustness) -> list[str]:
+    """Of the plans, and where data sets were left out of a last row, in which each has the plan chosen without it."""
+    plans = [*found.plans[:-1], f"{found.plans[-1]} ({found.choices.criterion})"]
+    return [*plans, WITHOUT] if len(found.left_out) else plans
+
+
+def _latency(found: Robustness, figure: str) -> Floats:
+    """`[row, data set]` for these rows, in microseconds."""
+    rows = [found.of_figure(figure)]
+    if len(found.left_out):
+        rows.append(found.left_out[None, :, FIGURES.index(figure)])
+    return np.concatenate(rows)
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:,.1f}"
+
+
+def lines(found: Robustness) -> list[str]:
+    """The slowest data set under each kind of plan, unseen data sets, and how good the choice is, in words."""
+    worst, own = found.worst(SHOWN), len(found.datasets)
+    single = int(worst[:own].argmin())
+    said = [f"robust {_microseconds(worst[-1])} us"]
+    said += [f"made on the mix {_microseconds(worst[own])}"] if len(worst) > own + 1 else []
+    said += [f"the best made on one data set {_microseconds(worst[single])} ({found.datasets[single]})"]
+    outcome = found.choices.outcome
+    assert outcome.objective is not None  # a choice always has one
+    sentences = [f"Slowest data set, {SHOWN}: {', '.join(said)}."]
+    if len(found.left_out):
+        loss = _latency(found, SHOWN)[-1] / found.own(SHOWN) - 1
+        sentences.append(
+            f"Left out of planning and choosing, a data set is slower than under its own plan by {loss.mean():.1%} on "
+            f"average and {loss.max():.1%} at most."
+        )
+    sentences.append(
+        f"By {found.choices.criterion} on selection batches no choice among the candidates is better by more than "
+        f"{outcome.objective - outcome.lower_bound:.1f} us."
+    )
+    return sentences
+
+
+def as_json(found: Robustness, drift: Drift) -> dict[str, Any]:
+    """All plans on all data sets, and the drift."""
+    return {"robustness": found.summary(), "drift": drift.summary()}
+
+
+def robustness_page(found: Robustness) -> str:
+    """A heat map: colours are losses against the data set's own plan, numbers latencies."""
+    latency, own = _latency(found, SHOWN), found.own(SHOWN)
+    loss = 100 * (latency / own - 1)
+    text = [[_microseconds(value) for value in row] for row in latency]
+    figure = graph_objects.Figure()
+    figure.add_heatmap(
+        x=list(found.datasets),
+        y=_labels(found),
+        z=loss,
+        text=text,
+        texttemplate="%{text}<br>%{z:+.1f} %",
+        customdata=np.stack([_latency(found, name) for name in FIGURES], axis=2),
+        hovertemplate="made on %{y}, on %{x}: mean %{customdata[0]:,.1f}, p50 %{customdata[1]:,.1f}, "
+        "p99 %{customdata[2]:,.1f} us<extra></extra>",
+        colorscale="RdBu_r",
+        zmid=0,
+        colorbar_title="% slower than<br>its own plan",
+    )
+    figure.update_layout(
+        title={"text": f"Every plan on every data set: test latency {SHOWN}, us",
+               "subtitle": {"text": lines(found)[0]}},
+        xaxis={"title": "judged on", "type": "category"},
+        yaxis={"title": "made on", "type": "category", "autorange": "reversed"},
+        template="plotly_white",
+        height=240 + 60 * len(latency),
+    )  # fmt: skip
+    page: str = to_html(figure, include_plotlyjs=True, full_html=True)
+    return page
