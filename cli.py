@@ -10,6 +10,7 @@ from optimizer.commands.compare import compare
 from optimizer.commands.errors import BadInput, FailedRun
 from optimizer.commands.experiment import experiment
 from optimizer.commands.simulate import simulate, sweep
+from optimizer.commands.slots import slots
 from optimizer.commands.solve import solve
 from optimizer.commands.stats import stats
 from optimizer.commands.traces import convert, synth
@@ -41,7 +42,7 @@ def main() -> None:
     """
 
 
-for command in (solve, compare, simulate, sweep, bound, stats, convert, synth, validate, benchmark, experiment):
+for command in (solve, compare, simulate, sweep, bound, stats, slots, convert, synth, validate, benchmark, experiment):
     main.add_command(command)
 
 

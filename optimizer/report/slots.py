@@ -1,0 +1,142 @@
+"""What `slots` prints: curves of all layers together, who gets how much of a budget, and all of it as CSV and JSON."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+from formulations.arrays import Floats, Ints
+from optimizer.report.tables import make_table, show_table
+from optimizer.slots import Curve, Figures, Shares
+
+ENOUGH = 1.01  # of what the most replicas reach
+
+
+def show(curves: Sequence[Curve], shares: Shares | None, routing: str, unit: str) -> None:
+    """Print the curves, what is enough, and the budget if there is one."""
+    show_table(curves_table(curves, routing, unit))
+    click.echo(enough_said(curves))
+    if shares is not None:
+        show_table(shares_table(shares, unit))
+        show_table(layers_table(shares))
+
+
+def curves_table(curves: Sequence[Curve], routing: str, unit: str) -> Table:
+    """A row for each number of extra replicas: means over layers, and how far these spread."""
+    layers = f"layer {curves[0].layer}" if len(curves) == 1 else f"each of {len(curves)} layers"
+    batches = f"{curves[0].batches} test batches of {curves[0].tokens} tokens"
+    several = len(curves) > 1
+    columns = ["imbalance", *(["median layer", "worst layer"] if several else []), unit, "latency, us"]
+    table = make_table(f"Extra replicas in {layers}: means over {batches}, {routing} routing", "extra", columns)
+    imbalance, tiles, latency = over_layers(curves)
+    for point, number in enumerate(curves[0].extra):
+        spread = [np.median(imbalance[:, point]), imbalance[:, point].max()] if several else []
+        cells = [f"{value:.3f}" for value in (imbalance[:, point].mean(), *spread)]
+        cells += [f"{tiles[:, point].mean():.2f}", f"{latency[:, point].mean():.1f}"]
+        table.add_row(str(number), *cells)
+    return table
+
+
+def over_layers(curves: Sequence[Curve]) -> Figures:
+    """The test figures of all layers, each `[layer, point]`."""
+    return Figures(*np.array([curve.test for curve in curves]).transpose(1, 0, 2))
+
+
+def enough(curves: Sequence[Curve]) -> dict[str, int]:
+    """The fewest extra replicas from which on a figure's mean over layers stays within 1 % of its least."""
+    extra, found = curves[0].extra, {}
+    for name, values in over_layers(curves)._asdict().items():
+        found[name] = int(extra[_first_within(values.mean(axis=0))])
+    return found
+
+
+def _first_within(values: Floats) -> int:
+    beyond = np.flatnonzero(values > ENOUGH * values.min())
+    after = int(beyond[-1]) + 1 if len(beyond) else 0
+    return min(after, len(values) - 1)  # the last may itself be beyond, as test figures need not fall
+
+
+def enough_said(curves: Sequence[Curve]) -> str:
+    """The same in words."""
+    found = enough(curves)
+    return (
+        f"Within {ENOUGH - 1:.0%} of the least latency from {found['latency_us']} extra replicas a layer on, "
+        f"of the least imbalance from {found['imbalance']} on."
+    )
+
+
+def shares_table(shares: Shares, unit: str) -> Table:
+    """What the budget wins, shared out equally and where it helps most."""
+    title = f"{shares.budget} extra replicas for {len(shares.curves)} layers: means over layers and test batches"
+    table = make_table(title, "shared out", ["replicas", "imbalance", unit, "latency, us"])
+    for name, places in (("equally", shares.equal), ("where they help most", shares.shared)):
+        figures, used = shares.test(places), int(shares.curves[0].extra[places].sum())
+        table.add_row(name, str(used), f"{figures.imbalance:.3f}", f"{figures.tiles:.2f}", f"{figures.latency_us:.1f}")
+    return table
+
+
+def layers_table(shares: Shares) -> Table:
+    """Which layers get how many."""
+    table = Table(title="Where they help most")
+    table.add_column("extra", justify="right")
+    table.add_column("layers")
+    for number in sorted(set(shares.extra.values())):
+        table.add_row(str(number), ranges([layer for layer, extra in shares.extra.items() if extra == number]))
+    return table
+
+
+def ranges(layers: Sequence[int]) -> str:
+    """Layer ids as `--layer` takes them, such as 3-7, 9."""
+    parts: list[list[int]] = []
+    for layer in sorted(layers):
+        if parts and layer == parts[-1][-1] + 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def as_json(curves: Sequence[Curve], shares: Shares | None, routing: str, unit: str) -> dict[str, Any]:
+    """All layers, on test batches."""
+    found: dict[str, Any] = {
+        "routing": routing,
+        "tiles_unit": unit,
+        "batches": curves[0].batches,
+        "tokens": curves[0].tokens,
+        "enough": enough(curves),
+        "layers": {str(curve.layer): {"extra": curve.extra.tolist()} | _lists(curve.test) for curve in curves},
+    }
+    if shares is not None:
+        found["budget"] = {
+            "replicas": shares.budget,
+            "equal": _means(shares, shares.equal),
+            "shared": _means(shares, shares.shared),
+            "extra": {str(layer): number for layer, number in shares.extra.items()},
+        }
+    return found
+
+
+def _lists(figures: Figures) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in figures._asdict().items()}
+
+
+def _means(shares: Shares, places: Ints) -> dict[str, float]:
+    used = int(shares.curves[0].extra[places].sum())
+    return {"used": used} | {name: float(value) for name, value in shares.test(places)._asdict().items()}
+
+
+def as_csv(curves: Sequence[Curve], shares: Shares | None) -> str:
+    """A row for each layer and number of extra replicas; `shared`: 1 at the number that the layer gets, empty without
+    a budget."""
+    out = io.StringIO(newline="")
+    rows = csv.writer(out)
+    rows.writerow(("layer", "extra", *Figures._fields, "shared"))
+    for curve in curves:
+        for point, number in enumerate(curve.extra.tolist()):
+            chosen = "" if shares is None else int(number == shares.extra[curve.layer])
+            rows.writerow((curve.layer, number, *(values[point] for values in curve.test), chosen))
+    return out.getvalue()

@@ -1,0 +1,168 @@
+"""How many replicas a layer needs: what it costs with more and more of them, and a budget shared out over layers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from formulations.slot_budget import share_budget
+from optimizer.conditions import Conditions
+from optimizer.placement import Placement
+from optimizer.problem import Problem, check
+from optimizer.search.split_state import exact_peaks
+from optimizer.seeds.flexibility import flexibility
+from optimizer.seeds.quick import quick
+from optimizer.seeds.risk import risk
+from optimizer.simulator import simulate
+from optimizer.traces.batches import Batches, Sets
+
+ROUTINGS = ("even", "optimal")
+JUDGED = 256  # batches of each set, spread over it, as neighbours share most of their requests
+POINTS = 8  # at even distances on a curve, at least so many where there is room, and fewer than twice as many
+LATENCY = 2
+
+
+class Figures(NamedTuple):
+    """Means over batches at each point of a curve, each `[point]`: peak / mean device load, tiles (or tokens, see
+    `Cost.unit`) on the fullest device, latency in microseconds."""
+
+    imbalance: Floats
+    tiles: Floats
+    latency_us: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What a layer costs with at most so many extra replicas, extra `[point]`, ascending from 0, on selection batches
+    and on so many test batches of so many tokens."""
+
+    layer: int
+    extra: Ints
+    selection: Figures
+    test: Figures
+    batches: int
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One layer whose curve is wanted at `extra [point]`; problem: with as many replicas as it may have; conditions:
+    with one of `ROUTINGS`."""
+
+    layer: int
+    problem: Problem
+    selection: Batches
+    test: Batches
+    extra: Ints
+    conditions: Conditions
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """A budget of extra replicas for all layers of some curves together. Points of the curves, `[layer]`: equal, where
+    all layers have as many, and shared, where they have them where they help most."""
+
+    budget: int
+    curves: Sequence[Curve]
+    equal: Ints
+    shared: Ints
+
+    @property
+    def extra(self) -> dict[int, int]:
+        """The extra replicas of each layer where they are shared out."""
+        chosen = zip(self.curves, self.shared, strict=True)
+        return {curve.layer: int(curve.extra[point]) for curve, point in chosen}
+
+    def test(self, places: Ints) -> Figures:
+        """Means over layers of the test figures at these points `[layer]`, each a single number."""
+        of = [np.array(curve.test)[:, point] for curve, point in zip(self.curves, places, strict=True)]
+        return Figures(*np.mean(of, axis=0))
+
+
+def task_of(
+    layer: int, problem: Problem, sets: Sets, conditions: Conditions, seed: int, wanted: Sequence[int] = ()
+) -> Task:
+    """Of a layer with its batches; wanted: extra replicas that the curve shall have a point for, if there is room."""
+    extra = points(most_extra(problem), wanted)
+    return Task(layer, problem, _thinned(sets.selection), _thinned(sets.test), extra, conditions, seed)
+
+
+def most_extra(problem: Problem) -> int:
+    """How many replicas beyond one each there may be of the experts whose count is not fixed."""
+    free = int((~problem.spread).sum())
+    return min(problem.most_free_replicas, free * problem.mesh.devices) - free
+
+
+def points(most: int, wanted: Sequence[int] = ()) -> Ints:
+    """Numbers of extra replicas from 0 to the most, by steps of a power of two, and where the curve is steep by smaller
+    powers; and the wanted ones, no larger than the most. Ascending."""
+    step = 1 << max(most // POINTS, 1).bit_length() - 1
+    first = [1 << power for power in range(step.bit_length())]
+    return np.unique([min(number, most) for number in (*range(0, most + 1, step), most, *first, *wanted)])
+
+
+def curve_of(task: Task) -> Curve:
+    """Plan the layer with each number of extra replicas, and judge it.
+
+    Of the candidates the one of least latency on selection batches stands. That of fewer replicas is a candidate too,
+    as slots may be left empty: so with more slots latency is never higher there.
+    """
+    judged: list[tuple[Floats, Floats]] = []
+    best: tuple[Placement, Floats] | None = None
+    for number in task.extra.tolist():
+        problem, before = replace(task.problem, extra_replicas=number), best
+        for placement in _candidates(problem, task):
+            check(problem, placement)
+            figures = _judged(task, placement, task.selection)
+            if best is None or figures[LATENCY] < best[1][LATENCY]:
+                best = placement, figures
+        assert best is not None
+        judged.append(judged[-1] if best is before else (best[1], _judged(task, best[0], task.test)))
+    selection, test = np.array(judged).transpose(1, 2, 0)
+    return Curve(task.layer, task.extra, Figures(*selection), Figures(*test), task.test.count, task.test.tokens)
+
+
+def _candidates(problem: Problem, task: Task) -> Iterator[Placement]:
+    """For even routing one that levels the expected load and one that reckons with bursts; which has fewer tiles
+    depends on the loads."""
+    if task.conditions.routing == "optimal":
+        yield flexibility(problem)
+    else:
+        yield quick(problem, np.random.default_rng([task.seed, task.layer]))
+        yield risk(problem)
+
+
+def _judged(task: Task, placement: Placement, batches: Batches) -> Floats:
+    """The `Figures` of a placement, `[figure]`.
+
+    With optimal routing imbalance and tiles are the least that any split has, each on its own; latency is that of the
+    policy, which levels what compute is paid by or what it is told to.
+    """
+    model, mesh, cost = task.problem.model, task.problem.mesh, task.problem.cost
+    report = simulate(placement, batches, model, mesh, cost, task.conditions)
+    imbalance, tiles = report.imbalance, report.tiles
+    if task.conditions.routing == "optimal":
+        load = batches.load(model.experts)
+        imbalance = exact_peaks(placement, load) * mesh.devices / load.sum(axis=1)
+        tiles = exact_peaks(placement, cost.tiles(load))
+    return np.array([imbalance.mean(), tiles.mean(), report.latency_us.mean()])
+
+
+def _thinned(batches: Batches) -> Batches:
+    step = -(-batches.count // JUDGED)
+    return Batches(batches.experts[::step], batches.source_row[::step])
+
+
+def share_slots(curves: Sequence[Curve], budget: int) -> Shares:
+    """Share a budget out over layers whose curves have the same points, so that the sum of their latencies on selection
+    batches, which a token spends in one after another, is least. Raises ValueError where points differ."""
+    extra = curves[0].extra
+    if any(curve.extra.tolist() != extra.tolist() for curve in curves):
+        raise ValueError("curves of layers with different numbers of extra replicas")
+    shared = share_budget(np.array([curve.selection.latency_us for curve in curves]), extra, budget).value
+    assert shared is not None  # no extra replicas are within any budget
+    equal = np.full(len(curves), np.flatnonzero(extra <= budget // len(curves))[-1])
+    return Shares(budget, curves, equal, shared)
