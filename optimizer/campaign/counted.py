@@ -37,7 +37,8 @@ def plan_whole_counts(
         if run.work is not None:
             run.work.keep(layer, settings.plan(ROUTING, {layer: part}), run.spent())
 
-    finished = {} if run.work is None else run.work.finished(layers)
+    kept = {} if run.work is None else run.work.finished(layers)
+    finished = {layer: plan.layers[layer] for layer, plan in kept.items()}
     weights = {layer: 1.0 for layer in layers if layer not in finished}
     planned = in_parallel(run, weights, task, _plan, keep)
     return settings.plan(ROUTING, finished | planned)

@@ -81,7 +81,7 @@ def plan_layer(task: LayerTask, seconds: float) -> LayerPlan | None:
     bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
     finish = MOST_BOUNDING * (time.monotonic() - started)
     try:
-        portfolio.search(_seeds(problem, portfolio, effort), effort, seconds - finish, silent)
+        portfolio.search(seeds_for(problem, portfolio, effort), effort, seconds - finish, silent)
     except KeyboardInterrupt:
         if not any(pool.placements for pool in portfolio.pools.values()):
             return None
@@ -95,7 +95,7 @@ def plan_layer(task: LayerTask, seconds: float) -> LayerPlan | None:
     return part_of(problem, placement, report, gaps(bounds, reached_by(report)), provenance)
 
 
-def _seeds(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:
+def seeds_for(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:
     """The formulation places the expected load, which is no start for policies that follow the load of the batch."""
     if set(portfolio.pools) <= {*SPLITTING}:
         return list(seeds(problem, effort.seed))

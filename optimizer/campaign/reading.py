@@ -23,6 +23,7 @@ class LayerReader:
     mesh: Mesh
     layers: tuple[int, ...]
     progress: Callable[[float], None]
+    readers: int = 1
     at_once: int = 0
     source: TraceSource | None = None
     notes: dict[str, None] = field(default_factory=dict)  # sentences that the user should read, each once
@@ -35,16 +36,17 @@ class LayerReader:
         mesh: Mesh,
         layers: Sequence[int] | None,
         progress: Callable[[float], None],
+        readers: int = 1,
     ) -> "LayerReader":
-        """Of these layers, None for all that have experts. Raises InputError for a batch file, which holds one layer,
-        and as `inputs.open_source` does."""
+        """Of these layers, None for all that have experts; readers: how many share the memory. Raises InputError for a
+        batch file, which holds one layer, and as `inputs.open_source` does."""
         if named.batches is not None:
             raise InputError("--batches holds one layer; say which with --layer, or give TRACES instead")
         if isinstance(choice, Model):
             model = choice
         else:
             model = model_of_files(choice, named.files) if named.traces else model_without_trace(choice)
-        return cls(named, model, mesh, tuple(layers or _all_layers(named, model)), progress)
+        return cls(named, model, mesh, tuple(layers or _all_layers(named, model)), progress, readers)
 
     def source_of(self, layer: int) -> TraceSource:
         """The source that holds a layer, opened together with those that come after it."""
@@ -66,9 +68,9 @@ class LayerReader:
     def _fitting(self) -> int:
         """How many layers fit in memory. How many tokens there are only reading tells: so one layer is read first."""
         files = sum(file.path.stat().st_size for file in self.named.files if file.path.is_file())
-        if files <= SMALL_FILES:
+        if files <= SMALL_FILES // self.readers:
             return len(self.layers)
-        return max(1, MOST_BYTES // self._open(self.layers[:1]).trace.experts.nbytes)
+        return max(1, MOST_BYTES // self.readers // self._open(self.layers[:1]).trace.experts.nbytes)
 
     def _open(self, layers: Sequence[int]) -> TraceSource:
         source = open_traces(self.named, layers, self.model, self.mesh, self.progress)

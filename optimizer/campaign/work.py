@@ -9,7 +9,7 @@ from typing import Any
 
 from optimizer.errors import InputError
 from optimizer.files import write_whole
-from optimizer.plan import LayerPlan, Plan, read_plan, write_plan
+from optimizer.plan import Plan, read_plan, write_plan
 
 SETTINGS, SURVEY, CLOCK = "settings.json", "survey.json", "clock.json"
 FORMAT = {"format": "moeplan/work", "version": 1}
@@ -65,13 +65,13 @@ class WorkFolder:
         """Write it."""
         write_plan(self.path / SURVEY, plan)
 
-    def finished(self, layers: Sequence[int]) -> dict[int, LayerPlan]:
-        """The finished ones of these layers."""
+    def finished(self, layers: Sequence[int]) -> dict[int, Plan]:
+        """What was kept of these layers."""
         there = [(layer, self._layer(layer)) for layer in layers]
-        return {layer: read_plan(file).layers[layer] for layer, file in there if file.exists()}
+        return {layer: read_plan(file) for layer, file in there if file.exists()}
 
     def keep(self, layer: int, plan: Plan, seconds: float) -> None:
-        """Write a finished layer, as a plan of one layer, and the seconds spent so far."""
+        """Write a finished layer, as a plan of that layer alone, and the seconds spent so far."""
         write_plan(self._layer(layer), plan)
         write_whole(self.path / CLOCK, json.dumps({"seconds": round(seconds, 3)}) + "\n")
 

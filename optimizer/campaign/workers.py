@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from optimizer.errors import InputError, LostWorkerError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Call = TypeVar("Call")
 CLUSTER_SECONDS = 10  # for the scheduler to answer
 
 
@@ -56,20 +58,24 @@ class Workers:
     @contextmanager
     def ready(self) -> Iterator["Crew"]:
         """Connect, if there is a cluster. Raises InputError where it cannot be reached or has no workers."""
-        if self.cluster is None:
-            yield Crew(self.jobs, processes=self.jobs > 1)
-            return
-        with _client(self.cluster) as client, parallel_config(backend="dask", client=client), catch_warnings():
-            simplefilter("ignore", UserWarning)  # a layer's batches are large for dask, and few
-            yield Crew(sum(client.nthreads().values()), processes=False)
+        with catch_warnings():
+            simplefilter("ignore", UserWarning)  # of batches that are large for dask, of results that nobody took
+            if self.cluster is None:
+                yield Crew(self.jobs, processes=self.jobs > 1)
+                return
+            client, lost = _client(self.cluster)
+            with client, parallel_config(backend="dask", client=client):
+                yield Crew(sum(client.nthreads().values()), lost=lost)
 
 
 @dataclass(frozen=True)
 class Crew:
-    """What is ready to work, `size` tasks at once; processes: of this machine, which Ctrl-C reaches as well as us."""
+    """What is ready to work, `size` tasks at once; processes: of this machine, which Ctrl-C reaches as well as us;
+    lost: what is raised where they die."""
 
     size: int
     processes: bool = False
+    lost: tuple[type[Exception], ...] = (BrokenProcessPool,)
 
     def results(self, work: Callable[[Task], Result], tasks: Iterator[Task], stop: Stop) -> Iterator[Result]:
         """Of all tasks, in the order in which they end. A task is made when a worker is free for it, and none once a
@@ -79,20 +85,50 @@ class Crew:
             self.size, return_as="generator_unordered", pre_dispatch=self.size, batch_size=1, max_nbytes=None
         )
         function = delayed(_Interruptible(work) if self.processes else work)
+        singly = _OneByOne((function(task) for task in tasks), self.size, stop)
         try:
             with stop.listening():
-                yield from run(function(task) for task in _until(tasks, stop))
-        except BrokenProcessPool:
+                while not singly.ended:
+                    yield from run(singly)
+        except self.lost as error:
             if not stop.asked:
-                raise LostWorkerError("a worker process died; if memory ran out, take fewer --jobs") from None
+                raise LostWorkerError(self._loss(error)) from None
+
+    def _loss(self, error: Exception) -> str:
+        if self.processes:
+            return "a worker process died; if memory ran out, take fewer --jobs"
+        return f"workers of the cluster died or cannot be reached ({type(error).__name__}); see what they logged"
 
 
-def _until(tasks: Iterator[Task], stop: Stop) -> Iterator[Task]:
-    while not stop.asked:
+@dataclass
+class _OneByOne(Generic[Call]):
+    """joblib takes as many calls as there are workers whenever one of these is free, and what it took begins whatever
+    happens. Once all workers have one it finds an end after each, and looks again when the next worker is free."""
+
+    calls: Iterator[Call]
+    workers: int
+    stop: Stop
+    ended: bool = False
+    taken: int = 0
+    pausing: bool = False
+
+    def __iter__(self) -> Iterator[Call]:
+        return self
+
+    def __next__(self) -> Call:
+        if self.pausing:
+            self.pausing = False
+            raise StopIteration
         try:
-            yield next(tasks)
+            if self.stop.asked:
+                raise StopIteration
+            call = next(self.calls)
         except StopIteration:
-            return
+            self.ended = True
+            raise
+        self.taken += 1
+        self.pausing = 1 < self.workers < self.taken
+        return call
 
 
 @dataclass(frozen=True)
@@ -110,9 +146,11 @@ class _Interruptible(Generic[Task, Result]):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _client(address: str) -> Any:
+def _client(address: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """A client of the cluster, and what it raises where workers die or all is gone."""
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
+        from distributed.comm.core import CommClosedError
     except ImportError:
         raise InputError(
             "--cluster needs dask: install moeplan with its extra, pip install 'moeplan[cluster]'"
@@ -124,4 +162,4 @@ def _client(address: str) -> Any:
     if not client.nthreads():
         client.close()
         raise InputError(f"--cluster {address}: the scheduler has no workers; start some with dask worker {address}")
-    return client
+    return client, (KilledWorker, CommClosedError, CancelledError)

@@ -43,6 +43,7 @@ def cost_of(hardware: str, given: dict[str, Any]) -> "Cost":
 
 def named_of(given: dict[str, Any]) -> "Named":
     from optimizer.commands.arguments import format_named, row_users
+    from optimizer.datasets import phases_of
     from optimizer.errors import InputError
     from optimizer.inputs import Named
 
@@ -50,6 +51,8 @@ def named_of(given: dict[str, Any]) -> "Named":
         raise InputError("TRACES and --batches exclude each other; give one of them")
     keys = ("traces", "cache", "batches", "first_moe_layer", "batch_tokens", "phase", "seed", "strict")
     known = {key: given[key] for key in keys if given.get(key) is not None}
+    if len(phases_of(given.get("phase"))) > 1:
+        raise InputError(f"--phase {given['phase']} makes several data sets, for which solve alone plans; name one")
     users = row_users(given.get("row_users"))
     return Named(**known, row_users=users, format=format_named(given["format_name"]))
 

@@ -50,7 +50,7 @@ trace_options = options(
 
 batch_options = options(
     click.option("--row-users", metavar="N,N,...", help="Tokens of a batch from each mesh row, not equally many."),
-    click.option("--phase", type=click.Choice(["decode", "prefill", "mixed"]),
+    click.option("--phase", metavar="decode|prefill|mixed",
                  help="What batches are made of; by default decode, or the plan's."),
     click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
                  help="Keep the layers that were read here, so that the next run need not read the traces again."),
@@ -123,6 +123,14 @@ solve_options = options(
     click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True,
                  help="Layers that are planned at once, each in a process; of one layer, chains of annealing, each in "
                  "a thread."),
+    click.option("--robust", type=click.Choice(["mean", "worst", "regret", "cvar"]), default="mean", show_default=True,
+                 help="With several data sets (TRACES as NAME=PATH, or --phase decode,prefill): what the plan is "
+                 "chosen by over them; regret is against each one's own plan, cvar the mean of the worst half."),
+    click.option("--weights", metavar="NAME=N,...", help="Shares of the data sets in their mix; by default equal."),
+    click.option("--separate", is_flag=True, help="Write each data set's own plan, too: plan.json's as "
+                 "plan.NAME.json."),
+    click.option("--matrix", type=click.Path(path_type=Path), metavar="FILE.html",
+                 help="Draw every plan on every data set."),
     click.option("--work", type=click.Path(path_type=Path), metavar="DIR",
                  help="Keep every finished layer here, so that a run which was killed can be gone on with."),
     click.option("--resume", is_flag=True, help="Go on with the run in --work, which must have been asked for the "

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from optimizer.commands.errors import BadInput
+from optimizer.commands.found import Found
 from optimizer.commands.given import say
 from optimizer.commands.many_layers import solve_many
 from optimizer.commands.one_layer import solve_one
@@ -18,6 +19,7 @@ from optimizer.commands.options import (
     solve_options,
     trace_options,
 )
+from optimizer.commands.robust_plan import several, solve_robustly
 
 
 @click.command()
@@ -39,20 +41,38 @@ def solve(layer_text: str, output: Path, as_json: bool, **given: Any) -> None:
     routing policy, then layers far above their bound get more time than others.
     """
     from optimizer.commands.arguments import layer_ids
-    from optimizer.files import check_writable
+    from optimizer.files import check_writable, write_whole
     from optimizer.plan import write_plan
 
     check_writable(output, "--output")
+    if given["matrix"] is not None:
+        check_writable(given["matrix"], "--matrix")
     if given["resume"] and given["work"] is None:
         raise BadInput("--resume goes on with a run that kept its layers; name their folder with --work")
     layers = layer_ids(layer_text)
-    spread = [given[option] for option in ("work", "cluster", "fast")]
-    alone = layers is not None and len(layers) == 1 and not any(spread)
-    found = solve_one(layers[0], given) if layers and alone else solve_many(layers, given)
+    found = _found(layers, given)
     write_plan(output, found.plan)
+    written = [output]
+    for name, plan in found.own.items() if given["separate"] else ():
+        written.append(output.with_name(f"{output.stem}.{name.replace(' ', '-')}{output.suffix}"))
+        write_plan(written[-1], plan)
+    if given["matrix"] is not None:
+        write_whole(given["matrix"], found.page)
     say(found.notes)
     if as_json:
         click.echo(json.dumps({"plan": str(output), **found.figures}, indent=1))
         return
     found.show()
-    click.echo(f"{found.ending} to {output}.")
+    click.echo(f"{found.ending} to {', '.join(map(str, written))}.")
+
+
+def _found(layers: list[int] | None, given: dict[str, Any]) -> Found:
+    spread = [given[option] for option in ("work", "cluster", "fast")]
+    if several(given):
+        return solve_robustly(layers, given)
+    for option in ("separate", "matrix", "weights"):
+        if given[option]:
+            raise BadInput(f"--{option} is for several data sets; name them as NAME=PATH, or by --phase decode,prefill")
+    if layers is not None and len(layers) == 1 and not any(spread):
+        return solve_one(layers[0], given)
+    return solve_many(layers, given)

@@ -1,0 +1,81 @@
+"""The first look at all layers: a complete plan of seeds, the policy that suits them, and where time pays."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from optimizer.campaign.layer import EXCESS, LayerTask, survey_layer
+from optimizer.campaign.parallel import in_parallel
+from optimizer.campaign.run import Run
+from optimizer.campaign.settings import Settings
+from optimizer.errors import InputError
+from optimizer.plan import LayerPlan, Plan
+
+LEAST_WEIGHT = 0.2  # of the mean: a layer at its bound may still save hops
+TINY = 1e-9
+
+
+class Asked(Protocol):
+    """The layers that are to be planned."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def layers(self) -> tuple[int, ...]: ...
+
+    def task(self, layer: int) -> LayerTask:
+        """A layer with its batches."""
+
+    def fingerprint(self, layer: int) -> str:
+        """Of the traces of a layer, as its task's provenance has it."""
+
+
+def surveyed(run: Run, asked: Asked) -> Plan:
+    """The plan of seeds, made now or by the run that is gone on with."""
+    kept = None if run.work is None else run.work.survey()
+    if kept is not None:
+        _check_traces(asked, kept)
+        return kept
+    found = in_parallel(run, dict.fromkeys(asked.layers, 1.0), asked.task, _survey, lambda layer, of: None)
+    if run.stop.asked:
+        raise KeyboardInterrupt
+    survey = asked.settings.plan(*_best_policy(asked.settings.routings, found))
+    if run.work is not None and survey.layers:
+        run.work.keep_survey(survey)
+    return survey
+
+
+def _survey(task: LayerTask, seconds: float) -> dict[str, LayerPlan] | None:
+    try:
+        return survey_layer(task)
+    except KeyboardInterrupt:
+        return None
+
+
+def _best_policy(routings: Sequence[str], found: dict[int, dict[str, LayerPlan]]) -> tuple[str, dict[int, LayerPlan]]:
+    """The policy with seeds for most layers, of such with the least latency over all, and its parts."""
+    parts = {routing: {layer: of[routing] for layer, of in found.items() if routing in of} for routing in routings}
+
+    def worth(routing: str) -> tuple[int, float]:
+        latencies = [part.quality["latency_us"]["mean"] for part in parts[routing].values()]
+        return -len(latencies), sum(latencies)
+
+    best = min(routings, key=worth)
+    return best, parts[best]
+
+
+def _check_traces(asked: Asked, survey: Plan) -> None:
+    for layer, part in survey.layers.items():
+        if asked.fingerprint(layer) != part.provenance.get("traces"):
+            raise InputError(
+                f"--resume: layer {layer} of the traces is not what the run was begun with; name the same traces, or "
+                "another --work folder"
+            )
+
+
+def weights(survey: Plan, layers: Sequence[int]) -> dict[int, float]:
+    """How far seeds are from what no placement can beat, which is where time pays."""
+    known = {layer: float(part.quality[EXCESS]) for layer, part in survey.layers.items()}
+    mean = float(np.mean(list(known.values()))) if known else 1.0
+    return {layer: max(known.get(layer, mean), LEAST_WEIGHT * mean, TINY) for layer in layers}

@@ -1,0 +1,121 @@
+"""One layer of a plan for many data sets: candidates made on each of them and on their mix, judged on all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from formulations.arrays import Floats
+from optimizer.bounding import bound_any, gaps, reached_by
+from optimizer.campaign.layer import LayerTask, seeds_for, silent
+from optimizer.datasets import MIX
+from optimizer.placement import Placement
+from optimizer.plan import LayerPlan
+from optimizer.portfolio import Judge
+from optimizer.robust import FIGURES, LayerPool, latency_figures
+from optimizer.search.choose import LATENCIES, figures
+from optimizer.search.stop import Deadline
+from optimizer.solve import part_of
+from optimizer.traces.batches import Sets
+
+BATCHES = (512, 128, 128)
+"""Of each data set to plan on, to choose by and to judge on: every candidate is simulated on all data sets, and the
+sum over layers evens out what chance does to 128 batches."""
+JUDGING = 0.4  # of the time, until it is known what it takes
+LEAST_SECONDS = 0.1  # for a search
+MOST_LEFT_OUT = 6  # data sets: with more, time goes to the candidates of the plan instead
+MADE_ON, SELECTION, TEST = "made_on", "selection_us", "test_us"  # what a candidate's plan says besides
+TAIL = 3  # of the latencies in `choose.figures`: the mean of the worst 3 %, which is less noisy than p99
+
+
+@dataclass(frozen=True, eq=False)
+class TogetherTask:
+    """A layer with the batches of each data set; mix: with those of all together, as every other layer's task."""
+
+    mix: LayerTask
+    names: tuple[str, ...]
+    sets: tuple[Sets, ...]
+    weights: tuple[float, ...]
+
+    @cached_property
+    def makings(self) -> dict[str, Sets]:
+        """What candidates are made on, by name: each data set, all, and where there are not too many all but one."""
+        made = dict(zip(self.names, self.sets, strict=True)) | {MIX: self.mix.sets}
+        if 2 < len(self.names) <= MOST_LEFT_OUT:
+            made |= {mix_without(name): self._without(place) for place, name in enumerate(self.names)}
+        return made
+
+    def _without(self, place: int) -> Sets:
+        """The mix of all data sets but one."""
+        weights = np.delete(self.weights, place)
+        weights = weights / weights.sum() if weights.any() else np.full(len(weights), 1 / len(weights))
+        others = [sets for other, sets in enumerate(self.sets) if other != place]
+        return mixed(others, weights.tolist(), self.mix.settings.seed)
+
+
+def plan_together(task: TogetherTask, seconds: float) -> list[LayerPlan] | None:
+    """The best placement found on each data set and on mixes, each once, with its scores on all data sets; None after
+    an interruption.
+
+    Their quality and bounds are of the mix of test batches, their loads of the mix of train batches.
+    """
+    clock, found = Deadline(seconds), list[LayerPlan]()
+    judging = JUDGING * seconds / len(task.makings)
+    try:
+        for place, (name, sets) in enumerate(task.makings.items()):
+            each = clock.remaining() / (len(task.makings) - place) - judging
+            placement = _best_on(task.mix, sets, max(each, LEAST_SECONDS))
+            began = clock.elapsed()
+            found.append(_judged(task, name, placement))
+            judging = clock.elapsed() - began
+    except KeyboardInterrupt:
+        return None
+    return found
+
+
+def _best_on(mix: LayerTask, sets: Sets, seconds: float) -> Placement:
+    """What a search on these batches alone ends with."""
+    task = replace(mix, sets=sets)
+    effort, problem = task.settings.effort(seconds), task.problem()
+    portfolio = task.portfolio(problem, sets)
+    portfolio.search(seeds_for(problem, portfolio, effort), effort, seconds, silent)
+    portfolio.settle()
+    pool = portfolio.pools[portfolio.chosen()]
+    return pool.placements[pool.best()]
+
+
+def _judged(task: TogetherTask, name: str, placement: Placement) -> LayerPlan:
+    given, problem = task.mix.settings, task.mix.problem()
+    judge = Judge(problem, task.mix.sets, replace(given.conditions, routing=given.routings[0]))
+    selection = {other: _score(judge, placement, sets) for other, sets in zip(task.names, task.sets, strict=True)}
+    test = {
+        other: dict(zip(FIGURES, latency_figures(judge.on(placement, sets.test)).tolist(), strict=True))
+        for other, sets in zip(task.names, task.sets, strict=True)
+    }
+    report = judge.test(placement)
+    bounds = bound_any(task.mix.sets.test, problem.model, problem.mesh, problem.cost)
+    provenance = task.mix.provenance | {"method": "search", MADE_ON: name}
+    part = part_of(problem, placement, report, gaps(bounds, reached_by(report)), provenance)
+    return replace(part, quality=part.quality | {SELECTION: selection, TEST: test})
+
+
+def _score(judge: Judge, placement: Placement, sets: Sets) -> float:
+    return float(figures(judge.on(placement, sets.selection))[LATENCIES][TAIL])
+
+
+def pool_of(layer: int, names: Sequence[str], candidates: Sequence[LayerPlan]) -> LayerPool:
+    """The candidates with their scores, as `robust` chooses among them."""
+    scores = [[part.quality[SELECTION][name] for name in names] for part in candidates]
+    placements = tuple(part.placement for part in candidates)
+    return LayerPool(layer, placements, tuple(part.provenance[MADE_ON] for part in candidates), np.array(scores))
+
+
+def tested(names: Sequence[str], candidates: Sequence[LayerPlan]) -> Floats:
+    """Test latencies `[candidate, data set, figure]`, in microseconds."""
+
+    def of(part: LayerPlan) -> list[list[Any]]:
+        return [[part.quality[TEST][name][figure] for figure in FIGURES] for name in names]
+
+    return np.array([of(part) for part in candidates])

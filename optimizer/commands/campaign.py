@@ -1,0 +1,66 @@
+"""What `solve` gives to a run of many layers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from optimizer.commands.given import STARTED, cost_of, mesh_of
+
+if TYPE_CHECKING:
+    from optimizer.campaign.run import Run
+    from optimizer.campaign.settings import Settings
+    from optimizer.candidates import Notify
+    from optimizer.model import Model
+    from optimizer.plan import Plan
+
+WRITTEN = "The plan is written"
+
+
+def settings_of(model: "Model", layers: int, given: dict[str, Any]) -> "Settings":
+    from optimizer.campaign.settings import Settings
+    from optimizer.commands.arguments import routings_named
+    from optimizer.conditions import Conditions
+    from optimizer.problem import Constraints
+
+    return Settings(
+        model,
+        mesh_of(given),
+        cost_of(given["hardware"], given),
+        Constraints(given["shared_replicas"], given["extra_replicas"], given["max_row_traffic"]),
+        Conditions(unit=given["unit"]),
+        routings_named(given["routing"]),
+        given["seed"],
+        given["iterations"],
+        given["search"],
+        chains=max(1, given["jobs"] // layers),
+    )
+
+
+def start_of(given: dict[str, Any]) -> "Plan | None":
+    from optimizer.plan import read_plan
+
+    return None if given["start"] is None else read_plan(given["start"])
+
+
+@contextmanager
+def running(asked: dict[str, Any], given: dict[str, Any], notify: "Notify") -> "Iterator[Run]":
+    """Workers at the ready, and the work folder, if it is of a run that was asked for the same."""
+    from optimizer.campaign.run import Run
+    from optimizer.campaign.work import WorkFolder
+    from optimizer.campaign.workers import Workers
+    from optimizer.search.stop import Deadline
+
+    work = None if given["work"] is None else WorkFolder.opened(given["work"], asked, given["resume"])
+    with Workers(given["jobs"], given["cluster"]).ready() as crew:
+        yield Run(crew, Deadline(given["time_limit"], STARTED), notify, work)
+
+
+def asked_of(
+    settings: "Settings", layers: Sequence[int], start: "Plan | None", given: dict[str, Any]
+) -> dict[str, Any]:
+    """What decides on the plan, besides the traces."""
+    batches = {key: given[key] for key in ("phase", "batch_tokens", "row_users")}
+    placed = (
+        None if start is None else {str(layer): part.placement.slots.tolist() for layer, part in start.layers.items()}
+    )
+    return {"layers": list(layers), "start": placed} | batches | settings.as_json()
