@@ -1,6 +1,7 @@
 """Tasks of many layers at once, each in its share of the time, kept as they end."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -28,11 +29,12 @@ def in_parallel(
         shares = Shares([weights[layer] for layer in left], run.crew.size, run.end, run.spent)
         timed = ((layer, task(layer), shares.next()) for layer in left)
         try:
-            for layer, part in run.crew.results(Planning(plan), timed, run.stop):
-                if part is not None:
-                    done[layer] = part
-                    keep(layer, part)
-                run.notify(_progress(len(done), len(weights), run), len(done) / len(weights))
+            with closing(run.crew.results(Planning(plan), timed, run.stop)) as results:
+                for layer, part in results:
+                    if part is not None:
+                        done[layer] = part
+                        keep(layer, part)
+                    run.notify(_progress(len(done), len(weights), run), len(done) / len(weights))
             return done
         except KeyboardInterrupt:
             return done
@@ -49,9 +51,13 @@ class Planning(Generic[Task, Part]):
     plan: Callable[[Task, float], Part | None]
 
     def __call__(self, timed: tuple[int, Task, float]) -> tuple[int, Part | None]:
-        """The layer and what was made of it."""
+        """The layer and what was made of it; None after an interruption that left nothing, as what is raised here would
+        end the others, too."""
         layer, task, seconds = timed
-        return layer, self.plan(task, seconds)
+        try:
+            return layer, self.plan(task, seconds)
+        except KeyboardInterrupt:
+            return layer, None
 
 
 def _progress(done: int, layers: int, run: Run) -> str:

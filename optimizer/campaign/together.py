@@ -10,7 +10,7 @@ import numpy as np
 from formulations.arrays import Floats
 from optimizer.bounding import bound_any, gaps, reached_by
 from optimizer.campaign.layer import LayerTask, seeds_for, silent
-from optimizer.datasets import MIX
+from optimizer.datasets import MIX, mix_without, mixed
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan
 from optimizer.portfolio import Judge

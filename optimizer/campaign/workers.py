@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -77,7 +77,7 @@ class Crew:
     processes: bool = False
     lost: tuple[type[Exception], ...] = (BrokenProcessPool,)
 
-    def results(self, work: Callable[[Task], Result], tasks: Iterator[Task], stop: Stop) -> Iterator[Result]:
+    def results(self, work: Callable[[Task], Result], tasks: Iterator[Task], stop: Stop) -> Generator[Result]:
         """Of all tasks, in the order in which they end. A task is made when a worker is free for it, and none once a
         stop was asked for. Raises LostWorkerError where a process dies; a cluster begins its tasks again."""
         stop.waits = self.processes
@@ -119,13 +119,10 @@ class _OneByOne(Generic[Call]):
         if self.pausing:
             self.pausing = False
             raise StopIteration
-        try:
-            if self.stop.asked:
-                raise StopIteration
-            call = next(self.calls)
-        except StopIteration:
+        call = None if self.stop.asked else next(self.calls, None)
+        if call is None:
             self.ended = True
-            raise
+            raise StopIteration
         self.taken += 1
         self.pausing = 1 < self.workers < self.taken
         return call
