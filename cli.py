@@ -15,7 +15,7 @@ from optimizer.commands.solve import solve
 from optimizer.commands.stats import stats
 from optimizer.commands.traces import convert, synth
 from optimizer.commands.validate import validate
-from optimizer.errors import InputError
+from optimizer.errors import InputError, LostWorkerError
 
 
 class Moeplan(click.Group):
@@ -27,6 +27,8 @@ class Moeplan(click.Group):
             return super().invoke(ctx)
         except InputError as error:
             raise BadInput(" ".join(str(error).split())) from None
+        except LostWorkerError as error:
+            raise FailedRun(f"the run failed: {error}; finished layers are kept where --work is given") from None
         except (OSError, MemoryError) as error:
             raise FailedRun(f"the run failed: {error or type(error).__name__}") from None
 
