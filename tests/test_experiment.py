@@ -10,7 +10,7 @@ from builders import cost, random_batches, random_placement, request_experts, wr
 from cases import WIRINGS, case, wired
 from test_experiment_rows import ROW
 
-from optimizer.bounding import bound_any
+from optimizer.bounding import TIME, bound_any
 from optimizer.candidates import seeds_and_formulation
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost
@@ -138,6 +138,23 @@ def test_the_floor_is_met_where_nothing_travels() -> None:
     assert (least.mean, least.p50, least.p99) == pytest.approx((latency.mean(), *np.percentile(latency, [50, 99])))
 
 
+def test_each_percentile_is_that_of_compute_and_what_is_fixed() -> None:
+    model, mesh, chosen = Model("skewed", 2, 0, 1), Mesh(2, 1, 1), np.zeros((50, 120, 1), dtype=int)
+    for batch in range(50):
+        chosen[batch, : 60 + batch] = 1  # the other expert has the rest, and no replica
+    batches = Batches(chosen, np.broadcast_to(np.arange(120) % 2, (50, 120)))
+    bounds = bound_any(batches, model, mesh, cost())
+    least = floor(bounds, cost(), mesh, 120)
+    (compute,) = (bound for bound in bounds if bound.unit == TIME)
+    fixed = cost().preset.dispatch.base_us + cost().preset.combine.base_us
+    assert least is not None
+    assert compute.p50 is not None
+    assert compute.p99 is not None
+    assert len({compute.p50, compute.mean, compute.p99}) == 3
+    assert (least.p50, least.p99) == pytest.approx((compute.p50 + fixed, compute.p99 + fixed))
+    assert least.mean > compute.mean + fixed
+
+
 def test_the_way_back_is_in_the_floor_of_the_mean() -> None:
     """Half of each row's tokens go to the other row, wherever experts are, and both ways round alike."""
     model, mesh = Model("two", 2, 0, 1), Mesh(2, 1, 1)
@@ -219,12 +236,11 @@ def test_bounds_are_not_beaten_and_gaps_are_from_them(made: tuple[list[Row], Pat
     assert {row.setting for row in rows} == {"routed", "all"}
     assert all(row.capacity_factor is None and row.moe_op == OPTIMIZED for row in rows)
     for row in rows:
-        assert row.bound_us and row.bound_p50_us and row.bound_p99_us
-        assert row.gap is not None
-        assert row.gap == pytest.approx(row.latency_us / row.bound_us - 1)
-        assert row.gap > -1e-9
-        assert row.bound_p50_us <= row.latency_p50_us * (1 + 1e-9)
-        assert row.bound_p99_us <= row.latency_p99_us * (1 + 1e-9)
+        assert None not in (row.bound_us, row.bound_p50_us, row.bound_p99_us, row.gap)
+        assert row.gap == pytest.approx(row.latency_us / (row.bound_us or 0) - 1)
+        assert (row.gap or 0) > -1e-9
+        assert (row.bound_p50_us or 0) <= row.latency_p50_us * (1 + 1e-9)
+        assert (row.bound_p99_us or 0) <= row.latency_p99_us * (1 + 1e-9)
 
 
 def test_without_replicas_no_policy_differs(made: tuple[list[Row], Path]) -> None:
