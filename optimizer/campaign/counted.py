@@ -6,9 +6,13 @@ from optimizer.campaign.layer import silent
 from optimizer.campaign.parallel import in_parallel
 from optimizer.campaign.run import Run
 from optimizer.campaign.settings import Settings
+from optimizer.errors import InputError
 from optimizer.expected import ROUTING, plan_counts
 from optimizer.plan import LayerPlan, Plan
 from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.trace import digest
+
+FINGERPRINT = "counts"  # in a layer's provenance, of what was counted in it
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +28,11 @@ class CountsTask:
 def plan_whole_counts(
     run: Run, settings: Settings, counts: Counts, layers: tuple[int, ...], start: Plan | None
 ) -> Plan:
-    """The plan of these layers; after Ctrl-C of those that are finished. Raises InputError as `plan_counts` does."""
+    """The plan of these layers; after Ctrl-C of those that are finished.
 
+    Raises InputError as `plan_counts` does and where the work folder holds layers of other counts, KeyboardInterrupt
+    where no layer was finished.
+    """
     for layer in layers:
         step_counts(counts, layer)  # says which layers there are before anything is planned
 
@@ -39,24 +46,30 @@ def plan_whole_counts(
 
     kept = {} if run.work is None else run.work.finished(layers)
     finished = {layer: plan.layers[layer] for layer, plan in kept.items()}
+    _check_counts(counts, finished)
     weights = {layer: 1.0 for layer in layers if layer not in finished}
     planned = in_parallel(run, weights, task, _plan, keep)
+    if not finished | planned:
+        raise KeyboardInterrupt
     return settings.plan(ROUTING, finished | planned)
 
 
-def _plan(task: CountsTask, seconds: float) -> LayerPlan | None:
-    given = task.settings
-    try:
-        return plan_counts(
-            task.counts,
-            given.model,
-            task.layer,
-            given.mesh,
-            given.cost,
-            given.constraints,
-            given.effort(seconds),
-            silent,
-            task.start,
-        )[0].layers[task.layer]
-    except KeyboardInterrupt:
-        return None
+def _check_counts(counts: Counts, finished: dict[int, LayerPlan]) -> None:
+    for layer, part in finished.items():
+        if part.provenance.get(FINGERPRINT) != _fingerprint(counts, layer):
+            raise InputError(
+                f"--resume: layer {layer} of the counts is not what the run was begun with; name the same counts, or "
+                "another --work folder"
+            )
+
+
+def _fingerprint(counts: Counts, layer: int) -> str:
+    return digest(counts.load[:, counts.layers.index(layer)])
+
+
+def _plan(task: CountsTask, seconds: float) -> LayerPlan:
+    given, counts, layer = task.settings, task.counts, task.layer
+    effort = given.effort(seconds)
+    asked = given.model, layer, given.mesh, given.cost, given.constraints, effort, silent, task.start
+    part = plan_counts(counts, *asked)[0].layers[layer]
+    return replace(part, provenance=part.provenance | {FINGERPRINT: _fingerprint(counts, layer)})

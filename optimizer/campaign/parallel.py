@@ -22,7 +22,8 @@ def in_parallel(
     keep: Callable[[int, Part], None],
 ) -> dict[int, Part]:
     """What `plan` makes of each layer's task in its share of the time, by weight; the layers of the largest weights
-    begin first. Each is kept as soon as it is there; None is no result. Ctrl-C ends it with those that there are."""
+    begin first. Each is kept as soon as it is there; None is no result. Ctrl-C ends it with those that there are, also
+    with what interrupted ones have come to, which is not kept."""
     done: dict[int, Part] = {}
     for again in reversed(range(TRIES)):
         left = sorted(weights.keys() - done.keys(), key=lambda layer: (-weights[layer], layer))
@@ -33,7 +34,8 @@ def in_parallel(
                 for layer, part in results:
                     if part is not None:
                         done[layer] = part
-                        keep(layer, part)
+                        if not run.stop.asked:  # else it may have been interrupted, and is to be planned again
+                            keep(layer, part)
                     run.notify(_progress(len(done), len(weights), run), len(done) / len(weights))
             return done
         except KeyboardInterrupt:

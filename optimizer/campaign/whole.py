@@ -57,4 +57,6 @@ def plan_whole(run: Run, whole: Whole) -> Plan:
             run.work.keep(layer, whole.settings.plan(survey.policy, {layer: part}), run.spent())
 
     planned = in_parallel(run, weights(survey, layers), chosen.task, plan_layer, keep)
+    if not survey.layers | finished | planned:
+        raise KeyboardInterrupt
     return whole.settings.plan(survey.policy, survey.layers | finished | planned)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from optimizer.plan import Plan, read_plan, write_plan
 
 SETTINGS, SURVEY, CLOCK = "settings.json", "survey.json", "clock.json"
 FORMAT = {"format": "moeplan/work", "version": 1}
+UNFINISHED = tuple(f".{name}.????????" for name in (SETTINGS, SURVEY, CLOCK, "layer-*.json"))  # as `files` names them
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,43 @@ class WorkFolder:
         Raises InputError where the folder cannot be used, holds a run already, or one with other settings.
         """
         folder, wanted = cls(path), json.loads(json.dumps(FORMAT | settings))
-        if path.exists() and (not path.is_dir() or not os.access(path, os.W_OK)):
-            raise InputError(f"--work {path}: cannot be written; name a folder that you may write to")
+        folder._make()
         begun = folder._settings()
-        if begun is None:
-            path.mkdir(parents=True, exist_ok=True)
-            write_whole(path / SETTINGS, json.dumps(wanted, indent=1) + "\n")
-        elif not resume:
+        if folder._kept() and not resume:
             raise InputError(f"--work {path}: holds a run already; go on with it by --resume, or name another folder")
-        elif differing := [key for key in wanted if begun.get(key) != wanted[key]]:
+        if folder._kept() and begun is None:
+            raise InputError(f"--resume: {path} holds layers, but no {SETTINGS}; name another --work folder")
+        if begun is not None and resume:
+            folder._check(begun, wanted)
+        else:
+            write_whole(path / SETTINGS, json.dumps(wanted, indent=1) + "\n")
+        return folder
+
+    def _make(self) -> None:
+        """Have an empty folder, or one without what a killed run has written half."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for unfinished in chain.from_iterable(self.path.glob(pattern) for pattern in UNFINISHED):
+                unfinished.unlink()
+        except OSError as error:
+            raise InputError(
+                f"--work {self.path}: cannot be written ({error.strerror}); name a folder that you may write to"
+            ) from None
+        if not os.access(self.path, os.W_OK):
+            raise InputError(f"--work {self.path}: cannot be written; name a folder that you may write to")
+
+    def _kept(self) -> bool:
+        return any(self.path.glob("layer-*.json")) or (self.path / SURVEY).exists()
+
+    def _check(self, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
+        differing = [key for key in wanted if begun.get(key) != wanted[key]]
+        if differing:
             key = differing[0]
             more = f", and {', '.join(differing[1:])} differ" if differing[1:] else ""
             raise InputError(
-                f"--resume: {path} was begun with {key} {_short(begun.get(key))}, not {_short(wanted[key])}{more}; "
-                "ask for the same again, or name another --work folder"
+                f"--resume: {self.path} was begun with {key} {_short(begun.get(key))}, not "
+                f"{_short(wanted[key])}{more}; ask for the same again, or name another --work folder"
             )
-        return folder
 
     def _settings(self) -> dict[str, Any] | None:
         file = self.path / SETTINGS
@@ -79,7 +102,10 @@ class WorkFolder:
     def seconds(self) -> float:
         """Spent until the last layer was kept."""
         file = self.path / CLOCK
-        return float(json.loads(file.read_text())["seconds"]) if file.exists() else 0.0
+        try:
+            return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.exists() else 0.0
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{file}: cannot be read ({error}); delete it, or name another --work folder") from None
 
     def _layer(self, layer: int) -> Path:
         return self.path / f"layer-{layer}.json"
