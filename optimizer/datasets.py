@@ -56,7 +56,7 @@ def datasets_of(traces: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
 def _may_be_a_name(text: str) -> bool:
     """Whether it can be told from a path, from several names and from what other plans are called."""
     plain = text == text.strip() and text.isprintable() and not {*"/\\,"} & {*text}
-    return plain and text not in ("", MIX, ROBUST)
+    return plain and bool(text) and text != ROBUST and text.split()[0] != MIX
 
 
 def phases_of(text: str | None) -> tuple[str, ...]:
@@ -148,8 +148,26 @@ def _weights(labels: Sequence[tuple[str, str, str]], weights: Mapping[str, float
     return [weights[name] / fitting[0].count(name) / total for name in fitting[0]]
 
 
+def mixes(weights: Mapping[str, float]) -> dict[str, list[float]]:
+    """Weights `[data set]` of the mix of all, and of each mix without one, for weights by name.
+
+    What is planned on the latter shows how a plan does on data that it was not made for. There are none with fewer than
+    three data sets, as one alone is no mix.
+    """
+    found = {MIX: list(weights.values())} if len(weights) > 1 else {}
+    for name in weights if len(weights) > 2 else ():
+        others = [0.0 if other == name else weight for other, weight in weights.items()]
+        found[mix_without(name)] = others if any(others) else [float(other != name) for other in weights]
+    return found
+
+
+def mix_without(name: str) -> str:
+    """What plans made on all data sets but one are called."""
+    return f"{MIX} without {name}"
+
+
 def mixed(sets: Sequence[Sets], weights: Sequence[float], seed: int) -> Sets:
-    """Train, selection and test batches of several data sets in proportion to their weights, which add up to 1.
+    """Train, selection and test batches of several data sets in proportion to their weights, of which some may be 0.
 
     Each part has as many batches as the largest of those mixed. Batches are taken whole, each of a data set's once
     before any comes again; those of a data set stay in their order, and any stretch of the mix is in proportion.

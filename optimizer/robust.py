@@ -11,7 +11,7 @@ from formulations.arrays import Bools, Floats, Ints
 from formulations.outcome import Outcome
 from formulations.robust_choice import Criterion, choose_robustly
 from formulations.solver import Limits
-from optimizer.datasets import MIX, ROBUST
+from optimizer.datasets import MIX, ROBUST, mix_without
 from optimizer.placement import Placement
 from optimizer.simulated import SimulationReport
 
@@ -26,8 +26,8 @@ def latency_figures(report: SimulationReport) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class LayerPool:
-    """The candidates of one layer: what each was made on, a data set or `MIX`; selection `[candidate, data set]` scores
-    in microseconds, for all of them."""
+    """The candidates of one layer: what each was made on, a data set or one of `datasets.mixes`; selection
+    `[candidate, data set]` scores in microseconds, for all of them."""
 
     layer: int
     placements: tuple[Placement, ...]
@@ -131,9 +131,9 @@ def _best_of(pools: Pools, made_on: Sequence[str], score: Floats) -> Ints:
 
 
 def _without(pools: Pools, place: int, criterion: Criterion, limits: Limits) -> Ints:
-    """What is chosen where a data set neither made candidates nor scores them, nor had a part in the mix."""
+    """What is chosen where a data set neither scores candidates nor had a part in making them."""
     others = np.arange(len(pools.names)) != place
-    known = pools.made_on([name for name, other in zip(pools.names, others, strict=True) if other])
+    known = pools.made_on([mix_without(pools.names[place]), *np.delete(pools.names, place)])
     scores = np.where(known[:, :, None], pools.scores, np.nan)[:, :, others]
     weights = pools.weights[others]
     if not weights.any():

@@ -19,6 +19,7 @@ from optimizer.datasets import (
     datasets,
     datasets_of,
     mixed,
+    mixes,
     phases_of,
     routed_counts,
     weights_of,
@@ -61,7 +62,9 @@ def test_a_path_with_an_equals_sign_that_is_there_is_a_plain_one(folders: Path) 
         datasets_of(["b=x", str(folders / "lr=3")])
 
 
-@pytest.mark.parametrize("text", ["=x", "a=", "=", " a=x", "a,b=x", "dir/lr=3", "a\nb=x", f"{MIX}=x", f"{ROBUST}=x"])
+@pytest.mark.parametrize(
+    "text", ["=x", "a=", "=", " a=x", "a,b=x", "dir/lr=3", "a\nb=x", f"{MIX}=x", f"{ROBUST}=x", f"{MIX} without a=x"]
+)
 def test_what_is_neither_path_nor_data_set_is_said_in_one_line(text: str) -> None:
     with pytest.raises(InputError, match="write NAME=PATH") as fault:
         datasets_of([text])
@@ -223,6 +226,17 @@ def test_weights_and_candidates_are_mixed_where_all_have_them() -> None:
         mix = mixed([Sets(*[rich[1]] * 3), Sets(*[other] * 3)], [0.5, 0.5], 0).train
         assert mix.candidates is None
         assert (mix.weights is not None) == weights
+
+
+def test_mixes_are_of_all_and_of_all_but_one() -> None:
+    assert mixes({"a": 1}) == {}
+    assert mixes({"a": 0.7, "b": 0.3}) == {MIX: [0.7, 0.3]}
+    every = mixes({"a": 0.6, "b": 0.3, "c": 0.1})
+    assert list(every) == [MIX, "mix without a", "mix without b", "mix without c"]
+    assert every["mix without b"] == [0.6, 0, 0.1]
+    assert mixes({"a": 1, "b": 0, "c": 0})["mix without a"] == [0, 1, 1]
+    sets = [Sets(*(numbered(20, mark) for _ in range(3))) for mark in range(3)]
+    assert np.bincount(told(mixed(sets, every["mix without b"], 0).train)[0]).tolist() == [17, 0, 3]
 
 
 def test_batches_of_different_sizes_cannot_be_mixed() -> None:

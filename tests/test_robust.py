@@ -16,7 +16,7 @@ from formulations.arrays import Floats
 from formulations.robust_choice import Criterion, criterion_value
 from formulations.solver import Limits
 from optimizer.conditions import Conditions
-from optimizer.datasets import MIX, ROBUST, Drift
+from optimizer.datasets import MIX, ROBUST, Drift, mix_without
 from optimizer.placement import Placement
 from optimizer.report.robustness import (
     WITHOUT,
@@ -41,7 +41,10 @@ def pools_of(seed: int, sets: int, layers: int, mix: bool = True, weights: Float
     names = tuple("abcdef"[:sets])
     made = []
     for layer in range(layers):
-        on = [*names, *rng.choice(names, 1), *([MIX] * int(rng.integers(1, 3)) if mix else [])]
+        on = [*names, *rng.choice(names, 1)]
+        on += (
+            [MIX] * int(rng.integers(1, 3)) + [mix_without(name) for name in names if rng.random() < 0.7] if mix else []
+        )
         rng.shuffle(on)
         scores = rng.integers(400, 500, (len(on), sets)).astype(float)
         placements = tuple(Placement(np.array([[layer, place]])) for place in range(len(on)))
@@ -89,12 +92,14 @@ def test_the_robust_plan_is_the_best_of_all_candidates(pools: Pools, criterion: 
 
 
 def without(pools: Pools, left: int) -> Pools:
-    """The candidates and scores there would be without a data set and the mix, which it had a part in."""
+    """The candidates and scores there would be without a data set, whose mix would be of the others."""
     keep = [place for place in range(len(pools.names)) if place != left]
     layers = []
     for pool in pools.layers:
-        rows = [row for row, on in enumerate(pool.made_on) if on not in (MIX, pools.names[left])]
-        placements, on = tuple(pool.placements[row] for row in rows), tuple(pool.made_on[row] for row in rows)
+        apart = mix_without(pools.names[left])
+        rows = [row for row, on in enumerate(pool.made_on) if on == apart or on in {*pools.names} - {pools.names[left]}]
+        placements = tuple(pool.placements[row] for row in rows)
+        on = tuple(pool.made_on[row].replace(apart, MIX) for row in rows)
         layers.append(LayerPool(pool.layer, placements, on, pool.selection[np.ix_(rows, keep)]))
     weights = pools.weights[keep] if pools.weights[keep].any() else np.ones(len(keep))
     return Pools(tuple(pools.names[place] for place in keep), weights / weights.sum(), tuple(layers))
@@ -165,9 +170,9 @@ def found_by(sets: int, mix: bool = True, names: tuple[str, ...] | None = None) 
     """A whole result."""
     pools = pools_of(1, sets, 4, mix)
     if names is not None:
-        called = dict(zip(pools.names, names, strict=True)) | {MIX: MIX}
+        called = dict(zip(pools.names, names, strict=True))
         layers = [
-            LayerPool(pool.layer, pool.placements, tuple(called[on] for on in pool.made_on), pool.selection)
+            LayerPool(pool.layer, pool.placements, tuple(called.get(on, on) for on in pool.made_on), pool.selection)
             for pool in pools.layers
         ]
         pools = Pools(names, pools.weights, tuple(layers))
