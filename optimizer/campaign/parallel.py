@@ -26,7 +26,7 @@ def in_parallel(
     with what interrupted ones have come to, which is not kept."""
     done: dict[int, Part] = {}
     for again in reversed(range(TRIES)):
-        left = sorted(weights.keys() - done.keys(), key=lambda layer: (-weights[layer], layer))
+        left = [layer for layer in in_order(weights) if layer not in done]
         shares = Shares([weights[layer] for layer in left], run.crew.size, run.end, run.spent)
         timed = ((layer, task(layer), shares.next()) for layer in left)
         try:
@@ -44,6 +44,11 @@ def in_parallel(
             if not again:
                 raise
     return done
+
+
+def in_order(weights: dict[int, float]) -> tuple[int, ...]:
+    """The layers as they begin."""
+    return tuple(sorted(weights, key=lambda layer: (-weights[layer], layer)))
 
 
 @dataclass(frozen=True)

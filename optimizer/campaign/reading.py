@@ -24,6 +24,7 @@ class LayerReader:
     layers: tuple[int, ...]
     progress: Callable[[float], None]
     readers: int = 1
+    coming: tuple[int, ...] = ()  # layers in the order in which they will be asked for, where that is known
     at_once: int = 0
     source: TraceSource | None = None
     notes: dict[str, None] = field(default_factory=dict)  # sentences that the user should read, each once
@@ -52,9 +53,10 @@ class LayerReader:
         """The source that holds a layer, opened together with those that come after it."""
         if self.source is None or layer not in self.source.trace.layers:
             self.source = None  # before the next is read
-            start = self.layers.index(layer)
+            order = self.coming if layer in self.coming else self.layers
+            start = order.index(layer)
             self.at_once = self.at_once or self._fitting()
-            self.source = self._open(self.layers[start : start + self.at_once])
+            self.source = self._open(order[start : start + self.at_once])
         return self.source
 
     def sources(self) -> Iterator[tuple[TraceSource, tuple[int, ...]]]:

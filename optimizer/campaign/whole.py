@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from optimizer.campaign.layer import LayerTask, plan_layer
-from optimizer.campaign.parallel import in_parallel
+from optimizer.campaign.parallel import in_order, in_parallel
 from optimizer.campaign.reading import LayerReader
 from optimizer.campaign.run import Run
 from optimizer.campaign.settings import Settings
@@ -56,7 +56,9 @@ def plan_whole(run: Run, whole: Whole) -> Plan:
         if run.work is not None:
             run.work.keep(layer, whole.settings.plan(survey.policy, {layer: part}), run.spent())
 
-    planned = in_parallel(run, weights(survey, layers), chosen.task, plan_layer, keep)
+    paying = weights(survey, layers)
+    whole.reader.coming = in_order(paying)
+    planned = in_parallel(run, paying, chosen.task, plan_layer, keep)
     if not survey.layers | finished | planned:
         raise KeyboardInterrupt
     return whole.settings.plan(survey.policy, survey.layers | finished | planned)
