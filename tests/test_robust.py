@@ -196,11 +196,30 @@ def test_tables_have_a_row_for_each_plan_and_one_for_data_sets_left_out() -> Non
     assert [row[0] for row in fast] == [row[0] for row in slow] == labels
     for place, row in enumerate(fast[:-1]):
         values = found.of_figure("p99")[place]
-        assert row[1:] == [f"{value:,.1f}" for value in (*values, values.max())]
+        assert row[1:] == [f"{value:,.0f}" for value in (*values, values.max())]
     own = found.own("p99")
-    assert fast[-1][1:-1] == [f"{value:,.1f}" for value in found.left_out[:, FIGURES.index("p99")]]
-    assert slow[4][1:-1] == [f"{value:+.1%}" for value in found.of_figure("p99")[4] / own - 1]
+    assert fast[-1][1:-1] == [f"{value:,.0f}" for value in found.left_out[:, FIGURES.index("p99")]]
+    losses = found.of_figure("p99")[4] / own - 1
+    assert slow[4][1:-1] == [f"{loss:+.1%}" if abs(loss) < 0.0995 else f"{loss:+.0%}" for loss in losses]
     assert [slow[place][place + 1] for place in range(3)] == ["+0.0%"] * 3
+
+
+def test_a_dozen_data_sets_fit_on_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    pools = pools_of(0, 3, 58)
+    names = tuple(f"a_long_data_set_name_{place}" for place in range(12))
+    layers = [
+        LayerPool(pool.layer, (pool.placements[0],) * 12, names, np.repeat(pool.selection[:1], 12, axis=0).repeat(4, 1))
+        for pool in pools.layers
+    ]
+    whole = Pools(names, np.full(12, 1 / 12), tuple(layers))
+    found = Robustness.of(choose_plans(whole, Criterion.MEAN, LIMITS), judged(whole))
+    show(found, drift_of(names))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 121
+    assert "…" not in printed
+    assert f"│ {found.of_figure('p99')[11, 0] / 1000:.2f} │" in printed
+    assert "│ 12 a_long_data_set_name_11 │" in printed
+    assert [row[0] for row in text_of(regret_table(found))][10:] == ["11", "12", "robust (mean)", WITHOUT]
 
 
 def test_without_mix_or_other_data_sets_there_is_less_to_say() -> None:
@@ -215,9 +234,9 @@ def test_what_the_tables_come_to_is_said_in_words() -> None:
     found = found_by(3)
     worst = found.worst("p99")
     slowest, left_out, proof = lines(found)
-    assert f"robust {worst[-1]:,.1f} us" in slowest
-    assert f"made on the mix {worst[3]:,.1f}" in slowest
-    assert f"on one data set {min(worst[:3]):,.1f} ({found.datasets[int(worst[:3].argmin())]})" in slowest
+    assert f"robust {worst[-1]:,.0f} us" in slowest
+    assert f"made on the mix {worst[3]:,.0f}" in slowest
+    assert f"on one data set {min(worst[:3]):,.0f} ({found.datasets[int(worst[:3].argmin())]})" in slowest
     loss = found.left_out[:, FIGURES.index("p99")] / found.own("p99") - 1
     assert f"by {loss.mean():.1%} on average and {loss.max():.1%} at most" in left_out
     assert "better by more than 0.0 us" in proof

@@ -1,5 +1,6 @@
 """What a plan for many data sets prints: every plan on every data set, and how far apart the data sets are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -16,6 +17,8 @@ from optimizer.robust import FIGURES, Robustness
 
 SHOWN = "p99"
 WITHOUT = "chosen without it"
+MOST_NAMED = 8  # data sets whose names fit beside their figures; more go by their numbers in the table of drift
+MANY_US = 10_000  # from here on tables are in milliseconds
 
 
 def show(found: Robustness, drift: Drift) -> None:
@@ -42,26 +45,29 @@ def latency_table(found: Robustness) -> Table:
     """One row per plan, a column for each data set and one for the slowest."""
     layers = len(found.choices.pools.layers)
     summed = f", summed over {layers} layers" if layers > 1 else ""
-    title = f"How fast is a plan on each data set? Test latency {SHOWN}, us{summed}"
-    return _matrix(found, title, "worst", _latency(found, SHOWN), _microseconds)
+    values = _latency(found, SHOWN)
+    unit = "ms" if values.max() >= MANY_US else "us"
+    title = f"How fast is a plan on each data set? Test latency {SHOWN}, {unit}{summed}"
+    return _matrix(found, title, "worst", values, _milliseconds if unit == "ms" else _microseconds)
 
 
 def regret_table(found: Robustness) -> Table:
     """The same, against the plan made on the data set itself."""
     latency, own = _latency(found, SHOWN), found.own(SHOWN)
     title = f"How much slower than under its own plan? Test latency {SHOWN}"
-    return _matrix(found, title, "most", latency / own - 1, lambda share: f"{share:+.1%}")
+    return _matrix(found, title, "most", latency / own - 1, _percent)
 
 
-def _matrix(found: Robustness, title: str, last: str, values: Floats, shown: Any) -> Table:
+def _matrix(found: Robustness, title: str, last: str, values: Floats, shown: Callable[[float], str]) -> Table:
     """values `[row, data set]`; the last column has the largest of each row, of data sets that have a weight."""
     numbers = [str(number) for number in range(1, len(found.datasets) + 1)]
     table = make_table(title, "plan made on", [*numbers, last])
     largest = values[:, found.choices.pools.weights > 0].max(axis=1)
     for place, (label, row) in enumerate(zip(_labels(found), values, strict=True)):
-        number = f"{numbers[place]} " if place < len(numbers) else ""
+        if place < len(numbers):
+            label = f"{numbers[place]} {label}" if len(numbers) <= MOST_NAMED else numbers[place]
         style = "bold" if place == len(found.plans) - 1 else None
-        table.add_row(f"{number}{escape(label)}", *map(shown, row), shown(largest[place]), style=style)
+        table.add_row(escape(label), *map(shown, row), shown(largest[place]), style=style)
     return table
 
 
@@ -80,7 +86,16 @@ def _latency(found: Robustness, figure: str) -> Floats:
 
 
 def _microseconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10_000 else f"{value:,.1f}"
+    """Five characters up to `MANY_US`, so that a dozen data sets fit on a line."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value / 1000:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:+.1%}" if abs(share) < 0.0995 else f"{share:+.0%}"
 
 
 def lines(found: Robustness) -> list[str]:
