@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from optimizer.campaign.curves import curves_of
 from optimizer.campaign.layer import LayerTask, plan_layer
 from optimizer.campaign.parallel import in_order, in_parallel
 from optimizer.campaign.reading import LayerReader
@@ -9,7 +10,10 @@ from optimizer.campaign.run import Run
 from optimizer.campaign.settings import Settings
 from optimizer.campaign.survey import surveyed, weights
 from optimizer.plan import LayerPlan, Plan
+from optimizer.slots import share_slots
 from optimizer.solve import provenance_of
+
+EXTRA = "extra_replicas"
 
 
 @dataclass
@@ -36,7 +40,19 @@ class Whole:
         source = self.reader.source_of(layer)
         sets = source.sets(layer)
         provenance = provenance_of(source, layer, sets, self.settings.seed)
-        return LayerTask(self.settings, layer, sets, provenance, self.start, self.extra_replicas.get(layer))
+        extra = self.extra_replicas.get(layer)
+        provenance |= {} if extra is None else {EXTRA: extra}
+        return LayerTask(self.settings, layer, sets, provenance, self.start, extra)
+
+    def with_slots(self, run: Run, budget: int) -> "Whole":
+        """With so many extra replicas of all layers together, where they help most; as they were shared out before,
+        where a run is gone on with."""
+        kept = None if run.work is None else run.work.survey()
+        if kept is not None:
+            return replace(self, extra_replicas={layer: part.provenance[EXTRA] for layer, part in kept.layers.items()})
+        equal = budget // len(self.layers)
+        shares = share_slots(curves_of(self.reader, self.settings, run.crew, [equal], run.notify), budget)
+        return replace(self, extra_replicas=shares.extra)
 
 
 def plan_whole(run: Run, whole: Whole) -> Plan:

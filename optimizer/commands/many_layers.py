@@ -35,8 +35,10 @@ def _planned(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> 
     from optimizer.report import whole as report
 
     settings, start = settings_of(reader.model, len(reader.layers), given), start_of(given)
-    with running(asked_of(settings, reader.layers, start, given), given, notify) as run:
-        plan = plan_whole(run, Whole(settings, reader, start))
+    budget, whole = given["slot_budget"], Whole(settings, reader, start)
+    asked = asked_of(settings, reader.layers, start, given) | {"slot_budget": budget}
+    with running(asked, given, notify) as run:
+        plan = plan_whole(run, whole if budget is None else whole.with_slots(run, budget))
     return Found(plan, list(reader.notes), report.as_json(plan), lambda: report.show(plan), WRITTEN)
 
 

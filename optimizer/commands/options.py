@@ -131,6 +131,9 @@ solve_options = options(
                  "plan.NAME.json."),
     click.option("--matrix", type=click.Path(path_type=Path), metavar="FILE.html",
                  help="Draw every plan on every data set."),
+    click.option("--slot-budget", type=click.IntRange(min=0), metavar="N",
+                 help="Extra replicas of all layers together, shared out where they help most; see slots. For servers "
+                 "whose layers may differ."),
     click.option("--work", type=click.Path(path_type=Path), metavar="DIR",
                  help="Keep every finished layer here, so that a run which was killed can be gone on with."),
     click.option("--resume", is_flag=True, help="Go on with the run in --work, which must have been asked for the "

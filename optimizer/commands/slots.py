@@ -70,14 +70,15 @@ def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given
 
 def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") -> "tuple[list[Curve], list[str]]":
     """Of all layers in order, and what the user should read."""
+    from optimizer.campaign.curves import curves_of
     from optimizer.campaign.reading import LayerReader
-    from optimizer.campaign.workers import Stop, Workers
+    from optimizer.campaign.settings import Settings
+    from optimizer.campaign.workers import Workers
     from optimizer.commands.arguments import layer_ids
     from optimizer.conditions import Conditions
     from optimizer.errors import InputError
     from optimizer.inputs import open_counts
-    from optimizer.problem import Constraints, make_problem
-    from optimizer.slots import Task, curve_of, task_of
+    from optimizer.problem import Constraints
 
     named, choice, mesh = named_of(given), model_choice(given), mesh_of(given)
     if open_counts(named, choice) is not None:
@@ -85,17 +86,15 @@ def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") ->
     reading = lambda share: notify("reading traces", share)  # noqa: E731
     reader = LayerReader.of(named, choice, mesh, layer_ids(given["layers"]), reading)
     wanted = [] if slot_budget is None else [slot_budget // len(reader.layers)]
-    constraints = Constraints(given["shared_replicas"], given["extra_replicas"])
-    cost, conditions = cost_of(given["hardware"], given), Conditions(given["routing"], given["unit"])
-
-    def task(layer: int) -> Task:
-        sets = reader.source_of(layer).sets(layer)
-        problem = make_problem(reader.model, mesh, cost, sets.train.load(reader.model.experts), *constraints)
-        return task_of(layer, problem, sets, conditions, given["seed"], wanted)
-
-    found = {}
+    settings = Settings(
+        reader.model,
+        mesh,
+        cost_of(given["hardware"], given),
+        Constraints(given["shared_replicas"], given["extra_replicas"]),
+        Conditions(unit=given["unit"]),
+        (given["routing"],),
+        given["seed"],
+    )
     with Workers(given["jobs"]).ready() as crew:
-        for curve in crew.results(curve_of, map(task, reader.layers), Stop()):
-            found[curve.layer] = curve
-            notify("curves", len(found) / len(reader.layers))
-    return [found[layer] for layer in reader.layers], list(reader.notes)
+        curves = curves_of(reader, settings, crew, wanted, notify)
+    return curves, list(reader.notes)

@@ -74,5 +74,7 @@ def _found(layers: list[int] | None, given: dict[str, Any]) -> Found:
         if given[option]:
             raise BadInput(f"--{option} is for several data sets; name them as NAME=PATH, or by --phase decode,prefill")
     if layers is not None and len(layers) == 1 and not any(spread):
+        if given["slot_budget"] is not None:
+            raise BadInput("--slot-budget is shared out over layers; of one layer limit them with --replicas")
         return solve_one(layers[0], given)
     return solve_many(layers, given)
