@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 from optimizer.campaign.run import Run
@@ -20,15 +21,19 @@ def in_parallel(
     task: Callable[[int], Task],
     plan: Callable[[Task, float], Part | None],
     keep: Callable[[int, Part], None],
+    in_time: bool = False,
+    tell: Callable[[Part], str] = lambda part: "",
 ) -> dict[int, Part]:
     """What `plan` makes of each layer's task in its share of the time, by weight; the layers of the largest weights
     begin first. Each is kept as soon as it is there; None is no result. Ctrl-C ends it with those that there are, also
-    with what interrupted ones have come to, which is not kept."""
+    with what interrupted ones have come to, which is not kept. in_time: no layer begins once time is up; tell: what is
+    said of a layer that is done."""
     done: dict[int, Part] = {}
     for again in reversed(range(TRIES)):
         left = [layer for layer in in_order(weights) if layer not in done]
         shares = Shares([weights[layer] for layer in left], run.crew.size, run.end, run.spent)
-        timed = ((layer, task(layer), shares.next()) for layer in left)
+        begun = takewhile(lambda layer: not in_time or run.spent() < run.end, left)
+        timed = ((layer, task(layer), shares.next()) for layer in begun)
         try:
             with closing(run.crew.results(Planning(plan), timed, run.stop)) as results:
                 for layer, part in results:
@@ -36,7 +41,8 @@ def in_parallel(
                         done[layer] = part
                         if not run.stop.asked:  # else it may have been interrupted, and is to be planned again
                             keep(layer, part)
-                    run.notify(_progress(len(done), len(weights), run), len(done) / len(weights))
+                    said = "" if part is None else tell(part)
+                    run.notify(_progress(len(done), len(weights), said, run), len(done) / len(weights))
             return done
         except KeyboardInterrupt:
             return done
@@ -67,5 +73,5 @@ class Planning(Generic[Task, Part]):
             return layer, None
 
 
-def _progress(done: int, layers: int, run: Run) -> str:
-    return f"{done} of {layers} layers, {max(0.0, run.end - run.spent()):.0f} s left"
+def _progress(done: int, layers: int, said: str, run: Run) -> str:
+    return f"{done} of {layers} layers{said}, {max(0.0, run.end - run.spent()):.0f} s left"

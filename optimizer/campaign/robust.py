@@ -107,7 +107,7 @@ def plan_robust(run: Run, together: Together, criterion: Criterion) -> Robust:
         if run.work is not None:
             run.work.keep(layer, settings.plan(survey.policy, dict(enumerate(candidates))), run.spent())
 
-    planned = finished | in_parallel(run, weights(survey, layers), chosen.apart, plan_together, keep)
+    planned = finished | in_parallel(run, weights(survey, layers), chosen.apart, plan_together, keep, in_time=True)
     if not planned:
         raise KeyboardInterrupt
     choices = _choices(together, planned, criterion, settings.seed)

@@ -1,7 +1,9 @@
 """All layers of a model in one plan: surveyed, then planned in parallel, in the order and time that pays most."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from optimizer.bounding import TIME
 from optimizer.campaign.curves import curves_of
 from optimizer.campaign.layer import LayerTask, plan_layer
 from optimizer.campaign.parallel import in_order, in_parallel
@@ -58,9 +60,9 @@ class Whole:
 def plan_whole(run: Run, whole: Whole) -> Plan:
     """The plan of all layers, under the routing policy whose seeds are fastest over all layers.
 
-    After Ctrl-C layers that were not planned have their seeds, as their provenance says. Raises InputError where the
-    work folder holds layers of other traces, LostWorkerError where workers die again and again, KeyboardInterrupt where
-    not even the seeds were judged.
+    Layers that were not planned, for want of time or after Ctrl-C, have their seeds, as their provenance says. Raises
+    InputError where the work folder holds layers of other traces, LostWorkerError where workers die again and again,
+    KeyboardInterrupt where not even the seeds were judged.
     """
     survey = surveyed(run, whole)
     chosen = replace(whole, settings=replace(whole.settings, routings=(survey.policy,)))
@@ -74,7 +76,19 @@ def plan_whole(run: Run, whole: Whole) -> Plan:
 
     paying = weights(survey, layers)
     whole.reader.coming = in_order(paying)
-    planned = in_parallel(run, paying, chosen.task, plan_layer, keep)
+    planned = in_parallel(run, paying, chosen.task, plan_layer, keep, in_time=True, tell=_best_gap())
     if not survey.layers | finished | planned:
         raise KeyboardInterrupt
     return whole.settings.plan(survey.policy, survey.layers | finished | planned)
+
+
+def _best_gap() -> Callable[[LayerPlan], str]:
+    """Says of each layer that is done how near any has come to its bound so far."""
+    seen: list[float] = []
+
+    def tell(part: LayerPlan) -> str:
+        gap = part.bounds.get(TIME, {}).get("gap_to_any_placement")
+        seen.extend([] if gap is None else [gap])
+        return f", compute at best {min(seen):.1%} above its bound" if seen else ""
+
+    return tell
