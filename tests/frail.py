@@ -1,0 +1,92 @@
+"""Work with accidents, in a module of its own, so that worker processes can import it."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PATIENCE = 120.0  # seconds, on a machine that has much else to do
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    """Return when it is true. Raises TimeoutError where that takes too long."""
+    until = time.monotonic() + PATIENCE
+    while not what():
+        if time.monotonic() > until:
+            raise TimeoutError
+        time.sleep(0.005)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task that leaves a file for each time that it is begun."""
+
+    number: int
+    folder: Path
+
+    def begin(self) -> int:
+        """Count the times so far, this one included."""
+        (self.folder / f"{self.number}-{time.monotonic_ns()}").touch()
+        return self.begun()
+
+    def begun(self) -> int:
+        """How often."""
+        return len(list(self.folder.glob(f"{self.number}-*")))
+
+
+def square(job: Job, seconds: float) -> int:
+    """What the job is for."""
+    job.begin()
+    return job.number**2
+
+
+def square_or_die_once(job: Job, seconds: float) -> int:
+    """Job 3 takes its process with it the first time."""
+    if job.begin() == 1 and job.number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job.number**2
+
+
+def square_or_die(job: Job, seconds: float) -> int:
+    """Job 3 takes its process with it, whenever it is begun, after all others have come to an end."""
+    job.begin()
+    if job.number == 3:
+        wait_for(lambda: (job.folder / "others are kept").exists())
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job.number**2
+
+
+def square_or_fail(job: Job, seconds: float) -> int:
+    """Job 3 cannot be done."""
+    job.begin()
+    if job.number == 3:
+        raise ArithmeticError("three")
+    return job.number**2
+
+
+def square_or_be_interrupted(job: Job, seconds: float) -> int:
+    """Job 3 hears Ctrl-C."""
+    if job.begin() and job.number == 3:
+        raise KeyboardInterrupt
+    return job.number**2
+
+
+def square_once_asked_to_stop(job: Job, seconds: float) -> int:
+    """All but job 0 wait until a stop was asked for, which job 2 does."""
+    job.begin()
+    if job.number == 2:
+        os.kill(os.getppid(), signal.SIGINT)
+    if job.number:
+        wait_for(lambda: (job.folder / "asked").exists())
+    return job.number**2
+
+
+def work_on_deafly(job: Job, seconds: float) -> int:
+    """All but job 0 hear no Ctrl-C, and take longer than anybody waits."""
+    job.begin()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if job.number:
+        time.sleep(10 * PATIENCE)
+    return job.number**2
