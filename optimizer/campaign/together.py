@@ -10,7 +10,7 @@ import numpy as np
 from formulations.arrays import Floats
 from optimizer.bounding import bound_any, gaps, reached_by
 from optimizer.campaign.layer import LayerTask, seeds_for, silent
-from optimizer.datasets import MIX, mix_without, mixed
+from optimizer.datasets import MIX, mixed, mixes
 from optimizer.placement import Placement
 from optimizer.plan import LayerPlan
 from optimizer.portfolio import Judge
@@ -42,17 +42,13 @@ class TogetherTask:
     @cached_property
     def makings(self) -> dict[str, Sets]:
         """What candidates are made on, by name: each data set, all, and where there are not too many all but one."""
-        made = dict(zip(self.names, self.sets, strict=True)) | {MIX: self.mix.sets}
-        if 2 < len(self.names) <= MOST_LEFT_OUT:
-            made |= {mix_without(name): self._without(place) for place, name in enumerate(self.names)}
+        made = dict(zip(self.names, self.sets, strict=True))
+        for name, weights in mixes(dict(zip(self.names, self.weights, strict=True))).items():
+            if name == MIX:
+                made[name] = self.mix.sets
+            elif len(self.names) <= MOST_LEFT_OUT:
+                made[name] = mixed(self.sets, weights, self.mix.settings.seed)
         return made
-
-    def _without(self, place: int) -> Sets:
-        """The mix of all data sets but one."""
-        weights = np.delete(self.weights, place)
-        weights = weights / weights.sum() if weights.any() else np.full(len(weights), 1 / len(weights))
-        others = [sets for other, sets in enumerate(self.sets) if other != place]
-        return mixed(others, weights.tolist(), self.mix.settings.seed)
 
 
 def plan_together(task: TogetherTask, seconds: float) -> list[LayerPlan] | None:
