@@ -1,0 +1,140 @@
+"""Whole models: quality against a minute for each layer, speed-up with two processes, memory, and the fast plan.
+
+Usage: python benchmarks/whole.py quality|speedup|fast TRACES [--layers 3-60] [--seconds 600] [--sample 5]
+
+TRACES: a corpus such as `moeplan synth big --requests 4000 --prompt-tokens 125 --output-tokens 125` makes (1 M tokens).
+
+- quality: one plan of all layers in so many seconds; then a sample of them, evenly spread, each alone for a minute.
+- speedup: the same layers and moves with one process and with two; the plans must be equal.
+- fast: all layers on expected load, once read.
+Memory is the largest sum of what all processes of a run hold for themselves (proportional set size).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from speed import HARDWARE, MESH
+
+from optimizer.campaign.reading import LayerReader
+from optimizer.commands.arguments import layer_ids
+from optimizer.cost import Cost
+from optimizer.fast import fast_plan
+from optimizer.inputs import Named
+from optimizer.presets import load_hardware
+from optimizer.problem import Constraints
+from optimizer.traces.infer import ModelChoice
+
+SAMPLED_EVERY = 0.5  # seconds, of memory
+ALONE_SECONDS = 60
+MOVES, AMPLE = 300_000, 3600  # of a layer's search, and seconds that do not end it
+
+
+class Run(NamedTuple):
+    """What a command printed, the seconds it took, and its peak memory in gigabytes."""
+
+    said: dict[str, Any]
+    seconds: float
+    gigabytes: float
+
+
+def run(*arguments: object) -> Run:
+    """`solve` with these arguments, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder, "plan.json")
+        command = [sys.executable, "-m", "cli", "solve", *map(str, arguments), "--json", "-o", str(plan)]
+        root, started, peak, out = Path(__file__).resolve().parents[1], time.monotonic(), 0, ""
+        with subprocess.Popen(
+            command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            while process.returncode is None:
+                peak = max(peak, held(process.pid))
+                with suppress(subprocess.TimeoutExpired):
+                    out, _ = process.communicate(timeout=SAMPLED_EVERY)
+        if process.returncode:
+            sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+        said = json.loads(out) | {"slots": {k: v["slots"] for k, v in json.loads(plan.read_text())["layers"].items()}}
+        return Run(said, time.monotonic() - started, peak / 1e9)
+
+
+def held(process: int) -> int:
+    """Bytes of a process and all that it started."""
+    total = 0
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        children = [file.read_text().split() for file in Path(f"/proc/{process}/task").glob("*/children")]
+    except OSError:
+        return total
+    return total + sum(held(int(child)) for of_thread in children for child in of_thread)
+
+
+def quality(traces: str, layers: str, seconds: float, sample: int) -> None:
+    """One plan of all layers beside layers that are planned alone."""
+    whole = run(traces, "--layer", layers, "--time-limit", seconds)
+    print(f"{len(whole.said['layers'])} layers in {whole.seconds:.1f} s, {whole.gigabytes:.2f} GB, "
+          f"routing {whole.said['routing']}, sum {whole.said['total_latency_us']}")  # fmt: skip
+    ids = list(whole.said["layers"])
+    ratios = []
+    print("layer | p99 in the whole plan | alone | ratio | mean | alone | ratio")
+    for layer in (ids[place] for place in np.linspace(0, len(ids) - 1, sample).astype(int)):
+        alone = run(traces, "--layer", layer, "--time-limit", ALONE_SECONDS).said["rows"][-1]["latency_us"]
+        shared = whole.said["layers"][layer]["latency_us"]
+        ratios.append([shared[name] / alone[name] for name in ("p99", "mean")])
+        cells = [
+            f"{shared[name]:.1f} | {alone[name]:.1f} | {shared[name] / alone[name]:.4f}" for name in ("p99", "mean")
+        ]
+        print(f"{layer} | {' | '.join(cells)}", flush=True)
+    print(f"mean ratio p99 {np.mean(ratios, axis=0)[0]:.4f}, mean {np.mean(ratios, axis=0)[1]:.4f}")
+
+
+def speedup(traces: str, layers: str) -> None:
+    """The same work with one process and two."""
+    asked = (traces, "--layer", layers, "--iterations", MOVES, "--time-limit", AMPLE)
+    run(*asked[:2], layers.split("-")[0] + "," + layers.split("-")[-1], *asked[3:], "--jobs", 2)  # compiles
+    one, two = (run(*asked, "--jobs", jobs) for jobs in (1, 2))
+    assert one.said["slots"] == two.said["slots"]
+    print(f"one process {one.seconds:.1f} s, {one.gigabytes:.2f} GB; two {two.seconds:.1f} s, {two.gigabytes:.2f} GB; "
+          f"speed-up {one.seconds / two.seconds:.2f}")  # fmt: skip
+
+
+def fast(traces: str, layers: str) -> None:
+    """All layers on expected load; the second time nothing is compiled."""
+    reader = LayerReader.of(Named([traces]), ModelChoice(), MESH, layer_ids(layers), lambda share: None)
+    cost = Cost(HARDWARE, load_hardware(HARDWARE))
+    for source, held_layers in reader.sources():
+        for _ in range(2):
+            started = time.monotonic()
+            _, rows, _ = fast_plan(source, held_layers, MESH, cost, Constraints(), 0, lambda stage, share: None)
+            seconds = time.monotonic() - started
+        imbalance = np.array([[row.train_imbalance, row.test_imbalance] for row in rows])
+        print(f"{len(rows)} layers in {seconds:.2f} s; imbalance on train and test requests, mean "
+              f"{imbalance.mean(axis=0).round(4)}, worst {imbalance.max(axis=0).round(4)}")  # fmt: skip
+
+
+def main() -> None:
+    """One of the three."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["quality", "speedup", "fast"])
+    parser.add_argument("traces")
+    parser.add_argument("--layers", default="all")
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--sample", type=int, default=5)
+    given = parser.parse_args()
+    if given.what == "quality":
+        quality(given.traces, given.layers, given.seconds, given.sample)
+    elif given.what == "speedup":
+        speedup(given.traces, given.layers)
+    else:
+        fast(given.traces, given.layers)
+
+
+if __name__ == "__main__":
+    main()
