@@ -58,8 +58,8 @@ def test_tables_json_and_file_say_the_same(traces: Path) -> None:
         cell = f"{line['latency_p50_us']:.1f} / {line['latency_p99_us']:.1f}"
         assert line["capacity_factor"] or cell in result.stdout
     for sentence in (
-        "8 experts in 8 slots",
-        "9 experts in 12 slots",
+        "│ 8 in 8 slots ",
+        "│ 9 in 12 slots ",
         "The bound holds for",
         "Steps with 8 experts leave",
     ):

@@ -24,7 +24,8 @@ class Rung:
     pairs that are rerouted or served over capacity, and the gate weight kept, where there is a capacity.
 
     chosen: what was chosen on the selection batches, with the number of layers; to_last: p99 over that of the rung
-    before, less 1, None for the first one; bound: this is what no plan of the rungs from the fourth on goes below.
+    before, less 1, None for the first one; bound: this is what no plan of all experts goes below that reroutes nothing,
+    to_last being to the best of these.
     """
 
     says: str
@@ -71,10 +72,7 @@ def ladder(rows: Sequence[Row]) -> list[Rung]:
 
 
 def in_order(rows: Sequence[Row]) -> Row:
-    """All experts in order in all slots: where the fourth rung begins, which serves shared experts and others do not.
-
-    rows: of one layer.
-    """
+    """All experts in order in all slots: what rungs that serve shared experts too begin at. rows: of one layer."""
     return next(row for row in _plain(rows, ALL, EVEN) if row.method == SEQUENTIAL)
 
 

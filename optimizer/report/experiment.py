@@ -125,9 +125,9 @@ def _side_by_side(lines: Sequence[Line]) -> dict[tuple[str, str, str], dict[str,
     for line in lines:
         key = line.key
         if line.shown:
-            method = key["method"] if key["moe_op"] == OPTIMIZED else f"{key['method']}, {key['moe_op']}"
+            method = key["method"] if key["moe_op"] == OPTIMIZED else f"{key['moe_op']} op"
             factor = "-" if key["capacity_factor"] is None else f"{key['capacity_factor']:g}"
-            name = f"{key['experts']} experts in {key['slots']} slots", method, factor
+            name = f"{key['experts']} in {key['slots']} slots", method, factor
             plans.setdefault(name, {})[key["policy"]] = line
     return plans
 
