@@ -23,6 +23,7 @@ from optimizer.plan import LayerPlan, Plan
 from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.seeds.quick import quick
 from optimizer.traces.batches import split_requests
+from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.order import spans
 from optimizer.traces.trace import RoutingTrace
 
@@ -66,8 +67,8 @@ def fast_plan(
         for row in pool.map(partial(_row, seed), layers, problems, load[TEST]):
             rows.append(row)
             notify("planning", len(rows) / len(layers))
-        parts = pool.map(lambda row: _part(source, row, seed), rows)
-        plan = Plan(source.model, mesh, cost.name, ROUTING, dict(zip(layers, parts, strict=True)))
+    made = map(partial(_part, source, seed), rows, fingerprints(source.trace, layers))
+    plan = Plan(source.model, mesh, cost.name, ROUTING, dict(zip(layers, made, strict=True)))
     note = "planned on expected load alone, without batches; `moeplan simulate` says what that comes to"
     return plan, rows, [source.origin, *source.notes, note]
 
@@ -81,14 +82,14 @@ def _row(seed: int, layer: int, problem: Problem, test: Ints) -> FastRow:
     return FastRow(layer, placement, before, after, seconds)
 
 
-def _part(source: TraceSource, row: FastRow, seed: int) -> LayerPlan:
+def _part(source: TraceSource, seed: int, row: FastRow, fingerprint: str) -> LayerPlan:
     quality = {"expected_imbalance": {"mean": row.test_imbalance, "max": row.test_imbalance}}
     provenance: dict[str, Any] = {
         "moeplan": version("moeplan"),
         "method": "fast",
         "seed": seed,
         "origin": source.origin,
-        "traces": source.fingerprint(row.layer),
+        "traces": fingerprint,
         "phase": source.composition.phase,
         "row_users": list(source.composition.row_users),
     }

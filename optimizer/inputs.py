@@ -18,6 +18,7 @@ from optimizer.traces.composition import CHUNK, Composition, sample_batches, str
 from optimizer.traces.corpus import TraceFile, find_files, read_traces
 from optimizer.traces.counts import Counts, read_counts, step_counts
 from optimizer.traces.explicit import explicit_batches, read_batches
+from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files, model_without_trace
 from optimizer.traces.sniff import COUNTS_ONLY, Format
 from optimizer.traces.synthetic import builtin_trace
@@ -114,7 +115,7 @@ class TraceSource:
 
     def fingerprint(self, layer: int) -> str:
         """Depends on the requests of this layer alone, not on where they were read."""
-        return digest(self.trace.layer(layer).astype(np.uint16), self.trace.offsets, self.trace.phase)
+        return fingerprints(self.trace, [layer])[0]
 
     def sets(self, layer: int, counts: Sequence[int] = (BATCHES_PER_SET,) * ALL) -> Sets:
         """Disjoint requests, 60 / 20 / 20 per cent; counts: batches of each set."""
