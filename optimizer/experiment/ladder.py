@@ -25,7 +25,7 @@ class Rung:
 
     chosen: what was chosen on the selection batches, with the number of layers; to_last: p99 over that of the rung
     before, less 1, None for the first one; bound: this is what no plan of all experts goes below that reroutes nothing,
-    to_last being to the best of these.
+    to_last being to the best of the two rungs with such.
     """
 
     says: str
@@ -67,7 +67,7 @@ def ladder(rows: Sequence[Row]) -> list[Rung]:
     bounds = [bound for of_layer in layers if (bound := _bound(of_layer)) is not None]
     if len(bounds) == len(layers):
         p50, p99 = (fmean(figure) for figure in zip(*bounds, strict=True))
-        rungs.append(Rung("bound", p50, p99, {}, p99 / min(rung.p99 for rung in rungs[-3:]) - 1, bound=True))
+        rungs.append(Rung("bound", p50, p99, {}, p99 / min(rung.p99 for rung in rungs[-3:-1]) - 1, bound=True))
     return rungs
 
 

@@ -81,7 +81,7 @@ def ladder_table(name: str, rows: Sequence[Row], rungs: Sequence[Rung]) -> Table
 def note(rung: Rung) -> str:
     """What else is to be known of a rung."""
     if rung.bound:
-        return "to the best plan above"
+        return "to the best without capacity"
     said = [] if rung.helps else ["does not lower p99"]
     if rung.rerouted is not None and rung.kept is not None:
         said.append(f"{rung.rerouted:.2%} rerouted, {rung.kept:.2%} of gate weight kept")
