@@ -7,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimizer.campaign.layer import LayerTask, plan_layer
+from optimizer.plan import LayerPlan
+
+MARKS = "MOEPLAN_TEST_MARKS"  # in the environment: a folder
 PATIENCE = 120.0  # seconds, on a machine that has much else to do
 
 
@@ -90,3 +94,16 @@ def work_on_deafly(job: Job, seconds: float) -> int:
     if job.number:
         time.sleep(10 * PATIENCE)
     return job.number**2
+
+
+def plan_layer_with_mark(task: LayerTask, seconds: float) -> LayerPlan | None:
+    """Leaves a file when it begins."""
+    (Path(os.environ[MARKS]) / str(task.layer)).touch()
+    return plan_layer(task, seconds)
+
+
+def plan_layer_or_die(task: LayerTask, seconds: float) -> LayerPlan | None:
+    """Layer 1 takes its process with it."""
+    if task.layer == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plan_layer(task, seconds)

@@ -105,8 +105,6 @@ def test_what_cannot_be_kept_ends_the_run_without_further_words(
     with pytest.raises(OSError, match="disk full"):
         bench(jobs, square, IN_TURN)
     assert list(recwarn) == []
-    monkeypatch.undo()
-    assert bench(jobs, square, IN_TURN) == SQUARES
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -161,7 +159,8 @@ def test_workers_that_die_again_and_again_fail_the_run_and_lose_nothing(
             (bench.folder / "others are kept").touch()
 
     monkeypatch.setattr(bench, "keep", keep_all_others)
+    monkeypatch.setattr("optimizer.campaign.parallel.TRIES", 2)
     with pytest.raises(LostWorkerError, match="--jobs"):
         bench(2, square_or_die, IN_TURN)
     assert sorted(bench.kept) == [0, 1, 2, 4]
-    assert bench.begun() == {0: 1, 1: 1, 2: 1, 3: 3, 4: 1}
+    assert bench.begun() == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1}
