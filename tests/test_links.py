@@ -13,6 +13,9 @@ from reference_traffic import Load, all_holders, homeward, link_order, sender
 
 from formulations.arrays import Floats, Ints
 from optimizer.journeys import UNITS, Journeys
+from optimizer.mesh import Mesh
+from optimizer.network import Network
+from optimizer.placement import Placement
 from optimizer.routing.balance import Graph, graph
 from optimizer.routing.links import Ways, relieve
 
@@ -74,6 +77,20 @@ def test_relief_serves_everyone_and_stops_where_no_token_can_help(
     most = max(load, default=0)
     assert most <= max(busy(drawn, wiring, before[0], alone, speed), default=0)
     assert not any(helps(drawn, wiring, quota, room, load, move) for move in moves(drawn, quota, room))
+
+
+def test_relief_makes_room_for_what_is_on_the_busiest_link() -> None:
+    """One expert in columns 0 and 1, the other in 1 and 2, all tokens of row 0, with 4 of each in columns 0 and 1: none
+    of the first can leave before one of the second has."""
+    mesh, slots = Mesh(3, 3, 2), np.full((9, 2), -1, dtype=np.int32)
+    slots[3:6] = [[0, -1], [0, 1], [1, -1]]
+    replicated = graph(*Placement(slots).replicas(2), 9, 2)
+    ways = Ways.of(Journeys.of(Network(mesh)))
+    quota, room = np.zeros((3, 18), dtype=np.int32), np.full(18, 8)
+    quota[0, 6] = quota[0, 9] = 4
+    relieve(quota, room, np.zeros((2, 3), dtype=np.int32), replicated, ways)
+    assert quota[0].sum() == 8
+    assert ways.load.max() == 3 * 2 * UNITS
 
 
 def moves(drawn: Case, quota: Ints, room: Ints) -> list[tuple[int, int, int]]:

@@ -10,7 +10,7 @@ Per batch, tile being the tokens of one unit of load (1, or a tile's):
 4. every expert's tokens take the replicas' places, those (source, replica) pairs first that save the most hops against
    the source's next best replica. For two replicas this is the cheapest decomposition, for more a greedy one.
 
-5. while the busiest link can be relieved, a token goes to another replica that has room for it (`links.relieve`).
+5. while busy links can be relieved, a token goes to another replica that has room for it (`links.relieve`).
 
 The peak is exact; before step 5 the hops are the fewest for the quotas of step 3, with at most two replicas, and in all
 about as few as a min-cost flow would find (measured in `benchmarks/routing.py`). Needs the whole batch's loads at run
