@@ -75,7 +75,8 @@ def _even_out(quota: Ints, room: Ints, replicas: Graph, ways: Ways, devices: int
             for expert in replicated:
                 for replica in range(start[expert], start[expert + 1]):
                     place = slot[replica]
-                    if quota[home, place] > 0 and busy[home * devices + device_of[place]]:
+                    there = place
+                    while there >= 0 and quota[home, place] > 0 and busy[home * devices + device_of[place]]:
                         there = _cheaper(home, expert, place, room, most, replicas, ways, devices)
                         if there >= 0:
                             _move(home, place, there, quota, room, replicas, ways, devices)
