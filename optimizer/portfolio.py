@@ -16,6 +16,7 @@ from optimizer.candidates import (
     Effort,
     Notify,
     Spell,
+    shorten,
     split_at_best,
     split_evenly,
 )
@@ -31,7 +32,9 @@ from optimizer.routing.policies import TAUGHT
 from optimizer.routing.site import Learned
 from optimizer.search.arrangement import arrange, demand_of
 from optimizer.search.choose import DECISIVE, LATENCIES, Goal, choose, figures
+from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal, slot_value
+from optimizer.search.ring_state import Demand
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.partition import partition
 from optimizer.simulated import SimulationReport
@@ -45,6 +48,7 @@ SPLITTING = ("capacity-fill", "least-loaded", "optimal")
 NEAR = ("nearest", *SPLITTING)
 """Policies that follow the load of the batch, and those that look at distances."""
 
+LATENCY_SHARE = 0.6  # of the time for routing that follows the load, for the search that looks at links as well
 EVEN_SHARE = 0.3  # of the time of all searches for the one for even routing, where another runs as well
 PARTITION_FROM = 20.0  # seconds: it takes one, which a short search spends better
 WELL_PLACED = ("pairing", "risk", "formulation")  # seeds that are worth judging under every policy, besides greedy
@@ -107,6 +111,10 @@ class Pool:
             self.placements.append(placement)
             self.judged.append(figures(report))
 
+    def latency(self, placement: Placement) -> float:
+        """The mean of its figures of latency on the selection batches."""
+        return float(figures(self.judge.selection(placement))[LATENCIES].mean())
+
     def best(self) -> int:
         """The index of the chosen one."""
         return choose(self.judged, 0, self.judge.goal)
@@ -149,6 +157,8 @@ class Portfolio:
         for placement in self._split_evenly(found, effort, until, notify):
             self._offer(placement, set(self.pools) - {*NEAR})
             self._offer(self._arranged(placement, effort), NEAR)
+        for placement in self._shortened(effort, until, notify):
+            self._offer(placement, SPLITTING)
         for placement in self._split_at_best(found, effort, until, notify):
             self._offer(self._arranged(placement, effort), SPLITTING)
 
@@ -186,6 +196,12 @@ class Portfolio:
         self._offer(arranged, ["nearest"])
         once = time.monotonic() - exchanged
         return FINALISTS * (judged - started) + 2 * once
+
+    def fall_back(self, found: list[Candidate]) -> None:
+        """Where an interruption has left no candidate, judge greedy's, or the last seed that there is."""
+        if self.candidates == 0:
+            best = next((candidate for candidate in found if candidate.method == "greedy"), found[-1])
+            self._offer(best.placement, tuple(self.pools))
 
     def settle(self) -> None:
         """Leave the policies that have candidates. Raises InputError where the limit to traffic leaves none."""
@@ -257,6 +273,23 @@ class Portfolio:
         tiles = (conditions.unit or self.problem.cost.unit) == "tiles"
         spell = _spell(effort, until, 1 - self._even_share(effort), notify)
         return split_at_best(self.problem, found, tiles, search, spell)
+
+    def _shortened(self, effort: Effort, until: float, notify: Notify) -> list[Placement]:
+        """What a search for the latency of column rings finds, from the best candidate so far."""
+        problem, splitting = self.problem, [name for name in SPLITTING if name in self.pools]
+        network = Network.of(problem.mesh, problem.cost.preset.network)
+        on_rings = network.links == "rings" and network.tokens == "row" and not problem.cost.uses_table
+        if SEARCHES[effort.search][1] != "annealing" or not splitting or not on_rings:
+            return []
+        pool = self.pools[splitting[0]]
+        if pool.judge.goal is not Goal.LATENCY or not pool.placements:
+            return []
+        demand = Demand.of(self.sets.train, network, problem.model.experts)
+        share, now = LATENCY_SHARE * (1 - self._even_share(effort)), effort.deadline.elapsed()
+        spell = _spell(effort, now + LATENCY_SHARE * max(until - now, 0.0), share, notify)
+        start, prices = pool.placements[pool.best()], prices_of(problem.cost, network)
+        least = float(pool.judged[pool.best()][LATENCIES].mean())
+        return shorten(problem, start, demand, prices, spell, lambda found: pool.latency(found) < least)
 
     def _even_share(self, effort: Effort) -> float:
         """What the search for even routing gets of the time and of the moves."""

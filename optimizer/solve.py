@@ -42,10 +42,11 @@ class Row:
 @dataclass(frozen=True, eq=False)
 class Solution:
     """All methods' rows; `search` has one for each routing policy that was tried, the plan's last. outcome: of the
-    formulation, with free_counts or greedy's; first_result: seconds until a complete plan was judged."""
+    formulation, with free_counts or greedy's, None where an interruption came before it; first_result: seconds until a
+    complete plan was judged."""
 
     rows: list[Row]
-    outcome: Outcome[Ints]
+    outcome: Outcome[Ints] | None
     free_counts: bool
     gaps: list[Gap]
     candidates: int
@@ -72,9 +73,11 @@ def solve(
     started = time.monotonic()
     finish = MOST_BOUNDING * bounding + FINISH_SHARE * effort.deadline.seconds
     try:
-        portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, notify)
+        if seeds.complete:
+            portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, notify)
     except KeyboardInterrupt:
         notify("interrupted", 1.0)
+    portfolio.fall_back(seeds.found)
     portfolio.settle()
     seconds = time.monotonic() - started
     notify("judging", 1.0)
@@ -91,8 +94,8 @@ def solve(
 
 @dataclass(frozen=True, eq=False)
 class Seeds:
-    """The candidates of the constructions and of the formulation, and their rows. first_result: seconds until the first
-    was judged."""
+    """The candidates of the constructions and of the formulation, those that there are after an interruption, and their
+    rows. first_result: seconds until the first was judged."""
 
     found: list[Candidate]
     rows: list[Row]
@@ -100,23 +103,30 @@ class Seeds:
 
     @classmethod
     def judged(cls, problem: Problem, portfolio: Portfolio, effort: Effort, notify: Notify) -> "Seeds":
-        """Plan and judge each in turn."""
+        """Plan and judge each in turn; Ctrl-C ends it with those that there are, if there is any."""
         found: list[Candidate] = []
         rows: list[Row] = []
         first_result = 0.0
-        for candidate in seeds_and_formulation(problem, effort, notify):
-            report = portfolio.judge_of(candidate.method).test(candidate.placement)
-            rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
-            first_result = first_result or effort.deadline.elapsed()
-            found.append(candidate)
-        return cls(found, rows, first_result)
+        try:
+            for candidate in seeds_and_formulation(problem, effort, notify):
+                report = portfolio.judge_of(candidate.method).test(candidate.placement)
+                rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
+                first_result = first_result or effort.deadline.elapsed()
+                found.append(candidate)
+        except KeyboardInterrupt:
+            if not found:
+                raise
+        return cls(found, rows[: len(found)], first_result)
 
     @property
-    def outcome(self) -> Outcome[Ints]:
+    def outcome(self) -> Outcome[Ints] | None:
         """The formulation's, which comes last."""
-        found = self.found[-1].outcome
-        assert found is not None
-        return found
+        return self.found[-1].outcome
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing interrupted them."""
+        return self.outcome is not None
 
 
 def _searched(portfolio: Portfolio, seconds: float) -> list[Row]:

@@ -1,13 +1,17 @@
 """One layer, end to end, on small problems."""
 
 import time
+from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 from builders import small_problem
 
 from formulations.outcome import SolveStatus
-from optimizer.candidates import Effort
+from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.conditions import Conditions
+from optimizer.problem import Problem
+from optimizer.report.solution import as_json, proof
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
 from optimizer.simulator import simulate
@@ -74,6 +78,7 @@ def test_the_formulation_is_at_least_as_good_as_its_hint() -> None:
     solution = solved()
     weight = problem.total_load / solution.rows[3].placement.counts(15)
     peaks = [max(sum(weight[e] for e in row if e >= 0) for row in solution.rows[i].placement.slots) for i in (3, 6)]
+    assert solution.outcome is not None
     assert solution.outcome.status in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE)
     assert solution.outcome.objective == pytest.approx(peaks[1])
     assert solution.outcome.lower_bound <= peaks[1] + 1e-9
@@ -84,3 +89,30 @@ def test_the_time_limit_ends_an_unlimited_search() -> None:
     started = time.monotonic()
     assert solved(evaluations=None, seconds=3).candidates > 3
     assert time.monotonic() - started < 30  # not a timing: only that it ends at all
+
+
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_ctrl_c_among_the_seeds_leaves_those_that_there_are(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
+        yield from islice(seeds_and_formulation(problem, effort, notify), after)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("optimizer.solve.seeds_and_formulation", interrupted)
+    solution = solved()
+    assert [row.method for row in solution.rows] == [*METHODS[:after], "search"]
+    best = "greedy" if after >= 4 else METHODS[after - 1]
+    slots = {row.method: row.placement.slots.tolist() for row in solution.rows}
+    assert slots["search"] == slots[best]
+    assert solution.outcome is None
+    assert as_json(solution)["formulation"] is None
+    assert "Interrupted before the formulation" in proof(solution)
+
+
+def test_ctrl_c_before_any_seed_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("optimizer.solve.seeds_and_formulation", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        solved()

@@ -52,13 +52,18 @@ def _solution_cells(row: Row) -> list[str]:
 
 def proof(solution: Solution) -> str:
     """What the formulation proved, in words, and how the search went."""
-    outcome = solution.outcome
-    proved = f"Formulation of the expected load, {holds_for(solution)}: {outcome.status}"
-    if outcome.objective is not None:
-        proved += f", peak within {outcome.gap:.2%} of its bound"
     return (
-        f"{proved}. First complete plan after {solution.first_result:.1f} s; {solution.candidates} candidates compared."
+        f"{_formulated(solution)}. First complete plan after {solution.first_result:.1f} s; {solution.candidates} "
+        "candidates compared."
     )
+
+
+def _formulated(solution: Solution) -> str:
+    outcome = solution.outcome
+    if outcome is None:
+        return "Interrupted before the formulation"
+    proved = f"Formulation of the expected load, {holds_for(solution)}: {outcome.status}"
+    return proved if outcome.objective is None else f"{proved}, peak within {outcome.gap:.2%} of its bound"
 
 
 def rerouted(what: Rerouting) -> str:
@@ -82,7 +87,9 @@ def as_json(solution: Solution) -> dict[str, Any]:
     return {
         "rows": [{"method": row.method, "seconds": row.seconds, **row.report.summary()} for row in solution.rows],
         "bounds": {gap.unit: gap.summary() for gap in solution.gaps},
-        "formulation": {
+        "formulation": None
+        if outcome is None
+        else {
             "status": str(outcome.status),
             "expected_peak": outcome.objective,
             "lower_bound": outcome.lower_bound,
