@@ -16,6 +16,7 @@ from optimizer.commands.stats import stats
 from optimizer.commands.traces import convert, synth
 from optimizer.commands.validate import validate
 from optimizer.errors import InputError, LostWorkerError
+from optimizer.interrupts import heard_by, interrupt
 
 
 class Moeplan(click.Group):
@@ -24,7 +25,8 @@ class Moeplan(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """2 for what the user gave, 1 for what the machine could not do."""
         try:
-            return super().invoke(ctx)
+            with heard_by(interrupt):
+                return super().invoke(ctx)
         except InputError as error:
             raise BadInput(" ".join(str(error).split())) from None
         except LostWorkerError as error:

@@ -124,7 +124,7 @@ def test_ctrl_c_ends_with_a_complete_plan(
     endless: list[str], unbroken: bytes, work: Path, plan: Path, name: str
 ) -> None:
     ended = accident(name, endless, work.parent / "marks")
-    assert (ended.returncode, ended.stderr) == (0, "Note: 10 requests\n")
+    assert (ended.returncode, ended.stderr) == (0, "Note: 10 requests\n"), ended.stderr
     assert f"The plan is written to {plan}." in ended.stdout
     assert run("validate", plan).exit_code == 0
     found = json.loads(plan.read_text())["layers"]

@@ -1,7 +1,6 @@
 """Where tasks run: processes of this machine or of a dask cluster, by way of joblib; and how they are stopped."""
 
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +13,7 @@ from warnings import catch_warnings, simplefilter
 from joblib import Parallel, delayed, parallel_config
 
 from optimizer.errors import InputError, LostWorkerError
+from optimizer.interrupts import heard_by, interrupt
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,19 +33,7 @@ class Stop:
         """The handler of the signal."""
         again, self.asked = self.asked, True
         if again or not self.waits:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signal, where this thread may."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, self)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+            interrupt(number, frame)
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,7 @@ class Crew:
         function = delayed(_Interruptible(work) if self.processes else work)
         singly = _OneByOne((function(task) for task in tasks), self.size, stop)
         try:
-            with stop.listening():
+            with heard_by(stop):
                 while not singly.ended:
                     yield from run(singly)
         except self.lost as error:
@@ -136,7 +124,7 @@ class _Interruptible(Generic[Task, Result]):
 
     def __call__(self, task: Task) -> Result:
         """Run the task."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
         try:
             return self.work(task)
         finally:

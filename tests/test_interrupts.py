@@ -1,0 +1,93 @@
+"""Ctrl-C, raised where it does no harm."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from frail import wait_for
+
+from optimizer.interrupts import RETRY_SECONDS, heard_by, interrupt
+
+WORKING = """
+def work(press, wait):
+    press()
+    wait()
+    done.append(True)
+"""
+
+
+def work_of(module: str) -> tuple[Callable[..., None], list[bool]]:
+    """A function of a module of this name, that presses Ctrl-C, goes on, and says that it came to its end."""
+    names: dict[str, Any] = {"__name__": module, "done": []}
+    exec(WORKING, names)
+    return names["work"], names["done"]
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def long_enough_to_try_again() -> None:
+    time.sleep(3 * RETRY_SECONDS)
+
+
+def for_ever() -> None:
+    wait_for(lambda: False)
+
+
+def test_work_is_interrupted_at_once() -> None:
+    work, done = work_of("optimizer.search")
+    with heard_by(interrupt), pytest.raises(KeyboardInterrupt):
+        work(press, for_ever)
+    assert done == []
+
+
+@pytest.mark.parametrize("module", ["numba.core.caching", "llvmlite.binding.executionengine"])
+def test_the_compiler_comes_to_its_end_first(module: str) -> None:
+    work, done = work_of(module)
+
+    def compile_and_work() -> None:
+        work(press, long_enough_to_try_again)
+        for_ever()
+
+    with heard_by(interrupt), pytest.raises(KeyboardInterrupt):
+        compile_and_work()
+    assert done == [True]
+
+
+def test_what_the_compiler_calls_is_the_compilers() -> None:
+    """The frame of the callback is not its own."""
+    work, done = work_of("numba.core.compiler")
+    called, ended = work_of("optimizer.typing")
+
+    def compile_and_work() -> None:
+        work(lambda: called(press, long_enough_to_try_again), lambda: None)
+        for_ever()
+
+    with heard_by(interrupt), pytest.raises(KeyboardInterrupt):
+        compile_and_work()
+    assert (done, ended) == ([True], [True])
+
+
+def test_the_handler_before_comes_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with heard_by(interrupt):
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_threads_leave_the_handler_alone() -> None:
+    seen = []
+
+    def look() -> None:
+        with heard_by(interrupt):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]
