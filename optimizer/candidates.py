@@ -15,8 +15,10 @@ from formulations.solver import Limits
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.annealing import Schedule, anneal
+from optimizer.search.latency import Prices, anneal_latency
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.neighbourhood import search_neighbourhoods
+from optimizer.search.ring_state import Demand
 from optimizer.search.stop import Budget, Deadline
 from optimizer.search.tabu import tabu
 from optimizer.seeds.flexibility import flexibility
@@ -32,6 +34,7 @@ FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are count
 STARTS = ("start", "greedy", "formulation", "pairing")  # of the descents, in turn
 JOBS = 2  # chains of annealing, each in a thread
 FINALISTS = 2  # of what a search for optimal routing passes, the last ones
+EARLY = 0.2  # share of its time after which a search for latency has to have found something
 
 EvenSearch = Literal["descent", "tabu"]
 SplitSearch = Literal["annealing", "lns"]
@@ -136,6 +139,39 @@ def split_at_best(
         passed.extend(bettered)
     except KeyboardInterrupt:
         notify("interrupted", 1.0)
+    return passed[: -1 - FINALISTS : -1]
+
+
+def shorten(
+    problem: Problem,
+    start: Placement,
+    demand: Demand,
+    prices: Prices,
+    spell: Spell,
+    better: Callable[[Placement], bool],
+) -> list[Placement]:
+    """The best placements that a search for the latency of rings passes, the last ones first.
+
+    It starts from a placement that is good in tiles, and goes on while it is `better`, which is asked once. (At 1,024
+    and 2,048 tokens, where full devices decide how far tokens go, the search finds nothing that routing can use.)
+    """
+    rng, shares = np.random.default_rng(spell.seed), [0.0]
+    passed: list[Placement] = []
+    bettered = anneal_latency(
+        start, problem.cost.tiles(problem.load), demand, prices, problem.spread, problem.mesh.cols, spell.budget, rng,
+        spell.jobs, problem.most_replicas, shares.append,
+    )  # fmt: skip
+    early = True
+    try:
+        for placement in bettered:
+            passed.append(placement)
+            spell.notify("latency", shares[-1])
+            if early and shares[-1] >= EARLY:
+                early = False
+                if not better(placement):
+                    return []
+    except KeyboardInterrupt:
+        spell.notify("interrupted", 1.0)
     return passed[: -1 - FINALISTS : -1]
 
 

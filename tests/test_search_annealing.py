@@ -9,7 +9,8 @@ from builders import small_problem
 
 from formulations.arrays import Ints
 from optimizer.problem import Problem
-from optimizer.search.annealing import LOOKS, Annealer, Schedule, anneal
+from optimizer.search.annealing import Annealer, Schedule, anneal
+from optimizer.search.chains import LOOKS
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.greedy import greedy

@@ -7,25 +7,22 @@ budget that is spent.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 
 from formulations.arrays import Bools, Floats, Ints
 from formulations.kernels import kernel
 from optimizer.placement import Placement
+from optimizer.search.chains import Tally, cooled
 from optimizer.search.moves import NO_LIMIT, is_legal
 from optimizer.search.split_moves import Touched, apply, delta, forget, touched_for
 from optimizer.search.split_state import LANES, Split, split_of, sweep
 from optimizer.search.stop import Budget
 
 DRAWS = 6  # uniform random numbers that a move takes
-CHUNK = 500  # moves between looks at the clock: some hundredths of a second
 REFRESH = 16  # moves made after which all experts are levelled, not only those near a move
 DESCENT = 0.03  # share of the budget in which only what improves is accepted
-LOOKS = 20  # times that the best so far is yielded, if it is new
 ANYWHERE, SWAPS, FROM_PEAK = 0.3, 0.6, 0.8  # kinds of moves, as cumulated shares
 
 
@@ -44,20 +41,6 @@ class Schedule:
     def __post_init__(self) -> None:
         if not (0 < self.worsening <= 1 and 0 < self.cooling <= 1 and 0 < self.tail <= 1 and self.tail_weight >= 0):
             raise ValueError(f"{self}: shares lie between 0 and 1, and no weight is negative")
-
-
-@dataclass
-class Tally:
-    """Moves evaluated, moves made, and runs in which no drawn move was legal."""
-
-    evaluated: int = 0
-    made: int = 0
-    fruitless: int = 0
-
-    @property
-    def spent(self) -> int:
-        """What counts towards a limit of evaluations: a run without any counts as one, so that there is an end."""
-        return self.evaluated + self.fruitless
 
 
 class Annealer:
@@ -84,6 +67,16 @@ class Annealer:
         self.schedule = schedule
         self._spread, self._cols, self._most, self._rng = spread, cols, most, rng
         self.batches = len(units)
+        self._first: float | None = None
+
+    def temperature(self, share: float) -> float:
+        """Zero during the descent, then from the first to the last, summed over batches."""
+        if share < DESCENT:
+            return 0.0
+        if self._first is None:
+            self._first = self.schedule.worsening * self.excess() * self.batches / np.log(2)
+        fallen: float = self.schedule.cooling ** ((share - DESCENT) / (1 - DESCENT))
+        return self._first * fallen
 
     def run(self, draws: int, temperature: float) -> None:
         """Draw so many moves; evaluate those that are legal and accept by Metropolis' rule.
@@ -99,6 +92,10 @@ class Annealer:
         self.tally.evaluated += evaluated
         self.tally.made += made
         self.tally.fruitless += evaluated == 0
+
+    def placement(self) -> Placement:
+        """The current one."""
+        return self.split.placement()
 
     def peaks(self) -> Floats:
         """Peak load of each batch in units, `[batch]`, an upper bound of the least."""
@@ -124,58 +121,6 @@ class Annealer:
         return int(usual), round(self.schedule.tail_weight / self.schedule.tail)
 
 
-@dataclass
-class _Chain:
-    """An annealer on its way down, and the best it has passed."""
-
-    annealer: Annealer
-    pace: "_Pace"
-    best: Placement
-    first: float | None = None
-    objective: float = np.inf
-    improved: bool = False
-
-    def advance(self, until: float) -> None:
-        """Run until this share of the budget is spent."""
-        while (share := self.pace.share(self.annealer.tally)) < until:
-            self.annealer.run(self.pace.draws(self.annealer.tally), self._temperature(share))
-            objective = self.annealer.objective()
-            if objective < self.objective:
-                self.best, self.objective, self.improved = self.annealer.split.placement(), objective, True
-
-    def _temperature(self, share: float) -> float:
-        """Zero during the descent, then from the first to the last, summed over batches."""
-        if share < DESCENT:
-            return 0.0
-        annealer, schedule = self.annealer, self.annealer.schedule
-        if self.first is None:
-            self.first = schedule.worsening * annealer.excess() * annealer.batches / np.log(2)
-        cooled: float = schedule.cooling ** ((share - DESCENT) / (1 - DESCENT))
-        return self.first * cooled
-
-
-@dataclass(frozen=True)
-class _Pace:
-    """What a chain may spend from `started` (seconds on the budget's clock) on."""
-
-    budget: Budget
-    started: float
-    evaluations: int | None
-
-    def share(self, tally: Tally) -> float:
-        """Share spent: of the evaluations where they are limited, else of the time; 1 once either is spent."""
-        elapsed = self.budget.deadline.elapsed()
-        if elapsed >= self.budget.seconds:
-            return 1.0
-        if self.evaluations is not None:
-            return min(1.0, tally.spent / max(self.evaluations, 1))
-        return (elapsed - self.started) / (self.budget.seconds - self.started)
-
-    def draws(self, tally: Tally) -> int:
-        """Moves to draw now."""
-        return CHUNK if self.evaluations is None else min(CHUNK, self.evaluations - tally.spent)
-
-
 def anneal(
     start: Placement,
     units: Ints,
@@ -188,25 +133,14 @@ def anneal(
     most: int = NO_LIMIT,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Placement]:
-    """Anneal `chains` times at once, each in a thread, and yield what has become better, `LOOKS` times on the way.
+    """Anneal `chains` times at once, each in a thread, and yield what has become better, as `cooled` does.
 
     most: replicas of all experts together, which no placement on the way exceeds.
-    The last that a chain yields is its best. The temperature follows the evaluations spent where they are limited,
+    The temperature follows the evaluations spent where they are limited,
     else the time, so that with a limit of evaluations the seed alone decides.
     """
-    each = None if budget.evaluations is None else budget.evaluations // chains
-    pace = _Pace(budget, budget.deadline.elapsed(), each)
     annealers = [Annealer(start, units, spread, cols, schedule, own, most) for own in rng.spawn(chains)]
-    running = [_Chain(annealer, pace, start) for annealer in annealers]
-    with ThreadPoolExecutor(chains) as pool:
-        for look in range(1, LOOKS + 1):
-            list(pool.map(_Chain.advance, running, repeat(look / LOOKS)))
-            progress(look / LOOKS)
-            for chain in running:
-                if chain.improved:
-                    chain.improved = False
-                    yield chain.best
-    budget.spend(sum(annealer.tally.spent for annealer in annealers))
+    return cooled(annealers, budget, progress)
 
 
 @kernel

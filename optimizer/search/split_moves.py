@@ -142,15 +142,15 @@ def _rearrange(move: int, split: Split, touched: Touched) -> None:
     if b >= 0:
         slots[b // depth, b % depth] = x
     if x >= 0:
-        _rehouse(replicas[x], copies, x, a, b)
+        rehouse(replicas[x], copies, x, a, b)
     if y >= 0:
-        _rehouse(replicas[y], copies, y, b, a)
+        rehouse(replicas[y], copies, y, b, a)
     touched.change[0], touched.change[1], touched.change[2], touched.change[3] = a, b, x, y
 
 
 @kernel
-def _rehouse(held: Ints, copies: Ints, expert: int, old: int, new: int) -> None:
-    """One replica goes from a slot (-1: there is none yet) to another (-1: it ends)."""
+def rehouse(held: Ints, copies: Ints, expert: int, old: int, new: int) -> None:
+    """One replica goes from a place (-1: there is none yet) to another (-1: it ends); held `[replica]` are these."""
     if old < 0:
         held[copies[expert]] = new
         copies[expert] += 1

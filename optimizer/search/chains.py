@@ -1,0 +1,109 @@
+"""Several annealers on their way down at once, each in a thread, and what they pass."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Protocol
+
+import numpy as np
+
+from optimizer.placement import Placement
+from optimizer.search.stop import Budget
+
+CHUNK = 500  # moves between looks at the clock: some hundredths of a second
+LOOKS = 20  # times that the best so far is yielded, if it is new
+
+
+@dataclass
+class Tally:
+    """Moves evaluated, moves made, and runs in which no drawn move was legal."""
+
+    evaluated: int = 0
+    made: int = 0
+    fruitless: int = 0
+
+    @property
+    def spent(self) -> int:
+        """What counts towards a limit of evaluations: a run without any counts as one, so that there is an end."""
+        return self.evaluated + self.fruitless
+
+
+class Cooled(Protocol):
+    """A placement that is moved about at a temperature which falls with the share of the budget that is spent."""
+
+    tally: Tally
+
+    def temperature(self, share: float) -> float:
+        """When this share is spent."""
+
+    def run(self, draws: int, temperature: float) -> None:
+        """Draw so many moves."""
+
+    def objective(self) -> float:
+        """What is to be least."""
+
+    def placement(self) -> Placement:
+        """The current one."""
+
+
+@dataclass
+class _Chain:
+    """An annealer on its way down, and the best it has passed."""
+
+    annealer: Cooled
+    pace: "_Pace"
+    best: Placement
+    objective: float = np.inf
+    improved: bool = False
+
+    def advance(self, until: float) -> None:
+        """Run until this share of the budget is spent."""
+        while (share := self.pace.share(self.annealer.tally)) < until:
+            self.annealer.run(self.pace.draws(self.annealer.tally), self.annealer.temperature(share))
+            objective = self.annealer.objective()
+            if objective < self.objective:
+                self.best, self.objective, self.improved = self.annealer.placement(), objective, True
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """What a chain may spend from `started` (seconds on the budget's clock) on."""
+
+    budget: Budget
+    started: float
+    evaluations: int | None
+
+    def share(self, tally: Tally) -> float:
+        """Share spent: of the evaluations where they are limited, else of the time; 1 once either is spent."""
+        elapsed = self.budget.deadline.elapsed()
+        if elapsed >= self.budget.seconds:
+            return 1.0
+        if self.evaluations is not None:
+            return min(1.0, tally.spent / max(self.evaluations, 1))
+        return (elapsed - self.started) / (self.budget.seconds - self.started)
+
+    def draws(self, tally: Tally) -> int:
+        """Moves to draw now."""
+        return CHUNK if self.evaluations is None else min(CHUNK, self.evaluations - tally.spent)
+
+
+def cooled(
+    annealers: Sequence[Cooled], budget: Budget, progress: Callable[[float], None] = lambda share: None
+) -> Iterator[Placement]:
+    """Run all annealers, each with its part of the evaluations, and yield what has become better, `LOOKS` times.
+
+    The last that a chain yields is its best. Time decides nothing where evaluations are limited.
+    """
+    each = None if budget.evaluations is None else budget.evaluations // len(annealers)
+    pace = _Pace(budget, budget.deadline.elapsed(), each)
+    running = [_Chain(annealer, pace, annealer.placement()) for annealer in annealers]
+    with ThreadPoolExecutor(len(annealers)) as pool:
+        for look in range(1, LOOKS + 1):
+            list(pool.map(_Chain.advance, running, repeat(look / LOOKS)))
+            progress(look / LOOKS)
+            for chain in running:
+                if chain.improved:
+                    chain.improved = False
+                    yield chain.best
+    budget.spend(sum(annealer.tally.spent for annealer in annealers))

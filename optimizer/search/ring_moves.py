@@ -1,0 +1,161 @@
+"""What a move of `moves.py` would change on the links of column rings, and making the change.
+
+Moves are numbered, and legal, as there. `delta` works on a second state, `trial`, which equals the current one before
+and after, as in `split_moves`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from formulations.arrays import Bools, Floats, Ints
+from formulations.kernels import kernel
+from optimizer.search.ring_state import (
+    Rings,
+    busiest,
+    carry_alone,
+    nearest,
+    recount_results,
+    recount_way,
+)
+from optimizer.search.split_moves import rehouse
+
+
+class Touched(NamedTuple):
+    """What of trial may differ from the current state: change `[4]` slots a and b (-1: none), the expert x that leaves
+    a for b and y that comes to a (-1: none); the ways `[source, column, direction]`, and for each source the first
+    `many [source]` of device `[source, 4]`."""
+
+    change: Ints
+    way: Bools
+    device: Ints
+    many: Ints
+
+
+def touched_for(rings: Rings) -> Touched:
+    """Working memory of `delta` and `apply`."""
+    sources = len(rings.sent)
+    return Touched(
+        np.full(4, -1, dtype=np.int64),
+        np.zeros(rings.sent.shape[:3], dtype=np.bool_),
+        np.zeros((sources, 4), dtype=np.int64),
+        np.zeros(sources, dtype=np.int64),
+    )
+
+
+@kernel
+def communication(rings: Rings, weight: Floats) -> float:
+    """About how long links are busy: weight `[3]` of a message on the busiest link of each kind."""
+    total = 0.0
+    for kind in range(len(weight)):
+        total += weight[kind] * busiest(rings.load[kind])
+    return total
+
+
+@kernel
+def delta(move: int, current: Rings, trial: Rings, touched: Touched, weight: Floats) -> float:
+    """What `communication` is after a legal move, which is left in trial."""
+    _rearrange(move, trial, touched)
+    touched.way[:], touched.many[:] = False, 0
+    for expert in touched.change[2:]:
+        if expert >= 0:
+            _find_nearest(expert, current, trial, touched)
+            _recount_alone(expert, current, trial)
+    for source in range(len(trial.sent)):
+        for place in range(touched.many[source]):
+            recount_results(source, touched.device[source, place], trial)
+        for col in range(trial.sent.shape[1]):
+            for direction in range(2):
+                if touched.way[source, col, direction]:
+                    recount_way(source, col, direction, trial)
+    return communication(trial, weight)
+
+
+@kernel
+def apply(current: Rings, trial: Rings, touched: Touched) -> None:
+    """Make the move that `delta` has left in trial."""
+    _copy(trial, current, touched)
+
+
+@kernel
+def forget(current: Rings, trial: Rings, touched: Touched) -> None:
+    """Take it back: trial equals the current state again."""
+    _copy(current, trial, touched)
+
+
+@kernel
+def _rearrange(move: int, rings: Rings, touched: Touched) -> None:
+    """Change slots, copies and held, and say what has changed."""
+    slots, depth, size = rings.slots, rings.slots.shape[1], rings.slots.size
+    if move < size * size:
+        a, b = move // size, move % size
+        y = slots[b // depth, b % depth]
+    else:
+        a, b = (move - size * size) // len(rings.copies), -1
+        y = (move - size * size) % len(rings.copies)
+    x = slots[a // depth, a % depth]
+    at_a, at_b = a // depth, b // depth if b >= 0 else -1
+    slots[at_a, a % depth] = y
+    if b >= 0:
+        slots[at_b, b % depth] = x
+    if x >= 0:
+        rehouse(rings.held[x], rings.copies, x, at_a, at_b)
+    if y >= 0:
+        rehouse(rings.held[y], rings.copies, y, at_b, at_a)
+    touched.change[0], touched.change[1], touched.change[2], touched.change[3] = a, b, x, y
+
+
+@kernel
+def _find_nearest(expert: int, current: Rings, trial: Rings, touched: Touched) -> None:
+    """Which devices serve the sources now; what has changed is touched where it was and where it is."""
+    for source in range(len(trial.sent)):
+        before, after = current.nearest[source, expert], nearest(source, expert, trial)
+        if before != after:
+            trial.nearest[source, expert] = after
+            _touch(source, before, touched)
+            _touch(source, after, touched)
+
+
+@kernel
+def _touch(source: int, device: int, touched: Touched) -> None:
+    rows, cols = touched.way.shape[:2]
+    climb = (device // cols - source) % rows
+    for direction in range(2):
+        if 0 < 2 * (climb if direction == 0 else rows - climb) <= rows:
+            touched.way[source, device % cols, direction] = True
+    for place in range(touched.many[source]):
+        if touched.device[source, place] == device:
+            return
+    touched.device[source, touched.many[source]] = device
+    touched.many[source] += 1
+
+
+@kernel
+def _recount_alone(expert: int, current: Rings, trial: Rings) -> None:
+    if current.copies[expert] == 1:
+        carry_alone(expert, current.held[expert, 0], -1.0, trial)
+    if trial.copies[expert] == 1:
+        carry_alone(expert, trial.held[expert, 0], 1.0, trial)
+
+
+@kernel
+def _copy(source: Rings, target: Rings, touched: Touched) -> None:
+    depth = source.slots.shape[1]
+    for home in range(len(source.sent)):
+        for place in range(touched.many[home]):
+            device = touched.device[home, place]
+            target.returned[home, device] = source.returned[home, device]
+        for col in range(source.sent.shape[1]):
+            for direction in range(2):
+                if touched.way[home, col, direction]:
+                    target.sent[home, col, direction] = source.sent[home, col, direction]
+    target.load[:] = source.load
+    for slot in touched.change[:2]:
+        if slot >= 0:
+            target.slots[slot // depth, slot % depth] = source.slots[slot // depth, slot % depth]
+    for expert in touched.change[2:]:
+        if expert >= 0:
+            for place in range(max(source.copies[expert], target.copies[expert])):
+                target.held[expert, place] = source.held[expert, place]
+            target.copies[expert] = source.copies[expert]
+            target.nearest[:, expert] = source.nearest[:, expert]
