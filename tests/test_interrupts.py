@@ -46,7 +46,7 @@ def test_work_is_interrupted_at_once() -> None:
     assert done == []
 
 
-@pytest.mark.parametrize("module", ["numba.core.caching", "llvmlite.binding.executionengine"])
+@pytest.mark.parametrize("module", ["numba.core.caching", "llvmlite.binding.executionengine", "ctypes"])
 def test_the_compiler_comes_to_its_end_first(module: str) -> None:
     work, done = work_of(module)
 
