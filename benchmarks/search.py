@@ -15,7 +15,10 @@ from scipy.stats import spearmanr
 from speed import HARDWARE, LAYER, MESH, home_problem
 
 from formulations.arrays import Floats, Ints
+from formulations.joint_placement import COLD, HOT
 from formulations.kernels import kernel
+from formulations.load_annealing import DISTANCES, layout_of
+from formulations.load_annealing import anneal as anneal_load
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.inputs import Named, open_source
@@ -77,14 +80,33 @@ def legal_moves(problem: Problem, placement: Placement) -> Ints:
     return np.array([move for move in drawn if is_legal(move, slots, counts, problem.spread, MESH.cols)])
 
 
+def swap_rate(problem: Problem) -> float:
+    """Thousands of swaps that the annealing of expected load evaluates per second, drawn swaps that are not legal left
+    out: those of one slot with itself, its device or its expert, with none, and of shared experts between rows."""
+    load = problem.total_load / problem.total_load.sum() * MESH.devices
+    layout = layout_of(load, greedy(problem).slots, problem.spread, MESH.cols)
+    steps, rng = 1_000_000, np.random.default_rng(0)
+    found = rate(steps / 1e3, lambda: anneal_load(layout, 0.0, steps, HOT, COLD, 0.0, rng))
+    order = np.argsort(layout.weight[layout.slots])
+    far = np.exp(np.linspace(0, np.log(len(order)), DISTANCES)).astype(np.int64)
+    first = rng.integers(len(order), size=steps)
+    second = first + np.concatenate((far, -far))[rng.integers(2 * DISTANCES, size=steps)]
+    inside = (second >= 0) & (second < len(order))
+    one, two = order[first[inside]], order[second[inside]]
+    (x, y), (a, b) = (layout.slots[one], layout.slots[two]), (one // layout.depth, two // layout.depth)
+    kept = (layout.spread[x] | layout.spread[y]) & (a // MESH.cols != b // MESH.cols)
+    return found * float(((a != b) & (x != y) & ~kept).sum()) / steps
+
+
 def speeds(problem: Problem) -> None:
     """Evaluated moves per second, swaps and replacements of the greedy placement drawn at random."""
     placement = greedy(problem)
     moves = legal_moves(problem, placement)
     nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=np.int64)
     print(f"{'surrogate':44}{'k moves/s':>12}")
+    print(f"{'expected load':44}{swap_rate(problem):12.1f}")
     for name, load in (
-        ("expected load", problem.total_load[None]),
+        ("expected load, by what serves many batches", problem.total_load[None]),
         (f"{BATCHES} batches, even split", problem.load[:BATCHES]),
     ):
         state = SearchState.of(placement, load, np.arange(int(load.max()) + 1), nothing)
