@@ -278,11 +278,12 @@ class Portfolio:
         """What a search for the latency of column rings finds, from the best candidate so far."""
         problem, splitting = self.problem, [name for name in SPLITTING if name in self.pools]
         network = Network.of(problem.mesh, problem.cost.preset.network)
-        on_rings = network.links == "rings" and network.tokens == "row" and not problem.cost.uses_table
+        on_rings = network.links == "rings" and network.tokens == "row" and problem.mesh.rows > 1
         if SEARCHES[effort.search][1] != "annealing" or not splitting or not on_rings:
             return []
         pool = self.pools[splitting[0]]
-        if pool.judge.goal is not Goal.LATENCY or not pool.placements:
+        known = problem.cost.moe_op == "optimized" and not problem.cost.uses_table
+        if pool.judge.goal is not Goal.LATENCY or not known or not pool.placements:
             return []
         demand = Demand.of(self.sets.train, network, problem.model.experts)
         share, now = LATENCY_SHARE * (1 - self._even_share(effort)), effort.deadline.elapsed()

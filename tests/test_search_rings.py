@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference_traffic import Load, Wires, all_holders, carry, hops, link_order
 
 from formulations.arrays import Floats, Ints
+from optimizer.candidates import FINALISTS, Spell, shorten
 from optimizer.cost import Cost
 from optimizer.mesh import Mesh
 from optimizer.model import Model
@@ -17,7 +18,7 @@ from optimizer.network import Network
 from optimizer.placement import Placement
 from optimizer.presets import load_hardware
 from optimizer.problem import Problem
-from optimizer.search.latency import LatencyAnnealer, anneal_latency, prices_of
+from optimizer.search.latency import LatencyAnnealer, _work, anneal_latency, prices_of
 from optimizer.search.moves import is_legal
 from optimizer.search.ring_moves import apply, communication, delta, forget, touched_for
 from optimizer.search.ring_state import ALONE, BACK, OUT, Demand, Rings, busiest
@@ -175,6 +176,41 @@ def test_cold_only_gets_better_and_stays_feasible() -> None:
     needed = problem.cost.tiles(problem.load).max(axis=0)
     counts = [one.placement().counts(31), annealer(problem, demand, cost).placement().counts(31)]
     assert (counts[0] >= np.minimum(counts[1], needed)).all()
+
+
+@pytest.mark.parametrize(
+    ("peak", "tiles"),
+    [(0.5, 1.0), (1.2, 2.0), (1.8, 2 + 4 / 15), (2.0, 2 + 2 / 3), (2.1, 2 + 13 / 15)],
+)
+def test_work_is_whole_tiles_and_more_where_the_next_is_near(peak: float, tiles: float) -> None:
+    """What is less than an eighth above a whole tile is taken for rounding; other batches may well need the next."""
+    held = np.array([[round(peak * 960), 480]], dtype=np.int32)
+    assert _work(held, 960) == pytest.approx(tiles + 1, abs=0.01)
+
+
+def spell(evaluations: int) -> Spell:
+    return Spell(Budget(Deadline(600), 600, evaluations), 0, 1, lambda stage, share: None)
+
+
+def test_a_search_that_finds_nothing_better_early_is_left() -> None:
+    problem, demand, cost = layer()
+    start, prices = random_permutation(problem, np.random.default_rng(1)), prices_of(cost, Network(problem.mesh))
+    asked: list[Placement] = []
+
+    def shortened(answer: bool) -> list[Placement]:
+        def better(found: Placement) -> bool:
+            asked.append(found)
+            return answer
+
+        return shorten(problem, start, demand, prices, spell(4000), better)
+
+    assert shortened(answer=False) == []
+    found = shortened(answer=True)
+    assert len(asked) == 2
+    assert (asked[0].slots == asked[1].slots).all()
+    assert len(found) == FINALISTS
+    worth = [communication(Rings.of(of, demand, 3), prices.message) for of in (found[0], start)]
+    assert worth[0] < worth[1]
 
 
 def ends(seed: int) -> list[list[list[int]]]:
