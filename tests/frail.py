@@ -107,3 +107,12 @@ def plan_layer_or_die(task: LayerTask, seconds: float) -> LayerPlan | None:
     if task.layer == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return plan_layer(task, seconds)
+
+
+def plan_layer_or_die_once(task: LayerTask, seconds: float) -> LayerPlan | None:
+    """Layer 1 takes its process with it the first time."""
+    mark = Path(os.environ[MARKS]) / "died"
+    if task.layer == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plan_layer(task, seconds)

@@ -13,6 +13,7 @@ from optimizer.errors import LostWorkerError
 Task = TypeVar("Task")
 Part = TypeVar("Part")
 TRIES = 3  # with workers that die
+MOST_LATE = 300.0  # seconds: a worker may have much to compile
 
 
 def in_parallel(
@@ -35,7 +36,8 @@ def in_parallel(
         begun = takewhile(lambda layer: not in_time or run.spent() < run.end, left)
         timed = ((layer, task(layer), shares.next()) for layer in begun)
         try:
-            with closing(run.crew.results(Planning(plan), timed, run.stop)) as results:
+            patience = max(0.0, run.end - run.spent()) + MOST_LATE
+            with closing(run.crew.results(Planning(plan), timed, run.stop, patience)) as results:
                 for layer, part in results:
                     if part is not None:
                         done[layer] = part

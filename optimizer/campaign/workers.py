@@ -1,8 +1,8 @@
 """Where tasks run: processes of this machine or of a dask cluster, by way of joblib; and how they are stopped."""
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,41 +51,44 @@ class Workers:
             if self.cluster is None:
                 yield Crew(self.jobs, processes=self.jobs > 1)
                 return
-            client, lost = _client(self.cluster)
-            with client, parallel_config(backend="dask", client=client):
-                yield Crew(sum(client.nthreads().values()), lost=lost)
+            with _client(self.cluster) as client, parallel_config(backend="dask", client=client):
+                yield Crew(sum(client.nthreads().values()), cluster=True)
 
 
 @dataclass(frozen=True)
 class Crew:
-    """What is ready to work, `size` tasks at once; processes: of this machine, which Ctrl-C reaches as well as us;
-    lost: what is raised where they die."""
+    """What is ready to work, `size` tasks at once: this process, or processes of this machine, which Ctrl-C reaches as
+    well as us, or a cluster."""
 
     size: int
     processes: bool = False
-    lost: tuple[type[Exception], ...] = (BrokenProcessPool,)
+    cluster: bool = False
 
-    def results(self, work: Callable[[Task], Result], tasks: Iterator[Task], stop: Stop) -> Generator[Result]:
+    def results(
+        self, work: Callable[[Task], Result], tasks: Iterator[Task], stop: Stop, patience: float | None = None
+    ) -> Generator[Result]:
         """Of all tasks, in the order in which they end. A task is made when a worker is free for it, and none once a
-        stop was asked for. Raises LostWorkerError where a process dies; a cluster begins its tasks again."""
+        stop was asked for.
+
+        Raises LostWorkerError where a process dies. A cluster begins its tasks again, and does not say when it gives
+        up, or has no workers left: there it is raised where a task takes longer than `patience` seconds.
+        """
         stop.waits = self.processes
         run = Parallel(
-            self.size, return_as="generator_unordered", pre_dispatch=self.size, batch_size=1, max_nbytes=None
-        )
+            self.size, return_as="generator_unordered", pre_dispatch=self.size, batch_size=1, max_nbytes=None,
+            timeout=patience if self.cluster else None,
+        )  # fmt: skip
         function = delayed(_Interruptible(work) if self.processes else work)
         singly = _OneByOne((function(task) for task in tasks), self.size, stop)
         try:
             with heard_by(stop):
                 while not singly.ended:
                     yield from run(singly)
-        except self.lost as error:
+        except BrokenProcessPool:
             if not stop.asked:
-                raise LostWorkerError(self._loss(error)) from None
-
-    def _loss(self, error: Exception) -> str:
-        if self.processes:
-            return "a worker process died; if memory ran out, take fewer --jobs"
-        return f"workers of the cluster died or cannot be reached ({type(error).__name__}); see what they logged"
+                raise LostWorkerError("a worker process died; if memory ran out, take fewer --jobs") from None
+        except (TimeoutError, multiprocessing.TimeoutError):
+            raise LostWorkerError("workers of the cluster died or cannot be reached; see what they logged") from None
 
 
 @dataclass
@@ -131,11 +134,9 @@ class _Interruptible(Generic[Task, Result]):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _client(address: str) -> tuple[Any, tuple[type[Exception], ...]]:
-    """A client of the cluster, and what it raises where workers die or all is gone."""
+def _client(address: str) -> Any:
     try:
-        from distributed import Client, KilledWorker
-        from distributed.comm.core import CommClosedError
+        from distributed import Client
     except ImportError:
         raise InputError(
             "--cluster needs dask: install moeplan with its extra, pip install 'moeplan[cluster]'"
@@ -147,4 +148,4 @@ def _client(address: str) -> tuple[Any, tuple[type[Exception], ...]]:
     if not client.nthreads():
         client.close()
         raise InputError(f"--cluster {address}: the scheduler has no workers; start some with dask worker {address}")
-    return client, (KilledWorker, CommClosedError, CancelledError)
+    return client
