@@ -1,6 +1,6 @@
 """Whole models: quality against a minute for each layer, speed-up with two processes, memory, and the fast plan.
 
-Usage: python benchmarks/whole.py quality|speedup|fast TRACES [--layers 3-60] [--seconds 600] [--sample 5]
+Usage: python benchmarks/whole_models.py quality|speedup|fast TRACES [--layers 3-60] [--seconds 600] [--sample 5]
 
 TRACES: a corpus such as `moeplan synth big --requests 4000 --prompt-tokens 125 --output-tokens 125` makes (1 M tokens).
 
