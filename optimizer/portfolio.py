@@ -108,8 +108,9 @@ class Pool:
         report = self.judge.selection(placement)
         self.least_traffic = min(self.least_traffic, report.most_row_traffic)
         if report.most_row_traffic <= self.judge.problem.most_row_traffic:
+            judged = figures(report)  # before anything is kept: Ctrl-C may come meanwhile
             self.placements.append(placement)
-            self.judged.append(figures(report))
+            self.judged.append(judged)
 
     def latency(self, placement: Placement) -> float:
         """The mean of its figures of latency on the selection batches."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import fault
 from commands import run as command
-from frail import MARKS, Job, plan_layer_or_die_once, square_or_die, wait_for
+from frail import MARKS, PATIENCE, Job, plan_layer_or_die_once, square_or_die, wait_for
 from whole import solving, with_few_batches, write_corpus
 
 from optimizer.campaign.parallel import in_parallel
@@ -67,13 +67,14 @@ class Cluster:
     def __init__(self, folder: Path, processes: ExitStack) -> None:
         self.folder, self.processes = folder, processes
         self.file = folder / "scheduler.json"
-        processes.enter_context(started("scheduler", folder, "--port", 0, "--scheduler-file", self.file))
+        more = ("--port", 0, "--scheduler-file", self.file, "--idle-timeout", f"{PATIENCE} seconds")
+        processes.enter_context(started("scheduler", folder, *more))
         wait_for(lambda: self.file.exists() and self.file.read_text().endswith("}"))
         self.address: str = json.loads(self.file.read_text())["address"]
 
     def add_workers(self, number: int) -> None:
         """Of one thread each, and wait for them."""
-        more = ("--scheduler-file", self.file, "--no-nanny", "--nthreads", 1)
+        more = ("--scheduler-file", self.file, "--no-nanny", "--nthreads", 1, "--death-timeout", PATIENCE)
         for _ in range(number):
             self.processes.enter_context(started("worker", self.folder, *more))
         with distributed.Client(self.address) as client:

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Crew:
         except BrokenProcessPool:
             if not stop.asked:
                 raise LostWorkerError("a worker process died; if memory ran out, take fewer --jobs") from None
-        except (TimeoutError, multiprocessing.TimeoutError):
+        except (TimeoutError, multiprocessing.TimeoutError, CancelledError):
             raise LostWorkerError("workers of the cluster died or cannot be reached; see what they logged") from None
 
 
