@@ -62,6 +62,12 @@ def test_even_rounds_of_alike_tasks_take_the_same(weight: float, workers: int, r
     assert played([weight] * (workers * rounds), workers).seconds == pytest.approx([END / rounds] * workers * rounds)
 
 
+@given(st.integers(1, 40), WORKERS)
+def test_of_alike_tasks_none_gets_less_than_rounds_allow(number: int, workers: int) -> None:
+    rounds = -(-number // workers)
+    assert min(played([1.0] * number, workers).seconds) >= END / rounds - 1e-6
+
+
 @given(falling(), WORKERS, st.floats(1.01, 3))
 def test_a_larger_weight_gets_more_seconds(weights: list[float], workers: int, factor: float) -> None:
     heavier = [weights[0] * factor, *weights[1:]]
@@ -85,6 +91,8 @@ def test_overruns_and_what_is_left_over_are_made_up_for(weights: list[float], wo
     for number, (begun, seconds) in enumerate(zip(done.begun, done.seconds, strict=True)):
         assert seconds >= LEAST_SECONDS
         assert begun + seconds <= max(END, begun + LEAST_SECONDS) + 1e-6, number
+        left = workers * (END - begun) * weights[number] / sum(weights[number:])
+        assert seconds <= max(LEAST_SECONDS, left) + 1e-6, number
 
 
 @given(falling(), WORKERS, st.floats(0.1, 3))
