@@ -34,7 +34,7 @@ FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are count
 STARTS = ("start", "greedy", "formulation", "pairing")  # of the descents, in turn
 JOBS = 2  # chains of annealing, each in a thread
 FINALISTS = 2  # of what a search for optimal routing passes, the last ones
-EARLY = 0.2  # share of its time after which a search for latency has to have found something
+EARLY = 0.5  # share of its time after which a search for latency has to have found something; hot at first, it loses
 
 EvenSearch = Literal["descent", "tabu"]
 SplitSearch = Literal["annealing", "lns"]

@@ -35,6 +35,7 @@ from optimizer.search.choose import DECISIVE, LATENCIES, Goal, choose, figures
 from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal, slot_value
 from optimizer.search.ring_state import Demand
+from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.partition import partition
 from optimizer.simulated import SimulationReport
@@ -48,7 +49,8 @@ SPLITTING = ("capacity-fill", "least-loaded", "optimal")
 NEAR = ("nearest", *SPLITTING)
 """Policies that follow the load of the batch, and those that look at distances."""
 
-LATENCY_SHARE = 0.6  # of the time for routing that follows the load, for the search that looks at links as well
+LATENCY_SHARE = 0.9  # of the time for routing that follows the load, for the search that looks at links as well
+ABOVE_FLOOR = 0.02  # share of batches in which a device may have a tile too much, for links to be what is left to win
 EVEN_SHARE = 0.3  # of the time of all searches for the one for even routing, where another runs as well
 PARTITION_FROM = 20.0  # seconds: it takes one, which a short search spends better
 WELL_PLACED = ("pairing", "risk", "formulation")  # seeds that are worth judging under every policy, besides greedy
@@ -276,7 +278,8 @@ class Portfolio:
         return split_at_best(self.problem, found, tiles, search, spell)
 
     def _shortened(self, effort: Effort, until: float, notify: Notify) -> list[Placement]:
-        """What a search for the latency of column rings finds, from the best candidate so far."""
+        """What a search for the latency of column rings finds from the best candidate so far, where links are all that is
+        left to win."""
         problem, splitting = self.problem, [name for name in SPLITTING if name in self.pools]
         network = Network.of(problem.mesh, problem.cost.preset.network)
         on_rings = network.links == "rings" and network.tokens == "row" and problem.mesh.rows > 1
@@ -286,10 +289,13 @@ class Portfolio:
         known = problem.cost.moe_op == "optimized" and not problem.cost.uses_table
         if pool.judge.goal is not Goal.LATENCY or not known or not pool.placements:
             return []
+        start = pool.placements[pool.best()]
+        if _above_floor(problem, start) > ABOVE_FLOOR:
+            return []
         demand = Demand.of(self.sets.train, network, problem.model.experts)
         share, now = LATENCY_SHARE * (1 - self._even_share(effort)), effort.deadline.elapsed()
         spell = _spell(effort, now + LATENCY_SHARE * max(until - now, 0.0), share, notify)
-        start, prices = pool.placements[pool.best()], prices_of(problem.cost, network)
+        prices = prices_of(problem.cost, network)
         least = float(pool.judged[pool.best()][LATENCIES].mean())
         return shorten(problem, start, demand, prices, spell, lambda found: pool.latency(found) < least)
 
@@ -300,6 +306,13 @@ class Portfolio:
         if even is None or (split is not None and set(self.pools) == splitting):
             return 0.0
         return EVEN_SHARE if split is not None and splitting else 1.0
+
+
+def _above_floor(problem: Problem, placement: Placement) -> float:
+    """The share of train batches in which some device has more tiles than if all had equally many."""
+    tiles = problem.cost.tiles(problem.load)
+    floor = -(-tiles.sum(axis=1) // problem.mesh.devices)
+    return float((exact_peaks(placement, tiles) > floor).mean())
 
 
 def _spell(effort: Effort, until: float, share: float, notify: Notify) -> Spell:
