@@ -278,8 +278,8 @@ class Portfolio:
         return split_at_best(self.problem, found, tiles, search, spell)
 
     def _shortened(self, effort: Effort, until: float, notify: Notify) -> list[Placement]:
-        """What a search for the latency of column rings finds from the best candidate so far, where links are all that is
-        left to win."""
+        """What a search for the latency of column rings finds from the best candidate, where links alone are left to
+        win on."""
         problem, splitting = self.problem, [name for name in SPLITTING if name in self.pools]
         network = Network.of(problem.mesh, problem.cost.preset.network)
         on_rings = network.links == "rings" and network.tokens == "row" and problem.mesh.rows > 1
