@@ -1,5 +1,6 @@
 """The command line: its commands, and how it ends."""
 
+import time
 from typing import Any
 
 import click
@@ -23,7 +24,8 @@ class Moeplan(click.Group):
     """Turns what went wrong into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """2 for what the user gave, 1 for what the machine could not do."""
+        """2 for what the user gave, 1 for what the machine could not do. Time limits count from here."""
+        ctx.obj = time.monotonic()
         try:
             with heard_by(interrupt):
                 return super().invoke(ctx)

@@ -9,7 +9,7 @@ from formulations.arrays import Ints
 from formulations.robust_choice import Criterion
 from formulations.solver import Limits
 from optimizer.campaign.layer import LayerTask
-from optimizer.campaign.parallel import in_parallel
+from optimizer.campaign.parallel import in_order, in_parallel
 from optimizer.campaign.reading import LayerReader
 from optimizer.campaign.run import Run
 from optimizer.campaign.settings import Settings
@@ -107,7 +107,10 @@ def plan_robust(run: Run, together: Together, criterion: Criterion) -> Robust:
         if run.work is not None:
             run.work.keep(layer, settings.plan(survey.policy, dict(enumerate(candidates))), run.spent())
 
-    planned = finished | in_parallel(run, weights(survey, layers), chosen.apart, plan_together, keep, in_time=True)
+    paying = weights(survey, layers)
+    for reader in together.readers:
+        reader.coming = in_order(paying)
+    planned = finished | in_parallel(run, paying, chosen.apart, plan_together, keep, in_time=True)
     if not planned:
         raise KeyboardInterrupt
     choices = _choices(together, planned, criterion, settings.seed)

@@ -34,13 +34,13 @@ class Settings:
         return Effort(Deadline(seconds), self.seed, self.evaluations, self.search, self.chains)
 
     def as_json(self) -> dict[str, Any]:
-        """What decides on the plan, so that a run which goes on with another's layers can tell whether it may; not how
-        many chains share the moves' evaluations in how much time."""
+        """What decides on the plan but for the time, so that a run which goes on with another's layers can tell whether
+        it may."""
         cost: dict[str, Any] = {"hardware": self.cost.preset.model_dump(mode="json"), "moe_op": self.cost.moe_op}
         cost |= {"dispatch_model": self.cost.dispatch_model, "unit": self.conditions.unit}
         searched = {"routing": self.routings, "seed": self.seed, "iterations": self.evaluations, "search": self.search}
-        constraints = self.constraints._asdict()
-        return {"model": asdict(self.model), "mesh": asdict(self.mesh)} | cost | searched | constraints
+        searched |= {"chains": self.chains} | self.constraints._asdict()
+        return {"model": asdict(self.model), "mesh": asdict(self.mesh)} | cost | searched
 
     def plan(self, policy: str, parts: dict[int, LayerPlan]) -> Plan:
         """The plan with these layers."""

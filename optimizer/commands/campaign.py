@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from optimizer.commands.given import STARTED, cost_of, mesh_of
+from optimizer.commands.given import cost_of, deadline_of, mesh_of
 
 if TYPE_CHECKING:
     from optimizer.campaign.run import Run
@@ -48,11 +48,10 @@ def running(asked: dict[str, Any], given: dict[str, Any], notify: "Notify") -> "
     from optimizer.campaign.run import Run
     from optimizer.campaign.work import WorkFolder
     from optimizer.campaign.workers import Workers
-    from optimizer.search.stop import Deadline
 
     work = None if given["work"] is None else WorkFolder.opened(given["work"], asked, given["resume"])
     with Workers(given["jobs"], given["cluster"]).ready() as crew:
-        yield Run(crew, Deadline(given["time_limit"], STARTED), notify, work)
+        yield Run(crew, deadline_of(given), notify, work)
 
 
 def asked_of(

@@ -1,6 +1,5 @@
 """What the shared options give, as the program's own types; progress and notes, which go to stderr."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,9 @@ if TYPE_CHECKING:
     from optimizer.inputs import Named
     from optimizer.mesh import Mesh
     from optimizer.plan import Plan
+    from optimizer.search.stop import Deadline
     from optimizer.simulated import SimulationReport
     from optimizer.traces.infer import ModelChoice
-
-STARTED = time.monotonic()  # time limits count from here, imports and compilation included
 
 
 def model_choice(given: dict[str, Any]) -> "ModelChoice":
@@ -55,6 +53,13 @@ def named_of(given: dict[str, Any]) -> "Named":
         raise InputError(f"--phase {given['phase']} makes several data sets, for which solve alone plans; name one")
     users = row_users(given.get("row_users"))
     return Named(**known, row_users=users, format=format_named(given["format_name"]))
+
+
+def deadline_of(given: dict[str, Any]) -> "Deadline":
+    """The time limit counts from the start of the command, imports and compilation included."""
+    from optimizer.search.stop import Deadline
+
+    return Deadline(given["time_limit"], click.get_current_context().obj)
 
 
 def conditions_of(given: dict[str, Any], plan: "Plan") -> "Conditions":

@@ -4,7 +4,7 @@ from typing import Any
 
 from optimizer.commands.errors import BadInput
 from optimizer.commands.found import Found
-from optimizer.commands.given import STARTED, cost_of, mesh_of, model_choice, named_of, progress
+from optimizer.commands.given import cost_of, deadline_of, mesh_of, model_choice, named_of, progress
 
 LAST = "The last row is the plan, written"
 
@@ -21,15 +21,13 @@ def solve_one(layer: int, given: dict[str, Any]) -> Found:
     from optimizer.problem import Constraints
     from optimizer.report import expected as expected_report
     from optimizer.report import solution as solution_report
-    from optimizer.search.stop import Deadline
     from optimizer.solve import plan_tokens
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
     start = None if given["start"] is None else read_plan(given["start"])
     conditions, routings = Conditions(unit=given["unit"]), routings_named(given["routing"])
     constraints = Constraints(given["shared_replicas"], given["extra_replicas"], given["max_row_traffic"])
-    deadline = Deadline(given["time_limit"], STARTED)
-    effort = Effort(deadline, given["seed"], given["iterations"], given["search"], given["jobs"])
+    effort = Effort(deadline_of(given), given["seed"], given["iterations"], given["search"], given["jobs"])
     named, choice, most = named_of(given), model_choice(given), given["max_rerouted"]
     with progress() as notify:
         reading = lambda share: notify("reading traces", share)  # noqa: E731
