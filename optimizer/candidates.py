@@ -26,12 +26,13 @@ from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.pairing import pairing
 from optimizer.seeds.risk import risk
+from optimizer.seeds.steps import steps
 
 FLEXIBILITY = "flexibility"  # the seed for policies that follow the load of the batch
 COOL = Schedule(worsening=0.003)  # keeps what is good about that seed; .01 loses some of it
 FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most so many seconds
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
-STARTS = ("start", "greedy", "formulation", "pairing")  # of the descents, in turn
+STARTS = ("start", "greedy", "steps", "formulation", "pairing")  # of the descents, in turn
 JOBS = 2  # chains of annealing, each in a thread
 FINALISTS = 2  # of what a search for optimal routing passes, the last ones
 EARLY = 0.5  # share of its time after which a search for latency has to have found something; hot at first, it loses
@@ -104,6 +105,7 @@ def seeds(problem: Problem, seed: int) -> Iterator[Candidate]:
         "pairing": pairing,
         "greedy": greedy,
         "risk": risk,
+        "steps": steps,
         FLEXIBILITY: flexibility,
     }
     for method, construct in constructions.items():

@@ -53,7 +53,8 @@ LATENCY_SHARE = 0.9  # of the time for routing that follows the load, for the se
 ABOVE_FLOOR = 0.02  # share of batches in which a device may have a tile too much, for links to be what is left to win
 EVEN_SHARE = 0.3  # of the time of all searches for the one for even routing, where another runs as well
 PARTITION_FROM = 20.0  # seconds: it takes one, which a short search spends better
-WELL_PLACED = ("pairing", "risk", "formulation")  # seeds that are worth judging under every policy, besides greedy
+WELL_PLACED = ("pairing", "risk", "steps", "formulation")  # seeds that are worth judging, besides greedy
+FLEXIBLE = ("start", "risk", FLEXIBILITY)  # those that are where policies follow the load of the batch
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,12 @@ class Portfolio:
         for candidate in found:
             if candidate.method in WELL_PLACED:
                 self._offer(candidate.placement, set(self.pools) - {*NEAR})
-                self._offer(self._arranged(candidate.placement, effort), NEAR)
             if candidate.method == "start":
                 self._offer(candidate.placement, NEAR)
-            if candidate.method == FLEXIBILITY:
-                self._offer(self._arranged(candidate.placement, effort), SPLITTING)
+            near = {*SPLITTING} if candidate.method in FLEXIBLE else set()
+            near |= {"nearest"} if candidate.method in WELL_PLACED else set()
+            if near & set(self.pools):
+                self._offer(self._arranged(candidate.placement, effort), near)
 
     def _offer_rows_together(self, effort: Effort) -> None:
         """The seed that keeps tokens in few rows, where any policy looks at distances, there is time for it, and its

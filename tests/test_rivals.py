@@ -21,8 +21,9 @@ from optimizer.rivals.flashlb import flashlb, mean_peak
 from optimizer.rivals.orders import column_major, row_major
 from optimizer.rivals.planners import planners
 from optimizer.rivals.row_balance import copies, row_balance
-from optimizer.rivals.step_maximum import step_counts, step_maximum
+from optimizer.rivals.step_maximum import step_maximum
 from optimizer.seeds.risk import risk
+from optimizer.seeds.steps import counts_by_steps
 
 EPLB_WEIGHTS = [
     [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],
@@ -158,7 +159,7 @@ def test_step_maximum_gives_replicas_to_what_lowers_the_maxima_of_the_steps(seed
     rng = np.random.default_rng(seed)
     load = rng.integers(0, 40, size=(4, 6))
     problem = problem_of(load.tolist(), Mesh(1, 5, 2))
-    assert step_counts(problem).tolist() == best_step_counts(load, 10, 5)
+    assert counts_by_steps(problem).tolist() == best_step_counts(load, 10, 5)
 
 
 def test_step_maximum_deals_out_in_a_zigzag() -> None:
@@ -168,7 +169,7 @@ def test_step_maximum_deals_out_in_a_zigzag() -> None:
 
 def test_step_maximum_looks_at_steps_where_eplb_sees_the_sum_alone() -> None:
     problem = problem_of([[90, 30, 40], [0, 70, 40], [0, 20, 40]], Mesh(1, 4, 1))
-    assert step_counts(problem).tolist() == [2, 1, 1]
+    assert counts_by_steps(problem).tolist() == [2, 1, 1]
     assert eplb(problem).counts(3).tolist() == [1, 2, 1]
 
 

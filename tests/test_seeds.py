@@ -17,6 +17,7 @@ from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.packing import Packing
 from optimizer.seeds.pairing import pairing
 from optimizer.seeds.risk import risk
+from optimizer.seeds.steps import steps
 
 SEEDS = {
     "sequential": sequential,
@@ -24,6 +25,7 @@ SEEDS = {
     "pairing": pairing,
     "greedy": greedy,
     "risk": risk,
+    "steps": steps,
     "flexibility": flexibility,
 }
 

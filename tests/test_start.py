@@ -34,7 +34,7 @@ def test_it_is_the_first_candidate_and_descents_begin_there() -> None:
     problem = problem_with_start()
     assert problem.start is not None
     found = list(seeds_and_formulation(problem, Effort(Deadline(60), 0, 100), silent))
-    assert [candidate.method for candidate in found][::5] == ["start", "risk"]
+    assert [candidate.method for candidate in found][::6] == ["start", "steps"]
     assert found[0].placement is problem.start
     _, sets = small_problem(6, rows=4, cols=3, routed=24, slots=3)
     one = Spell(Budget(Deadline(60), 60, 3), 0, 1, silent)

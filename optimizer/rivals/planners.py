@@ -12,9 +12,10 @@ from optimizer.rivals.flashlb import flashlb
 from optimizer.rivals.metro import METRO
 from optimizer.rivals.orders import column_major, row_major
 from optimizer.rivals.row_balance import row_balance
-from optimizer.rivals.step_maximum import step_maximum, step_maximum_packed
+from optimizer.rivals.step_maximum import step_maximum
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.pairing import pairing
+from optimizer.seeds.steps import steps
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def planners(problem: Problem, seed: int) -> list[Planner]:
         Planner("EPLB", eplb, ("even", METRO)),
         Planner("EPLB by groups", eplb_by_groups),
         Planner("step maximum", step_maximum),
-        Planner("steps, packed", step_maximum_packed),
+        Planner("steps, packed", steps),
         Planner("FlashLB", flashlb),
         Planner("row balance", lambda problem: row_balance(problem, np.random.default_rng(seed)), ("capacity-fill",)),
     ]

@@ -1,0 +1,55 @@
+"""Replicas for the hottest expert of each batch that is planned on, packed by mean load."""
+
+import numpy as np
+
+from formulations.arrays import Floats, Ints
+from optimizer.placement import Placement
+from optimizer.problem import Problem
+from optimizer.seeds.greedy import heaviest_first, replica_weight
+from optimizer.seeds.packing import Packing
+
+
+def steps(problem: Problem) -> Placement:
+    """One more replica at a time to the expert with which the batches' largest loads per replica sum up to the least;
+    then the heaviest first, each to the lightest device that it fits.
+
+    The counts are those of SGLang's `eplb_algorithms/deepseek_vec`, whose zigzag costs most of what they win where
+    devices have few slots; packing is EPLB's.
+    """
+    counts = counts_by_steps(problem)
+    packing = Packing(problem, replica_weight(problem, counts))
+    for expert in heaviest_first(problem, counts):
+        packing.place_lightest(expert)
+    return packing.placement()
+
+
+def counts_by_steps(problem: Problem) -> Ints:
+    """Replicas of each expert, `[expert]`; none gets more than there are devices."""
+    free = ~problem.spread
+    counts = np.where(free, 1, problem.shared_replicas or 1)
+    load = problem.load.astype(float) * free
+    share = load.copy()
+    for _ in range(problem.most_free_replicas - int(free.sum())):
+        open_to_more = free & (counts < problem.mesh.devices)
+        if not open_to_more.any():
+            break
+        chosen = int(np.argmax(np.where(open_to_more, _gain(load, share, counts), -1.0)))
+        counts[chosen] += 1
+        share[:, chosen] = load[:, chosen] / counts[chosen]
+    return counts
+
+
+def _gain(load: Floats, share: Floats, counts: Ints) -> Floats:
+    """By how much the steps' maxima fall in sum with one more replica of each expert, `[expert]`.
+
+    A step's maximum falls only with the expert that is its maximum, and not below the second. load and share (load per
+    replica) `[step, expert]`.
+    """
+    step = np.arange(len(load))
+    hottest = share.argmax(axis=1)
+    rest = share.copy()
+    rest[step, hottest] = -1.0
+    split = load[step, hottest] / (counts[hottest] + 1)
+    fall = share[step, hottest] - np.maximum(rest.max(axis=1), split)
+    gain: Floats = np.bincount(hottest, weights=fall, minlength=len(counts)).astype(np.float64)
+    return gain
