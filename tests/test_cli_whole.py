@@ -219,3 +219,41 @@ def test_a_cluster_that_does_not_answer_is_named(unbroken: Path, monkeypatch: py
 def test_a_cluster_needs_its_extra(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert "moeplan[cluster]" in refused(unbroken / "traces", "--cluster", "tcp://127.0.0.1:9")
+
+
+def extra(layer: dict[str, Any]) -> int:
+    """Replicas beyond one of each expert, in slots that are not empty."""
+    held = [expert for device in layer["slots"] for expert in device if expert >= 0]
+    return len(held) - len(set(held))
+
+
+def test_a_budget_of_slots_is_kept_and_shared_out_as_before_when_resumed(unbroken: Path, tmp_path: Path) -> None:
+    traces, work = unbroken / "traces", tmp_path / "work"
+    asked = (*QUICK, "--slot-budget", 3, "--jobs", 1, "--work", work)
+    plan = planned(traces, tmp_path / "plan.json", *asked)
+    shares = [layer["provenance"]["extra_replicas"] for layer in plan["layers"].values()]
+    assert all(extra(layer) <= share for layer, share in zip(plan["layers"].values(), shares, strict=True))
+    assert sum(shares) <= 3
+    free = json.loads((unbroken / "plan.json").read_text())["layers"]
+    assert sum(map(extra, free.values())) > 3  # so the budget is what keeps them down
+    first = (tmp_path / "plan.json").read_bytes()
+    (work / "layer-1.json").unlink()
+    planned(traces, tmp_path / "plan.json", *asked, "--resume")
+    assert (tmp_path / "plan.json").read_bytes() == first
+
+
+def test_a_single_layer_has_nobody_to_share_slots_with(unbroken: Path, tmp_path: Path) -> None:
+    said = run("solve", unbroken / "traces", "--layer", 1, "--slot-budget", 3, "-o", tmp_path / "p.json")
+    assert "--replicas" in fault(said)
+
+
+def test_the_fast_plan_has_all_layers_and_their_figures(unbroken: Path, tmp_path: Path) -> None:
+    result = run(*solving(unbroken / "traces", tmp_path / "plan.json", "--fast", "--json"))
+    assert result.exit_code == 0, result.output
+    layers = json.loads((tmp_path / "plan.json").read_text())["layers"]
+    said = json.loads(result.stdout)["layers"]
+    assert list(layers) == list(said) == ["0", "1", "2"]
+    for layer, figures in said.items():
+        assert layers[layer]["quality"]["expected_imbalance"]["mean"] == figures["test_imbalance"] >= 1
+        assert layers[layer]["provenance"]["method"] == "fast"
+    assert "judged on its test part alone" in run("simulate", tmp_path / "plan.json", unbroken / "traces").stderr
