@@ -1,7 +1,7 @@
 """The candidates for one layer, in the order in which they are ready: seeds, formulation, then descents from them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,8 +95,8 @@ def seeds_and_formulation(problem: Problem, effort: Effort, notify: Notify) -> I
     yield _formulated(problem, hint, effort)
 
 
-def seeds(problem: Problem, seed: int) -> Iterator[Candidate]:
-    """One candidate of each: the given start, and the constructions."""
+def seeds(problem: Problem, seed: int, wanted: Container[str] | None = None) -> Iterator[Candidate]:
+    """One candidate of each: the given start, and the constructions, None for all or those that are wanted."""
     if problem.start is not None:
         yield Candidate("start", problem.start, 0.0)
     constructions: dict[str, Callable[[Problem], Placement]] = {
@@ -109,6 +109,8 @@ def seeds(problem: Problem, seed: int) -> Iterator[Candidate]:
         FLEXIBILITY: flexibility,
     }
     for method, construct in constructions.items():
+        if wanted is not None and method not in wanted:
+            continue
         started = time.monotonic()
         placement = construct(problem)
         yield Candidate(method, placement, time.monotonic() - started)

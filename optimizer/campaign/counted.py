@@ -41,11 +41,9 @@ def plan_whole_counts(
         return CountsTask(settings, layer, replace(counts, load=counts.load[:, [place]], layers=(layer,)), start)
 
     def keep(layer: int, part: LayerPlan) -> None:
-        if run.work is not None:
-            run.work.keep(layer, settings.plan(ROUTING, {layer: part}), run.spent())
+        run.keep(layer, settings.plan(ROUTING, {layer: part}))
 
-    kept = {} if run.work is None else run.work.finished(layers)
-    finished = {layer: plan.layers[layer] for layer, plan in kept.items()}
+    finished = {layer: plan.layers[layer] for layer, plan in run.finished(layers).items()}
     _check_counts(counts, finished)
     weights = {layer: 1.0 for layer in layers if layer not in finished}
     planned = in_parallel(run, weights, task, _plan, keep)

@@ -7,9 +7,9 @@ from typing import Any
 from formulations.arrays import Floats
 from optimizer.bounding import TIME, bound_any, bound_given, gaps, reached_by
 from optimizer.campaign.settings import Settings
-from optimizer.candidates import FLEXIBILITY, Candidate, Effort, seeds, seeds_and_formulation
+from optimizer.candidates import Candidate, Effort, seeds, seeds_and_formulation
 from optimizer.plan import LayerPlan, Plan
-from optimizer.portfolio import SPLITTING, Portfolio
+from optimizer.portfolio import FLEXIBLE, SPLITTING, Portfolio
 from optimizer.problem import Problem, check, make_problem
 from optimizer.search.choose import IMBALANCES, LATENCIES
 from optimizer.solve import MOST_BOUNDING, part_of
@@ -18,7 +18,6 @@ from optimizer.traces.batches import Sets
 
 EXCESS = "excess_us"
 SURVEYED = 256  # selection batches that seeds are judged on
-SURVEY_SEEDS = ("start", "risk", FLEXIBILITY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +51,7 @@ def survey_layer(task: LayerTask) -> dict[str, LayerPlan]:
     selection batches, whose quality says how far its latency is above the least compute time of any placement."""
     problem, few = task.problem(), task.sets.selection.part(0, SURVEYED)
     portfolio = task.portfolio(problem, task.sets._replace(selection=few))
-    found = [candidate for candidate in seeds(problem, task.settings.seed) if candidate.method in SURVEY_SEEDS]
-    portfolio.offer_seeds(found, task.settings.effort(0.0))
+    portfolio.offer_seeds(list(seeds(problem, task.settings.seed, FLEXIBLE)), task.settings.effort(0.0))
     times = [bound.mean for bound in bound_any(few, problem.model, problem.mesh, problem.cost) if bound.unit == TIME]
     provenance = task.provenance | {"method": "seed", "judged_on": f"{few.count} selection batches"}
     surveyed = {}
@@ -98,7 +96,7 @@ def plan_layer(task: LayerTask, seconds: float) -> LayerPlan | None:
 def seeds_for(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:
     """The formulation places the expected load, which is no start for policies that follow the load of the batch."""
     if set(portfolio.pools) <= {*SPLITTING}:
-        return list(seeds(problem, effort.seed))
+        return list(seeds(problem, effort.seed, ("greedy", *FLEXIBLE)))
     return list(seeds_and_formulation(problem, effort, silent))
 
 

@@ -99,13 +99,11 @@ def plan_robust(run: Run, together: Together, criterion: Criterion) -> Robust:
     survey = surveyed(run, together)
     settings = replace(together.settings, routings=(survey.policy,))
     chosen = replace(together, settings=settings)
-    kept = {} if run.work is None else run.work.finished(together.layers)
-    finished = {layer: list(plan.layers.values()) for layer, plan in kept.items()}
+    finished = {layer: list(plan.layers.values()) for layer, plan in run.finished(together.layers).items()}
     layers = [layer for layer in together.layers if layer not in finished]
 
     def keep(layer: int, candidates: list[LayerPlan]) -> None:
-        if run.work is not None:
-            run.work.keep(layer, settings.plan(survey.policy, dict(enumerate(candidates))), run.spent())
+        run.keep(layer, settings.plan(survey.policy, dict(enumerate(candidates))))
 
     paying = weights(survey, layers)
     for reader in together.readers:

@@ -1,10 +1,12 @@
 """What all steps of planning many layers share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimizer.campaign.work import WorkFolder
 from optimizer.campaign.workers import Crew, Stop
 from optimizer.candidates import Notify
+from optimizer.plan import Plan
 from optimizer.search.stop import Deadline
 
 WRITING_SECONDS = 0.5
@@ -28,6 +30,15 @@ class Run:
     def end(self) -> float:
         """By when all layers are to be planned, on the clock of `spent`."""
         return self.deadline.seconds - WRITING_SECONDS
+
+    def finished(self, layers: Sequence[int]) -> dict[int, Plan]:
+        """What was kept of these layers."""
+        return {} if self.work is None else self.work.finished(layers)
+
+    def keep(self, layer: int, plan: Plan) -> None:
+        """Keep a finished layer, if there is where."""
+        if self.work is not None:
+            self.work.keep(layer, plan, self.spent())
 
     def spent(self) -> float:
         """Seconds since the command began, and what was spent before on layers that are kept."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from formulations.arrays import Floats
-from optimizer.bounding import bound_any, gaps, reached_by
+from optimizer.bounding import Bound, bound_any, gaps, reached_by
 from optimizer.campaign.layer import LayerTask, seeds_for, silent
 from optimizer.datasets import MIX, mixed, mixes
 from optimizer.placement import Placement
@@ -57,14 +57,14 @@ def plan_together(task: TogetherTask, seconds: float) -> list[LayerPlan] | None:
 
     Their quality and bounds are of the mix of test batches, their loads of the mix of train batches.
     """
-    clock, found = Deadline(seconds), list[LayerPlan]()
+    clock, found, judged = Deadline(seconds), list[LayerPlan](), Judging.of(task)
     judging = JUDGING * seconds / len(task.makings)
     try:
         for place, (name, sets) in enumerate(task.makings.items()):
             each = clock.remaining() / (len(task.makings) - place) - judging
             placement = _best_on(task.mix, sets, max(each, LEAST_SECONDS))
             began = clock.elapsed()
-            found.append(_judged(task, name, placement))
+            found.append(judged.part(name, placement))
             judging = clock.elapsed() - began
     except KeyboardInterrupt:
         return None
@@ -82,19 +82,32 @@ def _best_on(mix: LayerTask, sets: Sets, seconds: float) -> Placement:
     return pool.placements[pool.best()]
 
 
-def _judged(task: TogetherTask, name: str, placement: Placement) -> LayerPlan:
-    given, problem = task.mix.settings, task.mix.problem()
-    judge = Judge(problem, task.mix.sets, replace(given.conditions, routing=given.routings[0]))
-    selection = {other: _score(judge, placement, sets) for other, sets in zip(task.names, task.sets, strict=True)}
-    test = {
-        other: dict(zip(FIGURES, latency_figures(judge.on(placement, sets.test)).tolist(), strict=True))
-        for other, sets in zip(task.names, task.sets, strict=True)
-    }
-    report = judge.test(placement)
-    bounds = bound_any(task.mix.sets.test, problem.model, problem.mesh, problem.cost)
-    provenance = task.mix.provenance | {"method": "search", MADE_ON: name}
-    part = part_of(problem, placement, report, gaps(bounds, reached_by(report)), provenance)
-    return replace(part, quality=part.quality | {SELECTION: selection, TEST: test})
+@dataclass(frozen=True, eq=False)
+class Judging:
+    """What all candidates of a layer are judged by: the simulator as taught by the mix, and the bounds of its test
+    batches."""
+
+    task: TogetherTask
+    judge: Judge
+    bounds: list[Bound]
+
+    @classmethod
+    def of(cls, task: TogetherTask) -> "Judging":
+        """Of a layer."""
+        given, problem = task.mix.settings, task.mix.problem()
+        judge = Judge(problem, task.mix.sets, replace(given.conditions, routing=given.routings[0]))
+        return cls(task, judge, bound_any(task.mix.sets.test, problem.model, problem.mesh, problem.cost))
+
+    def part(self, name: str, placement: Placement) -> LayerPlan:
+        """The plan with a placement that was made on a data set or mix of this name."""
+        task, judge, report = self.task, self.judge, self.judge.test(placement)
+        sets = dict(zip(task.names, task.sets, strict=True))
+        selection = {other: _score(judge, placement, of) for other, of in sets.items()}
+        latency = {other: latency_figures(judge.on(placement, of.test)).tolist() for other, of in sets.items()}
+        test = {other: dict(zip(FIGURES, of, strict=True)) for other, of in latency.items()}
+        provenance = task.mix.provenance | {"method": "search", MADE_ON: name}
+        part = part_of(judge.problem, placement, report, gaps(self.bounds, reached_by(report)), provenance)
+        return replace(part, quality=part.quality | {SELECTION: selection, TEST: test})
 
 
 def _score(judge: Judge, placement: Placement, sets: Sets) -> float:

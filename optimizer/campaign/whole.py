@@ -66,13 +66,11 @@ def plan_whole(run: Run, whole: Whole) -> Plan:
     """
     survey = surveyed(run, whole)
     chosen = replace(whole, settings=replace(whole.settings, routings=(survey.policy,)))
-    kept = {} if run.work is None else run.work.finished(whole.layers)
-    finished = {layer: plan.layers[layer] for layer, plan in kept.items()}
+    finished = {layer: plan.layers[layer] for layer, plan in run.finished(whole.layers).items()}
     layers = [layer for layer in whole.layers if layer not in finished]
 
     def keep(layer: int, part: LayerPlan) -> None:
-        if run.work is not None:
-            run.work.keep(layer, whole.settings.plan(survey.policy, {layer: part}), run.spent())
+        run.keep(layer, whole.settings.plan(survey.policy, {layer: part}))
 
     paying = weights(survey, layers)
     whole.reader.coming = in_order(paying)
