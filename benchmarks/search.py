@@ -1,6 +1,6 @@
 """How fast the search's surrogates are and how well they rank placements, and what annealing reaches by when.
 
-Usage: python benchmarks/search.py [speed] [ranks] [quality] [batches]. Home case: the built-in trace, 16x8 devices of
+Usage: python benchmarks/search.py [speed] [ranks] [quality] [seeds] [batches]. Home case: the built-in trace, 16x8 devices of
 3 slots. Figures of quality are on test batches, from requests that the search has not seen, under exact routing.
 """
 
@@ -33,9 +33,12 @@ from optimizer.search.split_moves import delta as split_delta
 from optimizer.search.split_state import Split, exact_peaks, split_of
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget, Deadline
+from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.pairing import pairing
+from optimizer.seeds.risk import risk
+from optimizer.seeds.steps import steps
 from optimizer.simulator import simulate
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
@@ -43,6 +46,7 @@ from optimizer.traces.infer import ModelChoice
 TILE = 32
 BATCHES, MOVES = 256, 20_000
 SECONDS = (1, 3, 10, 30, 60)
+SEED_TOKENS = (128, 512, 1024, 2048)
 CASES = ((512, 1), (2048, 1), (1024, TILE), (2048, TILE))  # tokens of a batch, and of a unit of load
 CHAINS = 2
 
@@ -187,6 +191,17 @@ def quality() -> None:
         print(f"{f'{tokens}, {tile}':16}" + "".join(row), flush=True)
 
 
+def seeds() -> None:
+    """Test figures of the seeds: p50, mean and p99 of imbalance, and mean peak in tiles."""
+    print(f"\n{'tokens, seed':22}{'p50, mean, p99':>22}{'tiles':>22}")
+    for tokens in SEED_TOKENS:
+        problem, sets = problem_of(tokens)
+        test = sets.test.load(problem.model.experts)
+        made = {construct.__name__: construct(problem) for construct in (greedy, risk, steps, flexibility)}
+        for name, placement in made.items():
+            print(f"{f'{tokens}, {name}':22}{figures(placement, test, 1)}{figures(placement, test, 32)}", flush=True)
+
+
 def batches() -> None:
     """p50, mean and p99 of imbalance on train, selection and test batches by the number of train batches."""
     problem, sets = home_problem()
@@ -199,7 +214,7 @@ def batches() -> None:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] or ["speed", "ranks", "quality", "batches"]
+    asked = sys.argv[1:] or ["speed", "ranks", "quality", "seeds", "batches"]
     started = time.monotonic()
     if {"speed", "ranks"} & set(asked):
         problem, sets = home_problem()
@@ -209,6 +224,8 @@ if __name__ == "__main__":
             ranks(problem, sets)
     if "quality" in asked:
         quality()
+    if "seeds" in asked:
+        seeds()
     if "batches" in asked:
         batches()
     print(f"\n{time.monotonic() - started:.0f} s")

@@ -26,10 +26,12 @@ from speed import HARDWARE, MESH
 from optimizer.campaign.reading import LayerReader
 from optimizer.commands.arguments import layer_ids
 from optimizer.cost import Cost
-from optimizer.fast import fast_plan
+from optimizer.expected import expected_imbalance
+from optimizer.fast import TRAIN, fast_plan, loads_of
 from optimizer.inputs import Named
 from optimizer.presets import load_hardware
-from optimizer.problem import Constraints
+from optimizer.problem import Constraints, make_problem
+from optimizer.seeds.greedy import greedy
 from optimizer.traces.infer import ModelChoice
 
 SAMPLED_EVERY = 0.5  # seconds, of memory
@@ -114,9 +116,16 @@ def fast(traces: str, layers: str) -> None:
             started = time.monotonic()
             _, rows, _ = fast_plan(source, held_layers, MESH, cost, Constraints(), 0, lambda stage, share: None)
             seconds = time.monotonic() - started
-        imbalance = np.array([[row.train_imbalance, row.test_imbalance] for row in rows])
-        print(f"{len(rows)} layers in {seconds:.2f} s; imbalance on train and test requests, mean "
-              f"{imbalance.mean(axis=0).round(4)}, worst {imbalance.max(axis=0).round(4)}")  # fmt: skip
+        print(f"{len(rows)} layers in {seconds:.2f} s; imbalance on train and test requests, mean and worst:")
+        load = loads_of(source, held_layers)
+        problems = [make_problem(source.model, MESH, cost, of[None], None) for of in load[TRAIN]]
+        packed = [greedy(problem) for problem in problems]
+        both = {
+            "fast": [[row.train_imbalance, row.test_imbalance] for row in rows],
+            "greedy": [[expected_imbalance(p, of[None])[0] for of in load[:, i]] for i, p in enumerate(packed)],
+        }
+        for name, imbalance in both.items():
+            print(name, np.mean(imbalance, axis=0).round(4), np.max(imbalance, axis=0).round(4))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from optimizer.inputs import TraceSource
 LAYERS = 3
 ARGUMENTS = ("--layer", "all", "--mesh", "2x2", "--batch-tokens", "24", "--iterations", "300")
 FEW = 64  # batches in a set, so that a run takes a second
-AMPLE = ("--time-limit", "100000")  # counts from the import of the program, which may have been a while ago
+AMPLE = ("--time-limit", "100000")  # so that the clock decides nothing, however slow the machine
 
 
 def write_corpus(folder: Path, seed: int = 7, layers: int = LAYERS) -> Path:
