@@ -1,7 +1,8 @@
 """How fast the search's surrogates are and how well they rank placements, and what annealing reaches by when.
 
 Usage: python benchmarks/search.py [speed] [ranks] [quality] [seeds] [batches]. Home case: the built-in trace, 16x8
-devices of 3 slots. Figures of quality are on test batches, from requests that the search has not seen, under exact routing.
+devices of 3 slots. Figures of quality are on test batches, from requests that the search has not seen, under exact
+routing.
 """
 
 import sys
