@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from ortools.graph.python import max_flow
 
-from formulations.arrays import Bools, Ints
-from formulations.replica_routing import least_peaks
+from formulations.arrays import Ints
 
 STEPS = 40  # peaks of a batch that `static_counts_bound` tells apart; with more it is no slower than reading a trace
 
@@ -22,16 +21,6 @@ def mean_load_bound(load: Ints, devices: int) -> Ints:
     load `[batch, expert]` token-expert pairs; returns `[batch]`. Holds for any placement and routing.
     """
     bound: Ints = -(-load.sum(axis=1) // devices)
-    return bound
-
-
-def hottest_expert_bound(load: Ints, counts: Ints) -> Ints:
-    """Peak device load of each batch forced by one expert: max over experts of ceil(load / replicas).
-
-    load `[batch, expert]`, counts `[expert]` replicas; returns `[batch]`. Holds for these counts, any
-    devices, any routing, as the replicas of one expert are on distinct devices.
-    """
-    bound: Ints = (-(-load // counts)).max(axis=1)
     return bound
 
 
@@ -61,14 +50,6 @@ def any_placement_bound(load: Ints, devices: int, slots: int) -> Ints:
     """The stronger of the mean and the slot budget, `[batch]`: for any placement and routing, even one per batch."""
     bound: Ints = np.maximum(mean_load_bound(load, devices), slot_budget_bound(load, slots))
     return bound
-
-
-def given_placement_bound(load: Ints, holders: Bools) -> Ints:
-    """Least peak device load of each batch for one placement, `[batch]`, which the best routing reaches.
-
-    load `[batch, expert]`, holders `[expert, device]`; by max-flow, see `replica_routing`.
-    """
-    return least_peaks(load, holders, "tokens")[0]
 
 
 def static_counts_bound(load: Ints, devices: int, slots: int) -> float:

@@ -1,8 +1,14 @@
 """How far the experts' shares differ between data sets, and between prompts and outputs."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from formulations.arrays import Floats, Ints
+from optimizer.model import Model
+from optimizer.traces.batches import Batches
 from optimizer.traces.summary import CorpusSummary
 from optimizer.traces.trace import OUTPUT, PROMPT
 
@@ -33,3 +39,40 @@ def phase_drift(summary: CorpusSummary) -> Floats:
     """Total variation between prompts and outputs in each layer, `[layer]`; nan where there are not both."""
     counts = summary.counts.sum(axis=0)
     return total_variation(counts[PROMPT], counts[OUTPUT])
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """How far apart the routed experts' shares are, as total variation (0 alike, 1 nothing in common).
+
+    between `[data set, data set, layer]` of train batches; within `[data set, layer]` of a data set's train and test
+    batches, which are of different requests: as much comes by chance.
+    """
+
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+    between: Floats
+    within: Floats
+
+    @classmethod
+    def of(cls, names: Sequence[str], layers: Sequence[int], train: Ints, test: Ints) -> "Drift":
+        """From counts `[data set, layer, expert]`, as of `routed_counts`."""
+        return cls(tuple(names), tuple(layers), drift_matrix(train), total_variation(train, test))
+
+    def summary(self) -> dict[str, Any]:
+        """The stable JSON form: means over layers, and the layers' own."""
+        return {
+            "datasets": list(self.names),
+            "between": self.between.mean(axis=2).tolist(),
+            "within": self.within.mean(axis=1).tolist(),
+            "layers": {
+                str(layer): {"between": self.between[:, :, place].tolist(), "within": self.within[:, place].tolist()}
+                for place, layer in enumerate(self.layers)
+            },
+        }
+
+
+def routed_counts(batches: Batches, model: Model) -> Ints:
+    """Pairs of each routed expert over all batches, `[expert]`."""
+    counts: Ints = batches.load(model.experts)[:, : model.routed_experts].sum(axis=0, dtype=np.int64)
+    return counts

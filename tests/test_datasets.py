@@ -15,15 +15,14 @@ from optimizer.datasets import (
     ALL,
     MIX,
     ROBUST,
-    Drift,
     datasets,
     datasets_of,
     mixed,
     mixes,
     phases_of,
-    routed_counts,
     weights_of,
 )
+from optimizer.drift import Drift, routed_counts
 from optimizer.errors import InputError
 from optimizer.inputs import Named, TraceSource, open_source
 from optimizer.mesh import Mesh

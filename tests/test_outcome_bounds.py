@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import reference
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from formulations.bounds import any_placement_bound, hottest_expert_bound, mean_load_bound, slot_budget_bound
+from formulations.bounds import any_placement_bound, mean_load_bound, slot_budget_bound
 from formulations.outcome import Outcome, SolveStatus
 
 
@@ -41,13 +41,11 @@ loads = st.lists(st.integers(0, 9), min_size=1, max_size=4)
 
 @given(loads, st.integers(1, 3), st.integers(1, 2))
 def test_no_placement_and_routing_beats_the_bounds(load: list[int], devices: int, depth: int) -> None:
-    if len(load) > devices * depth:
-        return
+    assume(len(load) <= devices * depth)
     bound = any_placement_bound(np.array([load]), devices, devices * depth)[0]
     for counts in reference.count_vectors(len(load), devices * depth, devices):
-        fixed = max(bound, hottest_expert_bound(np.array([load]), np.array(counts))[0])
         for holders in reference.all_placements(counts, devices, depth):
-            assert reference.best_split_peak(load, holders) >= fixed >= bound
+            assert reference.best_split_peak(load, holders) >= bound
 
 
 def test_bounds_by_hand() -> None:
@@ -55,6 +53,5 @@ def test_bounds_by_hand() -> None:
     assert mean_load_bound(load, 4).tolist() == [16, 1]
     assert slot_budget_bound(load, 4).tolist() == [40, 1]
     assert slot_budget_bound(load, 6).tolist() == [14, 1]  # three replicas of the first carry 14, 13, 13
-    assert hottest_expert_bound(load, np.array([2, 1, 1, 1])).tolist() == [20, 1]
     with pytest.raises(ValueError, match="do not fit"):
         slot_budget_bound(load, 3)

@@ -16,7 +16,8 @@ from formulations.arrays import Floats
 from formulations.robust_choice import Criterion, criterion_value
 from formulations.solver import Limits
 from optimizer.conditions import Conditions
-from optimizer.datasets import MIX, ROBUST, Drift, mix_without
+from optimizer.datasets import MIX, ROBUST, mix_without
+from optimizer.drift import Drift
 from optimizer.placement import Placement
 from optimizer.report.robustness import (
     WITHOUT,

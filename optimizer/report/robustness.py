@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from formulations.arrays import Floats
-from optimizer.datasets import Drift
+from optimizer.drift import Drift
 from optimizer.report.tables import make_table, show_table
 from optimizer.robust import FIGURES, Robustness
 
