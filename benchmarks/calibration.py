@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.model import Model
 from optimizer.presets import load_model
 from optimizer.traces.corpus import find_files, read_traces

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.cost import Cost
 from optimizer.mesh import Mesh
 from optimizer.placement import Placement

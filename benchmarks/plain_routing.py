@@ -7,7 +7,7 @@ from ortools.graph.python import max_flow, min_cost_flow
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.routing.balance import Graph
 
 Feasible = Callable[[Ints, Graph, int, int], bool]

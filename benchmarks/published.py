@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
+from formulations.kit.arrays import Bools, Floats, Ints
 from optimizer.cost import Cost
 from optimizer.presets import load_hardware
 

@@ -11,8 +11,8 @@ import plain_routing
 from measure import rate
 from speed import MESH, home_problem
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.conditions import Conditions
 from optimizer.inputs import Named, open_source
 from optimizer.model import Model

@@ -15,9 +15,9 @@ from measure import rate
 from scipy.stats import spearmanr
 from speed import HARDWARE, LAYER, MESH, home_problem
 
-from formulations.arrays import Floats, Ints
 from formulations.joint_placement import COLD, HOT
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from formulations.load_annealing import DISTANCES, layout_of
 from formulations.load_annealing import anneal as anneal_load
 from optimizer.conditions import Conditions

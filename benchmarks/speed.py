@@ -12,8 +12,8 @@ import plain
 import plain_generator
 from measure import Measured, rate
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.coactivation import pair_counts
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost

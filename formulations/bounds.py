@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from ortools.graph.python import max_flow
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 
 STEPS = 40  # peaks of a batch that `static_counts_bound` tells apart; with more it is no slower than reading a trace
 

@@ -18,7 +18,7 @@ replica of its expert; different routing of each batch, and of each token, inclu
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 
 
 def copies_bound(together: Ints, devices: int, slots_per_device: int) -> float:

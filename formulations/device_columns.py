@@ -16,9 +16,9 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
-from formulations.solver import Limits
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
+from formulations.kit.solver import Limits
 
 MOST_DEPTH = 3  # slots per device: columns are enumerated
 CLOSE = 1e-6  # relative: bounds as near to the known peak as this are not improved

@@ -25,11 +25,11 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from formulations.arrays import Bools, Floats, Ints
 from formulations.bounds import any_placement_bound
-from formulations.kernels import kernel
-from formulations.outcome import Outcome, SolveStatus
-from formulations.solver import Limits
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.kernels import kernel
+from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.solver import Limits
 
 MOST_COLUMNS = 6000  # with more the linear program takes minutes
 MOST_EXPERTS = 62  # bits of a set of experts

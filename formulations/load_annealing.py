@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.kernels import kernel
 
 REFRESH = 4096  # steps between two sums from scratch, as differences add up rounding errors
 DISTANCES = 256  # from one place to all of them that partners of an exchange are drawn from

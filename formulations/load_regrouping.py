@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from formulations.load_annealing import Layout, draw, overload, refresh
 
 PICKED = 3  # replicas of each device that take part, at most

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 
 LARGEST_WEIGHT = 10_000  # of an edge; edges are whole numbers
 

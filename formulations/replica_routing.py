@@ -17,9 +17,9 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.outcome import Outcome, SolveStatus
-from formulations.solver import Limits
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.solver import Limits
 
 MOST_UNITS = 1 << 50  # of a batch: far from the 64 bits in which flows are counted
 SHOWN = 8  # experts or devices that a sentence lists

@@ -15,9 +15,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.outcome import Outcome, SolveStatus
-from formulations.solver import Limits
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.solver import Limits
 
 TAIL = 0.5
 """The share of data sets, by weight, that cvar looks at. With the handful there are, a smaller one is the worst alone,

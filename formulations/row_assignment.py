@@ -15,9 +15,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint
 from scipy.sparse import coo_array, csr_array
 
-from formulations.arrays import Floats, Ints
-from formulations.outcome import Outcome, SolveStatus
-from formulations.solver import Limits, minimise
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.solver import Limits, minimise
 
 PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
 

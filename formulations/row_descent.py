@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from formulations.mesh_row import Row
 from formulations.row_split import Goal, Moves, find_better, peaks, work_for
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.kernels import kernel
 
 EPSILON = 1e-9  # pairs that count as none
 

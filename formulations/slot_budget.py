@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.outcome import Outcome, SolveStatus
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.outcome import Outcome, SolveStatus
 
 
 def share_budget(value: Floats, extra: Ints, budget: int) -> Outcome[Ints]:

@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from formulations.arrays import Ints
 from formulations.joint_placement import Layer, place_jointly
+from formulations.kit.arrays import Ints
+from formulations.kit.outcome import Outcome
+from formulations.kit.solver import Limits
 from formulations.layer_placement import Instance, place_replicas
-from formulations.outcome import Outcome
-from formulations.solver import Limits
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.annealing import Schedule, anneal

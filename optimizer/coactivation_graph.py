@@ -3,7 +3,7 @@
 import networkx as nx
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.coactivation import lift
 
 

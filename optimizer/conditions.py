@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from formulations.arrays import Floats
+from formulations.kit.arrays import Floats
 from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.placement import EMPTY, Placement

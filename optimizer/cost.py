@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
+from formulations.kit.arrays import Bools, Floats, Ints
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.presets.schema import (

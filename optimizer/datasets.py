@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.inputs import Named
 from optimizer.traces.batches import Batches, Sets

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.model import Model
 from optimizer.traces.batches import Batches
 from optimizer.traces.summary import CorpusSummary

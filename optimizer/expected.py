@@ -6,8 +6,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.outcome import Outcome
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.outcome import Outcome
 from optimizer.bounding import IMBALANCE, Gap, bound_steps, gaps
 from optimizer.candidates import SEARCHES, Candidate, Effort, Notify, Spell, seeds_and_formulation, split_evenly
 from optimizer.cost import Cost

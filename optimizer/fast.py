@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.candidates import JOBS, Notify
 from optimizer.cost import Cost
 from optimizer.errors import InputError

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.network import Network
 from optimizer.traffic import count_traffic
 

@@ -20,8 +20,8 @@ from typing import Literal
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Ints
+from formulations.kit.kernels import kernel
 from optimizer.mesh import Mesh
 from optimizer.presets.schema import NetworkSection
 

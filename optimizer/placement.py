@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 
 EMPTY = -1
 

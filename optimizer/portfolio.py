@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.candidates import (
     FINALISTS,
     FLEXIBILITY,

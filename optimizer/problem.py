@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
+from formulations.kit.arrays import Bools, Ints
 from optimizer.cost import Cost
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.network import Network
 from optimizer.statistics import confidence, five_figures
 from optimizer.traffic import SPREAD

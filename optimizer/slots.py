@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from formulations.slot_budget import share_budget
 from optimizer.conditions import Conditions
 from optimizer.placement import Placement

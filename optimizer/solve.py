@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from formulations.arrays import Ints
-from formulations.outcome import Outcome
+from formulations.kit.arrays import Ints
+from formulations.kit.outcome import Outcome
 from optimizer.bounding import Gap, bound_any, bound_given, gaps, reached_by
 from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.conditions import Conditions

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.coactivation import lift
 from optimizer.drift import dataset_drift, phase_drift
 from optimizer.mesh import Mesh

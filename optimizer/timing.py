@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
+from formulations.kit.arrays import Bools, Floats, Ints
 from optimizer.cost import NS_PER_US, Cost
 from optimizer.network import Network, rank_in_row
 from optimizer.presets.schema import TileCompute

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.network import BOTH_WAYS, CLIMBS, Network
 
 SPREAD = ("copies", "moved", "hops", "rows", "cols")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.cost import Cost
 from optimizer.mesh import Mesh
 from optimizer.model import Model

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference_routing import Layer
 from reference_traffic import Wires
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.cost import Cost
 from optimizer.mesh import Mesh
 from optimizer.model import Model

@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.traces.request import BadRequestError, Request
 
 MEMORY = 50 << 20

@@ -7,7 +7,7 @@ import numpy as np
 from reference import best_split_peak
 from reference_split import least_feasible, scipy_carries
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 
 Held = tuple[tuple[int, ...], ...]  # experts of each device
 

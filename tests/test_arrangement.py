@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reference import replicas
 from reference_traffic import Load, all_holders, homeward, hops, link_order, sender
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.journeys import UNITS, Journeys
 from optimizer.mesh import Mesh
 from optimizer.model import Model

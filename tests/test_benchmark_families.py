@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import all_placements, best_expected_peak, best_split_peak, count_vectors
 
-from formulations.outcome import SolveStatus
-from formulations.solver import Limits
+from formulations.kit.outcome import SolveStatus
+from formulations.kit.solver import Limits
 from optimizer.benchmark.families import FAMILIES, alone, even_peak, routed_peak, total
 from optimizer.benchmark.ladder import Instance
 from optimizer.benchmark.runs import FORMULATION, Case

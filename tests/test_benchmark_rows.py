@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulations.outcome import SolveStatus
+from formulations.kit.outcome import SolveStatus
 from optimizer.benchmark.rows import COLUMNS, Journal, Row
 from optimizer.errors import InputError
 

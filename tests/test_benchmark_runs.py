@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from formulations.arrays import Ints
-from formulations.outcome import Outcome, SolveStatus
-from formulations.solver import Limits
+from formulations.kit.arrays import Ints
+from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.solver import Limits
 from optimizer.benchmark.families import FAMILIES, even_peak
 from optimizer.benchmark.ladder import Instance, tiny
 from optimizer.benchmark.methods import METHODS

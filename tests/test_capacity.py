@@ -12,7 +12,7 @@ from reference_routing import Limited, beside, likeliest, weights_by_rank
 from reference_routing import limit as settled
 from reference_traffic import holders
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.model import Model
 from optimizer.routing.capacity import Coactivation, Rerouted, gate_weights, limit
 from optimizer.routing.policies import POLICIES

@@ -11,7 +11,7 @@ from commands import fault, run, solve
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.commands.arguments import devices, factors, policy_names, spaced
 from optimizer.errors import InputError
 from optimizer.inputs import Named, open_source

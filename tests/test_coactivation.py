@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.coactivation import hyperedges, lift, pair_counts
 from optimizer.coactivation_graph import coactivation_graph
 

@@ -28,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.traces.counts import Counts, read_counts
 from optimizer.traces.sniff import COUNTS_ONLY, Format, sniff

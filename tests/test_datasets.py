@@ -10,7 +10,7 @@ from builders import random_batches, request_experts, write_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.datasets import (
     ALL,
     MIX,

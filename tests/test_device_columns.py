@@ -5,7 +5,7 @@ import pytest
 import reference
 
 from formulations.device_columns import expected_peak_bound, proven_peak
-from formulations.solver import Limits
+from formulations.kit.solver import Limits
 
 
 @pytest.mark.parametrize("seed", range(20))

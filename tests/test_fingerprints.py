@@ -7,7 +7,7 @@ from builders import request_experts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.trace import RoutingTrace
 

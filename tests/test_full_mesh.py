@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements
 
 from formulations import full_mesh
-from formulations.arrays import Floats, Ints
 from formulations.bounds import any_placement_bound
 from formulations.full_mesh import is_full, partition_experts
-from formulations.outcome import Outcome, SolveStatus
-from formulations.solver import Limits
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.solver import Limits
 from optimizer.placement import Placement
 
 LIMITS = Limits(seconds=600)

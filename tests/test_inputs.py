@@ -9,7 +9,7 @@ from builders import random_batches, request_experts, write_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.inputs import BATCHES_PER_SET, BatchSource, Named, Source, open_counts, open_source, synthesised
 from optimizer.mesh import Mesh

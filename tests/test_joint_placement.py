@@ -9,10 +9,10 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations.arrays import Ints
 from formulations.joint_placement import Layer, place_in_steps, place_jointly
-from formulations.outcome import SolveStatus
-from formulations.solver import Limits
+from formulations.kit.arrays import Ints
+from formulations.kit.outcome import SolveStatus
+from formulations.kit.solver import Limits
 from optimizer.placement import Placement
 
 FEW_ROUNDS = Limits(seconds=60, deterministic=3)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
 from formulations import layer_placement
+from formulations.kit.outcome import SolveStatus
+from formulations.kit.solver import Limits, solver_for, status_of
 from formulations.layer_placement import Instance, place_replicas
-from formulations.outcome import SolveStatus
-from formulations.solver import Limits, solver_for, status_of
 from optimizer.placement import Placement
 
 LIMITS = Limits(seconds=60, deterministic=20)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Slots, replicas
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.placement import Placement
 from optimizer.routing.learn import PARTS, learn
 from optimizer.routing.policies import POLICIES

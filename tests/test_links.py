@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import replicas
 from reference_traffic import Load, all_holders, homeward, link_order, sender
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.journeys import UNITS, Journeys
 from optimizer.mesh import Mesh
 from optimizer.network import Network

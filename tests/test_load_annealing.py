@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from formulations.load_annealing import Layout, anneal, deal, layout_of, slots_of
 from formulations.load_regrouping import regroup, tables_for
 from optimizer.placement import Placement

@@ -7,7 +7,7 @@ from builders import small_problem
 from cases import WIRINGS, Case, case, cases
 from hypothesis import given
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.conditions import Conditions
 from optimizer.rivals.metro import METRO, MetroSimulation, metro
 from optimizer.seeds.greedy import greedy

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_split import Holders, best_split_peak, fewest_hops, least_feasible, ortools_carries, scipy_carries
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from formulations.replica_routing import holders_of, least_peaks, tiles_of
 from optimizer.conditions import Conditions
 from optimizer.mesh import Mesh

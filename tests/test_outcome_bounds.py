@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from formulations.bounds import any_placement_bound, mean_load_bound, slot_budget_bound
-from formulations.outcome import Outcome, SolveStatus
+from formulations.kit.outcome import Outcome, SolveStatus
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulations import partition as module
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from formulations.partition import kept_together
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference_routing import ORACLES, nearest_table
 from reference_traffic import all_holders, holders
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.network import Network

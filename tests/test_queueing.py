@@ -9,7 +9,7 @@ import reference_queue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.mesh import Mesh
 from optimizer.network import Network
 from optimizer.queueing import Overlap, Work, overlap

@@ -8,7 +8,7 @@ from builders import cost, small_problem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model

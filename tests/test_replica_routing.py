@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import best_split_peak
 
-from formulations.arrays import Bools, Ints
-from formulations.outcome import Outcome, SolveStatus
+from formulations.kit.arrays import Bools, Ints
+from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.solver import Limits
 from formulations.replica_routing import (
     CriticalSet,
     Split,
@@ -25,7 +26,6 @@ from formulations.replica_routing import (
     route_tokens,
     tiles_of,
 )
-from formulations.solver import Limits
 from optimizer.mesh import Mesh
 from optimizer.routing.balance import graph, least_peak, scratch_for
 

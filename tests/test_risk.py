@@ -6,7 +6,7 @@ from builders import cost, small_problem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_risk import device_risks
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulations import robust_choice
-from formulations.arrays import Floats
-from formulations.outcome import SolveStatus
+from formulations.kit.arrays import Floats
+from formulations.kit.outcome import SolveStatus
+from formulations.kit.solver import Limits
 from formulations.robust_choice import TAIL, Criterion, choose_robustly, criterion_value
-from formulations.solver import Limits
 
 LIMITS = Limits(seconds=30)
 SEVERAL = [Criterion.WORST, Criterion.REGRET, Criterion.CVAR]

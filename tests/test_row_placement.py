@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from formulations import row_placement
-from formulations.arrays import Bools, Floats, Ints
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.outcome import SolveStatus
+from formulations.kit.solver import Limits, MilpAnswer
 from formulations.mesh_row import Row
-from formulations.outcome import SolveStatus
 from formulations.row_placement import place_row
 from formulations.row_split import tail_mean, tail_weights
-from formulations.solver import Limits, MilpAnswer
 
 LIMITS = Limits(seconds=30)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from builders import small_problem
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.problem import Problem
 from optimizer.search.annealing import Annealer, Schedule, anneal
 from optimizer.search.chains import LOOKS

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import all_placements, best_split_peak, count_vectors
 
-from formulations.arrays import Floats
+from formulations.kit.arrays import Floats
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.freeing import WAYS, Freed, Order, View, anywhere, extremes, linked, one_row

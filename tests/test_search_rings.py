@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_traffic import Load, Wires, all_holders, carry, hops, link_order
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.candidates import FINALISTS, Spell, shorten
 from optimizer.cost import Cost
 from optimizer.mesh import Mesh

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_split import best_split_peak
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.mesh import Mesh
 from optimizer.placement import Placement
 from optimizer.problem import Problem

@@ -8,7 +8,7 @@ from builders import cost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.conditions import Conditions
 from optimizer.mesh import Mesh
 from optimizer.model import Model

@@ -13,7 +13,7 @@ from reference_layer import Hardware, simulate_batch
 from reference_routing import ORACLES, limit, weights_by_rank
 from reference_traffic import holders
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer import simulator
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost

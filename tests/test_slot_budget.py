@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulations.outcome import SolveStatus
+from formulations.kit.outcome import SolveStatus
 from formulations.slot_budget import share_budget
 
 Curves = list[list[int]]

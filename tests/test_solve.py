@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 from builders import small_problem
 
-from formulations.outcome import SolveStatus
+from formulations.kit.outcome import SolveStatus
 from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.conditions import Conditions
 from optimizer.problem import Problem

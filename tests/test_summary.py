@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer import statistics
 from optimizer.drift import dataset_drift, drift_matrix, phase_drift, total_variation
 from optimizer.errors import InputError

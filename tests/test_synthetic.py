@@ -18,7 +18,7 @@ from statistics import NormalDist, mean
 import numpy as np
 import pytest
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.presets import load_model

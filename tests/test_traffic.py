@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_traffic import Carried, blocks, carry, holders, hops, link_order
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.mesh import Mesh
 from optimizer.network import Network, rank_in_row
 from optimizer.traffic import SPREAD, Traffic, column_and_hops, count_blocks, count_traffic

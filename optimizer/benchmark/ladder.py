@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.cost import Cost
 from optimizer.errors import InputError
 from optimizer.expected import step_loads

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
 
-from formulations.outcome import SolveStatus
+from formulations.kit.outcome import SolveStatus
 from optimizer.journal import append, header, parse
 
 Key = tuple[str, str, str, str, str, int, float]

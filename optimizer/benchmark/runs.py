@@ -10,8 +10,8 @@ from math import isfinite
 from pathlib import Path
 from shutil import which
 
-from formulations.outcome import SolveStatus
-from formulations.solver import Limits
+from formulations.kit.outcome import SolveStatus
+from formulations.kit.solver import Limits
 from optimizer.benchmark.families import FAMILIES
 from optimizer.benchmark.ladder import Instance, Notify, tiny
 from optimizer.benchmark.rows import Journal, Key, Row

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from formulations.arrays import Floats
+from formulations.kit.arrays import Floats
 from optimizer.bounding import TIME, bound_any, bound_given, gaps, reached_by
 from optimizer.campaign.settings import Settings
 from optimizer.candidates import Candidate, Effort, seeds, seeds_and_formulation

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from formulations.arrays import Floats
+from formulations.kit.arrays import Floats
 from optimizer.bounding import Bound, bound_any, gaps, reached_by
 from optimizer.campaign.layer import LayerTask, seeds_for, silent
 from optimizer.datasets import MIX, mixed, mixes

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.bounding import HOPS, TIME, Bound
 from optimizer.cost import Cost
 from optimizer.mesh import Mesh

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 
 
 @kernel

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.network import BOTH_WAYS, CLIMBS, DESCENDS, NOWHERE, Network
 from optimizer.queueing.lines import line_up
 from optimizer.queueing.messages import collect, deliver, list_messages

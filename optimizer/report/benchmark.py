@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from formulations.outcome import SolveStatus
+from formulations.kit.outcome import SolveStatus
 from optimizer.benchmark.families import FAMILIES
 from optimizer.benchmark.rows import Row
 from optimizer.report.tables import make_table, show_table

@@ -10,7 +10,7 @@ from plotly.io import to_html
 from rich.markup import escape
 from rich.table import Table
 
-from formulations.arrays import Floats
+from formulations.kit.arrays import Floats
 from optimizer.drift import Drift
 from optimizer.report.tables import make_table, show_table
 from optimizer.robust import FIGURES, Robustness

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from rich.table import Table
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.report.tables import make_table, show_table
 from optimizer.slots import Curve, Figures, Shares
 

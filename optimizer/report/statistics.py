@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from formulations.arrays import Floats
+from formulations.kit.arrays import Floats
 from optimizer.figures import LayerReport
 from optimizer.files import write_whole
 from optimizer.report.tables import make_table

@@ -5,7 +5,7 @@ from math import gcd
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.seeds.greedy import greedy

@@ -4,7 +4,7 @@ import heapq
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.seeds.risk import Loads, Z, loads_of, packed, risk_counts

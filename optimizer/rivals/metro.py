@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 from optimizer.routing.site import Site
 from optimizer.simulator import Simulation

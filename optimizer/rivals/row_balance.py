@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
 from optimizer.seeds.greedy import heaviest_first, replica_weight

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
 from optimizer.seeds.greedy import heaviest_first, replica_weight

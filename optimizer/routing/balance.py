@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 
 MOST = 1 << 62  # above any load
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.coactivation import pair_counts
 from optimizer.model import Model
 from optimizer.routing.site import Site

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.routing.balance import Graph, graph, level, mean_peak, scratch_for
 from optimizer.routing.links import Ways, relieve
 from optimizer.routing.site import Site

@@ -8,7 +8,7 @@ is opened.
 
 from collections.abc import Callable
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.routing import greedy, static
 from optimizer.routing.optimal import optimal
 from optimizer.routing.site import Site

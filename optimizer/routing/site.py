@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.journeys import Journeys
 from optimizer.model import Model
 from optimizer.network import Network

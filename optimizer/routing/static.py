@@ -5,8 +5,8 @@ experts and the result `[batch, token, k]`; start, slot: the replicas of each ex
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 
 HASH = 2654435761  # Knuth's multiplier for 32 bits, The Art of Computer Programming 6.4
 

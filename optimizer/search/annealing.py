@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.placement import Placement
 from optimizer.search.chains import Tally, cooled
 from optimizer.search.moves import NO_LIMIT, is_legal

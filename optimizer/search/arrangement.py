@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Ints
+from formulations.kit.kernels import kernel
 from optimizer.journeys import Journeys
 from optimizer.network import Network
 from optimizer.placement import Placement

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from formulations.arrays import Floats
+from formulations.kit.arrays import Floats
 from optimizer.simulated import SimulationReport
 
 WORST = 0.03

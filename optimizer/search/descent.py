@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Ints
+from formulations.kit.kernels import kernel
 from optimizer.search.moves import NO_LIMIT, apply, delta, is_legal, scratch_for
 from optimizer.search.state import SearchState
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.cost import NS_PER_US, Cost
 from optimizer.network import Network
 from optimizer.placement import Placement

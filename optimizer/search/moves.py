@@ -8,8 +8,8 @@ budget; no move empties a slot. `delta` never changes the state and `apply` neve
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Ints
+from formulations.kit.kernels import kernel
 from optimizer.search.state import SearchState, fill_part, find_leaders
 
 NO_LIMIT = 1 << 62  # to the replicas of all experts together

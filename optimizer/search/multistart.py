@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.coactivation import pair_counts
 from optimizer.placement import Placement
 from optimizer.problem import Problem

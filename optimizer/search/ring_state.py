@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.coactivation import pair_counts
 from optimizer.network import Network
 from optimizer.placement import Placement

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.search.split_state import LANES, Split, fill, find_peak
 
 NEAR = 24  # replicated experts that are levelled again

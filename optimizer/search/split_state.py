@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.placement import Placement
 from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 

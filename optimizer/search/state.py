@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.placement import Placement
 
 TAIL_WEIGHT = 4  # without it the home case gains mean latency and loses p99; 16 gains less on all traces tried

@@ -14,8 +14,8 @@ from itertools import cycle
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.looks import Looks

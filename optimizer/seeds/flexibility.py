@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
+from formulations.kit.arrays import Bools, Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.split_state import exact_peaks

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.seeds.packing import Packing

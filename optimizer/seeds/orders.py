@@ -4,7 +4,7 @@ from itertools import islice
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.seeds.packing import Packing

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
+from formulations.kit.arrays import Bools, Floats, Ints
 from optimizer.mesh import Mesh
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from formulations.partition import kept_together
 from optimizer.coactivation import pair_counts
 from optimizer.placement import Placement

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
+from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.load_annealing import Layout, anneal, layout_of, slots_of
 from formulations.load_regrouping import regroup
 from formulations.replication import Budget, counts_for_loads

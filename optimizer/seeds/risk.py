@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
 from optimizer.seeds.packing import Packing

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
+from formulations.kit.arrays import Bools, Ints
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formulations.arrays import Bools, Ints
+from formulations.kit.arrays import Bools, Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.traces.batches import Batches, default_rows, with_shared

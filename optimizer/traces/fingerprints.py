@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from formulations.arrays import Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
 from optimizer.traces.trace import RoutingTrace, digest
 
 PLACE, TOKEN = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of a state is lost

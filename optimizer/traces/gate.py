@@ -10,8 +10,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.kernels import kernel
 
 REQUEST_RANK, REQUEST_WEIGHT = 16, np.float32(0.7)
 TOKEN_RANK, TOKEN_MEMORY, TOKEN_FRESH = 12, np.float32(0.5), np.float32(0.75**0.5)

@@ -6,8 +6,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.model import Model
 from optimizer.traces.npz import CANDIDATES, EXPERTS, WEIGHTS, layer_ids
 from optimizer.traces.request import BadRequestError, Request

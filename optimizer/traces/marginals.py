@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 
 SIGMA = 0.6

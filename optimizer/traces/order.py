@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.traces.trace import PROMPT, RoutingTrace
 
 Segment = tuple[int, int, int, int, int]  # request, first step, first token, length, slot

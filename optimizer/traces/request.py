@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.traces.request import BadRequestError, Request

@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
-from formulations.kernels import kernel
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.kernels import kernel
 from optimizer.errors import InputError
 from optimizer.traces.trace import OUTPUT, PROMPT
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.model import Model
 from optimizer.traces.gate import REQUEST_RANK, TOKEN_RANK, quantile_tables, route

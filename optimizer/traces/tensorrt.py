@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.traces.untrusted import Array, UnusableError, count_from, counts_from, json_values
 
 RANK = re.compile(r"rank([0-9]{1,6})\.safetensors")  # what else a rank writes has longer names, and no counts

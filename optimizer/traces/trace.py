@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from formulations.arrays import Bools, Floats, Ints
+from formulations.kit.arrays import Bools, Floats, Ints
 from optimizer.errors import InputError
 
 PROMPT, OUTPUT = 0, 1

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from formulations.arrays import Ints
+from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
 
 Array = npt.NDArray[Any]

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from formulations.arrays import Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.files import write_whole_binary
 from optimizer.traces.request import Request

@@ -9,8 +9,8 @@ import numpy as np
 from ortools.sat.python import cp_model
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from formulations.arrays import Floats, Ints
-from formulations.outcome import SolveStatus
+from formulations.kit.arrays import Floats, Ints
+from formulations.kit.outcome import SolveStatus
 
 STATUSES = {
     cp_model.OPTIMAL: SolveStatus.OPTIMAL,
