@@ -13,11 +13,11 @@ from collections.abc import Callable
 import click
 import numpy as np
 
-from formulations.joint_placement import Layer, place_in_steps, place_jointly
+from formulations.expected_load.joint_placement import Layer, place_in_steps, place_jointly
+from formulations.expected_load.layer_placement import Instance, place_replicas
+from formulations.expected_load.replication import Budget, counts_for_loads
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.solver import Limits
-from formulations.layer_placement import Instance, place_replicas
-from formulations.replication import Budget, counts_for_loads
 from optimizer.mesh import Mesh
 from optimizer.model import Model
 from optimizer.placement import Placement

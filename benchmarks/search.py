@@ -15,11 +15,11 @@ from measure import rate
 from scipy.stats import spearmanr
 from speed import HARDWARE, LAYER, MESH, home_problem
 
-from formulations.joint_placement import COLD, HOT
+from formulations.expected_load.joint_placement import COLD, HOT
+from formulations.expected_load.load_annealing import DISTANCES, layout_of
+from formulations.expected_load.load_annealing import anneal as anneal_load
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from formulations.load_annealing import DISTANCES, layout_of
-from formulations.load_annealing import anneal as anneal_load
 from optimizer.conditions import Conditions
 from optimizer.cost import Cost
 from optimizer.inputs import Named, open_source

@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from formulations.joint_placement import Layer, place_jointly
+from formulations.expected_load.joint_placement import Layer, place_jointly
+from formulations.expected_load.layer_placement import Instance, place_replicas
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
-from formulations.layer_placement import Instance, place_replicas
 from optimizer.placement import Placement
 from optimizer.problem import Problem
 from optimizer.search.annealing import Schedule, anneal

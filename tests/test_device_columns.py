@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from formulations.device_columns import expected_peak_bound, proven_peak
+from formulations.expected_load.device_columns import expected_peak_bound, proven_peak
 from formulations.kit.solver import Limits
 
 

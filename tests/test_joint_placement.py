@@ -9,7 +9,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations.joint_placement import Layer, place_in_steps, place_jointly
+from formulations.expected_load.joint_placement import Layer, place_in_steps, place_jointly
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits

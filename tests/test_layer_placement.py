@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
-from formulations import layer_placement
+from formulations.expected_load import layer_placement
+from formulations.expected_load.layer_placement import Instance, place_replicas
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, solver_for, status_of
-from formulations.layer_placement import Instance, place_replicas
 from optimizer.placement import Placement
 
 LIMITS = Limits(seconds=60, deterministic=20)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 from reference import count_vectors
 
-from formulations import replication
+from formulations.expected_load import replication
+from formulations.expected_load.replication import Budget, counts_for_batches, counts_for_loads, mean_peak, risk_loads
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer
-from formulations.replication import Budget, counts_for_batches, counts_for_loads, mean_peak, risk_loads
 
 LIMITS = Limits(seconds=30)
 

@@ -9,16 +9,16 @@ from fractions import Fraction
 
 import numpy as np
 
-from formulations.joint_placement import Layer, place_jointly
+from formulations.expected_load.joint_placement import Layer, place_jointly
+from formulations.expected_load.layer_placement import Instance as LayerInstance
+from formulations.expected_load.layer_placement import place_replicas
+from formulations.expected_load.replication import Budget, counts_for_batches
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
-from formulations.layer_placement import Instance as LayerInstance
-from formulations.layer_placement import place_replicas
 from formulations.recourse import Instance as RecourseInstance
 from formulations.recourse import place_for_batches
-from formulations.replication import Budget, counts_for_batches
 from optimizer.benchmark.methods import METHODS, ROUTED, Method
 from optimizer.mesh import Mesh
 from optimizer.placement import EMPTY, Placement

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from formulations.expected_load.load_annealing import Layout, anneal, layout_of, slots_of
+from formulations.expected_load.load_regrouping import regroup
+from formulations.expected_load.replication import Budget, counts_for_loads
 from formulations.kit.arrays import Bools, Floats, Ints
-from formulations.load_annealing import Layout, anneal, layout_of, slots_of
-from formulations.load_regrouping import regroup
-from formulations.replication import Budget, counts_for_loads
 from optimizer.placement import EMPTY, Placement
 from optimizer.problem import Problem
 from optimizer.seeds.packing import Packing

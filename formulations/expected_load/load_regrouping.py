@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from formulations.expected_load.load_annealing import Layout, draw, overload, refresh
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from formulations.load_annealing import Layout, draw, overload, refresh
 
 PICKED = 3  # replicas of each device that take part, at most
 LOWER = 0.8  # of the distance to the bound that a new target keeps

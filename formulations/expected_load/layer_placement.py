@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from ortools.sat.python import cp_model
 
-from formulations.device_columns import MOST_DEPTH, expected_peak_bound
+from formulations.expected_load.device_columns import MOST_DEPTH, expected_peak_bound
+from formulations.expected_load.load_annealing import anneal, deal, layout_of, slots_of
+from formulations.expected_load.load_regrouping import regroup
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for, status_of
-from formulations.load_annealing import anneal, deal, layout_of, slots_of
-from formulations.load_regrouping import regroup
 
 LARGEST_TOTAL = 1 << 50  # keeps every sum of weights far from CP-SAT's 64-bit limit
 HOT, COLD, STEPS = 1e-2, 1e-6, 26  # of the annealing: squared parts of the bound, and steps per slot

@@ -13,12 +13,12 @@ from itertools import count, cycle
 
 import numpy as np
 
+from formulations.expected_load.load_annealing import Layout, anneal, deal, layout_of, slots_of
+from formulations.expected_load.load_regrouping import regroup
+from formulations.expected_load.replication import Budget, counts_for_loads
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
-from formulations.load_annealing import Layout, anneal, deal, layout_of, slots_of
-from formulations.load_regrouping import regroup
-from formulations.replication import Budget, counts_for_loads
 
 HOT, HOTTER, COLD = 1e-2, 1.0, 1e-6  # squared parts of the bound; hotter for every other start, for tiny layers
 REPLICA_STEPS = 0.2  # of the annealing's steps change counts
