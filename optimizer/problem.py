@@ -33,7 +33,7 @@ class Problem:
     there are counts but no tokens); shared_replicas: how many replicas each shared expert gets, spread evenly over
     the rows, or None to treat it like a routed expert; extra_replicas: how many replicas the experts whose count is not
     fixed may have beyond one each, None for as many as fit; most_row_traffic: pairs per batch that may come to a mesh
-    row from others, as `formulations.row_assignment` counts them; start: a placement to start from, besides the seeds.
+    row from others, as the row assignment counts them; start: a placement to start from, besides the seeds.
     """
 
     model: Model

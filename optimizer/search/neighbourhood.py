@@ -1,6 +1,6 @@
 """Large-neighbourhood search for optimal split (Shaw, CP 1998): free the slots of some devices, and fill them anew.
 
-The repair is the descent of the row formulation (`formulations.row_descent`) with the freed devices as the row: exact
+The repair is the descent of the row formulation (`rows.row_descent`) with the freed devices as the row: exact
 peaks of some sampled batches, half of them of the worst, while what other experts bring to other devices stays. What it
 finds is kept if the exact least peaks of all batches are no worse for it. Which devices are freed is drawn by weights
 that follow success (adaptive: Ropke and Pisinger, Transportation Science 40, 2006), built fresh for each run.
