@@ -39,9 +39,9 @@ from formulations.full_mesh import is_full, partition_experts
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for, status_of
-from formulations.mesh_row import Row
 from formulations.replica_routing import holders_of, least_peaks
-from formulations.row_descent import descend_row, first_slots
+from formulations.rows.mesh_row import Row
+from formulations.rows.row_descent import descend_row, first_slots
 
 FIRST_SETS = 100  # sets of devices to begin with, at most, unless single devices are more
 FIRST_SIZE = 3  # and how many devices they have

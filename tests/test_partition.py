@@ -8,9 +8,9 @@ from builders import cost, small_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations import partition as module
 from formulations.kit.arrays import Ints
-from formulations.partition import kept_together
+from formulations.rows import partition as module
+from formulations.rows.partition import kept_together
 from optimizer.errors import InputError
 from optimizer.mesh import Mesh
 from optimizer.model import Model

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
-from formulations import column_assignment, partition
-from formulations.column_assignment import Columns, assign_columns, spectral_bound
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, solver_for
-from formulations.partition import spread_apart
-from formulations.row_assignment import Rows, assign_rows
+from formulations.rows import column_assignment, partition
+from formulations.rows.column_assignment import Columns, assign_columns, spectral_bound
+from formulations.rows.partition import spread_apart
+from formulations.rows.row_assignment import Rows, assign_rows
 
 LIMITS = Limits(seconds=30, deterministic=20)
 HOUR = 1e12  # a deadline that is never reached

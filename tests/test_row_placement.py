@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from formulations import row_placement
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer
-from formulations.mesh_row import Row
-from formulations.row_placement import place_row
-from formulations.row_split import tail_mean, tail_weights
+from formulations.rows import row_placement
+from formulations.rows.mesh_row import Row
+from formulations.rows.row_placement import place_row
+from formulations.rows.row_split import tail_mean, tail_weights
 
 LIMITS = Limits(seconds=30)
 
@@ -211,7 +211,7 @@ def test_the_start_is_improved_and_the_bound_holds_at_full_size() -> None:
 
 def test_same_seed_same_answer_other_seed_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_placement, "minimise", lambda *_: MilpAnswer(SolveStatus.UNKNOWN, None, None, -np.inf, 0))
-    monkeypatch.setattr("formulations.row_descent.SHAKES", 1)
+    monkeypatch.setattr("formulations.rows.row_descent.SHAKES", 1)
     row, now = crowded_row()
     first, same, other = (place_row(row, now, Limits(seconds=120, seed=seed)) for seed in (1, 1, 2))
     assert first.value is not None

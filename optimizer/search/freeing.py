@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from formulations.mesh_row import Row
+from formulations.rows.mesh_row import Row
 from optimizer.placement import Placement
 
 

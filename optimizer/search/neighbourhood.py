@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from formulations.row_descent import SHAKES, descend_row
+from formulations.rows.row_descent import SHAKES, descend_row
 from optimizer.placement import Placement
 from optimizer.search.freeing import WAYS, Freed, Order, View, one_row
 from optimizer.search.looks import Looks

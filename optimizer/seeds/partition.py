@@ -3,7 +3,7 @@
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from formulations.partition import kept_together
+from formulations.rows.partition import kept_together
 from optimizer.coactivation import pair_counts
 from optimizer.placement import Placement
 from optimizer.problem import Problem

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from formulations.row_split import Split, peaks, tail_mean
+from formulations.rows.row_split import Split, peaks, tail_mean
 
 
 @dataclass(frozen=True, eq=False)

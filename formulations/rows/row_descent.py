@@ -5,8 +5,8 @@ import time
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from formulations.mesh_row import Row
-from formulations.row_split import Goal, Moves, find_better, peaks, work_for
+from formulations.rows.mesh_row import Row
+from formulations.rows.row_split import Goal, Moves, find_better, peaks, work_for
 
 TRIES = 200  # moves between two looks at the clock, 10-40 ms at 24 slots and 64 batches
 SHAKES, EXCHANGES = 10, 3  # shaken placements tried in vain, and exchanges in each

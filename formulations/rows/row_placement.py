@@ -28,9 +28,9 @@ from scipy.sparse import coo_array
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer, minimise
-from formulations.mesh_row import Row
-from formulations.row_descent import descend_row, fill, first_slots
-from formulations.row_split import tail_mean
+from formulations.rows.mesh_row import Row
+from formulations.rows.row_descent import descend_row, fill, first_slots
+from formulations.rows.row_split import tail_mean
 
 PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
 DESCENT_SHARE = 0.5  # of the time, at most, for descent before the model

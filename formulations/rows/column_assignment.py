@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for, status_of
-from formulations.partition import spread_apart
+from formulations.rows.partition import spread_apart
 
 PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
 LARGEST_MODEL = 4000  # pairs of replicas times columns; with more, CP-SAT proves next to nothing
