@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from formulations.batches.replica_routing import holders_of, least_peaks
 from formulations.bounds import any_placement_bound, slot_budget_bound, static_counts_bound
 from formulations.communication_bounds import copies_bound, hops_bound
 from formulations.kit.arrays import Floats, Ints
-from formulations.replica_routing import holders_of, least_peaks
 from optimizer.coactivation import pair_counts
 from optimizer.cost import NS_PER_US, Cost
 from optimizer.errors import InputError

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements
 
-from formulations import full_mesh
+from formulations.batches import full_mesh
+from formulations.batches.full_mesh import is_full, partition_experts
 from formulations.bounds import any_placement_bound
-from formulations.full_mesh import is_full, partition_experts
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference_split import Holders, best_split_peak, fewest_hops, least_feasible, ortools_carries, scipy_carries
 
+from formulations.batches.replica_routing import holders_of, least_peaks, tiles_of
 from formulations.kit.arrays import Ints
-from formulations.replica_routing import holders_of, least_peaks, tiles_of
 from optimizer.conditions import Conditions
 from optimizer.mesh import Mesh
 from optimizer.model import Model

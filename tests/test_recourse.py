@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements, routed_total
 
-from formulations import recourse
+from formulations.batches import recourse
+from formulations.batches.recourse import Instance, place_for_batches
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for
-from formulations.recourse import Instance, place_for_batches
 from optimizer.placement import Placement
 
 LIMITS = Limits(seconds=600, deterministic=20)

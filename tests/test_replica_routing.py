@@ -12,10 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import best_split_peak
 
-from formulations.kit.arrays import Bools, Ints
-from formulations.kit.outcome import Outcome, SolveStatus
-from formulations.kit.solver import Limits
-from formulations.replica_routing import (
+from formulations.batches.replica_routing import (
     CriticalSet,
     Split,
     holders_of,
@@ -26,6 +23,9 @@ from formulations.replica_routing import (
     route_tokens,
     tiles_of,
 )
+from formulations.kit.arrays import Bools, Ints
+from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.solver import Limits
 from optimizer.mesh import Mesh
 from optimizer.routing.balance import graph, least_peak, scratch_for
 

@@ -9,6 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from formulations.batches.recourse import Instance as RecourseInstance
+from formulations.batches.recourse import place_for_batches
 from formulations.expected_load.joint_placement import Layer, place_jointly
 from formulations.expected_load.layer_placement import Instance as LayerInstance
 from formulations.expected_load.layer_placement import place_replicas
@@ -17,8 +19,6 @@ from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
-from formulations.recourse import Instance as RecourseInstance
-from formulations.recourse import place_for_batches
 from optimizer.benchmark.methods import METHODS, ROUTED, Method
 from optimizer.mesh import Mesh
 from optimizer.placement import EMPTY, Placement
