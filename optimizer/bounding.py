@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from formulations.batches.replica_routing import holders_of, least_peaks
-from formulations.bounds import any_placement_bound, slot_budget_bound, static_counts_bound
-from formulations.communication_bounds import copies_bound, hops_bound
+from formulations.bounds.communication import copies_bound, hops_bound
+from formulations.bounds.load import any_placement_bound, slot_budget_bound, static_counts_bound
 from formulations.kit.arrays import Floats, Ints
 from optimizer.coactivation import pair_counts
 from optimizer.cost import NS_PER_US, Cost
@@ -111,7 +111,7 @@ def bound_given(batches: Batches, model: Model, mesh: Mesh, cost: Cost, placemen
 def bound_steps(load: Ints, mesh: Mesh) -> list[Bound]:
     """Bounds on peak / mean expected load for any one placement: load `[step, expert]`, shared out in parts of pairs.
 
-    The bounds of `formulations.bounds` are on whole peaks; less one pair they hold for parts.
+    The bounds of `formulations.bounds.load` are on whole peaks; less one pair they hold for parts.
     Raises InputError where the experts do not fit in the slots.
     """
     _check_fit(load.shape[1], mesh)

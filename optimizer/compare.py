@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from formulations.bounds import any_placement_bound
+from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
 from optimizer.candidates import Effort, Notify
 from optimizer.conditions import Conditions

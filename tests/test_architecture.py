@@ -158,7 +158,7 @@ def test_a_circle_and_a_hidden_import_would_be_seen(tmp_path: Path) -> None:
 
 
 def test_an_arrow_that_runs_back_up_would_be_seen() -> None:
-    order = [floor(name) for name in ("formulations.kit.arrays", "formulations.bounds", "optimizer.errors",
+    order = [floor(name) for name in ("formulations.kit.arrays", "formulations.bounds.load", "optimizer.errors",
                                       "optimizer.search.tabu", "optimizer.commands.solve", "cli")]  # fmt: skip
     known = [place for place in order if place is not None]
     assert len(known) == len(order)

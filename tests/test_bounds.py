@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulations.batches.replica_routing import least_peaks
-from formulations.bounds import any_placement_bound, static_counts_bound
-from formulations.communication_bounds import copies_bound, hops_bound
+from formulations.bounds.communication import copies_bound, hops_bound
+from formulations.bounds.load import any_placement_bound, static_counts_bound
 
 SHAPES = [(2, 1), (2, 2), (3, 1), (3, 2), (4, 1)]
 Holders = list[set[int]]

@@ -11,7 +11,7 @@ from reference_recourse import drawn_loads, flow_total, held_by, least_total, pl
 
 from formulations.batches import full_mesh
 from formulations.batches.full_mesh import is_full, partition_experts
-from formulations.bounds import any_placement_bound
+from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits

@@ -8,7 +8,7 @@ import reference
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from formulations.bounds import any_placement_bound, mean_load_bound, slot_budget_bound
+from formulations.bounds.load import any_placement_bound, mean_load_bound, slot_budget_bound
 from formulations.kit.outcome import Outcome, SolveStatus
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from formulations.bounds import any_placement_bound
+from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome, SolveStatus

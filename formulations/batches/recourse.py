@@ -36,7 +36,7 @@ from ortools.sat.python import cp_model
 
 from formulations.batches.full_mesh import is_full, partition_experts
 from formulations.batches.replica_routing import holders_of, least_peaks
-from formulations.bounds import any_placement_bound, static_counts_bound
+from formulations.bounds.load import any_placement_bound, static_counts_bound
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for, status_of
