@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from formulations.choice.robust_choice import Criterion, choose_robustly
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
-from formulations.robust_choice import Criterion, choose_robustly
 from optimizer.datasets import MIX, ROBUST, mix_without
 from optimizer.placement import Placement
 from optimizer.simulated import SimulationReport

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from formulations.choice.slot_budget import share_budget
 from formulations.kit.arrays import Floats, Ints
-from formulations.slot_budget import share_budget
 from optimizer.conditions import Conditions
 from optimizer.placement import Placement
 from optimizer.problem import Problem, check

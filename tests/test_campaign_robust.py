@@ -10,7 +10,7 @@ import pytest
 from builders import request_experts, write_request
 from commands import fault, run
 
-from formulations.robust_choice import Criterion
+from formulations.choice.robust_choice import Criterion
 from optimizer.campaign.reading import LayerReader
 from optimizer.campaign.robust import Robust, Together, plan_robust
 from optimizer.campaign.run import Run

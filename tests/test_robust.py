@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
+from formulations.choice.robust_choice import Criterion, criterion_value
 from formulations.kit.arrays import Floats
 from formulations.kit.solver import Limits
-from formulations.robust_choice import Criterion, criterion_value
 from optimizer.conditions import Conditions
 from optimizer.datasets import MIX, ROBUST, mix_without
 from optimizer.drift import Drift

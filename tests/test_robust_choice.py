@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations import robust_choice
+from formulations.choice import robust_choice
+from formulations.choice.robust_choice import TAIL, Criterion, choose_robustly, criterion_value
 from formulations.kit.arrays import Floats
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits
-from formulations.robust_choice import TAIL, Criterion, choose_robustly, criterion_value
 
 LIMITS = Limits(seconds=30)
 SEVERAL = [Criterion.WORST, Criterion.REGRET, Criterion.CVAR]

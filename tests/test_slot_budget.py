@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formulations.choice.slot_budget import share_budget
 from formulations.kit.outcome import SolveStatus
-from formulations.slot_budget import share_budget
 
 Curves = list[list[int]]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from formulations.choice.robust_choice import Criterion
 from formulations.kit.arrays import Ints
 from formulations.kit.solver import Limits
-from formulations.robust_choice import Criterion
 from optimizer.campaign.layer import LayerTask
 from optimizer.campaign.parallel import in_order, in_parallel
 from optimizer.campaign.reading import LayerReader

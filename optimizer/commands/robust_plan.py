@@ -23,7 +23,7 @@ def several(given: dict[str, Any]) -> bool:
 
 
 def solve_robustly(layers: list[int] | None, given: dict[str, Any]) -> Found:
-    from formulations.robust_choice import Criterion
+    from formulations.choice.robust_choice import Criterion
     from optimizer.campaign.robust import plan_robust
     from optimizer.datasets import datasets, phases_of, weights_of
     from optimizer.report import robustness as report

@@ -1,0 +1,1 @@
+"""Choices among finished plans: over data sets, and of replicas over layers. Knows no placement."""
