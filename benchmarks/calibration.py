@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.model import Model
-from optimizer.presets import load_model
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_model
 from optimizer.traces.corpus import find_files, read_traces
 from optimizer.traces.synthetic import calibrated_gates, generate
 

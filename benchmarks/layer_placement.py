@@ -18,10 +18,10 @@ from formulations.expected_load.layer_placement import Instance, place_replicas
 from formulations.expected_load.replication import Budget, counts_for_loads
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.solver import Limits
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
-from optimizer.presets import load_model
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.presets import load_model
 from optimizer.traces.synthetic import builtin_trace
 
 MESH = Mesh(16, 8, 3)

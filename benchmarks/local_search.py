@@ -12,12 +12,12 @@ import numpy as np
 from speed import HARDWARE, LAYER, MESH
 
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import Placement
+from optimizer.domain.presets import load_hardware
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.inputs import Named, open_source
-from optimizer.mesh import Mesh
-from optimizer.placement import Placement
-from optimizer.presets import load_hardware
-from optimizer.problem import Problem, make_problem
 from optimizer.search.annealing import anneal
 from optimizer.search.multistart import latency_goal, multistart
 from optimizer.search.neighbourhood import objective, search_neighbourhoods

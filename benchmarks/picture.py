@@ -10,12 +10,12 @@ import numpy as np
 
 from optimizer.candidates import Effort
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.presets import load_hardware
+from optimizer.domain.problem import make_problem
 from optimizer.inputs import Named, open_source
-from optimizer.mesh import Mesh
 from optimizer.portfolio import AUTO
-from optimizer.presets import load_hardware
-from optimizer.problem import make_problem
 from optimizer.search.stop import Deadline
 from optimizer.solve import Solution, solve
 from optimizer.traces.infer import ModelChoice

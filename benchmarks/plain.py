@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.cost import Cost
-from optimizer.mesh import Mesh
-from optimizer.placement import Placement
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import Placement
 from optimizer.traces.batches import Batches
 from optimizer.traces.corpus import TraceFile
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.model import Model
+from optimizer.domain.model import Model
 from optimizer.traces import gate
 from optimizer.traces.synthetic import Gates, stream
 

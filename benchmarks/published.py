@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from optimizer.cost import Cost
-from optimizer.presets import load_hardware
+from optimizer.domain.cost import Cost
+from optimizer.domain.presets import load_hardware
 
 EXAMPLES = {(17, 17): 235, (17, 38): 365, (38, 38): 495, (38, 70): 625}
 """Tokens in the two active slots of a device, and microseconds."""

@@ -21,12 +21,12 @@ from speed import HARDWARE, LAYER, MESH
 from optimizer.candidates import Effort
 from optimizer.compare import judged, timed
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.presets import load_hardware
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.inputs import Named, Source, open_source
-from optimizer.mesh import Mesh
 from optimizer.portfolio import AUTO
-from optimizer.presets import load_hardware
-from optimizer.problem import Problem, make_problem
 from optimizer.rivals.planners import planners
 from optimizer.routing.site import Unit
 from optimizer.search.stop import Deadline

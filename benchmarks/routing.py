@@ -14,10 +14,10 @@ from speed import MESH, home_problem
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.conditions import Conditions
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.problem import Problem
 from optimizer.inputs import Named, open_source
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.problem import Problem
 from optimizer.routing import policies
 from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 from optimizer.routing.capacity import Coactivation

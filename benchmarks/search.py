@@ -21,11 +21,11 @@ from formulations.expected_load.load_annealing import anneal as anneal_load
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.placement import Placement
+from optimizer.domain.presets import load_hardware
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.inputs import Named, open_source
-from optimizer.placement import Placement
-from optimizer.presets import load_hardware
-from optimizer.problem import Problem, make_problem
 from optimizer.search.annealing import anneal
 from optimizer.search.moves import delta, is_legal, scratch_for
 from optimizer.search.multistart import Goal, multistart

@@ -16,11 +16,11 @@ from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from optimizer.coactivation import pair_counts
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.presets import load_hardware, load_model
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.inputs import Named, open_source
-from optimizer.mesh import Mesh
-from optimizer.presets import load_hardware, load_model
-from optimizer.problem import Problem, make_problem
 from optimizer.search.moves import delta, scratch_for
 from optimizer.search.multistart import latency_goal
 from optimizer.search.state import SearchState

@@ -25,12 +25,12 @@ from speed import HARDWARE, MESH
 
 from optimizer.campaign.reading import LayerReader
 from optimizer.commands.arguments import layer_ids
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.presets import load_hardware
+from optimizer.domain.problem import Constraints, make_problem
 from optimizer.expected import expected_imbalance
 from optimizer.fast import TRAIN, fast_plan, loads_of
 from optimizer.inputs import Named
-from optimizer.presets import load_hardware
-from optimizer.problem import Constraints, make_problem
 from optimizer.seeds.greedy import greedy
 from optimizer.traces.infer import ModelChoice
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from optimizer.bounding import Bound, bound_any, bound_steps
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
 from optimizer.expected import split_steps, step_loads
 from optimizer.inputs import Named, open_counts, open_source
-from optimizer.mesh import Mesh
 from optimizer.traces.infer import ModelChoice
 
 

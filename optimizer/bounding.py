@@ -11,12 +11,12 @@ from formulations.bounds.communication import copies_bound, hops_bound
 from formulations.bounds.load import any_placement_bound, slot_budget_bound, static_counts_bound
 from formulations.kit.arrays import Floats, Ints
 from optimizer.coactivation import pair_counts
-from optimizer.cost import NS_PER_US, Cost
+from optimizer.domain.cost import NS_PER_US, Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import Placement
 from optimizer.simulated import SimulationReport
 from optimizer.traces.batches import Batches
 

@@ -12,8 +12,8 @@ from formulations.expected_load.layer_placement import Instance, place_replicas
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.annealing import Schedule, anneal
 from optimizer.search.latency import Prices, anneal_latency
 from optimizer.search.multistart import Goal, multistart

@@ -8,12 +8,12 @@ from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
 from optimizer.candidates import Effort, Notify
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.inputs import Source
-from optimizer.mesh import Mesh
-from optimizer.placement import Placement
 from optimizer.portfolio import Judge
-from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.rivals.metro import METRO, MetroSimulation
 from optimizer.rivals.planners import Planner, planners
 from optimizer.routing.site import Unit

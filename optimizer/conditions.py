@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from formulations.kit.arrays import Floats
+from optimizer.domain.model import Model
+from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
-from optimizer.model import Model
-from optimizer.placement import EMPTY, Placement
 from optimizer.routing.site import Unit
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.request import BadRequestError
 from optimizer.traces.sniff import COUNTS_ONLY

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.model import Model
+from optimizer.domain.model import Model
 from optimizer.traces.batches import Batches
 from optimizer.traces.summary import CorpusSummary
 from optimizer.traces.trace import OUTPUT, PROMPT

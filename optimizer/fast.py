@@ -13,14 +13,14 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from optimizer.candidates import JOBS, Notify
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.errors import InputError
 from optimizer.expected import ROUTING, expected_imbalance
 from optimizer.inputs import TraceSource
-from optimizer.mesh import Mesh
-from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
-from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.seeds.quick import quick
 from optimizer.traces.batches import split_requests
 from optimizer.traces.fingerprints import fingerprints

@@ -6,9 +6,9 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.coactivation import lift, pair_counts
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.drift import drift_matrix
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.statistics import (
     LIFT_QUANTILES,
     LayerFigures,

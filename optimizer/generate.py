@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.inputs import Named, open_counts
-from optimizer.model import Model
 from optimizer.traces.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice, model_without_trace
 from optimizer.traces.synthesise import Corpus, synthesise

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.traces.batches import Batches, Sets, split_batches, split_requests
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import CHUNK, Composition, sample_batches, stream_batches

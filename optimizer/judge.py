@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
 from optimizer.errors import InputError
 from optimizer.inputs import BATCHES_PER_SET, Named, Source, open_source
 from optimizer.plan import Plan

@@ -21,11 +21,11 @@ from optimizer.candidates import (
     split_evenly,
 )
 from optimizer.conditions import Conditions
+from optimizer.domain.link_paths import Journeys
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
-from optimizer.journeys import Journeys
-from optimizer.network import Network
-from optimizer.placement import Placement
-from optimizer.problem import Problem
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.learn import learn
 from optimizer.routing.policies import TAUGHT

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.portfolio import Portfolio
 from optimizer.search.choose import LATENCIES, figures
 from optimizer.simulated import SimulationReport

@@ -12,7 +12,7 @@ from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
 from optimizer.datasets import MIX, ROBUST, mix_without
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.simulated import SimulationReport
 
 FIGURES = ("mean", "p50", "p99")

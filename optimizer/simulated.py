@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.network import Network
+from optimizer.domain.network import Network
+from optimizer.domain.traffic import SPREAD
 from optimizer.statistics import confidence, five_figures
-from optimizer.traffic import SPREAD
 
 FIGURES = ("latency_us", "dispatch_us", "compute_us", "combine_us", "imbalance", "tiles", "hops")
 PER_TOKEN = ("copies", "moved", "rows", "cols")

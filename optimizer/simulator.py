@@ -7,12 +7,12 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import EMPTY, Placement
 from optimizer.routing.capacity import Coactivation, Rerouted, limit
 from optimizer.routing.policies import POLICIES
 from optimizer.routing.site import CAPACITY_FACTOR, Learned, Site, capacity_of

@@ -9,8 +9,8 @@ import numpy as np
 from formulations.choice.slot_budget import share_budget
 from formulations.kit.arrays import Floats, Ints
 from optimizer.conditions import Conditions
-from optimizer.placement import Placement
-from optimizer.problem import Problem, check
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem, check
 from optimizer.search.split_state import exact_peaks
 from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.quick import quick

@@ -11,13 +11,13 @@ from formulations.kit.outcome import Outcome
 from optimizer.bounding import Gap, bound_any, bound_given, gaps, reached_by
 from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.inputs import Source
-from optimizer.mesh import Mesh
-from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import Portfolio
-from optimizer.problem import Constraints, Problem, check, make_problem
 from optimizer.rerouting import limited, run
 from optimizer.routing.learn import learn
 from optimizer.search.multistart import slot_value

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from optimizer.domain.model import Model
+from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.plan import Plan
-from optimizer.problem import Problem
 
 
 def started(problem: Problem, plan: Plan | None, layer: int) -> Problem:

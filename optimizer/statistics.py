@@ -6,8 +6,8 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.coactivation import lift
+from optimizer.domain.mesh import Mesh
 from optimizer.drift import dataset_drift, phase_drift
-from optimizer.mesh import Mesh
 from optimizer.traces.summary import CorpusSummary
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.cost import Cost
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
-from optimizer.presets import load_hardware
-from optimizer.problem import Problem, make_problem
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.presets import load_hardware
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.traces.batches import Batches, Sets, default_rows, with_shared
 
 WORMHOLE = "tt-wormhole-quad-galaxy"

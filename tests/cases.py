@@ -10,13 +10,13 @@ from reference_routing import Layer
 from reference_traffic import Wires
 
 from formulations.kit.arrays import Ints
-from optimizer.cost import Cost
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import Placement
-from optimizer.presets import load_hardware
-from optimizer.presets.schema import HardwarePreset
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
+from optimizer.domain.presets import load_hardware
+from optimizer.domain.presets.schema import HardwarePreset
 from optimizer.routing.site import Learned, Site
 from optimizer.traces.batches import Batches, default_rows, with_shared
 

@@ -10,7 +10,7 @@ from reference import Slots
 from reference_routing import Place
 from reference_traffic import Carried, Link, Wires, blocks, carry, holders, hops, link_order
 
-from optimizer.presets.schema import HardwarePreset, NodeTransfer, RooflineCompute
+from optimizer.domain.presets.schema import HardwarePreset, NodeTransfer, RooflineCompute
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ LOOSE = {
     "compare",
     "conditions",
     "convert",
-    "cost",
     "datasets",
     "drift",
     "errors",
@@ -43,16 +42,10 @@ LOOSE = {
     "inputs",
     "interrupts",
     "journal",
-    "journeys",
     "judge",
     "look",
-    "mesh",
-    "model",
-    "network",
-    "placement",
     "plan",
     "portfolio",
-    "problem",
     "rerouting",
     "robust",
     "simulated",
@@ -62,7 +55,6 @@ LOOSE = {
     "start",
     "statistics",
     "timing",
-    "traffic",
 }
 """Modules that stand under `optimizer/` itself."""
 

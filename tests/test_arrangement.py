@@ -14,11 +14,11 @@ from reference import replicas
 from reference_traffic import Load, all_holders, homeward, hops, link_order, sender
 
 from formulations.kit.arrays import Ints
-from optimizer.journeys import UNITS, Journeys
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import Placement
+from optimizer.domain.link_paths import UNITS, Journeys
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 from optimizer.search.arrangement import SCALE, State, apply, arrange, delta, demand_of, energy
 from optimizer.search.stop import Budget, Deadline
 from optimizer.traces.batches import Batches

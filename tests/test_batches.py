@@ -9,8 +9,8 @@ from builders import random_batches
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.traces.batches import Batches, default_rows, split_batches, split_requests
 from optimizer.traces.explicit import explicit_batches, read_batches
 

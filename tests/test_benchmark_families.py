@@ -14,9 +14,9 @@ from formulations.kit.solver import Limits
 from optimizer.benchmark.families import FAMILIES, alone, even_peak, routed_peak, total
 from optimizer.benchmark.ladder import Instance
 from optimizer.benchmark.runs import FORMULATION, Case
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.problem import Problem, make_problem
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.problem import Problem, make_problem
 
 LIMITS = Limits(20.0)
 

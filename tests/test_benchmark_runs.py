@@ -15,8 +15,8 @@ from optimizer.benchmark.methods import METHODS
 from optimizer.benchmark.rows import Journal, Row
 from optimizer.benchmark.runs import FORMULATION, Case, WrongAnswerError, program_version, run_all
 from optimizer.candidates import Effort
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.report.benchmark import as_json, figures
 from optimizer.search.stop import Deadline
 

@@ -22,10 +22,10 @@ from optimizer.bounding import (
     reached_by,
 )
 from optimizer.conditions import Conditions
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.expected import expected_imbalance
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.routing.policies import POLICIES
 from optimizer.simulated import SimulationReport
 from optimizer.simulator import simulate

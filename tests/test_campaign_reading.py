@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from optimizer.campaign import reading
 from optimizer.campaign.reading import LayerReader
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.inputs import Named, TraceSource, open_traces
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
 

@@ -18,13 +18,13 @@ from optimizer.campaign.settings import Settings
 from optimizer.campaign.together import BATCHES, MADE_ON, SELECTION, TEST, plan_together
 from optimizer.campaign.workers import Crew
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
 from optimizer.datasets import DataSet
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_hardware
 from optimizer.inputs import Named
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.plan import read_plan
-from optimizer.presets import load_hardware
 from optimizer.search.stop import Deadline
 from optimizer.simulator import simulate
 

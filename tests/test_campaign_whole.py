@@ -19,12 +19,12 @@ from optimizer.campaign.survey import surveyed, weights
 from optimizer.campaign.whole import Whole, plan_whole
 from optimizer.campaign.work import WorkFolder
 from optimizer.campaign.workers import Crew
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.problem import Constraints
 from optimizer.inputs import Named
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import Portfolio
-from optimizer.problem import Constraints
 from optimizer.search.stop import Deadline
 from optimizer.traces.batches import Sets
 

@@ -14,9 +14,9 @@ from commands import run
 from optimizer.campaign.run import Run
 from optimizer.campaign.work import WorkFolder
 from optimizer.campaign.workers import Crew
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.plan import LayerPlan, Plan
 from optimizer.search.stop import Deadline
 

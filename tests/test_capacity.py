@@ -13,7 +13,7 @@ from reference_routing import limit as settled
 from reference_traffic import holders
 
 from formulations.kit.arrays import Ints
-from optimizer.model import Model
+from optimizer.domain.model import Model
 from optimizer.routing.capacity import Coactivation, Rerouted, gate_weights, limit
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.batches import Batches

@@ -10,10 +10,10 @@ from commands import SHORT, fault, run
 
 from optimizer.compare import OURS, Comparison, Ours, compare
 from optimizer.conditions import Conditions
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.problem import Constraints
 from optimizer.inputs import Named, open_source
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.problem import Constraints
 from optimizer.report.compare import routing
 from optimizer.routing.site import Unit
 from optimizer.simulator import simulate

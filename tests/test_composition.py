@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.traces.batches import Batches
 from optimizer.traces.composition import PHASES, Composition, sample_batches, stream_batches
 from optimizer.traces.order import spans, walk_segments

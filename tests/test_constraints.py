@@ -9,8 +9,8 @@ from builders import request_experts, small_problem, write_request
 from commands import SHORT, fault, run
 
 from optimizer.candidates import Effort, seeds_and_formulation
-from optimizer.placement import Placement
-from optimizer.problem import check
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import check
 from optimizer.search.stop import Deadline
 from optimizer.seeds.greedy import greedy
 

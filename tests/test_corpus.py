@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from builders import request_experts, write_request
 
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.traces.batches import Batches
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import Composition, sample_batches

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from builders import WORMHOLE, cost
 
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.presets import load_hardware
+from optimizer.domain.presets.schema import HardwarePreset
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.presets import load_hardware
-from optimizer.presets.schema import HardwarePreset
 
 READ_US, TOKEN_US = 44040192 / 3.35e6, 88080384 / (1979 * 0.56 * 1e6)
 """An expert's weights and one token's multiplications on an H800."""

@@ -22,11 +22,11 @@ from optimizer.datasets import (
     phases_of,
     weights_of,
 )
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.drift import Drift, routed_counts
 from optimizer.errors import InputError
 from optimizer.inputs import Named, TraceSource, open_source
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.traces.batches import Batches, Sets
 
 MODEL, MESH = Model("m", 8, 1, 2), Mesh(2, 2, 3)

@@ -8,13 +8,13 @@ import pytest
 from builders import cost
 
 from optimizer.candidates import Effort
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
 from optimizer.expected import STEP_PAIRS, expected_imbalance, plan_counts, split_steps, step_loads
 from optimizer.inputs import Named, open_counts, synthesised
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
-from optimizer.problem import Constraints
 from optimizer.search.stop import Deadline
 from optimizer.traces.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice

@@ -13,7 +13,11 @@ from test_experiment_rows import ROW
 from optimizer.bounding import TIME, bound_any
 from optimizer.candidates import seeds_and_formulation
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.presets import load_hardware
 from optimizer.errors import InputError
 from optimizer.experiment import runs
 from optimizer.experiment.everything import Asked, experiment
@@ -23,11 +27,7 @@ from optimizer.experiment.rows import Journal, Place, Row
 from optimizer.experiment.runs import FACTORS, FUNCTIONAL, METHODS, OPTIMIZED, POLICIES, Case, Terms, places
 from optimizer.experiment.settings import Setting, settings_of
 from optimizer.inputs import Named, Source, TraceSource, open_source
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
 from optimizer.portfolio import Portfolio
-from optimizer.presets import load_hardware
 from optimizer.rerouting import Limited
 from optimizer.routing.policies import POLICIES as ALL_POLICIES
 from optimizer.simulator import Simulation, simulate

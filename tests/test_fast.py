@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from builders import cost, request_experts, write_request
 
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
 from optimizer.fast import TEST, TOKENS, TRAIN, FastRow, fast_plan, loads_of
 from optimizer.inputs import Named, TraceSource, open_source
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.plan import Plan, read_plan, write_plan
-from optimizer.problem import Constraints
 from optimizer.report import fast as report
 from optimizer.traces.batches import split_requests
 from optimizer.traces.trace import OUTPUT, PROMPT

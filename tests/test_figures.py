@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from builders import random_batches
 
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.figures import report_of_batches
 from optimizer.inputs import Named
 from optimizer.look import look
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.traces.infer import ModelChoice
 
 HOME = Mesh(16, 8, 3)

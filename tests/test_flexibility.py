@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Ints
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.split_state import exact_peaks
 from optimizer.seeds.flexibility import _Web, flexibility, woven
 from optimizer.seeds.greedy import greedy, greedy_counts

@@ -15,7 +15,7 @@ from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 
 LIMITS = Limits(seconds=600)
 SHAPES = [(1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (6, 1), (5, 1)]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.inputs import BATCHES_PER_SET, BatchSource, Named, Source, open_counts, open_source, synthesised
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.traces.batches import Batches
 from optimizer.traces.composition import CHUNK, PHASES
 from optimizer.traces.infer import ModelChoice

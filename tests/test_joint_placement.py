@@ -13,7 +13,7 @@ from formulations.expected_load.joint_placement import Layer, place_in_steps, pl
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 
 FEW_ROUNDS = Limits(seconds=60, deterministic=3)
 

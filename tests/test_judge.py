@@ -10,13 +10,13 @@ from builders import WORMHOLE, cost, request_experts, write_request
 
 from optimizer.candidates import Effort
 from optimizer.conditions import Conditions
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
 from optimizer.inputs import Named, open_source
 from optimizer.judge import judge
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.plan import Plan, read_plan, write_plan
-from optimizer.problem import Constraints
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import POLICIES, TAUGHT
 from optimizer.search.stop import Deadline

@@ -13,7 +13,7 @@ from formulations.expected_load import layer_placement
 from formulations.expected_load.layer_placement import Instance, place_replicas
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, solver_for, status_of
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 
 LIMITS = Limits(seconds=60, deterministic=20)
 

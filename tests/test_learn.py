@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import Slots, replicas
 
 from formulations.kit.arrays import Ints
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.routing.learn import PARTS, learn
 from optimizer.routing.policies import POLICIES
 from optimizer.routing.site import Learned, Site

@@ -12,10 +12,10 @@ from reference import replicas
 from reference_traffic import Load, all_holders, homeward, link_order, sender
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.journeys import UNITS, Journeys
-from optimizer.mesh import Mesh
-from optimizer.network import Network
-from optimizer.placement import Placement
+from optimizer.domain.link_paths import UNITS, Journeys
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 from optimizer.routing.balance import Graph, graph
 from optimizer.routing.links import Ways, relieve
 

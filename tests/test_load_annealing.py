@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from formulations.expected_load.load_annealing import Layout, anneal, deal, layout_of, slots_of
 from formulations.expected_load.load_regrouping import regroup, tables_for
 from formulations.kit.arrays import Ints
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 
 SHAPES = [(2, 3, 3), (4, 2, 2), (3, 1, 4), (5, 2, 1)]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.presets import load_model
 
 
 def test_hops_go_the_short_way_round() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference_traffic import Link, Wires, all_holders, holders, hops, in_column, in_row, link_order, sender
 
-from optimizer.mesh import Mesh
-from optimizer.network import BOTH_WAYS, CLIMBS, DESCENDS, NOWHERE, Network
-from optimizer.presets import load_hardware
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.network import BOTH_WAYS, CLIMBS, DESCENDS, NOWHERE, Network
+from optimizer.domain.presets import load_hardware
 
 EVERYWHERE = pytest.mark.parametrize("shape", SHAPES, ids=str)
 ALL_WIRINGS = pytest.mark.parametrize("wiring", WIRINGS, ids="-".join)

@@ -15,9 +15,9 @@ from hostile import little_memory, npy_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
-from optimizer.model import Model
-from optimizer.presets import load_model
 from optimizer.traces.corpus import TraceFile, find_files, read_traces
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files
 from optimizer.traces.npz import layer_ids

@@ -16,10 +16,10 @@ from reference_split import Holders, best_split_peak, fewest_hops, least_feasibl
 from formulations.batches.replica_routing import holders_of, least_peaks, tiles_of
 from formulations.kit.arrays import Ints
 from optimizer.conditions import Conditions
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import Placement
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 from optimizer.routing.balance import graph, least_peak, mean_peak, scratch_for
 from optimizer.routing.policies import POLICIES
 from optimizer.routing.site import Learned, Site

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from formulations.kit.arrays import Ints
 from formulations.rows import partition as module
 from formulations.rows.partition import kept_together
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
-from optimizer.problem import Problem, make_problem
 from optimizer.seeds.orders import random_permutation
 from optimizer.seeds.partition import partition
 from optimizer.traces.batches import Batches, default_rows

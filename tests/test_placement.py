@@ -7,8 +7,8 @@ from builders import random_placement
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.mesh import Mesh
-from optimizer.placement import Placement
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import Placement
 
 GOOD = [[0, 1], [2, 0], [1, -1]]
 

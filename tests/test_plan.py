@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.files import check_writable, write_whole
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
 from optimizer.plan import LayerPlan, Plan, read_plan, write_plan
-from optimizer.presets import load_model
 from optimizer.routing.site import Learned
 
 SLOTS = [[0, 4], [1, 2], [3, -1], [4, 0]]

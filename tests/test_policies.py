@@ -11,10 +11,10 @@ from reference_routing import ORACLES, nearest_table
 from reference_traffic import all_holders, holders
 
 from formulations.kit.arrays import Ints
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import Placement
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 from optimizer.routing.policies import MARGINS, POLICIES, TAUGHT
 from optimizer.routing.site import Learned, Site, capacity_of
 

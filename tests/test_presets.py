@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from builders import WORMHOLE
 
+from optimizer.domain.presets import load_hardware, load_model, names
+from optimizer.domain.presets.schema import RooflineCompute
 from optimizer.errors import InputError
-from optimizer.presets import load_hardware, load_model, names
-from optimizer.presets.schema import RooflineCompute
 
 SECTIONS = {
     (name, title): section
     for name in names("hardware")
     for title, section in tomllib.loads(
-        (files("optimizer.presets") / "hardware" / f"{name}.toml").read_text(encoding="utf-8")
+        (files("optimizer.domain.presets") / "hardware" / f"{name}.toml").read_text(encoding="utf-8")
     ).items()
 }
 

@@ -5,8 +5,8 @@ import published
 import pytest
 from builders import WORMHOLE, cost
 
-from optimizer.cost import Cost
-from optimizer.presets import load_hardware
+from optimizer.domain.cost import Cost
+from optimizer.domain.presets import load_hardware
 
 
 @pytest.fixture(scope="module")

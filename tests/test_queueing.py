@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.mesh import Mesh
-from optimizer.network import Network
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.network import Network
+from optimizer.domain.traffic import count_traffic
 from optimizer.queueing import Overlap, Work, overlap
-from optimizer.traffic import count_traffic
 
 Tokens = Literal["row", "column", "device"]
 Links = Literal["rings", "switch", "nodes"]

@@ -15,7 +15,7 @@ from formulations.batches.recourse import Instance, place_for_batches
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 
 LIMITS = Limits(seconds=600, deterministic=20)
 SHAPES = [(1, 3), (2, 1), (2, 2), (2, 4), (3, 1), (3, 2), (4, 1), (4, 2)]

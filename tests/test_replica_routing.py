@@ -26,7 +26,7 @@ from formulations.batches.replica_routing import (
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
-from optimizer.mesh import Mesh
+from optimizer.domain.mesh import Mesh
 from optimizer.routing.balance import graph, least_peak, scratch_for
 
 LIMITS = Limits(seconds=10)

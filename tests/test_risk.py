@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
-from optimizer.problem import Problem
 from optimizer.seeds.greedy import greedy, greedy_counts
 from optimizer.seeds.risk import Z, loads_of, packed, risk, risk_counts
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from test_risk import device_risks
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
-from optimizer.problem import Problem
 from optimizer.rivals.eplb import eplb, eplb_by_groups, nodes
 from optimizer.rivals.flashlb import flashlb, mean_peak
 from optimizer.rivals.orders import column_major, row_major

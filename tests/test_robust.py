@@ -17,8 +17,8 @@ from formulations.kit.arrays import Floats
 from formulations.kit.solver import Limits
 from optimizer.conditions import Conditions
 from optimizer.datasets import MIX, ROBUST, mix_without
+from optimizer.domain.placement import Placement
 from optimizer.drift import Drift
-from optimizer.placement import Placement
 from optimizer.report.robustness import (
     WITHOUT,
     as_json,

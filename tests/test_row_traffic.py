@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from optimizer.candidates import Effort, seeds_and_formulation
 from optimizer.conditions import Conditions
+from optimizer.domain.problem import make_problem
 from optimizer.errors import InputError
 from optimizer.portfolio import Portfolio
-from optimizer.problem import make_problem
 from optimizer.routing.capacity import Coactivation
 from optimizer.search.stop import Deadline
 from optimizer.simulator import Simulation

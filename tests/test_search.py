@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.conditions import Conditions
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.choose import Goal as ChoiceGoal
 from optimizer.search.choose import choose, figures
 from optimizer.search.descent import Descent

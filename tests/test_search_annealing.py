@@ -8,7 +8,7 @@ import pytest
 from builders import small_problem
 
 from formulations.kit.arrays import Ints
-from optimizer.problem import Problem
+from optimizer.domain.problem import Problem
 from optimizer.search.annealing import Annealer, Schedule, anneal
 from optimizer.search.chains import LOOKS
 from optimizer.search.split_state import exact_peaks

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from reference import all_placements, best_split_peak, count_vectors
 
 from formulations.kit.arrays import Floats
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.freeing import WAYS, Freed, Order, View, anywhere, extremes, linked, one_row
 from optimizer.search.neighbourhood import Neighbourhoods, objective, search_neighbourhoods
 from optimizer.search.split_state import PARTS, exact_peaks, split_of

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from reference_split import best_split_peak
 
 from formulations.kit.arrays import Ints
-from optimizer.mesh import Mesh
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.moves import is_legal
 from optimizer.search.split_moves import apply, delta, excess, forget, touched_for
 from optimizer.search.split_state import LANES, Split, exact_peaks, fill, split_of, sweep

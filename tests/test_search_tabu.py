@@ -11,8 +11,8 @@ from builders import small_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.looks import LOOKS, Looks
 from optimizer.search.multistart import Goal, latency_goal
 from optimizer.search.state import SearchState

@@ -9,8 +9,8 @@ from builders import random_batches, small_problem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.domain.placement import EMPTY
 from optimizer.errors import InputError
-from optimizer.placement import EMPTY
 from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.greedy import greedy, greedy_counts
 from optimizer.seeds.orders import random_permutation, sequential

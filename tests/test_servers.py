@@ -26,9 +26,9 @@ from hostile import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
-from optimizer.model import Model
-from optimizer.presets import load_model
 from optimizer.traces.request import BadRequestError, Request
 from optimizer.traces.servers import read_requests
 from optimizer.traces.sniff import Format, sniff

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.conditions import Conditions
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import Placement
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 from optimizer.simulated import FIGURES, OFTEN, Queues, Rerouting, SimulationReport
 from optimizer.simulator import simulate
 from optimizer.statistics import INTERVAL, confidence, five_figures

@@ -16,13 +16,13 @@ from reference_traffic import holders
 from formulations.kit.arrays import Ints
 from optimizer import simulator
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
+from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import Placement
-from optimizer.presets import load_hardware, load_model, names
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import POLICIES
 from optimizer.routing.site import Learned, capacity_of

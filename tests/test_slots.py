@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from reference_split import least_feasible, ortools_carries
 
 from optimizer.conditions import Conditions
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.report.slots import enough, ranges
 from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.quick import quick

@@ -10,7 +10,7 @@ from builders import small_problem
 from formulations.kit.outcome import SolveStatus
 from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.conditions import Conditions
-from optimizer.problem import Problem
+from optimizer.domain.problem import Problem
 from optimizer.report.solution import as_json, proof
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline

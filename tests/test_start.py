@@ -10,9 +10,9 @@ from builders import small_problem
 from commands import SHORT, fault, run, solve
 
 from optimizer.candidates import Candidate, Effort, Spell, seeds_and_formulation, split_at_best, split_evenly
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.plan import LayerPlan, Plan
-from optimizer.problem import Problem
 from optimizer.search.multistart import latency_goal
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.orders import random_permutation

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from builders import random_batches
 
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.inputs import Named, open_source
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.presets import load_model
 from optimizer.statistics import five_figures, load_figures, sequential_imbalance
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.synthetic import builtin_trace

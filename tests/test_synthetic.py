@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
-from optimizer.model import Model
-from optimizer.presets import load_model
 from optimizer.traces.corpus import find_files, read_traces
 from optimizer.traces.marginals import calibrate, lognormal_shares, shares_of_counts
 from optimizer.traces.request import Request

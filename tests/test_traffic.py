@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from reference_traffic import Carried, blocks, carry, holders, hops, link_order
 
 from formulations.kit.arrays import Ints
-from optimizer.mesh import Mesh
-from optimizer.network import Network, rank_in_row
-from optimizer.traffic import SPREAD, Traffic, column_and_hops, count_blocks, count_traffic
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.network import Network, rank_in_row
+from optimizer.domain.traffic import SPREAD, Traffic, column_and_hops, count_blocks, count_traffic
 
 
 def scattered(seed: int, drawn: Case) -> Ints:

@@ -20,9 +20,9 @@ from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
 from optimizer.benchmark.methods import METHODS, ROUTED, Method
-from optimizer.mesh import Mesh
-from optimizer.placement import EMPTY, Placement
-from optimizer.problem import Problem
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import EMPTY, Placement
+from optimizer.domain.problem import Problem
 from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 
 

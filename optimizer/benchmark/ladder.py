@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_hardware, load_model
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.errors import InputError
 from optimizer.expected import step_loads
 from optimizer.inputs import Named, Source, TraceSource, open_counts, open_source
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.presets import load_hardware, load_model
-from optimizer.problem import Problem, make_problem
 from optimizer.traces.corpus import TraceFile, stream
 from optimizer.traces.infer import ModelChoice, model_of_files
 from optimizer.traces.npz import layer_ids

@@ -6,8 +6,8 @@ from itertools import islice
 import numpy as np
 
 from optimizer.candidates import COOL, Effort
-from optimizer.placement import Placement
-from optimizer.problem import Problem, make_problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.search.annealing import Schedule, anneal
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.state import SearchState

@@ -16,8 +16,8 @@ from optimizer.benchmark.families import FAMILIES
 from optimizer.benchmark.ladder import Instance, Notify, tiny
 from optimizer.benchmark.rows import Journal, Key, Row
 from optimizer.candidates import Effort
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.stop import Deadline
 
 FORMULATION = "formulation"  # beside the heuristics

@@ -7,8 +7,8 @@ from optimizer.campaign.reading import LayerReader
 from optimizer.campaign.settings import Settings
 from optimizer.campaign.workers import Crew, Stop
 from optimizer.candidates import Notify
+from optimizer.domain.problem import make_problem
 from optimizer.portfolio import SPLITTING
-from optimizer.problem import make_problem
 from optimizer.slots import ROUTINGS, Curve, Task, curve_of, task_of
 
 EVEN, OPTIMAL = ROUTINGS

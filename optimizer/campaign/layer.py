@@ -8,9 +8,9 @@ from formulations.kit.arrays import Floats
 from optimizer.bounding import TIME, bound_any, bound_given, gaps, reached_by
 from optimizer.campaign.settings import Settings
 from optimizer.candidates import Candidate, Effort, seeds, seeds_and_formulation
+from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import FLEXIBLE, SPLITTING, Portfolio
-from optimizer.problem import Problem, check, make_problem
 from optimizer.search.choose import IMBALANCES, LATENCIES
 from optimizer.solve import MOST_BOUNDING, part_of
 from optimizer.start import started

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.inputs import Named, TraceSource, open_traces
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
 from optimizer.traces.summarise import layers_of_files
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from optimizer.candidates import Effort
 from optimizer.conditions import Conditions
-from optimizer.cost import Cost
-from optimizer.mesh import Mesh
-from optimizer.model import Model
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.problem import Constraints
 from optimizer.plan import LayerPlan, Plan
-from optimizer.problem import Constraints
 from optimizer.search.stop import Deadline
 
 

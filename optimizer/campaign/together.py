@@ -11,7 +11,7 @@ from formulations.kit.arrays import Floats
 from optimizer.bounding import Bound, bound_any, gaps, reached_by
 from optimizer.campaign.layer import LayerTask, seeds_for, silent
 from optimizer.datasets import MIX, mixed, mixes
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.plan import LayerPlan
 from optimizer.portfolio import Judge
 from optimizer.robust import FIGURES, LayerPool, latency_figures

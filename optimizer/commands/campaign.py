@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from optimizer.campaign.run import Run
     from optimizer.campaign.settings import Settings
     from optimizer.candidates import Notify
-    from optimizer.model import Model
+    from optimizer.domain.model import Model
     from optimizer.plan import Plan
 
 WRITTEN = "The plan is written"
@@ -20,7 +20,7 @@ def settings_of(model: "Model", layers: int, given: dict[str, Any]) -> "Settings
     from optimizer.campaign.settings import Settings
     from optimizer.commands.arguments import routings_named
     from optimizer.conditions import Conditions
-    from optimizer.problem import Constraints
+    from optimizer.domain.problem import Constraints
 
     return Settings(
         model,

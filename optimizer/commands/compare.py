@@ -38,9 +38,9 @@ def compare(layer: int, routing: str, time_limit: float, iterations: int | None,
     from optimizer.compare import Ours
     from optimizer.compare import compare as compare_layer
     from optimizer.conditions import Conditions
+    from optimizer.domain.problem import Constraints
     from optimizer.errors import InputError
     from optimizer.inputs import open_counts, open_source
-    from optimizer.problem import Constraints
     from optimizer.report import compare as report
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)

@@ -8,9 +8,9 @@ import click
 
 if TYPE_CHECKING:
     from optimizer.conditions import Conditions
-    from optimizer.cost import Cost
+    from optimizer.domain.cost import Cost
+    from optimizer.domain.mesh import Mesh
     from optimizer.inputs import Named
-    from optimizer.mesh import Mesh
     from optimizer.plan import Plan
     from optimizer.search.stop import Deadline
     from optimizer.simulated import SimulationReport
@@ -24,8 +24,8 @@ def model_choice(given: dict[str, Any]) -> "ModelChoice":
 
 
 def mesh_of(given: dict[str, Any]) -> "Mesh":
-    from optimizer.mesh import Mesh
-    from optimizer.presets import load_hardware
+    from optimizer.domain.mesh import Mesh
+    from optimizer.domain.presets import load_hardware
 
     own = load_hardware(given["hardware"]).mesh
     slots = own.slots_per_device if given["slots"] is None else given["slots"]
@@ -33,8 +33,8 @@ def mesh_of(given: dict[str, Any]) -> "Mesh":
 
 
 def cost_of(hardware: str, given: dict[str, Any]) -> "Cost":
-    from optimizer.cost import Cost
-    from optimizer.presets import load_hardware
+    from optimizer.domain.cost import Cost
+    from optimizer.domain.presets import load_hardware
 
     return Cost(hardware, load_hardware(hardware), given["moe_op"], given["dispatch_model"])
 

@@ -10,7 +10,7 @@ from optimizer.commands.given import mesh_of, model_choice, named_of, progress
 if TYPE_CHECKING:
     from optimizer.campaign.reading import LayerReader
     from optimizer.candidates import Notify
-    from optimizer.model import Model
+    from optimizer.domain.model import Model
     from optimizer.plan import Plan
     from optimizer.traces.counts import Counts
 

@@ -76,9 +76,9 @@ def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") ->
     from optimizer.campaign.workers import Workers
     from optimizer.commands.arguments import layer_ids
     from optimizer.conditions import Conditions
+    from optimizer.domain.problem import Constraints
     from optimizer.errors import InputError
     from optimizer.inputs import open_counts
-    from optimizer.problem import Constraints
 
     named, choice, mesh = named_of(given), model_choice(given), mesh_of(given)
     if open_counts(named, choice) is not None:

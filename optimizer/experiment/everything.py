@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 from optimizer.campaign.reading import LayerReader
 from optimizer.candidates import Notify
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
 from optimizer.errors import InputError
 from optimizer.experiment.rows import Journal, Row
 from optimizer.experiment.runs import Case, Terms, compile_all, rows_of
 from optimizer.experiment.settings import settings_of
 from optimizer.inputs import Named, open_counts
-from optimizer.mesh import Mesh
 from optimizer.traces.infer import ModelChoice
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from optimizer.bounding import HOPS, TIME, Bound
-from optimizer.cost import Cost
-from optimizer.mesh import Mesh
-from optimizer.network import Network
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.network import Network
 
 SAYS = (
     "compute in the best case, and the fixed times of dispatch and combine; what links carry is bounded in means only"

@@ -10,11 +10,11 @@ import numpy as np
 from optimizer.benchmark.runs import program_version
 from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.conditions import Conditions
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem, check
 from optimizer.experiment.rows import Block, Journal, Place, Row
 from optimizer.experiment.settings import ROUTED, Setting
-from optimizer.placement import Placement
 from optimizer.portfolio import Portfolio
-from optimizer.problem import Problem, check
 from optimizer.rerouting import Limited, limited, run
 from optimizer.search.stop import Deadline
 from optimizer.simulated import SimulationReport

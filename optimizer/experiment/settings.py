@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 
 from optimizer.bounding import bound_any
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.experiment.floor import Floor, floor
 from optimizer.inputs import Source
-from optimizer.mesh import Mesh
-from optimizer.problem import Problem, make_problem
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.trace import digest
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.network import Network
+from optimizer.domain.network import Network
 from optimizer.queueing.devices import Work, work_off
 from optimizer.queueing.ports import port_pairs, through_ports
 from optimizer.queueing.rings import on_rings, ring_legs

@@ -4,7 +4,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.network import Network
+from optimizer.domain.network import Network
 from optimizer.queueing.lines import serve
 from optimizer.queueing.messages import collect, deliver, list_messages
 

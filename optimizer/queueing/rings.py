@@ -6,7 +6,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.network import BOTH_WAYS, CLIMBS, DESCENDS, NOWHERE, Network
+from optimizer.domain.network import BOTH_WAYS, CLIMBS, DESCENDS, NOWHERE, Network
 from optimizer.queueing.lines import line_up
 from optimizer.queueing.messages import collect, deliver, list_messages
 

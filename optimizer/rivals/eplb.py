@@ -6,8 +6,8 @@ from math import gcd
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.greedy import greedy
 
 

@@ -5,8 +5,8 @@ import heapq
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.risk import Loads, Z, loads_of, packed, risk_counts
 
 GROUPS = 4  # the published depth

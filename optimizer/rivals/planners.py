@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.rivals.eplb import eplb, eplb_by_groups, nodes
 from optimizer.rivals.flashlb import flashlb
 from optimizer.rivals.metro import METRO

@@ -3,8 +3,8 @@
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.placement import EMPTY, Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import EMPTY, Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.greedy import heaviest_first, replica_weight
 from optimizer.seeds.packing import Packing
 from optimizer.seeds.steps import counts_by_steps

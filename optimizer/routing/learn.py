@@ -4,7 +4,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.routing.site import Learned
 
 LEADERS = 3  # heaviest devices kept per batch: a transfer touches two

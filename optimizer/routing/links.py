@@ -6,7 +6,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
-from optimizer.journeys import Journeys
+from optimizer.domain.link_paths import Journeys
 from optimizer.routing.balance import Graph
 
 BUSY = 0.9  # of the busiest link's load: tokens on ways with no such link stay

@@ -10,10 +10,10 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.journeys import Journeys
-from optimizer.model import Model
-from optimizer.network import Network
-from optimizer.placement import Placement
+from optimizer.domain.link_paths import Journeys
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 
 Unit = Literal["tokens", "tiles"]
 """What load-aware policies count."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.search.chains import Tally, cooled
 from optimizer.search.moves import NO_LIMIT, is_legal
 from optimizer.search.split_moves import Touched, apply, delta, forget, touched_for

@@ -16,9 +16,9 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
-from optimizer.journeys import Journeys
-from optimizer.network import Network
-from optimizer.placement import Placement
+from optimizer.domain.link_paths import Journeys
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 from optimizer.search.stop import Budget
 from optimizer.traces.batches import Batches
 

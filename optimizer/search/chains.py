@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.search.stop import Budget
 
 CHUNK = 500  # moves between looks at the clock: some hundredths of a second

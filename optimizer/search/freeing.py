@@ -8,7 +8,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.rows.mesh_row import Row
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 
 
 class View(NamedTuple):

@@ -13,9 +13,9 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.cost import NS_PER_US, Cost
-from optimizer.network import Network
-from optimizer.placement import Placement
+from optimizer.domain.cost import NS_PER_US, Cost
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
 from optimizer.search import ring_moves, split_moves
 from optimizer.search.chains import Tally, cooled
 from optimizer.search.moves import NO_LIMIT, is_legal

@@ -8,8 +8,8 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from optimizer.coactivation import pair_counts
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.descent import Descent
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget

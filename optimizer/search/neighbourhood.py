@@ -14,7 +14,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.rows.row_descent import SHAKES, descend_row
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.search.freeing import WAYS, Freed, Order, View, one_row
 from optimizer.search.looks import Looks
 from optimizer.search.moves import NO_LIMIT

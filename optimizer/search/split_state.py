@@ -14,7 +14,7 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 
 LANES = 64

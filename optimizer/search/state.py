@@ -10,7 +10,7 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.placement import Placement
+from optimizer.domain.placement import Placement
 
 TAIL_WEIGHT = 4  # without it the home case gains mean latency and loses p99; 16 gains less on all traces tried
 LEADERS = 4  # devices remembered per batch, heaviest first: the peak of the untouched ones is found among them

@@ -16,8 +16,8 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.looks import Looks
 from optimizer.search.moves import NO_LIMIT, Scratch, apply, delta, is_legal, scratch_for
 from optimizer.search.multistart import Goal

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.search.split_state import exact_peaks
 from optimizer.seeds.greedy import heaviest_first, replica_weight
 from optimizer.seeds.packing import Packing

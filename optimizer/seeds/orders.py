@@ -5,8 +5,8 @@ from itertools import islice
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.packing import Packing
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from optimizer.mesh import Mesh
-from optimizer.placement import EMPTY, Placement
-from optimizer.problem import Problem
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.placement import EMPTY, Placement
+from optimizer.domain.problem import Problem
 
 
 class Packing:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.greedy import heaviest_first, replica_weight
 from optimizer.seeds.packing import Packing
 

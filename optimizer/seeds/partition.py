@@ -5,8 +5,8 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.rows.partition import kept_together
 from optimizer.coactivation import pair_counts
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.greedy import greedy_counts, heaviest_first, replica_weight
 from optimizer.seeds.packing import Packing
 from optimizer.traces.batches import Batches

@@ -15,8 +15,8 @@ from formulations.expected_load.load_annealing import Layout, anneal, layout_of,
 from formulations.expected_load.load_regrouping import regroup
 from formulations.expected_load.replication import Budget, counts_for_loads
 from formulations.kit.arrays import Bools, Floats, Ints
-from optimizer.placement import EMPTY, Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import EMPTY, Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.packing import Packing
 from optimizer.seeds.risk import Loads, packed
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.placement import EMPTY, Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import EMPTY, Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.packing import Packing
 from optimizer.statistics import covariance
 

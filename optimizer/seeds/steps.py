@@ -3,8 +3,8 @@
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.placement import Placement
-from optimizer.problem import Problem
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.seeds.greedy import heaviest_first, replica_weight
 from optimizer.seeds.packing import Packing
 

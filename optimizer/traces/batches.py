@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 
 SHARES = (0.6, 0.2, 0.2)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.files import write_whole_binary
-from optimizer.model import Model
 from optimizer.traces.corpus import TraceFile
 from optimizer.traces.trace import RoutingTrace
 

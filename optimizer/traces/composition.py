@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
 from optimizer.traces.batches import Batches, default_rows, with_shared
 from optimizer.traces.order import lay, spans, walk, walk_segments
 from optimizer.traces.trace import RoutingTrace

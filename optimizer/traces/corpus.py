@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.traces.kept import Kept, joined, kept_layers
 from optimizer.traces.npz import read_request
 from optimizer.traces.request import BadRequestError, Request

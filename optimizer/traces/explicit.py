@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.traces.batches import Batches, default_rows, with_shared
 from optimizer.traces.untrusted import INTEGERS, UnusableError, arrays_from_npz
 

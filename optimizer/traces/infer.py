@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.model import Model
-from optimizer.presets import load_model, names
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_model, names
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.request import Request
 

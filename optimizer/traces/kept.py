@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.model import Model
+from optimizer.domain.model import Model
 from optimizer.traces.npz import CANDIDATES, EXPERTS, WEIGHTS, layer_ids
 from optimizer.traces.request import BadRequestError, Request
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.model import Model
+from optimizer.domain.model import Model
 from optimizer.traces.request import BadRequestError, Request
 from optimizer.traces.untrusted import INTEGERS, NUMBERS, UnusableError, arrays_from_npz
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.traces.request import BadRequestError, Request
 from optimizer.traces.sniff import Format
 from optimizer.traces.untrusted import (

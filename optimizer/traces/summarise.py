@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.kept import kept_layers
 from optimizer.traces.npz import layer_ids, read_lengths

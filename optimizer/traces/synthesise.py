@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.model import Model
 from optimizer.traces.marginals import calibration_tokens
 from optimizer.traces.request import Request
 from optimizer.traces.synthetic import Gates, calibrated_gates, generate, stream

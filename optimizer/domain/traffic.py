@@ -6,7 +6,7 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.network import BOTH_WAYS, CLIMBS, Network
+from optimizer.domain.network import BOTH_WAYS, CLIMBS, Network
 
 SPREAD = ("copies", "moved", "hops", "rows", "cols")
 """Per batch, summed over tokens: devices that serve a token, those of them that are not where it is, the hops to all

@@ -9,9 +9,8 @@ from typing import Literal
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.presets.schema import (
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.presets.schema import (
     FunctionalCompute,
     HardwarePreset,
     LinkDispatch,
@@ -19,6 +18,7 @@ from optimizer.presets.schema import (
     RooflineCompute,
     TileCompute,
 )
+from optimizer.errors import InputError
 
 NS_PER_US = 1000
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
-from optimizer.cost import Cost
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
-from optimizer.mesh import Mesh
-from optimizer.model import Model
-from optimizer.placement import Placement
 
 
 class Constraints(NamedTuple):

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.network import Network
-from optimizer.traffic import count_traffic
+from optimizer.domain.network import Network
+from optimizer.domain.traffic import count_traffic
 
 UNITS = 36  # of half a message on the slowest link: small, so that squares of sums fit, and tells 9:1 and 64:9 apart
 

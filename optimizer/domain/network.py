@@ -22,8 +22,8 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
-from optimizer.mesh import Mesh
-from optimizer.presets.schema import NetworkSection
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.presets.schema import NetworkSection
 
 NOWHERE, CLIMBS, DESCENDS, BOTH_WAYS = 0, 1, 2, 3
 """How a message runs along a ring: not at all, in one direction, or half in either, to the antipode."""

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from optimizer.domain.model import Model
+from optimizer.domain.presets.schema import HardwarePreset, ModelPreset, Section
 from optimizer.errors import InputError
-from optimizer.model import Model
-from optimizer.presets.schema import HardwarePreset, ModelPreset, Section
 
 Preset = TypeVar("Preset", bound=Section)
 
