@@ -17,7 +17,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
 from optimizer.traces.corpus import find_files, read_traces
-from optimizer.traces.synthetic import calibrated_gates, generate
+from optimizer.traces.synthetic.generator import calibrated_gates, generate
 
 LAYER = 12
 GENERATED = {"": 200, "law": 200, "maths": 200, "code": 200}  # requests of each data set

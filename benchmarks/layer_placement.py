@@ -22,7 +22,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_model
-from optimizer.traces.synthetic import builtin_trace
+from optimizer.traces.synthetic.generator import builtin_trace
 
 MESH = Mesh(16, 8, 3)
 QUICK = (5_000, 20_000)  # steps

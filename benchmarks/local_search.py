@@ -17,7 +17,6 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
-from optimizer.inputs import Named, open_source
 from optimizer.search.annealing import anneal
 from optimizer.search.multistart import latency_goal, multistart
 from optimizer.search.neighbourhood import objective, search_neighbourhoods
@@ -30,6 +29,7 @@ from optimizer.seeds.pairing import pairing
 from optimizer.simulator import simulate
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, open_source
 
 BATCHES = 512
 SHARES = (0.0, 0.15, 0.3, 0.6)  # of the time, for large neighbourhoods

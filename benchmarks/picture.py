@@ -14,11 +14,11 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import make_problem
-from optimizer.inputs import Named, open_source
 from optimizer.portfolio import AUTO
 from optimizer.search.stop import Deadline
 from optimizer.solve import Solution, solve
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, open_source
 
 HARDWARE = "tt-wormhole-quad-galaxy"
 COLOURS = {"sequential": "#999999", "pairing": "#e69f00", "greedy": "#0072b2", "search": "#d55e00"}

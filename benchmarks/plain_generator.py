@@ -4,8 +4,8 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.model import Model
-from optimizer.traces import gate
-from optimizer.traces.synthetic import Gates, stream
+from optimizer.traces.synthetic import gate
+from optimizer.traces.synthetic.generator import Gates, stream
 
 
 def choices(gates: Gates, requests: int, length: int) -> Ints:

@@ -25,7 +25,6 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
-from optimizer.inputs import Named, Source, open_source
 from optimizer.portfolio import AUTO
 from optimizer.rivals.planners import planners
 from optimizer.routing.site import Unit
@@ -34,6 +33,7 @@ from optimizer.simulated import SimulationReport
 from optimizer.solve import solve
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, Source, open_source
 
 MESHES = {"deepseek-v2-lite": (Mesh(4, 8, 3), 2, 1), "gpt-oss-20b": (Mesh(4, 4, 3), 0, 0)}
 """Of real traces: mesh, shared experts, first MoE layer."""

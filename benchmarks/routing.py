@@ -17,7 +17,6 @@ from optimizer.conditions import Conditions
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.problem import Problem
-from optimizer.inputs import Named, open_source
 from optimizer.routing import policies
 from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 from optimizer.routing.capacity import Coactivation
@@ -27,6 +26,7 @@ from optimizer.seeds.greedy import greedy
 from optimizer.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, open_source
 
 FEW = 16  # batches for the slow yardsticks
 LAYER = 12

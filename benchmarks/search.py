@@ -25,7 +25,6 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
-from optimizer.inputs import Named, open_source
 from optimizer.search.annealing import anneal
 from optimizer.search.moves import delta, is_legal, scratch_for
 from optimizer.search.multistart import Goal, multistart
@@ -43,6 +42,7 @@ from optimizer.seeds.steps import steps
 from optimizer.simulator import simulate
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, open_source
 
 TILE = 32
 BATCHES, MOVES = 256, 20_000

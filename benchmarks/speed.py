@@ -20,7 +20,6 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware, load_model
 from optimizer.domain.problem import Problem, make_problem
-from optimizer.inputs import Named, open_source
 from optimizer.search.moves import delta, scratch_for
 from optimizer.search.multistart import latency_goal
 from optimizer.search.state import SearchState
@@ -28,11 +27,12 @@ from optimizer.seeds.greedy import greedy
 from optimizer.simulator import simulate
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.corpus import find_files, read_traces
+from optimizer.traces.formats.request import Request
+from optimizer.traces.formats.write import write_request
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.request import Request
+from optimizer.traces.source import Named, open_source
 from optimizer.traces.summary import SummaryBuilder
-from optimizer.traces.synthetic import calibrated_gates, generate
-from optimizer.traces.write import write_request
+from optimizer.traces.synthetic.generator import calibrated_gates, generate
 
 HARDWARE, LAYER, MESH = "tt-wormhole-quad-galaxy", 12, Mesh(16, 8, 3)
 

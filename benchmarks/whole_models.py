@@ -30,9 +30,9 @@ from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Constraints, make_problem
 from optimizer.expected import expected_imbalance
 from optimizer.fast import TRAIN, fast_plan, loads_of
-from optimizer.inputs import Named
 from optimizer.seeds.greedy import greedy
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named
 
 SAMPLED_EVERY = 0.5  # seconds, of memory
 ALONE_SECONDS = 60

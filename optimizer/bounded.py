@@ -7,8 +7,8 @@ from optimizer.bounding import Bound, bound_any, bound_steps
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.expected import split_steps, step_loads
-from optimizer.inputs import Named, open_counts, open_source
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, open_counts, open_source
 
 
 @dataclass(frozen=True)

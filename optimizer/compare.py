@@ -12,7 +12,6 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
-from optimizer.inputs import Source
 from optimizer.portfolio import Judge
 from optimizer.rivals.metro import METRO, MetroSimulation
 from optimizer.rivals.planners import Planner, planners
@@ -21,6 +20,7 @@ from optimizer.search.stop import Deadline
 from optimizer.simulated import SimulationReport
 from optimizer.solve import solve
 from optimizer.traces.batches import Sets
+from optimizer.traces.source import Source
 
 OURS, OPTIMAL = "moeplan", "optimal"
 WARMING = 2  # batches of the problem that a planner is run on first, so that no compilation is timed

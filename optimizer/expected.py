@@ -20,7 +20,7 @@ from optimizer.plan import LayerPlan, Plan
 from optimizer.search.multistart import Goal
 from optimizer.search.stop import Budget
 from optimizer.start import started
-from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.formats.counts import Counts, step_counts
 
 ROUTING = "even"
 STEP_PAIRS = 1 << 18  # pairs that each recorded step is scaled to: small and large steps weigh alike

@@ -19,12 +19,12 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.errors import InputError
 from optimizer.expected import ROUTING, expected_imbalance
-from optimizer.inputs import TraceSource
 from optimizer.plan import LayerPlan, Plan
 from optimizer.seeds.quick import quick
 from optimizer.traces.batches import split_requests
 from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.order import spans
+from optimizer.traces.source import TraceSource
 from optimizer.traces.trace import RoutingTrace
 
 TOKENS = 1 << 20  # loads are those of so many tokens, rounded to whole pairs

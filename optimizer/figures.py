@@ -21,7 +21,7 @@ from optimizer.statistics import (
     top_share,
 )
 from optimizer.traces.batches import Batches
-from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.summarise import SummarisedCorpus
 
 

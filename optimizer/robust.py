@@ -11,9 +11,9 @@ from formulations.choice.robust_choice import Criterion, choose_robustly
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
-from optimizer.datasets import MIX, ROBUST, mix_without
 from optimizer.domain.placement import Placement
 from optimizer.simulated import SimulationReport
+from optimizer.traces.datasets import MIX, ROBUST, mix_without
 
 FIGURES = ("mean", "p50", "p99")
 """Of latency over test batches, in microseconds."""

@@ -15,7 +15,6 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
-from optimizer.inputs import Source
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import Portfolio
 from optimizer.rerouting import limited, run
@@ -24,6 +23,7 @@ from optimizer.search.multistart import slot_value
 from optimizer.simulated import SimulationReport
 from optimizer.start import started
 from optimizer.traces.batches import Sets
+from optimizer.traces.source import Source
 
 FINISH_SHARE = 0.02  # of the time limit, kept for writing, besides what bounding was measured to take
 MOST_BOUNDING = 3  # the bounds of the plan take at most so many times as long as those of any placement

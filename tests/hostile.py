@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Ints
-from optimizer.traces.request import BadRequestError, Request
+from optimizer.traces.formats.request import BadRequestError, Request
 
 MEMORY = 50 << 20
 HUGE = [0, 1, 2, 3, 5, -1, 255, 2**31, 2**40, 2**63, 2**64, 10**30]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.batches import Batches, default_rows, split_batches, split_requests
-from optimizer.traces.explicit import explicit_batches, read_batches
+from optimizer.traces.formats.batch_file import explicit_batches, read_batches
 
 
 def test_source_rows_are_slot_over_users_per_row() -> None:

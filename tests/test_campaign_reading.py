@@ -15,9 +15,9 @@ from optimizer.campaign.reading import LayerReader
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.inputs import Named, TraceSource, open_traces
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, TraceSource, open_traces
 
 MODEL, MESH, LAYERS = Model("drawn", 8, 1, 2), Mesh(2, 2, 4), (0, 1, 2, 3, 4)
 LAYER_BYTES = 5 * 20 * 2  # requests, tokens, top-k of uint8

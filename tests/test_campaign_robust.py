@@ -18,15 +18,15 @@ from optimizer.campaign.settings import Settings
 from optimizer.campaign.together import BATCHES, MADE_ON, SELECTION, TEST, plan_together
 from optimizer.campaign.workers import Crew
 from optimizer.conditions import Conditions
-from optimizer.datasets import DataSet
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_hardware
-from optimizer.inputs import Named
 from optimizer.plan import read_plan
 from optimizer.search.stop import Deadline
 from optimizer.simulator import simulate
+from optimizer.traces.datasets import DataSet
+from optimizer.traces.source import Named
 
 HARDWARE = "tt-wormhole-galaxy"
 MODEL, MESH = Model("small", 8, 0, 2), Mesh(2, 2, 3)

@@ -22,11 +22,11 @@ from optimizer.campaign.workers import Crew
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
-from optimizer.inputs import Named
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import Portfolio
 from optimizer.search.stop import Deadline
 from optimizer.traces.batches import Sets
+from optimizer.traces.source import Named
 
 MODEL, MESH = Model("drawn", 8, 0, 2), Mesh(2, 2, 3)
 TIME = 1e6

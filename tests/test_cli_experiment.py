@@ -16,7 +16,7 @@ from builders import request_experts, write_request
 from click.testing import Result
 from commands import fault, run
 
-from optimizer.inputs import TraceSource
+from optimizer.traces.source import TraceSource
 
 QUICK = ("--mesh", "2x2", "--batch-tokens", 24, "--iterations", 200, "--time-limit", 60)
 CLI = "import sys, cli; sys.argv[0] = 'moeplan'; cli.main()"

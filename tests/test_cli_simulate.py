@@ -14,10 +14,10 @@ from scipy.sparse.csgraph import maximum_flow
 from formulations.kit.arrays import Ints
 from optimizer.commands.arguments import devices, factors, policy_names, spaced
 from optimizer.errors import InputError
-from optimizer.inputs import Named, open_source
 from optimizer.plan import read_plan
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.batches import Batches
+from optimizer.traces.source import Named, open_source
 
 
 def judged(plan: Path, *more: object) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from optimizer.conditions import Conditions
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
-from optimizer.inputs import Named, open_source
 from optimizer.report.compare import routing
 from optimizer.routing.site import Unit
 from optimizer.simulator import simulate
+from optimizer.traces.source import Named, open_source
 
 MODEL = Model("drawn", 8, 1, 2)
 OPTIMAL = ["optimal tokens", "optimal tiles"]

@@ -13,8 +13,8 @@ from optimizer.traces.batches import Batches
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import Composition, sample_batches
 from optimizer.traces.corpus import find_files, read_traces
-from optimizer.traces.npz import read_lengths
-from optimizer.traces.request import BadRequestError
+from optimizer.traces.formats.npz import read_lengths
+from optimizer.traces.formats.request import BadRequestError
 from optimizer.traces.summarise import corpus_of_files, corpus_of_trace, summarise
 from optimizer.traces.trace import RoutingTrace
 

@@ -30,8 +30,8 @@ from safetensors.numpy import save
 
 from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
-from optimizer.traces.counts import Counts, read_counts
-from optimizer.traces.sniff import COUNTS_ONLY, Format, sniff
+from optimizer.traces.formats.counts import Counts, read_counts
+from optimizer.traces.formats.sniff import COUNTS_ONLY, Format, sniff
 
 LOAD = np.random.default_rng(2).integers(1, 90, (3, 4, 5))  # 3 steps, 4 layers, 5 experts
 DENSE = LOAD * (np.arange(4) > 1)[:, None]  # the first two layers count nothing

@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Ints
-from optimizer.datasets import (
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.drift import Drift, routed_counts
+from optimizer.errors import InputError
+from optimizer.traces.batches import Batches, Sets
+from optimizer.traces.datasets import (
     ALL,
     MIX,
     ROBUST,
@@ -22,12 +27,7 @@ from optimizer.datasets import (
     phases_of,
     weights_of,
 )
-from optimizer.domain.mesh import Mesh
-from optimizer.domain.model import Model
-from optimizer.drift import Drift, routed_counts
-from optimizer.errors import InputError
-from optimizer.inputs import Named, TraceSource, open_source
-from optimizer.traces.batches import Batches, Sets
+from optimizer.traces.source import Named, TraceSource, open_source
 
 MODEL, MESH = Model("m", 8, 1, 2), Mesh(2, 2, 3)
 

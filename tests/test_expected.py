@@ -14,10 +14,10 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
 from optimizer.expected import STEP_PAIRS, expected_imbalance, plan_counts, split_steps, step_loads
-from optimizer.inputs import Named, open_counts, synthesised
 from optimizer.search.stop import Deadline
-from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, open_counts, synthesised
 
 MODEL = Model("m", 4, 1, 2)
 

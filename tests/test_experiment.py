@@ -26,13 +26,13 @@ from optimizer.experiment.ladder import Rung, in_order, ladder
 from optimizer.experiment.rows import Journal, Place, Row
 from optimizer.experiment.runs import FACTORS, FUNCTIONAL, METHODS, OPTIMIZED, POLICIES, Case, Terms, places
 from optimizer.experiment.settings import Setting, settings_of
-from optimizer.inputs import Named, Source, TraceSource, open_source
 from optimizer.portfolio import Portfolio
 from optimizer.rerouting import Limited
 from optimizer.routing.policies import POLICIES as ALL_POLICIES
 from optimizer.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, Source, TraceSource, open_source
 
 MESH, MODEL = Mesh(2, 2, 3), Model("drawn", 7, 1, 2)
 TERMS = Terms(60.0, 200, 0)

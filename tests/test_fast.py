@@ -12,10 +12,10 @@ from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
 from optimizer.fast import TEST, TOKENS, TRAIN, FastRow, fast_plan, loads_of
-from optimizer.inputs import Named, TraceSource, open_source
 from optimizer.plan import Plan, read_plan, write_plan
 from optimizer.report import fast as report
 from optimizer.traces.batches import split_requests
+from optimizer.traces.source import Named, TraceSource, open_source
 from optimizer.traces.trace import OUTPUT, PROMPT
 
 MODEL, MESH, LAYERS = Model("drawn", 8, 1, 2), Mesh(2, 2, 4), [2, 0, 1]

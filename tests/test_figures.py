@@ -10,9 +10,9 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.figures import report_of_batches
-from optimizer.inputs import Named
 from optimizer.look import look
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named
 
 HOME = Mesh(16, 8, 3)
 

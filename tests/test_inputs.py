@@ -13,10 +13,10 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.inputs import BATCHES_PER_SET, BatchSource, Named, Source, open_counts, open_source, synthesised
 from optimizer.traces.batches import Batches
 from optimizer.traces.composition import CHUNK, PHASES
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import BATCHES_PER_SET, BatchSource, Named, Source, open_counts, open_source, synthesised
 from optimizer.traces.trace import digest
 
 MODEL, MESH = Model("m", 8, 1, 3), Mesh(2, 2, 3)

@@ -14,7 +14,6 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
-from optimizer.inputs import Named, open_source
 from optimizer.judge import judge
 from optimizer.plan import Plan, read_plan, write_plan
 from optimizer.routing.capacity import Coactivation
@@ -24,6 +23,7 @@ from optimizer.simulated import SimulationReport
 from optimizer.simulator import Simulation, simulate
 from optimizer.solve import plan_tokens
 from optimizer.traces.batches import Batches
+from optimizer.traces.source import Named, open_source
 
 MODEL, MESH, LAYER = Model("small", 8, 0, 2), Mesh(3, 2, 3), 1
 TOKENS, COUNT = 24, 12

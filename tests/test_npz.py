@@ -19,9 +19,9 @@ from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.traces.corpus import TraceFile, find_files, read_traces
+from optimizer.traces.formats.npz import layer_ids
+from optimizer.traces.formats.sniff import Format
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files
-from optimizer.traces.npz import layer_ids
-from optimizer.traces.sniff import Format
 from optimizer.traces.trace import OUTPUT, PROMPT
 
 SMALL = Model("small", 8, 0, 3)

@@ -16,7 +16,6 @@ from formulations.choice.robust_choice import Criterion, criterion_value
 from formulations.kit.arrays import Floats
 from formulations.kit.solver import Limits
 from optimizer.conditions import Conditions
-from optimizer.datasets import MIX, ROBUST, mix_without
 from optimizer.domain.placement import Placement
 from optimizer.drift import Drift
 from optimizer.report.robustness import (
@@ -31,6 +30,7 @@ from optimizer.report.robustness import (
 )
 from optimizer.robust import FIGURES, Choices, LayerPool, Pools, Robustness, choose_plans, latency_figures
 from optimizer.simulator import simulate
+from optimizer.traces.datasets import MIX, ROBUST, mix_without
 
 LIMITS = Limits(seconds=20)
 CRITERIA = st.sampled_from(Criterion)

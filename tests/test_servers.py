@@ -29,9 +29,9 @@ from hypothesis import strategies as st
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
-from optimizer.traces.request import BadRequestError, Request
-from optimizer.traces.servers import read_requests
-from optimizer.traces.sniff import Format, sniff
+from optimizer.traces.formats.request import BadRequestError, Request
+from optimizer.traces.formats.servers import read_requests
+from optimizer.traces.formats.sniff import Format, sniff
 
 SMALL = Model("small", 8, 0, 3)
 LAYERED = Model("layered", 8, 0, 3, layers=5, first_moe_layer=1)

@@ -23,12 +23,12 @@ from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.traces.corpus import find_files, read_traces
-from optimizer.traces.marginals import calibrate, lognormal_shares, shares_of_counts
-from optimizer.traces.request import Request
-from optimizer.traces.synthesise import Corpus, synthesise
-from optimizer.traces.synthetic import Gates, builtin_trace, calibrated_gates, generate, stream
+from optimizer.traces.formats.request import Request
+from optimizer.traces.formats.write import write_request
+from optimizer.traces.synthetic.corpus_writer import Corpus, synthesise
+from optimizer.traces.synthetic.generator import Gates, builtin_trace, calibrated_gates, generate, stream
+from optimizer.traces.synthetic.marginals import calibrate, lognormal_shares, shares_of_counts
 from optimizer.traces.trace import OUTPUT, PROMPT
-from optimizer.traces.write import write_request
 
 V3, LITE = load_model("deepseek-v3"), load_model("deepseek-v2-lite")
 GROUPED = Model("grouped", 24, 0, 3, layers=6, first_moe_layer=1, groups=4, groups_per_token=2)

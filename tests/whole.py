@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builders import request_experts, write_request
 
-from optimizer.inputs import TraceSource
+from optimizer.traces.source import TraceSource
 
 LAYERS = 3
 ARGUMENTS = ("--layer", "all", "--mesh", "2x2", "--batch-tokens", "24", "--iterations", "300")

@@ -15,12 +15,12 @@ from optimizer.domain.presets import load_hardware, load_model
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.errors import InputError
 from optimizer.expected import step_loads
-from optimizer.inputs import Named, Source, TraceSource, open_counts, open_source
 from optimizer.traces.corpus import TraceFile, stream
+from optimizer.traces.formats.npz import layer_ids
+from optimizer.traces.formats.request import Request
 from optimizer.traces.infer import ModelChoice, model_of_files
-from optimizer.traces.npz import layer_ids
-from optimizer.traces.request import Request
-from optimizer.traces.synthetic import builtin_trace
+from optimizer.traces.source import Named, Source, TraceSource, open_counts, open_source
+from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import digest
 
 LADDER = {

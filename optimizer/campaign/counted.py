@@ -9,7 +9,7 @@ from optimizer.campaign.settings import Settings
 from optimizer.errors import InputError
 from optimizer.expected import ROUTING, plan_counts
 from optimizer.plan import LayerPlan, Plan
-from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.trace import digest
 
 FINGERPRINT = "counts"  # in a layer's provenance, of what was counted in it

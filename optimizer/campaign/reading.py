@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.inputs import Named, TraceSource, open_traces
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
+from optimizer.traces.source import Named, TraceSource, open_traces
 from optimizer.traces.summarise import layers_of_files
 
 MOST_BYTES = 500_000_000  # of the layers that are open; while they are read they are there twice

@@ -15,11 +15,11 @@ from optimizer.campaign.run import Run
 from optimizer.campaign.settings import Settings
 from optimizer.campaign.survey import surveyed, weights
 from optimizer.campaign.together import BATCHES, TogetherTask, plan_together, pool_of, tested
-from optimizer.datasets import ROBUST, DataSet, mixed
 from optimizer.drift import Drift, routed_counts
 from optimizer.plan import LayerPlan, Plan
 from optimizer.robust import Choices, Pools, Robustness, choose_plans
 from optimizer.solve import provenance_of
+from optimizer.traces.datasets import ROBUST, DataSet, mixed
 from optimizer.traces.trace import digest
 
 CHOOSING_SECONDS = 2.0  # for one choice; there is one more for each data set that is left out

@@ -10,7 +10,6 @@ import numpy as np
 from formulations.kit.arrays import Floats
 from optimizer.bounding import Bound, bound_any, gaps, reached_by
 from optimizer.campaign.layer import LayerTask, seeds_for, silent
-from optimizer.datasets import MIX, mixed, mixes
 from optimizer.domain.placement import Placement
 from optimizer.plan import LayerPlan
 from optimizer.portfolio import Judge
@@ -19,6 +18,7 @@ from optimizer.search.choose import LATENCIES, figures
 from optimizer.search.stop import Deadline
 from optimizer.solve import part_of
 from optimizer.traces.batches import Sets
+from optimizer.traces.datasets import MIX, mixed, mixes
 
 BATCHES = (512, 128, 128)
 """Of each data set to plan on, to choose by and to judge on: every candidate is simulated on all data sets, and the

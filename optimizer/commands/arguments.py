@@ -5,7 +5,7 @@ from decimal import Decimal
 from optimizer.errors import InputError
 from optimizer.portfolio import AUTO
 from optimizer.routing.policies import POLICIES
-from optimizer.traces.sniff import Format
+from optimizer.traces.formats.sniff import Format
 
 MOST_STEPS = 1000  # of a range
 MOST_LAYERS = 10_000  # so that a slip of the keyboard does not make a list of billions

@@ -40,8 +40,8 @@ def compare(layer: int, routing: str, time_limit: float, iterations: int | None,
     from optimizer.conditions import Conditions
     from optimizer.domain.problem import Constraints
     from optimizer.errors import InputError
-    from optimizer.inputs import open_counts, open_source
     from optimizer.report import compare as report
+    from optimizer.traces.source import open_counts, open_source
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
     ours = Ours(time_limit, iterations, Conditions(unit=given["unit"]), routings_named(routing))

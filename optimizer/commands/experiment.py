@@ -41,13 +41,13 @@ def experiment(layers: str, time_limit: float, iterations: int | None, csv: Path
     from dataclasses import replace
 
     from optimizer.commands.arguments import layer_ids
-    from optimizer.datasets import datasets_of
     from optimizer.experiment.everything import Asked
     from optimizer.experiment.everything import experiment as run
     from optimizer.experiment.rows import OPTION, Journal
     from optimizer.experiment.runs import Terms
     from optimizer.files import check_writable
     from optimizer.report import experiment as report
+    from optimizer.traces.datasets import datasets_of
 
     check_writable(csv, OPTION)
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given | {"moe_op": "optimized", "dispatch_model": None})

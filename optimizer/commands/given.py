@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from optimizer.conditions import Conditions
     from optimizer.domain.cost import Cost
     from optimizer.domain.mesh import Mesh
-    from optimizer.inputs import Named
     from optimizer.plan import Plan
     from optimizer.search.stop import Deadline
     from optimizer.simulated import SimulationReport
     from optimizer.traces.infer import ModelChoice
+    from optimizer.traces.source import Named
 
 
 def model_choice(given: dict[str, Any]) -> "ModelChoice":
@@ -41,9 +41,9 @@ def cost_of(hardware: str, given: dict[str, Any]) -> "Cost":
 
 def named_of(given: dict[str, Any]) -> "Named":
     from optimizer.commands.arguments import format_named, row_users
-    from optimizer.datasets import phases_of
     from optimizer.errors import InputError
-    from optimizer.inputs import Named
+    from optimizer.traces.datasets import phases_of
+    from optimizer.traces.source import Named
 
     if given["traces"] and given["batches"]:
         raise InputError("TRACES and --batches exclude each other; give one of them")

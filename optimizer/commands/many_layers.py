@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from optimizer.candidates import Notify
     from optimizer.domain.model import Model
     from optimizer.plan import Plan
-    from optimizer.traces.counts import Counts
+    from optimizer.traces.formats.counts import Counts
 
 
 def solve_many(layers: list[int] | None, given: dict[str, Any]) -> Found:
     from optimizer.campaign.reading import LayerReader
-    from optimizer.inputs import open_counts
+    from optimizer.traces.source import open_counts
 
     for option in ("max_rerouted", "synthesise"):
         if given[option]:

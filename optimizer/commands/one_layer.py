@@ -17,11 +17,11 @@ def solve_one(layer: int, given: dict[str, Any]) -> Found:
     from optimizer.conditions import Conditions
     from optimizer.domain.problem import Constraints
     from optimizer.expected import plan_counts
-    from optimizer.inputs import Source, open_counts, open_source, synthesised
     from optimizer.plan import read_plan
     from optimizer.report import expected as expected_report
     from optimizer.report import solution as solution_report
     from optimizer.solve import plan_tokens
+    from optimizer.traces.source import Source, open_counts, open_source, synthesised
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
     start = None if given["start"] is None else read_plan(given["start"])

@@ -10,14 +10,14 @@ from optimizer.commands.given import mesh_of, model_choice, named_of, progress
 if TYPE_CHECKING:
     from optimizer.campaign.robust import Together
     from optimizer.candidates import Notify
-    from optimizer.datasets import DataSet
+    from optimizer.traces.datasets import DataSet
 
 FOR_ONE = ("max_rerouted", "synthesise", "fast", "batches")
 
 
 def several(given: dict[str, Any]) -> bool:
     """Whether there is more than one data set."""
-    from optimizer.datasets import datasets_of, phases_of
+    from optimizer.traces.datasets import datasets_of, phases_of
 
     return datasets_of(given["traces"]) is not None or len(phases_of(given["phase"])) > 1
 
@@ -25,9 +25,9 @@ def several(given: dict[str, Any]) -> bool:
 def solve_robustly(layers: list[int] | None, given: dict[str, Any]) -> Found:
     from formulations.choice.robust_choice import Criterion
     from optimizer.campaign.robust import plan_robust
-    from optimizer.datasets import datasets, phases_of, weights_of
     from optimizer.report import robustness as report
     from optimizer.report import whole
+    from optimizer.traces.datasets import datasets, phases_of, weights_of
 
     for option in FOR_ONE:
         if given[option]:

@@ -78,7 +78,7 @@ def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") ->
     from optimizer.conditions import Conditions
     from optimizer.domain.problem import Constraints
     from optimizer.errors import InputError
-    from optimizer.inputs import open_counts
+    from optimizer.traces.source import open_counts
 
     named, choice, mesh = named_of(given), model_choice(given), mesh_of(given)
     if open_counts(named, choice) is not None:

@@ -20,7 +20,7 @@ def convert(sources: tuple[str, ...], out: Path, format_name: str | None, model_
             strict: bool) -> None:  # fmt: skip
     """Write the requests of SRC (servers' responses, arrays, routing lines) as native .npz files into folder OUT."""
     from optimizer.commands.arguments import format_named
-    from optimizer.convert import convert as convert_files
+    from optimizer.traces.convert import convert as convert_files
     from optimizer.traces.corpus import find_files
     from optimizer.traces.infer import ModelChoice
 
@@ -38,9 +38,9 @@ def convert(sources: tuple[str, ...], out: Path, format_name: str | None, model_
 def synth(out: Path, layers: str, datasets: str, counts: str | None, **given: Any) -> None:  # fmt: skip
     """Generate requests with DeepSeek-V3's statistics, as native .npz files in folder OUT."""
     from optimizer.commands.arguments import layer_ids
-    from optimizer.generate import generate_corpus
     from optimizer.traces.infer import ModelChoice
-    from optimizer.traces.synthesise import Corpus
+    from optimizer.traces.synthetic.corpus_writer import Corpus
+    from optimizer.traces.synthetic.generate_corpus import generate_corpus
 
     names = tuple(name.strip() for name in datasets.split(","))
     sizes = {key: given[key] for key in ("requests", "prompt_tokens", "output_tokens", "seed", "candidates", "weights")}

@@ -11,8 +11,8 @@ from optimizer.errors import InputError
 from optimizer.experiment.rows import Journal, Row
 from optimizer.experiment.runs import Case, Terms, compile_all, rows_of
 from optimizer.experiment.settings import settings_of
-from optimizer.inputs import Named, open_counts
 from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Named, open_counts
 
 
 @dataclass(frozen=True)

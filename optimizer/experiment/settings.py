@@ -11,8 +11,8 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.experiment.floor import Floor, floor
-from optimizer.inputs import Source
 from optimizer.traces.batches import Batches, Sets
+from optimizer.traces.source import Source
 from optimizer.traces.trace import digest
 
 ROUTED, ALL = "routed", "all"

@@ -10,11 +10,11 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.traces.formats.npz import read_request
+from optimizer.traces.formats.request import BadRequestError, Request
+from optimizer.traces.formats.servers import read_requests
+from optimizer.traces.formats.sniff import Format, sniff
 from optimizer.traces.kept import Kept, joined, kept_layers
-from optimizer.traces.npz import read_request
-from optimizer.traces.request import BadRequestError, Request
-from optimizer.traces.servers import read_requests
-from optimizer.traces.sniff import Format, sniff
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
 SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")

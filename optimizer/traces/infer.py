@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model, names
 from optimizer.traces.corpus import Faults, TraceFile, stream
-from optimizer.traces.request import Request
+from optimizer.traces.formats.request import Request
 
 DEFAULT_MODEL = "deepseek-v3"
 MOST_EXPERTS = 1 << 16

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.model import Model
-from optimizer.traces.npz import CANDIDATES, EXPERTS, WEIGHTS, layer_ids
-from optimizer.traces.request import BadRequestError, Request
+from optimizer.traces.formats.npz import CANDIDATES, EXPERTS, WEIGHTS, layer_ids
+from optimizer.traces.formats.request import BadRequestError, Request
 
 Array = TypeVar("Array", Ints, Floats)
 

@@ -9,10 +9,10 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.traces.marginals import calibration_tokens
-from optimizer.traces.request import Request
-from optimizer.traces.synthetic import Gates, calibrated_gates, generate, stream
-from optimizer.traces.write import write_request
+from optimizer.traces.formats.request import Request
+from optimizer.traces.formats.write import write_request
+from optimizer.traces.synthetic.generator import Gates, calibrated_gates, generate, stream
+from optimizer.traces.synthetic.marginals import calibration_tokens
 
 LENGTH_SIGMA, LONGEST = 0.7, 8  # lengths are log-normal, and no longer than 8 times the mean
 

@@ -10,9 +10,9 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.traces.request import BadRequestError, Request
-from optimizer.traces.sniff import Format
-from optimizer.traces.untrusted import (
+from optimizer.traces.formats.request import BadRequestError, Request
+from optimizer.traces.formats.sniff import Format
+from optimizer.traces.formats.untrusted import (
     INTEGERS,
     LARGEST_ID,
     UnusableError,

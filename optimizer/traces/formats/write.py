@@ -8,7 +8,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.files import write_whole_binary
-from optimizer.traces.request import Request
+from optimizer.traces.formats.request import Request
 
 Array = TypeVar("Array", Ints, Floats)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.corpus import Faults, TraceFile, stream
-from optimizer.traces.request import BadRequestError
-from optimizer.traces.sniff import COUNTS_ONLY
-from optimizer.traces.write import write_request
+from optimizer.traces.formats.request import BadRequestError
+from optimizer.traces.formats.sniff import COUNTS_ONLY
+from optimizer.traces.formats.write import write_request
 
 
 def convert(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.traces.untrusted import LIMIT, Array, UnusableError
+from optimizer.traces.formats.untrusted import LIMIT, Array, UnusableError
 
 PLAIN_TENSOR = re.compile(r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage")
 LARGEST_PICKLE = 1 << 16  # the dict has a handful of keys

@@ -10,8 +10,8 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
-from optimizer.traces.request import BadRequestError, Request
-from optimizer.traces.untrusted import INTEGERS, NUMBERS, UnusableError, arrays_from_npz
+from optimizer.traces.formats.request import BadRequestError, Request
+from optimizer.traces.formats.untrusted import INTEGERS, NUMBERS, UnusableError, arrays_from_npz
 
 EXPERTS, WEIGHTS, CANDIDATES = "routed_experts", "routed_weights", "candidate_experts"
 TOKEN_IDS = ("prompt_token_ids", "output_token_ids")

@@ -9,9 +9,9 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
-from optimizer.traces import recorder, tensorrt
-from optimizer.traces.sniff import COUNTS_ONLY, Format
-from optimizer.traces.untrusted import (
+from optimizer.traces.formats import recorder, tensorrt
+from optimizer.traces.formats.sniff import COUNTS_ONLY, Format
+from optimizer.traces.formats.untrusted import (
     INTEGERS,
     NUMBERS,
     TEXT,

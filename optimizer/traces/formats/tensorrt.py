@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import safe_open
 
 from formulations.kit.arrays import Ints
-from optimizer.traces.untrusted import Array, UnusableError, count_from, counts_from, json_values
+from optimizer.traces.formats.untrusted import Array, UnusableError, count_from, counts_from, json_values
 
 RANK = re.compile(r"rank([0-9]{1,6})\.safetensors")  # what else a rank writes has longer names, and no counts
 KEY = re.compile(r"([0-9]{1,9})_([0-9]{1,9})")

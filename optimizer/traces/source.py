@@ -16,12 +16,12 @@ from optimizer.traces.batches import Batches, Sets, split_batches, split_request
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import CHUNK, Composition, sample_batches, stream_batches
 from optimizer.traces.corpus import TraceFile, find_files, read_traces
-from optimizer.traces.counts import Counts, read_counts, step_counts
-from optimizer.traces.explicit import explicit_batches, read_batches
 from optimizer.traces.fingerprints import fingerprints
+from optimizer.traces.formats.batch_file import explicit_batches, read_batches
+from optimizer.traces.formats.counts import Counts, read_counts, step_counts
+from optimizer.traces.formats.sniff import COUNTS_ONLY, Format
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files, model_without_trace
-from optimizer.traces.sniff import COUNTS_ONLY, Format
-from optimizer.traces.synthetic import builtin_trace
+from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
 BATCHES_PER_SET = 1024

@@ -11,9 +11,9 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
-from optimizer.inputs import Named
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.composition import PHASES
+from optimizer.traces.source import Named
 
 ALL = "all"  # the name of the only data set, where nobody named one
 MIX, ROBUST = "mix", "robust"  # plans made on all of them together, and chosen for all of them

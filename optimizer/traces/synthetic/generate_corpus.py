@@ -7,10 +7,10 @@ import numpy as np
 
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.inputs import Named, open_counts
-from optimizer.traces.counts import Counts, step_counts
+from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice, model_without_trace
-from optimizer.traces.synthesise import Corpus, synthesise
+from optimizer.traces.source import Named, open_counts
+from optimizer.traces.synthetic.corpus_writer import Corpus, synthesise
 
 
 def generate_corpus(

@@ -8,7 +8,7 @@ from formulations.kit.arrays import Bools, Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.batches import Batches, default_rows, with_shared
-from optimizer.traces.untrusted import INTEGERS, UnusableError, arrays_from_npz
+from optimizer.traces.formats.untrusted import INTEGERS, UnusableError, arrays_from_npz
 
 
 def read_batches(path: Path) -> tuple[Ints, Ints | None]:

@@ -14,8 +14,8 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.traces.gate import REQUEST_RANK, TOKEN_RANK, quantile_tables, route
-from optimizer.traces.marginals import calibrate, lognormal_shares, shares_of_counts
+from optimizer.traces.synthetic.gate import REQUEST_RANK, TOKEN_RANK, quantile_tables, route
+from optimizer.traces.synthetic.marginals import calibrate, lognormal_shares, shares_of_counts
 from optimizer.traces.trace import OUTPUT, RoutingTrace
 
 REQUESTS = 5120
