@@ -14,7 +14,6 @@ from measure import Measured, rate
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.coactivation import pair_counts
 from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
@@ -25,13 +24,14 @@ from optimizer.search.multistart import latency_goal
 from optimizer.search.state import SearchState
 from optimizer.seeds.greedy import greedy
 from optimizer.simulator import simulate
+from optimizer.statistics.coactivation import pair_counts
+from optimizer.statistics.summary import SummaryBuilder
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.corpus import find_files, read_traces
 from optimizer.traces.formats.request import Request
 from optimizer.traces.formats.write import write_request
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, open_source
-from optimizer.traces.summary import SummaryBuilder
 from optimizer.traces.synthetic.generator import calibrated_gates, generate
 
 HARDWARE, LAYER, MESH = "tt-wormhole-quad-galaxy", 12, Mesh(16, 8, 3)

@@ -10,7 +10,6 @@ from formulations.batches.replica_routing import holders_of, least_peaks
 from formulations.bounds.communication import copies_bound, hops_bound
 from formulations.bounds.load import any_placement_bound, slot_budget_bound, static_counts_bound
 from formulations.kit.arrays import Floats, Ints
-from optimizer.coactivation import pair_counts
 from optimizer.domain.cost import NS_PER_US, Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -18,6 +17,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
 from optimizer.simulated import SimulationReport
+from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 IMBALANCE, TILES, COPIES, HOPS, TIME = "imbalance", "tiles", "copies_per_token", "hops_per_token", "compute_us"

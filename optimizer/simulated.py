@@ -8,7 +8,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import SPREAD
-from optimizer.statistics import confidence, five_figures
+from optimizer.statistics.loads import confidence, five_figures
 
 FIGURES = ("latency_us", "dispatch_us", "compute_us", "combine_us", "imbalance", "tiles", "hops")
 PER_TOKEN = ("copies", "moved", "rows", "cols")

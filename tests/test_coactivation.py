@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from formulations.kit.arrays import Ints
-from optimizer.coactivation import hyperedges, lift, pair_counts
-from optimizer.coactivation_graph import coactivation_graph
+from optimizer.statistics.coactivation import hyperedges, lift, pair_counts
+from optimizer.statistics.coactivation_graph import coactivation_graph
 
 
 def choices(seed: int, tokens: int, experts: int, top_k: int) -> Ints:

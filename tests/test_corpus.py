@@ -9,13 +9,13 @@ from builders import request_experts, write_request
 
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.statistics.summarise import corpus_of_files, corpus_of_trace, summarise
 from optimizer.traces.batches import Batches
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import Composition, sample_batches
 from optimizer.traces.corpus import find_files, read_traces
 from optimizer.traces.formats.npz import read_lengths
 from optimizer.traces.formats.request import BadRequestError
-from optimizer.traces.summarise import corpus_of_files, corpus_of_trace, summarise
 from optimizer.traces.trace import RoutingTrace
 
 MODEL = Model("m", 8, 0, 3)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.drift import Drift, routed_counts
 from optimizer.errors import InputError
+from optimizer.statistics.drift import Drift, routed_counts
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.datasets import (
     ALL,

@@ -9,8 +9,8 @@ from builders import random_batches
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.figures import report_of_batches
-from optimizer.look import look
+from optimizer.statistics.inspect_traces import look
+from optimizer.statistics.layer_report import report_of_batches
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named
 

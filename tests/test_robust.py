@@ -17,7 +17,6 @@ from formulations.kit.arrays import Floats
 from formulations.kit.solver import Limits
 from optimizer.conditions import Conditions
 from optimizer.domain.placement import Placement
-from optimizer.drift import Drift
 from optimizer.report.robustness import (
     WITHOUT,
     as_json,
@@ -30,6 +29,7 @@ from optimizer.report.robustness import (
 )
 from optimizer.robust import FIGURES, Choices, LayerPool, Pools, Robustness, choose_plans, latency_figures
 from optimizer.simulator import simulate
+from optimizer.statistics.drift import Drift
 from optimizer.traces.datasets import MIX, ROBUST, mix_without
 
 LIMITS = Limits(seconds=20)

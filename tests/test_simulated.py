@@ -16,7 +16,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.simulated import FIGURES, OFTEN, Queues, Rerouting, SimulationReport
 from optimizer.simulator import simulate
-from optimizer.statistics import INTERVAL, confidence, five_figures
+from optimizer.statistics.loads import INTERVAL, confidence, five_figures
 from optimizer.traces.batches import Batches
 
 MESH = Mesh(4, 1, 2)

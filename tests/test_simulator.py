@@ -28,7 +28,7 @@ from optimizer.routing.policies import POLICIES
 from optimizer.routing.site import Learned, capacity_of
 from optimizer.simulated import SimulationReport
 from optimizer.simulator import Simulation, simulate
-from optimizer.statistics import FIVE
+from optimizer.statistics.loads import FIVE
 from optimizer.traces.batches import Batches
 
 ROW_RINGS: tuple[TokensAt, Links] = ("row", "rings")

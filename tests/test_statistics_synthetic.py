@@ -10,7 +10,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
-from optimizer.statistics import five_figures, load_figures, sequential_imbalance
+from optimizer.statistics.loads import five_figures, load_figures, sequential_imbalance
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, open_source
 from optimizer.traces.synthetic.generator import builtin_trace

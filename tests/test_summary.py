@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Ints
-from optimizer import statistics
-from optimizer.drift import dataset_drift, drift_matrix, phase_drift, total_variation
 from optimizer.errors import InputError
-from optimizer.traces import summary
-from optimizer.traces.summary import NO_SEGMENTS, CorpusSummary, SummaryBuilder
+from optimizer.statistics import loads as statistics
+from optimizer.statistics import summary
+from optimizer.statistics.drift import dataset_drift, drift_matrix, phase_drift, total_variation
+from optimizer.statistics.summary import NO_SEGMENTS, CorpusSummary, SummaryBuilder
 
 LAYERS, EXPERTS, TOP_K, BATCHES = 2, 7, 3, 20
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.statistics.summarise import layers_of_files
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
 from optimizer.traces.source import Named, TraceSource, open_traces
-from optimizer.traces.summarise import layers_of_files
 
 MOST_BYTES = 500_000_000  # of the layers that are open; while they are read they are there twice
 SMALL_FILES = 50_000_000  # bytes on disk that fit in memory even if they are compressed

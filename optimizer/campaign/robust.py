@@ -15,10 +15,10 @@ from optimizer.campaign.run import Run
 from optimizer.campaign.settings import Settings
 from optimizer.campaign.survey import surveyed, weights
 from optimizer.campaign.together import BATCHES, TogetherTask, plan_together, pool_of, tested
-from optimizer.drift import Drift, routed_counts
 from optimizer.plan import LayerPlan, Plan
 from optimizer.robust import Choices, Pools, Robustness, choose_plans
 from optimizer.solve import provenance_of
+from optimizer.statistics.drift import Drift, routed_counts
 from optimizer.traces.datasets import ROBUST, DataSet, mixed
 from optimizer.traces.trace import digest
 

@@ -24,10 +24,10 @@ from optimizer.commands.options import problem_options, trace_options
 def stats(layers: str, folder: Path | None, as_json: bool, **given: Any) -> None:  # fmt: skip
     """Print what the traces say: hot experts, bursts, co-activation, drift. One table per question."""
     from optimizer.commands.arguments import layer_ids
-    from optimizer.look import look
     from optimizer.report.statistics import as_json as statistics_json
     from optimizer.report.statistics import tables, write_csv
     from optimizer.report.tables import show_table
+    from optimizer.statistics.inspect_traces import look
 
     with progress() as notify:
         reading = lambda share: notify("reading traces", share)  # noqa: E731

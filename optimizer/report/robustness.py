@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from formulations.kit.arrays import Floats
-from optimizer.drift import Drift
 from optimizer.report.tables import make_table, show_table
 from optimizer.robust import FIGURES, Robustness
+from optimizer.statistics.drift import Drift
 
 SHOWN = "p99"
 WITHOUT = "chosen without it"

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from optimizer.report.tables import make_table, show_table
 from optimizer.simulated import FIGURES, SimulationReport
-from optimizer.statistics import FIVE, five_figures
+from optimizer.statistics.loads import FIVE, five_figures
 
 
 def show(reports: Sequence[SimulationReport], layer: int) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from rich.table import Table
 
 from formulations.kit.arrays import Floats
-from optimizer.figures import LayerReport
 from optimizer.files import write_whole
 from optimizer.report.tables import make_table
-from optimizer.statistics import HOTTEST, LIFT_QUANTILES, five_figures
+from optimizer.statistics.layer_report import LayerReport
+from optimizer.statistics.loads import HOTTEST, LIFT_QUANTILES, five_figures
 
 SHOWN = 12
 EXPERT_COLUMNS = ("mean", "std", "p95", "p99", "max", "burstiness")

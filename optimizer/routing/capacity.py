@@ -17,9 +17,9 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.coactivation import pair_counts
 from optimizer.domain.model import Model
 from optimizer.routing.site import Site
+from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 RANK_EXPONENT = 0.7  # mean gate weight by rank ~ rank^-0.7: within .009 of DeepSeek-V2-Lite's six recorded weights

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.coactivation import pair_counts
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.descent import Descent
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget
+from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 TOKEN_NS = 1000  # per token on the fullest device; with 400 the home case gains more latency but loses balance

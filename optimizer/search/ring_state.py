@@ -21,9 +21,9 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.coactivation import pair_counts
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
+from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 ALMOST = 1 - 1e-6  # stands for certainty, whose logarithm is not finite

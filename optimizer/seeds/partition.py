@@ -4,11 +4,11 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.rows.partition import kept_together
-from optimizer.coactivation import pair_counts
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.seeds.greedy import greedy_counts, heaviest_first, replica_weight
 from optimizer.seeds.packing import Packing
+from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 TOKENS = 4096  # that are hyperedges; four times as many take four times as long and leave 1.5 % fewer rows per token

@@ -9,7 +9,7 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
 from optimizer.seeds.packing import Packing
-from optimizer.statistics import covariance
+from optimizer.statistics.loads import covariance
 
 Z = 0.674  # a load is below its mean and so many standard deviations in three batches of four, if it is normal
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.model import Model
+from optimizer.statistics.summary import CorpusSummary
 from optimizer.traces.batches import Batches
-from optimizer.traces.summary import CorpusSummary
 from optimizer.traces.trace import OUTPUT, PROMPT
 
 

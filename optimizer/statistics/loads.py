@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.coactivation import lift
 from optimizer.domain.mesh import Mesh
-from optimizer.drift import dataset_drift, phase_drift
-from optimizer.traces.summary import CorpusSummary
+from optimizer.statistics.coactivation import lift
+from optimizer.statistics.drift import dataset_drift, phase_drift
+from optimizer.statistics.summary import CorpusSummary
 
 
 def sequential_imbalance(routed_load: Ints, mesh: Mesh) -> Floats:

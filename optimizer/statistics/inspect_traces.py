@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 from optimizer.domain.mesh import Mesh
 from optimizer.errors import InputError
-from optimizer.figures import LayerReport, report_of_batches, report_of_corpus, report_of_counts
+from optimizer.statistics.layer_report import LayerReport, report_of_batches, report_of_corpus, report_of_counts
+from optimizer.statistics.summarise import Corpus, corpus_of_files, corpus_of_trace, summarise
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
 from optimizer.traces.source import BATCHES_PER_SET, Named, open_counts, open_source
-from optimizer.traces.summarise import Corpus, corpus_of_files, corpus_of_trace, summarise
 from optimizer.traces.synthetic.generator import builtin_trace
 
 Found = tuple[list[LayerReport], list[str]]

@@ -10,13 +10,13 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.statistics.summary import NO_SEGMENTS, CorpusSummary, SummaryBuilder
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.formats.npz import layer_ids, read_lengths
 from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.sniff import Format
 from optimizer.traces.kept import kept_layers
 from optimizer.traces.order import walk_segments
-from optimizer.traces.summary import NO_SEGMENTS, CorpusSummary, SummaryBuilder
 from optimizer.traces.trace import PROMPT, RoutingTrace
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.coactivation import lift, pair_counts
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.drift import drift_matrix
-from optimizer.statistics import (
+from optimizer.statistics.coactivation import lift, pair_counts
+from optimizer.statistics.drift import drift_matrix
+from optimizer.statistics.loads import (
     LIFT_QUANTILES,
     LayerFigures,
     gini,
@@ -20,9 +20,9 @@ from optimizer.statistics import (
     sequential_imbalance,
     top_share,
 )
+from optimizer.statistics.summarise import SummarisedCorpus
 from optimizer.traces.batches import Batches
 from optimizer.traces.formats.counts import Counts, step_counts
-from optimizer.traces.summarise import SummarisedCorpus
 
 
 @dataclass(frozen=True, eq=False)

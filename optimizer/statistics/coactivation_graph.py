@@ -4,7 +4,7 @@ import networkx as nx
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.coactivation import lift
+from optimizer.statistics.coactivation import lift
 
 
 def coactivation_graph(pairs: Ints, counts: Ints, tokens: int, least: int) -> nx.Graph:
