@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
 from formulations.kit.arrays import Ints
-from optimizer.routing.balance import Graph
+from optimizer.routing.least_peak import Graph
 
 Feasible = Callable[[Ints, Graph, int, int], bool]
 

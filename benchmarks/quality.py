@@ -27,7 +27,7 @@ from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.portfolio import AUTO
 from optimizer.rivals.planners import planners
-from optimizer.routing.site import Unit
+from optimizer.routing.context import Unit
 from optimizer.search.stop import Deadline
 from optimizer.simulated import SimulationReport
 from optimizer.solve import solve

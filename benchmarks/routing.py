@@ -18,10 +18,10 @@ from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.problem import Problem
 from optimizer.routing import policies
-from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
 from optimizer.routing.capacity import Coactivation
+from optimizer.routing.context import Site
+from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 from optimizer.routing.optimal import optimal
-from optimizer.routing.site import Site
 from optimizer.seeds.greedy import greedy
 from optimizer.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches, Sets

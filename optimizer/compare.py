@@ -15,7 +15,7 @@ from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.portfolio import Judge
 from optimizer.rivals.metro import METRO, MetroSimulation
 from optimizer.rivals.planners import Planner, planners
-from optimizer.routing.site import Unit
+from optimizer.routing.context import Unit
 from optimizer.search.stop import Deadline
 from optimizer.simulated import SimulationReport
 from optimizer.solve import solve

@@ -9,7 +9,7 @@ from formulations.kit.arrays import Floats
 from optimizer.domain.model import Model
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
-from optimizer.routing.site import Unit
+from optimizer.routing.context import Unit
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.files import write_whole
+from optimizer.routing.context import Learned, Unit
 from optimizer.routing.policies import POLICIES
-from optimizer.routing.site import Learned, Unit
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

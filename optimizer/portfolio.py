@@ -27,9 +27,9 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation
-from optimizer.routing.learn import learn
+from optimizer.routing.context import Learned
+from optimizer.routing.learned_shares import learn
 from optimizer.routing.policies import TAUGHT
-from optimizer.routing.site import Learned
 from optimizer.search.arrangement import arrange, demand_of
 from optimizer.search.choose import DECISIVE, LATENCIES, Goal, choose, figures
 from optimizer.search.latency import prices_of

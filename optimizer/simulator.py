@@ -14,8 +14,8 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation, Rerouted, limit
+from optimizer.routing.context import CAPACITY_FACTOR, Learned, Site, capacity_of
 from optimizer.routing.policies import POLICIES
-from optimizer.routing.site import CAPACITY_FACTOR, Learned, Site, capacity_of
 from optimizer.simulated import Queues, Rerouting, SimulationReport
 from optimizer.timing import Clock, Routed, Times
 from optimizer.traces.batches import Batches

@@ -18,7 +18,7 @@ from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.plan import LayerPlan, Plan
 from optimizer.portfolio import Portfolio
 from optimizer.rerouting import limited, run
-from optimizer.routing.learn import learn
+from optimizer.routing.learned_shares import learn
 from optimizer.search.multistart import slot_value
 from optimizer.simulated import SimulationReport
 from optimizer.start import started

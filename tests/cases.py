@@ -17,7 +17,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.presets.schema import HardwarePreset
-from optimizer.routing.site import Learned, Site
+from optimizer.routing.context import Learned, Site
 from optimizer.traces.batches import Batches, default_rows, with_shared
 
 TokensAt = Literal["row", "column", "device"]

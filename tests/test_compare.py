@@ -14,7 +14,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.report.compare import routing
-from optimizer.routing.site import Unit
+from optimizer.routing.context import Unit
 from optimizer.simulator import simulate
 from optimizer.traces.source import Named, open_source
 

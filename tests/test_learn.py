@@ -11,9 +11,9 @@ from reference import Slots, replicas
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
-from optimizer.routing.learn import PARTS, learn
+from optimizer.routing.context import Learned, Site
+from optimizer.routing.learned_shares import PARTS, learn
 from optimizer.routing.policies import POLICIES
-from optimizer.routing.site import Learned, Site
 
 Shares = list[list[float]]
 

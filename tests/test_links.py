@@ -16,8 +16,8 @@ from optimizer.domain.link_paths import UNITS, Journeys
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.routing.balance import Graph, graph
-from optimizer.routing.links import Ways, relieve
+from optimizer.routing.least_peak import Graph, graph
+from optimizer.routing.link_relief import Ways, relieve
 
 cases_of = st.builds(
     case, st.integers(0, 10**6), st.sampled_from([(2, 2), (3, 2), (4, 3), (5, 2), (1, 4)]), st.integers(1, 3)

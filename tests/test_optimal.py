@@ -20,9 +20,9 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.routing.balance import graph, least_peak, mean_peak, scratch_for
+from optimizer.routing.context import Learned, Site
+from optimizer.routing.least_peak import graph, least_peak, mean_peak, scratch_for
 from optimizer.routing.policies import POLICIES
-from optimizer.routing.site import Learned, Site
 from optimizer.simulator import simulate
 
 MOST_EXPERTS = 10  # of which all sets are looked at

@@ -15,8 +15,8 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
+from optimizer.routing.context import Learned, Site, capacity_of
 from optimizer.routing.policies import MARGINS, POLICIES, TAUGHT
-from optimizer.routing.site import Learned, Site, capacity_of
 
 TILES = [1, 2, 5, 32]
 wirings = st.sampled_from(WIRINGS)

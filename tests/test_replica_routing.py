@@ -27,7 +27,7 @@ from formulations.kit.arrays import Bools, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
 from optimizer.domain.mesh import Mesh
-from optimizer.routing.balance import graph, least_peak, scratch_for
+from optimizer.routing.least_peak import graph, least_peak, scratch_for
 
 LIMITS = Limits(seconds=10)
 Drawn = tuple[Ints, Bools]

@@ -24,8 +24,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation
+from optimizer.routing.context import Learned, capacity_of
 from optimizer.routing.policies import POLICIES
-from optimizer.routing.site import Learned, capacity_of
 from optimizer.simulated import SimulationReport
 from optimizer.simulator import Simulation, simulate
 from optimizer.statistics.loads import FIVE

@@ -23,7 +23,7 @@ from optimizer.benchmark.methods import METHODS, ROUTED, Method
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
-from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
+from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 
 
 @dataclass(frozen=True)

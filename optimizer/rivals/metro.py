@@ -4,8 +4,8 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
-from optimizer.routing.site import Site
+from optimizer.routing.context import Site
+from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 from optimizer.simulator import Simulation
 from optimizer.traces.batches import Batches
 

@@ -18,7 +18,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.model import Model
-from optimizer.routing.site import Site
+from optimizer.routing.context import Site
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.routing.balance import Graph, graph, level, mean_peak, scratch_for
-from optimizer.routing.links import Ways, relieve
-from optimizer.routing.site import Site
+from optimizer.routing.context import Site
+from optimizer.routing.least_peak import Graph, graph, level, mean_peak, scratch_for
+from optimizer.routing.link_relief import Ways, relieve
 
 
 class Lanes(NamedTuple):

@@ -9,9 +9,10 @@ is opened.
 from collections.abc import Callable
 
 from formulations.kit.arrays import Ints
-from optimizer.routing import greedy, static
+from optimizer.routing import load_aware as greedy
+from optimizer.routing import static
+from optimizer.routing.context import Site
 from optimizer.routing.optimal import optimal
-from optimizer.routing.site import Site
 
 Policy = Callable[[Ints, Ints, Site], Ints]
 

@@ -15,7 +15,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
-from optimizer.routing.balance import Graph, graph, least_peak, scratch_for
+from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 
 LANES = 64
 PARTS = 64  # of a unit, so that what is rounded off is far below what a move changes; fewer where it would not fit

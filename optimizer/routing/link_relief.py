@@ -7,7 +7,7 @@ import numpy as np
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.link_paths import Journeys
-from optimizer.routing.balance import Graph
+from optimizer.routing.least_peak import Graph
 
 BUSY = 0.9  # of the busiest link's load: tokens on ways with no such link stay
 SWEEPS = 5  # over tokens on busy ways; with 3 the busiest link has .6 messages more at 512 tokens, with 8 .2 less

@@ -5,7 +5,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
-from optimizer.routing.site import Learned
+from optimizer.routing.context import Learned
 
 LEADERS = 3  # heaviest devices kept per batch: a transfer touches two
 SWEEPS = 4  # more than are needed on any trace seen; a sweep without gain ends it
