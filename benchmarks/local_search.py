@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from speed import HARDWARE, LAYER, MESH
 
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
@@ -26,7 +25,8 @@ from optimizer.search.stop import Budget, Deadline
 from optimizer.search.tabu import tabu
 from optimizer.seeds.greedy import greedy
 from optimizer.seeds.pairing import pairing
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, open_source

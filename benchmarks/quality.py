@@ -20,7 +20,6 @@ from speed import HARDWARE, LAYER, MESH
 
 from optimizer.candidates import Effort
 from optimizer.compare import judged, timed
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware
@@ -29,7 +28,8 @@ from optimizer.portfolio import AUTO
 from optimizer.rivals.planners import planners
 from optimizer.routing.context import Unit
 from optimizer.search.stop import Deadline
-from optimizer.simulated import SimulationReport
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
 from optimizer.solve import solve
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice

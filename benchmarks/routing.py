@@ -13,7 +13,6 @@ from speed import MESH, home_problem
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.conditions import Conditions
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.problem import Problem
@@ -23,7 +22,8 @@ from optimizer.routing.context import Site
 from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 from optimizer.routing.optimal import optimal
 from optimizer.seeds.greedy import greedy
-from optimizer.simulator import Simulation, simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, open_source

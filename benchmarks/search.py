@@ -20,7 +20,6 @@ from formulations.expected_load.load_annealing import DISTANCES, layout_of
 from formulations.expected_load.load_annealing import anneal as anneal_load
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
@@ -39,7 +38,8 @@ from optimizer.seeds.orders import random_permutation, sequential
 from optimizer.seeds.pairing import pairing
 from optimizer.seeds.risk import risk
 from optimizer.seeds.steps import steps
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, open_source

@@ -14,7 +14,6 @@ from measure import Measured, rate
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware, load_model
@@ -23,7 +22,8 @@ from optimizer.search.moves import delta, scratch_for
 from optimizer.search.multistart import latency_goal
 from optimizer.search.state import SearchState
 from optimizer.seeds.greedy import greedy
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.statistics.summary import SummaryBuilder
 from optimizer.traces.batches import Batches, Sets

@@ -16,7 +16,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
-from optimizer.simulated import SimulationReport
+from optimizer.simulation.report import SimulationReport
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
 from optimizer.candidates import Effort, Notify
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
@@ -17,7 +16,8 @@ from optimizer.rivals.metro import METRO, MetroSimulation
 from optimizer.rivals.planners import Planner, planners
 from optimizer.routing.context import Unit
 from optimizer.search.stop import Deadline
-from optimizer.simulated import SimulationReport
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
 from optimizer.solve import solve
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source

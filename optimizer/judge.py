@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.errors import InputError
 from optimizer.plan import Plan
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import TAUGHT
-from optimizer.simulated import SimulationReport
-from optimizer.simulator import Simulation
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
+from optimizer.simulation.simulator import Simulation
 from optimizer.traces.composition import PHASES
 from optimizer.traces.source import BATCHES_PER_SET, Named, Source, open_source
 

@@ -20,7 +20,6 @@ from optimizer.candidates import (
     split_at_best,
     split_evenly,
 )
-from optimizer.conditions import Conditions
 from optimizer.domain.link_paths import Journeys
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
@@ -38,8 +37,9 @@ from optimizer.search.ring_state import Demand
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.partition import partition
-from optimizer.simulated import SimulationReport
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
+from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Batches, Sets
 
 AUTO = ("even", "nearest", "optimal")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from optimizer.domain.placement import Placement
 from optimizer.portfolio import Portfolio
 from optimizer.search.choose import LATENCIES, figures
-from optimizer.simulated import SimulationReport
-from optimizer.simulator import Simulation
+from optimizer.simulation.report import SimulationReport
+from optimizer.simulation.simulator import Simulation
 from optimizer.traces.batches import Batches
 
 STEP, MOST_STEPS = 0.05, 200  # capacity factors that are tried: up to 10

@@ -12,7 +12,7 @@ from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
-from optimizer.simulated import SimulationReport
+from optimizer.simulation.report import SimulationReport
 from optimizer.traces.datasets import MIX, ROBUST, mix_without
 
 FIGURES = ("mean", "p50", "p99")

@@ -8,14 +8,14 @@ import numpy as np
 
 from formulations.choice.slot_budget import share_budget
 from formulations.kit.arrays import Floats, Ints
-from optimizer.conditions import Conditions
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check
 from optimizer.search.split_state import exact_peaks
 from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.quick import quick
 from optimizer.seeds.risk import risk
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Batches, Sets
 
 ROUTINGS = ("even", "optimal")

@@ -10,7 +10,6 @@ from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome
 from optimizer.bounding import Gap, bound_any, bound_given, gaps, reached_by
 from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
@@ -20,7 +19,8 @@ from optimizer.portfolio import Portfolio
 from optimizer.rerouting import limited, run
 from optimizer.routing.learned_shares import learn
 from optimizer.search.multistart import slot_value
-from optimizer.simulated import SimulationReport
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
 from optimizer.start import started
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source

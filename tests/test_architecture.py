@@ -27,7 +27,6 @@ LOOSE = {
     "bounding",
     "candidates",
     "compare",
-    "conditions",
     "errors",
     "expected",
     "fast",
@@ -39,12 +38,9 @@ LOOSE = {
     "portfolio",
     "rerouting",
     "robust",
-    "simulated",
-    "simulator",
     "slots",
     "solve",
     "start",
-    "timing",
 }
 """Modules that stand under `optimizer/` itself."""
 

@@ -21,14 +21,14 @@ from optimizer.bounding import (
     gaps,
     reached_by,
 )
-from optimizer.conditions import Conditions
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.expected import expected_imbalance
 from optimizer.routing.policies import POLICIES
-from optimizer.simulated import SimulationReport
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
+from optimizer.simulation.simulator import simulate
 
 SMALL = 1 + 1e-9
 

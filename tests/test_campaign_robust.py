@@ -17,14 +17,14 @@ from optimizer.campaign.run import Run
 from optimizer.campaign.settings import Settings
 from optimizer.campaign.together import BATCHES, MADE_ON, SELECTION, TEST, plan_together
 from optimizer.campaign.workers import Crew
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_hardware
 from optimizer.plan import read_plan
 from optimizer.search.stop import Deadline
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.traces.datasets import DataSet
 from optimizer.traces.source import Named
 

@@ -9,13 +9,13 @@ from builders import WORMHOLE, cost, request_experts, write_request
 from commands import SHORT, fault, run
 
 from optimizer.compare import OURS, Comparison, Ours, compare
-from optimizer.conditions import Conditions
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.report.compare import routing
 from optimizer.routing.context import Unit
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.traces.source import Named, open_source
 
 MODEL = Model("drawn", 8, 1, 2)

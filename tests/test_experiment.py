@@ -12,7 +12,6 @@ from test_experiment_rows import ROW
 
 from optimizer.bounding import TIME, bound_any
 from optimizer.candidates import seeds_and_formulation
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -29,7 +28,8 @@ from optimizer.experiment.settings import Setting, settings_of
 from optimizer.portfolio import Portfolio
 from optimizer.rerouting import Limited
 from optimizer.routing.policies import POLICIES as ALL_POLICIES
-from optimizer.simulator import Simulation, simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, Source, TraceSource, open_source

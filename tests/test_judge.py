@@ -9,7 +9,6 @@ import pytest
 from builders import WORMHOLE, cost, request_experts, write_request
 
 from optimizer.candidates import Effort
-from optimizer.conditions import Conditions
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
@@ -19,8 +18,9 @@ from optimizer.plan import Plan, read_plan, write_plan
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import POLICIES, TAUGHT
 from optimizer.search.stop import Deadline
-from optimizer.simulated import SimulationReport
-from optimizer.simulator import Simulation, simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
+from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.solve import plan_tokens
 from optimizer.traces.batches import Batches
 from optimizer.traces.source import Named, open_source

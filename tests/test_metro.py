@@ -8,9 +8,9 @@ from cases import WIRINGS, Case, case, cases
 from hypothesis import given
 
 from formulations.kit.arrays import Ints
-from optimizer.conditions import Conditions
 from optimizer.rivals.metro import METRO, MetroSimulation, metro
 from optimizer.seeds.greedy import greedy
+from optimizer.simulation.conditions import Conditions
 
 RINGS = WIRINGS[0]
 Replica = tuple[int, int]  # expert, device

@@ -15,7 +15,6 @@ from reference_split import Holders, best_split_peak, fewest_hops, least_feasibl
 
 from formulations.batches.replica_routing import holders_of, least_peaks, tiles_of
 from formulations.kit.arrays import Ints
-from optimizer.conditions import Conditions
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
@@ -23,7 +22,8 @@ from optimizer.domain.placement import Placement
 from optimizer.routing.context import Learned, Site
 from optimizer.routing.least_peak import graph, least_peak, mean_peak, scratch_for
 from optimizer.routing.policies import POLICIES
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 
 MOST_EXPERTS = 10  # of which all sets are looked at
 wirings = st.sampled_from(WIRINGS)

@@ -13,7 +13,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import count_traffic
-from optimizer.queueing import Overlap, Work, overlap
+from optimizer.simulation.queueing import Overlap, Work, overlap
 
 Tokens = Literal["row", "column", "device"]
 Links = Literal["rings", "switch", "nodes"]

@@ -8,11 +8,11 @@ from builders import small_problem
 from commands import fault, run, solve
 
 from optimizer.candidates import Effort, seeds_and_formulation
-from optimizer.conditions import Conditions
 from optimizer.portfolio import Portfolio
 from optimizer.rerouting import STEP, limited
 from optimizer.rerouting import run as run_limited
 from optimizer.search.stop import Deadline
+from optimizer.simulation.conditions import Conditions
 
 ASKED = ("--routing", "primary", "--max-rerouted", "0.4", "--batch-tokens", "200")
 

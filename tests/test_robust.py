@@ -15,7 +15,6 @@ from rich.table import Table
 from formulations.choice.robust_choice import Criterion, criterion_value
 from formulations.kit.arrays import Floats
 from formulations.kit.solver import Limits
-from optimizer.conditions import Conditions
 from optimizer.domain.placement import Placement
 from optimizer.report.robustness import (
     WITHOUT,
@@ -28,7 +27,8 @@ from optimizer.report.robustness import (
     show,
 )
 from optimizer.robust import FIGURES, Choices, LayerPool, Pools, Robustness, choose_plans, latency_figures
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.statistics.drift import Drift
 from optimizer.traces.datasets import MIX, ROBUST, mix_without
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.candidates import Effort, seeds_and_formulation
-from optimizer.conditions import Conditions
 from optimizer.domain.problem import make_problem
 from optimizer.errors import InputError
 from optimizer.portfolio import Portfolio
 from optimizer.routing.capacity import Coactivation
 from optimizer.search.stop import Deadline
-from optimizer.simulator import Simulation
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import Simulation
 
 
 @settings(max_examples=30)

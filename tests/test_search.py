@@ -10,7 +10,6 @@ from builders import small_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.conditions import Conditions
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.choose import Goal as ChoiceGoal
@@ -22,7 +21,8 @@ from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget, Deadline
 from optimizer.seeds.greedy import greedy
 from optimizer.seeds.orders import random_permutation
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 
 USUAL = 300_000  # ns, which some peaks are below and some above
 

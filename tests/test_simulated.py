@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.conditions import Conditions
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.simulated import FIGURES, OFTEN, Queues, Rerouting, SimulationReport
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import FIGURES, OFTEN, Queues, Rerouting, SimulationReport
+from optimizer.simulation.simulator import simulate
 from optimizer.statistics.loads import INTERVAL, confidence, five_figures
 from optimizer.traces.batches import Batches
 

@@ -14,8 +14,6 @@ from reference_routing import ORACLES, limit, weights_by_rank
 from reference_traffic import holders
 
 from formulations.kit.arrays import Ints
-from optimizer import simulator
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -26,8 +24,10 @@ from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.context import Learned, capacity_of
 from optimizer.routing.policies import POLICIES
-from optimizer.simulated import SimulationReport
-from optimizer.simulator import Simulation, simulate
+from optimizer.simulation import simulator
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
+from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.statistics.loads import FIVE
 from optimizer.traces.batches import Batches
 

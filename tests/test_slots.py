@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_split import least_feasible, ortools_carries
 
-from optimizer.conditions import Conditions
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.report.slots import enough, ranges
 from optimizer.seeds.flexibility import flexibility
 from optimizer.seeds.quick import quick
 from optimizer.seeds.risk import risk
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.slots import JUDGED, POINTS, Curve, Figures, curve_of, most_extra, points, share_slots, task_of
 from optimizer.traces.batches import Batches
 

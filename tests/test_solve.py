@@ -9,12 +9,12 @@ from builders import small_problem
 
 from formulations.kit.outcome import SolveStatus
 from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
-from optimizer.conditions import Conditions
 from optimizer.domain.problem import Problem
 from optimizer.report.solution import as_json, proof
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
-from optimizer.simulator import simulate
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
 from optimizer.solve import Solution, solve
 
 METHODS = ["sequential", "random", "pairing", "greedy", "risk", "steps", "flexibility", "formulation", "search"]

@@ -19,8 +19,8 @@ WRITTEN = "The plan is written"
 def settings_of(model: "Model", layers: int, given: dict[str, Any]) -> "Settings":
     from optimizer.campaign.settings import Settings
     from optimizer.commands.arguments import routings_named
-    from optimizer.conditions import Conditions
     from optimizer.domain.problem import Constraints
+    from optimizer.simulation.conditions import Conditions
 
     return Settings(
         model,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from optimizer.conditions import Conditions
     from optimizer.domain.cost import Cost
     from optimizer.domain.mesh import Mesh
     from optimizer.plan import Plan
     from optimizer.search.stop import Deadline
-    from optimizer.simulated import SimulationReport
+    from optimizer.simulation.conditions import Conditions
+    from optimizer.simulation.report import SimulationReport
     from optimizer.traces.infer import ModelChoice
     from optimizer.traces.source import Named
 
@@ -64,7 +64,7 @@ def deadline_of(given: dict[str, Any]) -> "Deadline":
 
 def conditions_of(given: dict[str, Any], plan: "Plan") -> "Conditions":
     from optimizer.commands.arguments import devices, factors
-    from optimizer.conditions import Conditions
+    from optimizer.simulation.conditions import Conditions
 
     unit, timing, drop = given["unit"] or plan.unit, given["timing"], given["drop"]
     return Conditions(unit=unit, timing=timing, drop=drop, slow=factors(given["slow"]), dead=devices(given["dead"]))

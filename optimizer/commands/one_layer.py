@@ -14,12 +14,12 @@ def solve_one(layer: int, given: dict[str, Any]) -> Found:
 
     from optimizer.candidates import Effort
     from optimizer.commands.arguments import routings_named
-    from optimizer.conditions import Conditions
     from optimizer.domain.problem import Constraints
     from optimizer.expected import plan_counts
     from optimizer.plan import read_plan
     from optimizer.report import expected as expected_report
     from optimizer.report import solution as solution_report
+    from optimizer.simulation.conditions import Conditions
     from optimizer.solve import plan_tokens
     from optimizer.traces.source import Source, open_counts, open_source, synthesised
 

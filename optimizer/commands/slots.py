@@ -75,9 +75,9 @@ def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") ->
     from optimizer.campaign.settings import Settings
     from optimizer.campaign.workers import Workers
     from optimizer.commands.arguments import layer_ids
-    from optimizer.conditions import Conditions
     from optimizer.domain.problem import Constraints
     from optimizer.errors import InputError
+    from optimizer.simulation.conditions import Conditions
     from optimizer.traces.source import open_counts
 
     named, choice, mesh = named_of(given), model_choice(given), mesh_of(given)

@@ -9,7 +9,6 @@ import numpy as np
 
 from optimizer.benchmark.runs import program_version
 from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
-from optimizer.conditions import Conditions
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check
 from optimizer.experiment.rows import Block, Journal, Place, Row
@@ -17,7 +16,8 @@ from optimizer.experiment.settings import ROUTED, Setting
 from optimizer.portfolio import Portfolio
 from optimizer.rerouting import Limited, limited, run
 from optimizer.search.stop import Deadline
-from optimizer.simulated import SimulationReport
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Batches, Sets
 
 OPTIMIZED: Literal["optimized"] = "optimized"

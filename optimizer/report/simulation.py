@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from optimizer.report.tables import make_table, show_table
-from optimizer.simulated import FIGURES, SimulationReport
+from optimizer.simulation.report import FIGURES, SimulationReport
 from optimizer.statistics.loads import FIVE, five_figures
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from optimizer.report.bounds import show_gaps
 from optimizer.report.tables import make_table, show_table
-from optimizer.simulated import Rerouting
+from optimizer.simulation.report import Rerouting
 from optimizer.solve import Row, Solution
 
 

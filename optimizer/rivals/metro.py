@@ -6,7 +6,7 @@ from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from optimizer.routing.context import Site
 from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
-from optimizer.simulator import Simulation
+from optimizer.simulation.simulator import Simulation
 from optimizer.traces.batches import Batches
 
 METRO = "metro"

@@ -5,7 +5,7 @@ from enum import StrEnum
 import numpy as np
 
 from formulations.kit.arrays import Floats
-from optimizer.simulated import SimulationReport
+from optimizer.simulation.report import SimulationReport
 
 WORST = 0.03
 LATENCIES, IMBALANCES, ALL = slice(0, 4), slice(4, 8), slice(0, 8)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.conditions import Conditions
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -16,8 +15,9 @@ from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation, Rerouted, limit
 from optimizer.routing.context import CAPACITY_FACTOR, Learned, Site, capacity_of
 from optimizer.routing.policies import POLICIES
-from optimizer.simulated import Queues, Rerouting, SimulationReport
-from optimizer.timing import Clock, Routed, Times
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import Queues, Rerouting, SimulationReport
+from optimizer.simulation.timing import Clock, Routed, Times
 from optimizer.traces.batches import Batches
 
 NOTHING = np.empty(0, dtype=np.int32)

@@ -11,7 +11,7 @@ from optimizer.domain.cost import NS_PER_US, Cost
 from optimizer.domain.network import Network, rank_in_row
 from optimizer.domain.presets.schema import TileCompute
 from optimizer.domain.traffic import Traffic, column_and_hops, count_blocks, count_traffic
-from optimizer.queueing import Overlap, Work, overlap
+from optimizer.simulation.queueing import Overlap, Work, overlap
 
 
 class Times(NamedTuple):

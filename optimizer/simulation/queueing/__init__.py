@@ -33,9 +33,9 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.network import Network
-from optimizer.queueing.devices import Work, work_off
-from optimizer.queueing.ports import port_pairs, through_ports
-from optimizer.queueing.rings import on_rings, ring_legs
+from optimizer.simulation.queueing.devices import Work, work_off
+from optimizer.simulation.queueing.ports import port_pairs, through_ports
+from optimizer.simulation.queueing.rings import on_rings, ring_legs
 
 __all__ = ["Overlap", "Work", "overlap"]
 

@@ -5,8 +5,8 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.network import Network
-from optimizer.queueing.lines import serve
-from optimizer.queueing.messages import collect, deliver, list_messages
+from optimizer.simulation.queueing.lines import serve
+from optimizer.simulation.queueing.messages import collect, deliver, list_messages
 
 
 def port_pairs(network: Network) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:

@@ -6,8 +6,8 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.queueing.lines import line_up, serve
-from optimizer.queueing.messages import deliver
+from optimizer.simulation.queueing.lines import line_up, serve
+from optimizer.simulation.queueing.messages import deliver
 
 _NO_BLOCKS = np.zeros((1, 0), dtype=np.int32)
 _ALL = 2**31 - 1  # tokens: more than any slot has

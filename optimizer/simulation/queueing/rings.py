@@ -7,8 +7,8 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.network import BOTH_WAYS, CLIMBS, DESCENDS, NOWHERE, Network
-from optimizer.queueing.lines import line_up
-from optimizer.queueing.messages import collect, deliver, list_messages
+from optimizer.simulation.queueing.lines import line_up
+from optimizer.simulation.queueing.messages import collect, deliver, list_messages
 
 AGAINST = np.array([NOWHERE, DESCENDS, CLIMBS, BOTH_WAYS], dtype=np.int32)
 """The way back, by the way out."""
