@@ -19,12 +19,12 @@ from optimizer.domain.problem import Problem, make_problem
 from optimizer.search.annealing import anneal
 from optimizer.search.multistart import latency_goal, multistart
 from optimizer.search.neighbourhood import objective, search_neighbourhoods
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.pairing import pairing
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget, Deadline
 from optimizer.search.tabu import tabu
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.pairing import pairing
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Sets

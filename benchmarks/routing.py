@@ -21,7 +21,7 @@ from optimizer.routing.capacity import Coactivation
 from optimizer.routing.context import Site
 from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 from optimizer.routing.optimal import optimal
-from optimizer.seeds.greedy import greedy
+from optimizer.search.seeds.greedy import greedy
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches, Sets

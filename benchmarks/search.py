@@ -27,17 +27,17 @@ from optimizer.domain.problem import Problem, make_problem
 from optimizer.search.annealing import anneal
 from optimizer.search.moves import delta, is_legal, scratch_for
 from optimizer.search.multistart import Goal, multistart
+from optimizer.search.seeds.flexibility import flexibility
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation, sequential
+from optimizer.search.seeds.pairing import pairing
+from optimizer.search.seeds.risk import risk
+from optimizer.search.seeds.steps import steps
 from optimizer.search.split_moves import Touched, forget, touched_for
 from optimizer.search.split_moves import delta as split_delta
 from optimizer.search.split_state import Split, exact_peaks, split_of
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget, Deadline
-from optimizer.seeds.flexibility import flexibility
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation, sequential
-from optimizer.seeds.pairing import pairing
-from optimizer.seeds.risk import risk
-from optimizer.seeds.steps import steps
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Sets

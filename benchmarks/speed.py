@@ -20,8 +20,8 @@ from optimizer.domain.presets import load_hardware, load_model
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.search.moves import delta, scratch_for
 from optimizer.search.multistart import latency_goal
+from optimizer.search.seeds.greedy import greedy
 from optimizer.search.state import SearchState
-from optimizer.seeds.greedy import greedy
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.statistics.coactivation import pair_counts

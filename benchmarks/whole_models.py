@@ -30,7 +30,7 @@ from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Constraints, make_problem
 from optimizer.expected import expected_imbalance
 from optimizer.fast import TRAIN, fast_plan, loads_of
-from optimizer.seeds.greedy import greedy
+from optimizer.search.seeds.greedy import greedy
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named
 

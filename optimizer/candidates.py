@@ -19,14 +19,14 @@ from optimizer.search.latency import Prices, anneal_latency
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.neighbourhood import search_neighbourhoods
 from optimizer.search.ring_state import Demand
+from optimizer.search.seeds.flexibility import flexibility
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation, sequential
+from optimizer.search.seeds.pairing import pairing
+from optimizer.search.seeds.risk import risk
+from optimizer.search.seeds.steps import steps
 from optimizer.search.stop import Budget, Deadline
 from optimizer.search.tabu import tabu
-from optimizer.seeds.flexibility import flexibility
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation, sequential
-from optimizer.seeds.pairing import pairing
-from optimizer.seeds.risk import risk
-from optimizer.seeds.steps import steps
 
 FLEXIBILITY = "flexibility"  # the seed for policies that follow the load of the batch
 COOL = Schedule(worsening=0.003)  # keeps what is good about that seed; .01 loses some of it

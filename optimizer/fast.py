@@ -20,7 +20,7 @@ from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.errors import InputError
 from optimizer.expected import ROUTING, expected_imbalance
 from optimizer.plan import LayerPlan, Plan
-from optimizer.seeds.quick import quick
+from optimizer.search.seeds.quick import quick
 from optimizer.traces.batches import split_requests
 from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.order import spans

@@ -34,9 +34,9 @@ from optimizer.search.choose import DECISIVE, LATENCIES, Goal, choose, figures
 from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal, slot_value
 from optimizer.search.ring_state import Demand
+from optimizer.search.seeds.partition import partition
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Budget, Deadline
-from optimizer.seeds.partition import partition
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import simulate

@@ -10,10 +10,10 @@ from formulations.choice.slot_budget import share_budget
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check
+from optimizer.search.seeds.flexibility import flexibility
+from optimizer.search.seeds.quick import quick
+from optimizer.search.seeds.risk import risk
 from optimizer.search.split_state import exact_peaks
-from optimizer.seeds.flexibility import flexibility
-from optimizer.seeds.quick import quick
-from optimizer.seeds.risk import risk
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Batches, Sets

@@ -11,8 +11,8 @@ from commands import SHORT, fault, run
 from optimizer.candidates import Effort, seeds_and_formulation
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import check
+from optimizer.search.seeds.greedy import greedy
 from optimizer.search.stop import Deadline
-from optimizer.seeds.greedy import greedy
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.search.seeds.flexibility import _Web, flexibility, woven
+from optimizer.search.seeds.greedy import greedy, greedy_counts
+from optimizer.search.seeds.packing import Packing
 from optimizer.search.split_state import exact_peaks
-from optimizer.seeds.flexibility import _Web, flexibility, woven
-from optimizer.seeds.greedy import greedy, greedy_counts
-from optimizer.seeds.packing import Packing
 
 
 def links(placement: Placement, experts: int) -> nx.Graph:

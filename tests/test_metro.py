@@ -9,7 +9,7 @@ from hypothesis import given
 
 from formulations.kit.arrays import Ints
 from optimizer.rivals.metro import METRO, MetroSimulation, metro
-from optimizer.seeds.greedy import greedy
+from optimizer.search.seeds.greedy import greedy
 from optimizer.simulation.conditions import Conditions
 
 RINGS = WIRINGS[0]

@@ -16,8 +16,8 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.errors import InputError
-from optimizer.seeds.orders import random_permutation
-from optimizer.seeds.partition import partition
+from optimizer.search.seeds.orders import random_permutation
+from optimizer.search.seeds.partition import partition
 from optimizer.traces.batches import Batches, default_rows
 
 pytestmark = pytest.mark.skipif(module.library() is None, reason="Mt-KaHyPar is not installed")

@@ -14,8 +14,8 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.errors import InputError
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.quick import quick
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.quick import quick
 
 
 def peak(problem: Problem, placement: Placement) -> float:

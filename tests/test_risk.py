@@ -12,8 +12,8 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
-from optimizer.seeds.greedy import greedy, greedy_counts
-from optimizer.seeds.risk import Z, loads_of, packed, risk, risk_counts
+from optimizer.search.seeds.greedy import greedy, greedy_counts
+from optimizer.search.seeds.risk import Z, loads_of, packed, risk, risk_counts
 
 
 def device_risks(placement: Placement, load: Ints, z: float) -> Floats:

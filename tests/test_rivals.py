@@ -22,8 +22,8 @@ from optimizer.rivals.orders import column_major, row_major
 from optimizer.rivals.planners import planners
 from optimizer.rivals.row_balance import copies, row_balance
 from optimizer.rivals.step_maximum import step_maximum
-from optimizer.seeds.risk import risk
-from optimizer.seeds.steps import counts_by_steps
+from optimizer.search.seeds.risk import risk
+from optimizer.search.seeds.steps import counts_by_steps
 
 EPLB_WEIGHTS = [
     [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],

@@ -17,10 +17,10 @@ from optimizer.search.choose import choose, figures
 from optimizer.search.descent import Descent
 from optimizer.search.moves import apply, delta, is_legal, scratch_for
 from optimizer.search.multistart import Goal, latency_goal, multistart
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget, Deadline
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 

@@ -11,10 +11,10 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.problem import Problem
 from optimizer.search.annealing import Annealer, Schedule, anneal
 from optimizer.search.chains import LOOKS
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Budget, Deadline
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation
 
 
 def drawn() -> Problem:

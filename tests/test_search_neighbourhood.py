@@ -15,10 +15,10 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.freeing import WAYS, Freed, Order, View, anywhere, extremes, linked, one_row
 from optimizer.search.neighbourhood import Neighbourhoods, objective, search_neighbourhoods
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_state import PARTS, exact_peaks, split_of
 from optimizer.search.stop import Budget, Deadline
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation
 
 NEVER = np.inf
 

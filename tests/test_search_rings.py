@@ -22,8 +22,8 @@ from optimizer.search.latency import LatencyAnnealer, _work, anneal_latency, pri
 from optimizer.search.moves import is_legal
 from optimizer.search.ring_moves import apply, communication, delta, forget, touched_for
 from optimizer.search.ring_state import ALONE, BACK, OUT, Demand, Rings, busiest
+from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.stop import Budget, Deadline
-from optimizer.seeds.orders import random_permutation
 from optimizer.traces.batches import Batches
 
 WEIGHT = np.array([1.0, 0.7, 0.4])

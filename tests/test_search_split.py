@@ -15,10 +15,10 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.moves import is_legal
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_moves import apply, delta, excess, forget, touched_for
 from optimizer.search.split_state import LANES, Split, exact_peaks, fill, split_of, sweep
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation
 
 NO_LIMIT = np.inf
 

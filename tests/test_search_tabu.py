@@ -15,11 +15,11 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.looks import LOOKS, Looks
 from optimizer.search.multistart import Goal, latency_goal
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget, Deadline
 from optimizer.search.tabu import Memory, Tabu, tabu
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation
 
 USUAL = 300_000  # ns, which some peaks are below and some above
 

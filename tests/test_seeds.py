@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from optimizer.domain.placement import EMPTY
 from optimizer.errors import InputError
-from optimizer.seeds.flexibility import flexibility
-from optimizer.seeds.greedy import greedy, greedy_counts
-from optimizer.seeds.orders import random_permutation, sequential
-from optimizer.seeds.packing import Packing
-from optimizer.seeds.pairing import pairing
-from optimizer.seeds.risk import risk
-from optimizer.seeds.steps import steps
+from optimizer.search.seeds.flexibility import flexibility
+from optimizer.search.seeds.greedy import greedy, greedy_counts
+from optimizer.search.seeds.orders import random_permutation, sequential
+from optimizer.search.seeds.packing import Packing
+from optimizer.search.seeds.pairing import pairing
+from optimizer.search.seeds.risk import risk
+from optimizer.search.seeds.steps import steps
 
 SEEDS = {
     "sequential": sequential,

@@ -18,9 +18,9 @@ from reference_split import least_feasible, ortools_carries
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.report.slots import enough, ranges
-from optimizer.seeds.flexibility import flexibility
-from optimizer.seeds.quick import quick
-from optimizer.seeds.risk import risk
+from optimizer.search.seeds.flexibility import flexibility
+from optimizer.search.seeds.quick import quick
+from optimizer.search.seeds.risk import risk
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.slots import JUDGED, POINTS, Curve, Figures, curve_of, most_extra, points, share_slots, task_of

@@ -14,8 +14,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.plan import LayerPlan, Plan
 from optimizer.search.multistart import latency_goal
+from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.stop import Budget, Deadline
-from optimizer.seeds.orders import random_permutation
 from optimizer.start import started
 
 

@@ -10,14 +10,14 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.search.annealing import Schedule, anneal
 from optimizer.search.multistart import Goal, multistart
+from optimizer.search.seeds.flexibility import flexibility
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation, sequential
+from optimizer.search.seeds.pairing import pairing
+from optimizer.search.seeds.risk import risk
 from optimizer.search.state import SearchState
 from optimizer.search.stop import Budget
 from optimizer.search.tabu import tabu
-from optimizer.seeds.flexibility import flexibility
-from optimizer.seeds.greedy import greedy
-from optimizer.seeds.orders import random_permutation, sequential
-from optimizer.seeds.pairing import pairing
-from optimizer.seeds.risk import risk
 
 DESCENTS = 16  # of multistart
 MOVES = 100_000  # of annealing and tabu search

@@ -8,7 +8,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.greedy import greedy
+from optimizer.search.seeds.greedy import greedy
 
 
 def eplb(problem: Problem) -> Placement:

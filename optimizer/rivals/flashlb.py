@@ -7,7 +7,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.risk import Loads, Z, loads_of, packed, risk_counts
+from optimizer.search.seeds.risk import Loads, Z, loads_of, packed, risk_counts
 
 GROUPS = 4  # the published depth
 REACH = 4  # replicas that a group may get more or fewer than by the greedy rule: the published width is 8

@@ -13,9 +13,9 @@ from optimizer.rivals.metro import METRO
 from optimizer.rivals.orders import column_major, row_major
 from optimizer.rivals.row_balance import row_balance
 from optimizer.rivals.step_maximum import step_maximum
-from optimizer.seeds.orders import random_permutation, sequential
-from optimizer.seeds.pairing import pairing
-from optimizer.seeds.steps import steps
+from optimizer.search.seeds.orders import random_permutation, sequential
+from optimizer.search.seeds.pairing import pairing
+from optimizer.search.seeds.steps import steps
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.greedy import heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing
+from optimizer.search.seeds.greedy import heaviest_first, replica_weight
+from optimizer.search.seeds.packing import Packing
 
 STEPS = 400_000
 COLDEST = 1e-3  # last temperature over the first

@@ -5,9 +5,9 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.greedy import heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing
-from optimizer.seeds.steps import counts_by_steps
+from optimizer.search.seeds.greedy import heaviest_first, replica_weight
+from optimizer.search.seeds.packing import Packing
+from optimizer.search.seeds.steps import counts_by_steps
 
 
 def step_maximum(problem: Problem) -> Placement:

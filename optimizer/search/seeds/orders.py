@@ -7,7 +7,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.packing import Packing
+from optimizer.search.seeds.packing import Packing
 
 
 def sequential(problem: Problem) -> Placement:

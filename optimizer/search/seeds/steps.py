@@ -5,8 +5,8 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.greedy import heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing
+from optimizer.search.seeds.greedy import heaviest_first, replica_weight
+from optimizer.search.seeds.packing import Packing
 
 
 def steps(problem: Problem) -> Placement:

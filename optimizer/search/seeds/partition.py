@@ -6,8 +6,8 @@ from formulations.kit.arrays import Floats, Ints
 from formulations.rows.partition import kept_together
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.greedy import greedy_counts, heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing
+from optimizer.search.seeds.greedy import greedy_counts, heaviest_first, replica_weight
+from optimizer.search.seeds.packing import Packing
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.greedy import heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing
+from optimizer.search.seeds.greedy import heaviest_first, replica_weight
+from optimizer.search.seeds.packing import Packing
 
 
 def pairing(problem: Problem) -> Placement:

@@ -20,10 +20,10 @@ import numpy as np
 from formulations.kit.arrays import Bools, Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.search.seeds.greedy import heaviest_first, replica_weight
+from optimizer.search.seeds.packing import Packing
+from optimizer.search.seeds.risk import risk_counts
 from optimizer.search.split_state import exact_peaks
-from optimizer.seeds.greedy import heaviest_first, replica_weight
-from optimizer.seeds.packing import Packing
-from optimizer.seeds.risk import risk_counts
 
 EMPHASES = (0.9, 1.0, 1.1, 1.2, 1.4)  # powers of the load by which replicas are handed out; 1 is EPLB's rule
 JUDGED = 64  # batches by which one of the placements is chosen

@@ -8,7 +8,7 @@ from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.packing import Packing
+from optimizer.search.seeds.packing import Packing
 from optimizer.statistics.loads import covariance
 
 Z = 0.674  # a load is below its mean and so many standard deviations in three batches of four, if it is normal

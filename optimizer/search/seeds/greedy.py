@@ -5,7 +5,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.packing import Packing
+from optimizer.search.seeds.packing import Packing
 
 
 def greedy_counts(problem: Problem) -> Ints:

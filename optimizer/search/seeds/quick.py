@@ -17,8 +17,8 @@ from formulations.expected_load.replication import Budget, counts_for_loads
 from formulations.kit.arrays import Bools, Floats, Ints
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
-from optimizer.seeds.packing import Packing
-from optimizer.seeds.risk import Loads, packed
+from optimizer.search.seeds.packing import Packing
+from optimizer.search.seeds.risk import Loads, packed
 
 LEVELS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)  # of the mean load, to which devices with fixed experts are to be filled
 HEAVIER = 0.25  # by so much a replica may exceed its slot's space, as those beside it are lighter
