@@ -8,15 +8,15 @@ import sys
 import matplotlib as mpl
 import numpy as np
 
-from optimizer.candidates import Effort
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import make_problem
-from optimizer.portfolio import AUTO
+from optimizer.planning.candidates import Effort
+from optimizer.planning.plan_layer import Solution, solve
+from optimizer.planning.portfolio import AUTO
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
-from optimizer.solve import Solution, solve
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, open_source
 

@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from speed import HARDWARE, MESH
 
-from optimizer.campaign.reading import LayerReader
 from optimizer.commands.arguments import layer_ids
 from optimizer.domain.cost import Cost
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Constraints, make_problem
-from optimizer.expected import expected_imbalance
-from optimizer.fast import TRAIN, fast_plan, loads_of
+from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.plan_expected_load import expected_imbalance
+from optimizer.planning.plan_fast import TRAIN, fast_plan, loads_of
 from optimizer.search.seeds.greedy import greedy
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named

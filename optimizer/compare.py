@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 
 from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
-from optimizer.candidates import Effort, Notify
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
-from optimizer.portfolio import Judge
+from optimizer.planning.candidates import Effort, Notify
+from optimizer.planning.plan_layer import solve
+from optimizer.planning.portfolio import Judge
 from optimizer.rivals.metro import METRO, MetroSimulation
 from optimizer.rivals.planners import Planner, planners
 from optimizer.routing.context import Unit
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
-from optimizer.solve import solve
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
 

@@ -14,9 +14,9 @@ from frail import MARKS, plan_layer_with_mark, wait_for
 from whole import with_few_batches
 
 from cli import main
-from optimizer.campaign import whole
-from optimizer.campaign.work import WorkFolder
-from optimizer.campaign.workers import Stop
+from optimizer.planning.many_layers import whole
+from optimizer.planning.many_layers.work import WorkFolder
+from optimizer.planning.many_layers.workers import Stop
 
 MOST_BYTES = 12_000  # of a file: less than the plan of all layers, more than that of one
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.campaign.layer import LayerTask, plan_layer
-from optimizer.plan import LayerPlan
+from optimizer.planning.many_layers.layer import LayerTask, plan_layer
+from optimizer.planning.plan_file import LayerPlan
 
 MARKS = "MOEPLAN_TEST_MARKS"  # in the environment: a folder
 PATIENCE = 120.0  # seconds, on a machine that has much else to do

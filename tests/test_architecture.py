@@ -23,24 +23,11 @@ ROOMS = (
     "commands",
 )
 LOOSE = {
-    "bounded",
-    "bounding",
-    "candidates",
     "compare",
     "errors",
-    "expected",
-    "fast",
     "files",
     "interrupts",
     "journal",
-    "judge",
-    "plan",
-    "portfolio",
-    "rerouting",
-    "robust",
-    "slots",
-    "solve",
-    "start",
 }
 """Modules that stand under `optimizer/` itself."""
 

@@ -14,9 +14,9 @@ from optimizer.benchmark.ladder import Instance, tiny
 from optimizer.benchmark.methods import METHODS
 from optimizer.benchmark.rows import Journal, Row
 from optimizer.benchmark.runs import FORMULATION, Case, WrongAnswerError, program_version, run_all
-from optimizer.candidates import Effort
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.planning.candidates import Effort
 from optimizer.report.benchmark import as_json, figures
 from optimizer.search.stop import Deadline
 

@@ -7,7 +7,10 @@ import pytest
 from builders import cost, random_batches, random_placement
 from cases import WIRINGS, case, wired
 
-from optimizer.bounding import (
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.errors import InputError
+from optimizer.planning.bounds import (
     COPIES,
     HOPS,
     IMBALANCE,
@@ -21,10 +24,7 @@ from optimizer.bounding import (
     gaps,
     reached_by,
 )
-from optimizer.domain.mesh import Mesh
-from optimizer.domain.model import Model
-from optimizer.errors import InputError
-from optimizer.expected import expected_imbalance
+from optimizer.planning.plan_expected_load import expected_imbalance
 from optimizer.routing.policies import POLICIES
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport

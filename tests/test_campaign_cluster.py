@@ -14,10 +14,10 @@ from commands import run as command
 from frail import MARKS, PATIENCE, Job, plan_layer_or_die_once, square_or_die, wait_for
 from whole import solving, with_few_batches, write_corpus
 
-from optimizer.campaign.parallel import in_parallel
-from optimizer.campaign.run import Run
-from optimizer.campaign.workers import Workers
 from optimizer.errors import LostWorkerError
+from optimizer.planning.many_layers.parallel import in_parallel
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.workers import Workers
 from optimizer.search.stop import Deadline
 
 distributed = pytest.importorskip("distributed", reason="the [cluster] extra is not installed")
@@ -100,7 +100,7 @@ def test_a_plan_is_the_same_from_a_cluster_whose_worker_is_killed(
         assert plan.read_bytes() == unbroken
         assert len(list(work.glob("layer-*.json"))) == 3
 
-        monkeypatch.setattr("optimizer.campaign.whole.plan_layer", plan_layer_or_die_once)
+        monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", plan_layer_or_die_once)
         plan.unlink()
         result = command(*arguments)
         assert (tmp_path / "marks" / "died").exists()
@@ -109,8 +109,8 @@ def test_a_plan_is_the_same_from_a_cluster_whose_worker_is_killed(
 
 
 def test_a_cluster_without_workers_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.campaign.parallel.MOST_LATE", 0.0)
-    monkeypatch.setattr("optimizer.campaign.parallel.TRIES", 1)
+    monkeypatch.setattr("optimizer.planning.many_layers.parallel.MOST_LATE", 0.0)
+    monkeypatch.setattr("optimizer.planning.many_layers.parallel.TRIES", 1)
     kept: dict[int, int] = {}
 
     def keep(layer: int, part: int) -> None:

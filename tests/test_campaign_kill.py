@@ -21,7 +21,7 @@ from frail import MARKS, PATIENCE, plan_layer_or_die
 from joblib.externals.loky import get_reusable_executor
 from whole import solving, with_few_batches, write_corpus
 
-from optimizer.campaign.work import WorkFolder
+from optimizer.planning.many_layers.work import WorkFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS_ONLY = ("--iterations", str(10**9))
@@ -158,8 +158,8 @@ def test_a_lost_worker_does_not_change_the_plan(
 def test_workers_that_die_again_and_again_are_a_failed_run(
     corpus: Path, unbroken: bytes, work: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optimizer.campaign.whole.plan_layer", plan_layer_or_die)
-    monkeypatch.setattr("optimizer.campaign.parallel.TRIES", 1)
+    monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", plan_layer_or_die)
+    monkeypatch.setattr("optimizer.planning.many_layers.parallel.TRIES", 1)
     said = fault(run(*solving(corpus, plan, "--jobs", 2, "--work", work)), 1)
     assert "a worker process died" in said
     assert not plan.exists()

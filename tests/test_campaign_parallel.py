@@ -21,10 +21,10 @@ from frail import (
 )
 from joblib.externals.loky import get_reusable_executor
 
-from optimizer.campaign.parallel import in_parallel
-from optimizer.campaign.run import Run
-from optimizer.campaign.workers import Workers
 from optimizer.errors import LostWorkerError
+from optimizer.planning.many_layers.parallel import in_parallel
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.workers import Workers
 from optimizer.search.stop import Deadline
 
 WEIGHTS = {0: 2.0, 1: 1.0, 2: 5.0, 3: 4.0, 4: 3.0}
@@ -159,7 +159,7 @@ def test_workers_that_die_again_and_again_fail_the_run_and_lose_nothing(
             (bench.folder / "others are kept").touch()
 
     monkeypatch.setattr(bench, "keep", keep_all_others)
-    monkeypatch.setattr("optimizer.campaign.parallel.TRIES", 2)
+    monkeypatch.setattr("optimizer.planning.many_layers.parallel.TRIES", 2)
     with pytest.raises(LostWorkerError, match="--jobs"):
         bench(2, square_or_die, IN_TURN)
     assert sorted(bench.kept) == [0, 1, 2, 4]

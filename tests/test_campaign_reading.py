@@ -10,11 +10,11 @@ import pytest
 from builders import request_experts, write_request
 from numpy.typing import NDArray
 
-from optimizer.campaign import reading
-from optimizer.campaign.reading import LayerReader
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.planning.many_layers import reading
+from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, TraceSource, open_traces

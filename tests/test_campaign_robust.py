@@ -11,17 +11,17 @@ from builders import request_experts, write_request
 from commands import fault, run
 
 from formulations.choice.robust_choice import Criterion
-from optimizer.campaign.reading import LayerReader
-from optimizer.campaign.robust import Robust, Together, plan_robust
-from optimizer.campaign.run import Run
-from optimizer.campaign.settings import Settings
-from optimizer.campaign.together import BATCHES, MADE_ON, SELECTION, TEST, plan_together
-from optimizer.campaign.workers import Crew
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_hardware
-from optimizer.plan import read_plan
+from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.many_layers.robust import Robust, Together, plan_robust
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.many_layers.together import BATCHES, MADE_ON, SELECTION, TEST, plan_together
+from optimizer.planning.many_layers.workers import Crew
+from optimizer.planning.plan_file import read_plan
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate

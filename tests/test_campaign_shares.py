@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.campaign.shares import LEAST_SECONDS, Shares
+from optimizer.planning.many_layers.shares import LEAST_SECONDS, Shares
 
 END = 1000.0
 WORKERS = st.integers(1, 8)

@@ -10,20 +10,20 @@ import pytest
 from builders import WORMHOLE, cost, random_batches, random_placement, request_experts, write_request
 from whole import with_few_batches
 
-from optimizer.campaign import layer as layer_module
-from optimizer.campaign.layer import EXCESS, LayerTask, plan_layer, survey_layer
-from optimizer.campaign.reading import LayerReader
-from optimizer.campaign.run import WRITING_SECONDS, Run
-from optimizer.campaign.settings import Settings
-from optimizer.campaign.survey import surveyed, weights
-from optimizer.campaign.whole import Whole, plan_whole
-from optimizer.campaign.work import WorkFolder
-from optimizer.campaign.workers import Crew
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
-from optimizer.plan import LayerPlan, Plan
-from optimizer.portfolio import Portfolio
+from optimizer.planning.many_layers import layer as layer_module
+from optimizer.planning.many_layers.layer import EXCESS, LayerTask, plan_layer, survey_layer
+from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.many_layers.run import WRITING_SECONDS, Run
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.many_layers.survey import surveyed, weights
+from optimizer.planning.many_layers.whole import Whole, plan_whole
+from optimizer.planning.many_layers.work import WorkFolder
+from optimizer.planning.many_layers.workers import Crew
+from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.portfolio import Portfolio
 from optimizer.search.stop import Deadline
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Named
@@ -123,7 +123,7 @@ def test_a_policy_that_cannot_serve_all_layers_is_not_taken(corpus: Path, monkey
         found = survey_layer(task)
         return {name: part for name, part in found.items() if task.layer != 2 or name != first}
 
-    monkeypatch.setattr("optimizer.campaign.survey.survey_layer", without)
+    monkeypatch.setattr("optimizer.planning.many_layers.survey.survey_layer", without)
     assert surveyed(alone(), whole(corpus)).policy == ({"even", "nearest"} - {first}).pop()
 
 
@@ -139,7 +139,7 @@ def test_seconds_follow_the_distance_from_the_bound(
     work = WorkFolder.opened(tmp_path, {}, False)
     survey = surveyed(alone(work), whole(corpus))
     policy = survey.policy
-    monkeypatch.setattr("optimizer.campaign.whole.plan_layer", spied)
+    monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", spied)
     plan = plan_whole(alone(work), whole(corpus))
     assert {layer: part.provenance["method"] for layer, part in plan.layers.items()} == dict.fromkeys(range(3), "seed")
     paid = weights(survey, range(3))
@@ -216,7 +216,7 @@ def test_ctrl_c_during_the_survey_leaves_nothing(corpus: Path, tmp_path: Path, m
         run.stop.asked = task.layer == 1
         return survey_layer(task)
 
-    monkeypatch.setattr("optimizer.campaign.survey.survey_layer", pressed)
+    monkeypatch.setattr("optimizer.planning.many_layers.survey.survey_layer", pressed)
     with pytest.raises(KeyboardInterrupt):
         plan_whole(run, whole(corpus))
     assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]

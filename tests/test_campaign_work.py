@@ -11,13 +11,13 @@ import pytest
 from builders import WORMHOLE, random_placement
 from commands import run
 
-from optimizer.campaign.run import Run
-from optimizer.campaign.work import WorkFolder
-from optimizer.campaign.workers import Crew
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.plan import LayerPlan, Plan
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.work import WorkFolder
+from optimizer.planning.many_layers.workers import Crew
+from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.search.stop import Deadline
 
 ASKED: dict[str, Any] = {"layers": [0, 3], "seed": 1, "mesh": {"rows": 2, "cols": 2}, "start": None}

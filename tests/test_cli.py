@@ -193,7 +193,7 @@ def test_a_failed_run_exits_with_1(traces: Path, monkeypatch: pytest.MonkeyPatch
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("optimizer.plan.write_whole", full)
+    monkeypatch.setattr("optimizer.planning.plan_file.write_whole", full)
     assert "the run failed" in fault(solve(traces)[1], code=1)
 
 

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import maximum_flow
 from formulations.kit.arrays import Ints
 from optimizer.commands.arguments import devices, factors, policy_names, spaced
 from optimizer.errors import InputError
-from optimizer.plan import read_plan
+from optimizer.planning.plan_file import read_plan
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.batches import Batches
 from optimizer.traces.source import Named, open_source

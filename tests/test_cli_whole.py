@@ -12,9 +12,9 @@ from commands import fault, run
 from joblib.externals.loky import get_reusable_executor
 from whole import FEW, LAYERS, solving, with_few_batches, write_corpus
 
-from optimizer.campaign import workers
-from optimizer.campaign.layer import LayerTask, plan_layer
-from optimizer.plan import LayerPlan
+from optimizer.planning.many_layers import workers
+from optimizer.planning.many_layers.layer import LayerTask, plan_layer
+from optimizer.planning.plan_file import LayerPlan
 
 QUICK = ("--iterations", "0", "--routing", "even")
 
@@ -83,7 +83,7 @@ def test_a_resumed_run_ends_with_the_same_plan(unbroken: Path, tmp_path: Path, l
 
 
 def test_a_run_that_was_finished_is_told_again(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.campaign.whole.plan_layer", None)
+    monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", None)
     work = unbroken / "work"
     planned(unbroken / "traces", tmp_path / "plan.json", "--jobs", 1, "--work", work, "--resume")
     assert (tmp_path / "plan.json").read_bytes() == (unbroken / "plan.json").read_bytes()
@@ -137,7 +137,7 @@ def test_a_plan_to_start_from_is_given_to_every_layer(
         starts[task.layer] = None if start is None else start.slots.tolist()
         return plan_layer(task, seconds)
 
-    monkeypatch.setattr("optimizer.campaign.whole.plan_layer", spied)
+    monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", spied)
     given = json.loads((unbroken / "plan.json").read_text())["layers"]
     more = ("--jobs", 1, *QUICK, "--start", unbroken / "plan.json", "--work", tmp_path / "work")
     planned(unbroken / "traces", tmp_path / "plan.json", *more)

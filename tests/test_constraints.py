@@ -8,9 +8,9 @@ import pytest
 from builders import request_experts, small_problem, write_request
 from commands import SHORT, fault, run
 
-from optimizer.candidates import Effort, seeds_and_formulation
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import check
+from optimizer.planning.candidates import Effort, seeds_and_formulation
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.stop import Deadline
 

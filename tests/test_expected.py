@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from builders import cost
 
-from optimizer.candidates import Effort
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
-from optimizer.expected import STEP_PAIRS, expected_imbalance, plan_counts, split_steps, step_loads
+from optimizer.planning.candidates import Effort
+from optimizer.planning.plan_expected_load import STEP_PAIRS, expected_imbalance, plan_counts, split_steps, step_loads
 from optimizer.search.stop import Deadline
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice

@@ -10,8 +10,6 @@ from builders import cost, random_batches, random_placement, request_experts, wr
 from cases import WIRINGS, case, wired
 from test_experiment_rows import ROW
 
-from optimizer.bounding import TIME, bound_any
-from optimizer.candidates import seeds_and_formulation
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -25,8 +23,10 @@ from optimizer.experiment.ladder import Rung, in_order, ladder
 from optimizer.experiment.rows import Journal, Place, Row
 from optimizer.experiment.runs import FACTORS, FUNCTIONAL, METHODS, OPTIMIZED, POLICIES, Case, Terms, places
 from optimizer.experiment.settings import Setting, settings_of
-from optimizer.portfolio import Portfolio
-from optimizer.rerouting import Limited
+from optimizer.planning.bounds import TIME, bound_any
+from optimizer.planning.candidates import seeds_and_formulation
+from optimizer.planning.capacity_choice import Limited
+from optimizer.planning.portfolio import Portfolio
 from optimizer.routing.policies import POLICIES as ALL_POLICIES
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation, simulate

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from builders import WORMHOLE, cost, request_experts, write_request
 
-from optimizer.candidates import Effort
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
-from optimizer.judge import judge
-from optimizer.plan import Plan, read_plan, write_plan
+from optimizer.planning.candidates import Effort
+from optimizer.planning.judge_plan import judge
+from optimizer.planning.plan_file import Plan, read_plan, write_plan
+from optimizer.planning.plan_layer import plan_tokens
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import POLICIES, TAUGHT
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation, simulate
-from optimizer.solve import plan_tokens
 from optimizer.traces.batches import Batches
 from optimizer.traces.source import Named, open_source
 

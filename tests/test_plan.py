@@ -16,7 +16,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.files import check_writable, write_whole
-from optimizer.plan import LayerPlan, Plan, read_plan, write_plan
+from optimizer.planning.plan_file import LayerPlan, Plan, read_plan, write_plan
 from optimizer.routing.context import Learned
 
 SLOTS = [[0, 4], [1, 2], [3, -1], [4, 0]]

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from builders import small_problem
 
-from optimizer import portfolio as module
-from optimizer.candidates import SEARCHES, Effort, seeds_and_formulation
 from optimizer.domain.placement import Placement
-from optimizer.portfolio import AUTO, NEAR, SPLITTING, Judge, Portfolio
+from optimizer.planning import portfolio as module
+from optimizer.planning.candidates import SEARCHES, Effort, seeds_and_formulation
+from optimizer.planning.plan_layer import solve
+from optimizer.planning.portfolio import AUTO, NEAR, SPLITTING, Judge, Portfolio
 from optimizer.routing.policies import POLICIES
 from optimizer.search.choose import LATENCIES, Goal, figures
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
-from optimizer.solve import solve
 
 EFFORT = Effort(Deadline(60), 0, 3000)
 

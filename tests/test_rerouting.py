@@ -7,10 +7,10 @@ import pytest
 from builders import small_problem
 from commands import fault, run, solve
 
-from optimizer.candidates import Effort, seeds_and_formulation
-from optimizer.portfolio import Portfolio
-from optimizer.rerouting import STEP, limited
-from optimizer.rerouting import run as run_limited
+from optimizer.planning.candidates import Effort, seeds_and_formulation
+from optimizer.planning.capacity_choice import STEP, limited
+from optimizer.planning.capacity_choice import run as run_limited
+from optimizer.planning.portfolio import Portfolio
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 
@@ -52,7 +52,7 @@ def test_more_rerouting_is_never_slower_and_none_is_chosen_that_is() -> None:
 
 
 def test_capacities_that_never_suffice_help_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.rerouting.MOST_STEPS", 2)
+    monkeypatch.setattr("optimizer.planning.capacity_choice.MOST_STEPS", 2)
     assert limited(portfolio_of(("even",)), 0.0) is None
 
 

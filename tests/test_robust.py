@@ -16,6 +16,15 @@ from formulations.choice.robust_choice import Criterion, criterion_value
 from formulations.kit.arrays import Floats
 from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
+from optimizer.planning.choose_for_datasets import (
+    FIGURES,
+    Choices,
+    LayerPool,
+    Pools,
+    Robustness,
+    choose_plans,
+    latency_figures,
+)
 from optimizer.report.robustness import (
     WITHOUT,
     as_json,
@@ -26,7 +35,6 @@ from optimizer.report.robustness import (
     robustness_page,
     show,
 )
-from optimizer.robust import FIGURES, Choices, LayerPool, Pools, Robustness, choose_plans, latency_figures
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.statistics.drift import Drift

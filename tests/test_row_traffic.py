@@ -12,10 +12,10 @@ from commands import SHORT, fault, run, solve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.candidates import Effort, seeds_and_formulation
 from optimizer.domain.problem import make_problem
 from optimizer.errors import InputError
-from optimizer.portfolio import Portfolio
+from optimizer.planning.candidates import Effort, seeds_and_formulation
+from optimizer.planning.portfolio import Portfolio
 from optimizer.routing.capacity import Coactivation
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions

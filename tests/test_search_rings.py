@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from reference_traffic import Load, Wires, all_holders, carry, hops, link_order
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.candidates import FINALISTS, Spell, shorten
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -18,6 +17,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem
+from optimizer.planning.candidates import FINALISTS, Spell, shorten
 from optimizer.search.latency import LatencyAnnealer, _work, anneal_latency, prices_of
 from optimizer.search.moves import is_legal
 from optimizer.search.ring_moves import apply, communication, delta, forget, touched_for

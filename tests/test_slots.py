@@ -17,13 +17,23 @@ from reference_split import least_feasible, ortools_carries
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.planning.replica_curves import (
+    JUDGED,
+    POINTS,
+    Curve,
+    Figures,
+    curve_of,
+    most_extra,
+    points,
+    share_slots,
+    task_of,
+)
 from optimizer.report.slots import enough, ranges
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.quick import quick
 from optimizer.search.seeds.risk import risk
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
-from optimizer.slots import JUDGED, POINTS, Curve, Figures, curve_of, most_extra, points, share_slots, task_of
 from optimizer.traces.batches import Batches
 
 MESH = ("--mesh", "2x2", "--slots", 4, "--batch-tokens", 24, "--jobs", 1)

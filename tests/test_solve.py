@@ -8,14 +8,14 @@ import pytest
 from builders import small_problem
 
 from formulations.kit.outcome import SolveStatus
-from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.domain.problem import Problem
+from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
+from optimizer.planning.plan_layer import Solution, solve
 from optimizer.report.solution import as_json, proof
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
-from optimizer.solve import Solution, solve
 
 METHODS = ["sequential", "random", "pairing", "greedy", "risk", "steps", "flexibility", "formulation", "search"]
 
@@ -97,7 +97,7 @@ def test_ctrl_c_among_the_seeds_leaves_those_that_there_are(after: int, monkeypa
         yield from islice(seeds_and_formulation(problem, effort, notify), after)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("optimizer.solve.seeds_and_formulation", interrupted)
+    monkeypatch.setattr("optimizer.planning.plan_layer.seeds_and_formulation", interrupted)
     solution = solved()
     assert [row.method for row in solution.rows] == [*METHODS[:after], "search"]
     best = "greedy" if after >= 4 else METHODS[after - 1]
@@ -113,6 +113,6 @@ def test_ctrl_c_before_any_seed_ends_the_run(monkeypatch: pytest.MonkeyPatch) ->
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("optimizer.solve.seeds_and_formulation", interrupted)
+    monkeypatch.setattr("optimizer.planning.plan_layer.seeds_and_formulation", interrupted)
     with pytest.raises(KeyboardInterrupt):
         solved()

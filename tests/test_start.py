@@ -9,14 +9,14 @@ import pytest
 from builders import small_problem
 from commands import SHORT, fault, run, solve
 
-from optimizer.candidates import Candidate, Effort, Spell, seeds_and_formulation, split_at_best, split_evenly
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.plan import LayerPlan, Plan
+from optimizer.planning.candidates import Candidate, Effort, Spell, seeds_and_formulation, split_at_best, split_evenly
+from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.warm_start import started
 from optimizer.search.multistart import latency_goal
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.stop import Budget, Deadline
-from optimizer.start import started
 
 
 def silent(stage: str, share: float) -> None:
@@ -49,7 +49,7 @@ def test_annealing_begins_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
         began.append(start)
         return []
 
-    monkeypatch.setattr("optimizer.candidates.anneal", noted)
+    monkeypatch.setattr("optimizer.planning.candidates.anneal", noted)
     problem = problem_with_start()
     found = [Candidate("start", problem.start or Placement(np.zeros((1, 1), dtype=np.int32)), 0.0)]
     found.append(Candidate("flexibility", random_permutation(problem, np.random.default_rng(1)), 0.0))

@@ -14,7 +14,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.presets import load_hardware, load_model
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.errors import InputError
-from optimizer.expected import step_loads
+from optimizer.planning.plan_expected_load import step_loads
 from optimizer.traces.corpus import TraceFile, stream
 from optimizer.traces.formats.npz import layer_ids
 from optimizer.traces.formats.request import Request

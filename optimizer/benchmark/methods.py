@@ -5,9 +5,9 @@ from itertools import islice
 
 import numpy as np
 
-from optimizer.candidates import COOL, Effort
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, make_problem
+from optimizer.planning.candidates import COOL, Effort
 from optimizer.search.annealing import Schedule, anneal
 from optimizer.search.multistart import Goal, multistart
 from optimizer.search.seeds.flexibility import flexibility

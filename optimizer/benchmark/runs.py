@@ -15,9 +15,9 @@ from formulations.kit.solver import Limits
 from optimizer.benchmark.families import FAMILIES
 from optimizer.benchmark.ladder import Instance, Notify, tiny
 from optimizer.benchmark.rows import Journal, Key, Row
-from optimizer.candidates import Effort
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.planning.candidates import Effort
 from optimizer.search.stop import Deadline
 
 FORMULATION = "formulation"  # beside the heuristics

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 from optimizer.commands.given import cost_of, deadline_of, mesh_of
 
 if TYPE_CHECKING:
-    from optimizer.campaign.run import Run
-    from optimizer.campaign.settings import Settings
-    from optimizer.candidates import Notify
     from optimizer.domain.model import Model
-    from optimizer.plan import Plan
+    from optimizer.planning.candidates import Notify
+    from optimizer.planning.many_layers.run import Run
+    from optimizer.planning.many_layers.settings import Settings
+    from optimizer.planning.plan_file import Plan
 
 WRITTEN = "The plan is written"
 
 
 def settings_of(model: "Model", layers: int, given: dict[str, Any]) -> "Settings":
-    from optimizer.campaign.settings import Settings
     from optimizer.commands.arguments import routings_named
     from optimizer.domain.problem import Constraints
+    from optimizer.planning.many_layers.settings import Settings
     from optimizer.simulation.conditions import Conditions
 
     return Settings(
@@ -37,7 +37,7 @@ def settings_of(model: "Model", layers: int, given: dict[str, Any]) -> "Settings
 
 
 def start_of(given: dict[str, Any]) -> "Plan | None":
-    from optimizer.plan import read_plan
+    from optimizer.planning.plan_file import read_plan
 
     return None if given["start"] is None else read_plan(given["start"])
 
@@ -45,9 +45,9 @@ def start_of(given: dict[str, Any]) -> "Plan | None":
 @contextmanager
 def running(asked: dict[str, Any], given: dict[str, Any], notify: "Notify") -> "Iterator[Run]":
     """Workers at the ready, and the work folder, if it is of a run that was asked for the same."""
-    from optimizer.campaign.run import Run
-    from optimizer.campaign.work import WorkFolder
-    from optimizer.campaign.workers import Workers
+    from optimizer.planning.many_layers.run import Run
+    from optimizer.planning.many_layers.work import WorkFolder
+    from optimizer.planning.many_layers.workers import Workers
 
     work = None if given["work"] is None else WorkFolder.opened(given["work"], asked, given["resume"])
     with Workers(given["jobs"], given["cluster"]).ready() as crew:

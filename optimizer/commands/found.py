@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from optimizer.plan import Plan
+    from optimizer.planning.plan_file import Plan
 
 
 class Found(NamedTuple):

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from optimizer.domain.cost import Cost
     from optimizer.domain.mesh import Mesh
-    from optimizer.plan import Plan
+    from optimizer.planning.plan_file import Plan
     from optimizer.search.stop import Deadline
     from optimizer.simulation.conditions import Conditions
     from optimizer.simulation.report import SimulationReport
@@ -71,7 +71,7 @@ def conditions_of(given: dict[str, Any], plan: "Plan") -> "Conditions":
 
 
 def judged(plan: "Plan", given: dict[str, Any], trials: "list[Conditions]") -> "dict[int, list[SimulationReport]]":
-    from optimizer.judge import judge
+    from optimizer.planning.judge_plan import judge
 
     with progress() as notify:
         cost = cost_of(plan.hardware, given)

@@ -8,15 +8,15 @@ from optimizer.commands.found import Found
 from optimizer.commands.given import mesh_of, model_choice, named_of, progress
 
 if TYPE_CHECKING:
-    from optimizer.campaign.reading import LayerReader
-    from optimizer.candidates import Notify
     from optimizer.domain.model import Model
-    from optimizer.plan import Plan
+    from optimizer.planning.candidates import Notify
+    from optimizer.planning.many_layers.reading import LayerReader
+    from optimizer.planning.plan_file import Plan
     from optimizer.traces.formats.counts import Counts
 
 
 def solve_many(layers: list[int] | None, given: dict[str, Any]) -> Found:
-    from optimizer.campaign.reading import LayerReader
+    from optimizer.planning.many_layers.reading import LayerReader
     from optimizer.traces.source import open_counts
 
     for option in ("max_rerouted", "synthesise"):
@@ -31,7 +31,7 @@ def solve_many(layers: list[int] | None, given: dict[str, Any]) -> Found:
 
 
 def _planned(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> Found:
-    from optimizer.campaign.whole import Whole, plan_whole
+    from optimizer.planning.many_layers.whole import Whole, plan_whole
     from optimizer.report import whole as report
 
     settings, start = settings_of(reader.model, len(reader.layers), given), start_of(given)
@@ -44,7 +44,7 @@ def _planned(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> 
 
 def _counted(counts: "Counts", model: "Model", layers: list[int] | None, given: dict[str, Any],
              notify: "Notify") -> Found:  # fmt: skip
-    from optimizer.campaign.counted import plan_whole_counts
+    from optimizer.planning.many_layers.counted import plan_whole_counts
     from optimizer.report import whole as report
 
     chosen, start = tuple(layers or counts.layers), start_of(given)
@@ -59,7 +59,7 @@ def _fast(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> Fou
     """Group by group of layers, as they are read."""
     from dataclasses import replace
 
-    from optimizer.fast import FastRow, fast_plan
+    from optimizer.planning.plan_fast import FastRow, fast_plan
     from optimizer.report import fast as report
 
     rows: list[FastRow] = []

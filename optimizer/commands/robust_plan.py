@@ -8,8 +8,8 @@ from optimizer.commands.found import Found
 from optimizer.commands.given import mesh_of, model_choice, named_of, progress
 
 if TYPE_CHECKING:
-    from optimizer.campaign.robust import Together
-    from optimizer.candidates import Notify
+    from optimizer.planning.candidates import Notify
+    from optimizer.planning.many_layers.robust import Together
     from optimizer.traces.datasets import DataSet
 
 FOR_ONE = ("max_rerouted", "synthesise", "fast", "batches")
@@ -24,7 +24,7 @@ def several(given: dict[str, Any]) -> bool:
 
 def solve_robustly(layers: list[int] | None, given: dict[str, Any]) -> Found:
     from formulations.choice.robust_choice import Criterion
-    from optimizer.campaign.robust import plan_robust
+    from optimizer.planning.many_layers.robust import plan_robust
     from optimizer.report import robustness as report
     from optimizer.report import whole
     from optimizer.traces.datasets import datasets, phases_of, weights_of
@@ -53,8 +53,8 @@ def _together(sets: "list[DataSet]", layers: list[int] | None, given: dict[str, 
     """A reader for each data set, for one model and the same layers."""
     from dataclasses import replace
 
-    from optimizer.campaign.reading import LayerReader
-    from optimizer.campaign.robust import Together
+    from optimizer.planning.many_layers.reading import LayerReader
+    from optimizer.planning.many_layers.robust import Together
 
     mesh, reading = mesh_of(given), lambda share: notify("reading traces", share)
     paths = tuple(dict.fromkeys(path for each in sets for path in each.named.traces))

@@ -34,7 +34,7 @@ def simulate(plan: Path, routing: str | None, capacity_factor: float | None, as_
     from dataclasses import replace
 
     from optimizer.commands.arguments import policy_names
-    from optimizer.plan import read_plan
+    from optimizer.planning.plan_file import read_plan
     from optimizer.report import simulation as report
 
     read = read_plan(plan)
@@ -83,7 +83,7 @@ def sweep(plan: Path, routing: str | None, factors: str, plot: Path, as_json: bo
 
     from optimizer.commands.arguments import policy_names, spaced
     from optimizer.files import check_writable, write_whole
-    from optimizer.plan import read_plan
+    from optimizer.planning.plan_file import read_plan
     from optimizer.report import simulation as report
     from optimizer.report.charts import sweep_page
 

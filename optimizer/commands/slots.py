@@ -17,8 +17,8 @@ from optimizer.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from optimizer.candidates import Notify
-    from optimizer.slots import Curve
+    from optimizer.planning.candidates import Notify
+    from optimizer.planning.replica_curves import Curve
 
 slots_options = options(
     click.option("--layer", "layers", default="all", show_default=True, metavar="LAYERS",
@@ -49,8 +49,8 @@ def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given
     placements, in more time.
     """
     from optimizer.files import check_writable, write_whole
+    from optimizer.planning.replica_curves import share_slots
     from optimizer.report import slots as report
-    from optimizer.slots import share_slots
 
     if csv_file is not None:
         check_writable(csv_file, "--csv")
@@ -70,13 +70,13 @@ def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given
 
 def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") -> "tuple[list[Curve], list[str]]":
     """Of all layers in order, and what the user should read."""
-    from optimizer.campaign.curves import curves_of
-    from optimizer.campaign.reading import LayerReader
-    from optimizer.campaign.settings import Settings
-    from optimizer.campaign.workers import Workers
     from optimizer.commands.arguments import layer_ids
     from optimizer.domain.problem import Constraints
     from optimizer.errors import InputError
+    from optimizer.planning.many_layers.curves import curves_of
+    from optimizer.planning.many_layers.reading import LayerReader
+    from optimizer.planning.many_layers.settings import Settings
+    from optimizer.planning.many_layers.workers import Workers
     from optimizer.simulation.conditions import Conditions
     from optimizer.traces.source import open_counts
 

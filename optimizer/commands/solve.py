@@ -42,7 +42,7 @@ def solve(layer_text: str, output: Path, as_json: bool, **given: Any) -> None:
     """
     from optimizer.commands.arguments import layer_ids
     from optimizer.files import check_writable, write_whole
-    from optimizer.plan import write_plan
+    from optimizer.planning.plan_file import write_plan
 
     check_writable(output, "--output")
     if given["matrix"] is not None:

@@ -11,7 +11,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a sentence.")
 def validate(plan: Path, as_json: bool) -> None:
     """Check PLAN: format, mesh, and every placement. Exit code 2, and the first fault, if it may not be deployed."""
-    from optimizer.plan import read_plan
+    from optimizer.planning.plan_file import read_plan
 
     read = read_plan(plan)
     layers = {str(layer): {"replicas": int((part.placement.slots >= 0).sum())} for layer, part in read.layers.items()}

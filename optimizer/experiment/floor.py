@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Ints
-from optimizer.bounding import HOPS, TIME, Bound
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
+from optimizer.planning.bounds import HOPS, TIME, Bound
 
 SAYS = (
     "compute in the best case, and the fixed times of dispatch and combine; what links carry is bounded in means only"

@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from optimizer.benchmark.runs import program_version
-from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check
 from optimizer.experiment.rows import Block, Journal, Place, Row
 from optimizer.experiment.settings import ROUTED, Setting
-from optimizer.portfolio import Portfolio
-from optimizer.rerouting import Limited, limited, run
+from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
+from optimizer.planning.capacity_choice import Limited, limited, run
+from optimizer.planning.portfolio import Portfolio
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport

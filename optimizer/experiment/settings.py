@@ -6,11 +6,11 @@ from functools import cached_property
 
 import numpy as np
 
-from optimizer.bounding import bound_any
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.experiment.floor import Floor, floor
+from optimizer.planning.bounds import bound_any
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.source import Source
 from optimizer.traces.trace import digest

@@ -7,8 +7,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from optimizer.bounded import Bounded
-from optimizer.bounding import Bound, Gap
+from optimizer.planning.bound_traces import Bounded
+from optimizer.planning.bounds import Bound, Gap
 from optimizer.report.tables import make_table, show_table
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from optimizer.expected import ExpectedSolution
+from optimizer.planning.plan_expected_load import ExpectedSolution
 from optimizer.report.bounds import show_gaps
 from optimizer.report.tables import make_table, show_table
 

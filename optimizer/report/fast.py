@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.fast import FastRow
+from optimizer.planning.plan_fast import FastRow
 from optimizer.report.tables import make_table, show_table
 
 SHOWN = 12  # layers that have a row of their own; of more there are the mean and the worst

@@ -6,10 +6,10 @@ import click
 import numpy as np
 from rich.table import Table
 
+from optimizer.planning.plan_layer import Row, Solution
 from optimizer.report.bounds import show_gaps
 from optimizer.report.tables import make_table, show_table
 from optimizer.simulation.report import Rerouting
-from optimizer.solve import Row, Solution
 
 
 def show(solution: Solution, layer: int) -> None:

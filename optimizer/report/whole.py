@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from optimizer.plan import LayerPlan, Plan
+from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.report.tables import make_table, show_table
 
 EXPECTED = {"mean": "mean", "worst step": "max"}

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from formulations.kit.arrays import Floats
-from optimizer.bounding import TIME, bound_any, bound_given, gaps, reached_by
-from optimizer.campaign.settings import Settings
-from optimizer.candidates import Candidate, Effort, seeds, seeds_and_formulation
 from optimizer.domain.problem import Problem, check, make_problem
-from optimizer.plan import LayerPlan, Plan
-from optimizer.portfolio import FLEXIBLE, SPLITTING, Portfolio
+from optimizer.planning.bounds import TIME, bound_any, bound_given, gaps, reached_by
+from optimizer.planning.candidates import Candidate, Effort, seeds, seeds_and_formulation
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.plan_layer import MOST_BOUNDING, part_of
+from optimizer.planning.portfolio import FLEXIBLE, SPLITTING, Portfolio
+from optimizer.planning.warm_start import started
 from optimizer.search.choose import IMBALANCES, LATENCIES
-from optimizer.solve import MOST_BOUNDING, part_of
-from optimizer.start import started
 from optimizer.traces.batches import Sets
 
 EXCESS = "excess_us"

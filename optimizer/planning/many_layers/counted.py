@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from optimizer.campaign.layer import silent
-from optimizer.campaign.parallel import in_parallel
-from optimizer.campaign.run import Run
-from optimizer.campaign.settings import Settings
 from optimizer.errors import InputError
-from optimizer.expected import ROUTING, plan_counts
-from optimizer.plan import LayerPlan, Plan
+from optimizer.planning.many_layers.layer import silent
+from optimizer.planning.many_layers.parallel import in_parallel
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.plan_expected_load import ROUTING, plan_counts
+from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.trace import digest
 

@@ -8,18 +8,26 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome
-from optimizer.bounding import IMBALANCE, Gap, bound_steps, gaps
-from optimizer.candidates import SEARCHES, Candidate, Effort, Notify, Spell, seeds_and_formulation, split_evenly
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.errors import InputError
-from optimizer.plan import LayerPlan, Plan
+from optimizer.planning.bounds import IMBALANCE, Gap, bound_steps, gaps
+from optimizer.planning.candidates import (
+    SEARCHES,
+    Candidate,
+    Effort,
+    Notify,
+    Spell,
+    seeds_and_formulation,
+    split_evenly,
+)
+from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.warm_start import started
 from optimizer.search.multistart import Goal
 from optimizer.search.stop import Budget
-from optimizer.start import started
 from optimizer.traces.formats.counts import Counts, step_counts
 
 ROUTING = "even"

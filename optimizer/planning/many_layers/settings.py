@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from optimizer.candidates import Effort
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
-from optimizer.plan import LayerPlan, Plan
+from optimizer.planning.candidates import Effort
+from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from optimizer.domain.placement import Placement
-from optimizer.portfolio import Portfolio
+from optimizer.planning.portfolio import Portfolio
 from optimizer.search.choose import LATENCIES, figures
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from optimizer.bounding import TIME
-from optimizer.campaign.curves import curves_of
-from optimizer.campaign.layer import LayerTask, plan_layer
-from optimizer.campaign.parallel import in_order, in_parallel
-from optimizer.campaign.reading import LayerReader
-from optimizer.campaign.run import Run
-from optimizer.campaign.settings import Settings
-from optimizer.campaign.survey import surveyed, weights
-from optimizer.plan import LayerPlan, Plan
-from optimizer.slots import share_slots
-from optimizer.solve import provenance_of
+from optimizer.planning.bounds import TIME
+from optimizer.planning.many_layers.curves import curves_of
+from optimizer.planning.many_layers.layer import LayerTask, plan_layer
+from optimizer.planning.many_layers.parallel import in_order, in_parallel
+from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.many_layers.survey import surveyed, weights
+from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.plan_layer import provenance_of
+from optimizer.planning.replica_curves import share_slots
 
 EXTRA = "extra_replicas"
 

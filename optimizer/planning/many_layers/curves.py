@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optimizer.campaign.reading import LayerReader
-from optimizer.campaign.settings import Settings
-from optimizer.campaign.workers import Crew, Stop
-from optimizer.candidates import Notify
 from optimizer.domain.problem import make_problem
-from optimizer.portfolio import SPLITTING
-from optimizer.slots import ROUTINGS, Curve, Task, curve_of, task_of
+from optimizer.planning.candidates import Notify
+from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.many_layers.workers import Crew, Stop
+from optimizer.planning.portfolio import SPLITTING
+from optimizer.planning.replica_curves import ROUTINGS, Curve, Task, curve_of, task_of
 
 EVEN, OPTIMAL = ROUTINGS
 

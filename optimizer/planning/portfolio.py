@@ -8,7 +8,12 @@ from functools import cached_property
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.candidates import (
+from optimizer.domain.link_paths import Journeys
+from optimizer.domain.network import Network
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
+from optimizer.errors import InputError
+from optimizer.planning.candidates import (
     FINALISTS,
     FLEXIBILITY,
     SEARCHES,
@@ -20,11 +25,6 @@ from optimizer.candidates import (
     split_at_best,
     split_evenly,
 )
-from optimizer.domain.link_paths import Journeys
-from optimizer.domain.network import Network
-from optimizer.domain.placement import Placement
-from optimizer.domain.problem import Problem
-from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.context import Learned
 from optimizer.routing.learned_shares import learn

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optimizer.campaign.work import WorkFolder
-from optimizer.campaign.workers import Crew, Stop
-from optimizer.candidates import Notify
-from optimizer.plan import Plan
+from optimizer.planning.candidates import Notify
+from optimizer.planning.many_layers.work import WorkFolder
+from optimizer.planning.many_layers.workers import Crew, Stop
+from optimizer.planning.plan_file import Plan
 from optimizer.search.stop import Deadline
 
 WRITING_SECONDS = 0.5

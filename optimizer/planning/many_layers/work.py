@@ -10,7 +10,7 @@ from typing import Any
 
 from optimizer.errors import InputError
 from optimizer.files import write_whole
-from optimizer.plan import Plan, read_plan, write_plan
+from optimizer.planning.plan_file import Plan, read_plan, write_plan
 
 SETTINGS, SURVEY, CLOCK = "settings.json", "survey.json", "clock.json"
 FORMAT = {"format": "moeplan/work", "version": 1}

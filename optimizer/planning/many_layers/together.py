@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from formulations.kit.arrays import Floats
-from optimizer.bounding import Bound, bound_any, gaps, reached_by
-from optimizer.campaign.layer import LayerTask, seeds_for, silent
 from optimizer.domain.placement import Placement
-from optimizer.plan import LayerPlan
-from optimizer.portfolio import Judge
-from optimizer.robust import FIGURES, LayerPool, latency_figures
+from optimizer.planning.bounds import Bound, bound_any, gaps, reached_by
+from optimizer.planning.choose_for_datasets import FIGURES, LayerPool, latency_figures
+from optimizer.planning.many_layers.layer import LayerTask, seeds_for, silent
+from optimizer.planning.plan_file import LayerPlan
+from optimizer.planning.plan_layer import part_of
+from optimizer.planning.portfolio import Judge
 from optimizer.search.choose import LATENCIES, figures
 from optimizer.search.stop import Deadline
-from optimizer.solve import part_of
 from optimizer.traces.batches import Sets
 from optimizer.traces.datasets import MIX, mixed, mixes
 

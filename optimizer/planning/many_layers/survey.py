@@ -5,12 +5,12 @@ from typing import Protocol
 
 import numpy as np
 
-from optimizer.campaign.layer import EXCESS, LayerTask, survey_layer
-from optimizer.campaign.parallel import in_parallel
-from optimizer.campaign.run import Run
-from optimizer.campaign.settings import Settings
 from optimizer.errors import InputError
-from optimizer.plan import LayerPlan, Plan
+from optimizer.planning.many_layers.layer import EXCESS, LayerTask, survey_layer
+from optimizer.planning.many_layers.parallel import in_parallel
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.plan_file import LayerPlan, Plan
 
 LEAST_WEIGHT = 0.2  # of the mean: a layer at its bound may still save hops
 TINY = 1e-9

@@ -5,7 +5,7 @@ from dataclasses import replace
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
-from optimizer.plan import Plan
+from optimizer.planning.plan_file import Plan
 
 
 def started(problem: Problem, plan: Plan | None, layer: int) -> Problem:

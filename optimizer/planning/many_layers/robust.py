@@ -8,16 +8,16 @@ import numpy as np
 from formulations.choice.robust_choice import Criterion
 from formulations.kit.arrays import Ints
 from formulations.kit.solver import Limits
-from optimizer.campaign.layer import LayerTask
-from optimizer.campaign.parallel import in_order, in_parallel
-from optimizer.campaign.reading import LayerReader
-from optimizer.campaign.run import Run
-from optimizer.campaign.settings import Settings
-from optimizer.campaign.survey import surveyed, weights
-from optimizer.campaign.together import BATCHES, TogetherTask, plan_together, pool_of, tested
-from optimizer.plan import LayerPlan, Plan
-from optimizer.robust import Choices, Pools, Robustness, choose_plans
-from optimizer.solve import provenance_of
+from optimizer.planning.choose_for_datasets import Choices, Pools, Robustness, choose_plans
+from optimizer.planning.many_layers.layer import LayerTask
+from optimizer.planning.many_layers.parallel import in_order, in_parallel
+from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.many_layers.survey import surveyed, weights
+from optimizer.planning.many_layers.together import BATCHES, TogetherTask, plan_together, pool_of, tested
+from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.plan_layer import provenance_of
 from optimizer.statistics.drift import Drift, routed_counts
 from optimizer.traces.datasets import ROBUST, DataSet, mixed
 from optimizer.traces.trace import digest

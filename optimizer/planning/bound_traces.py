@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimizer.bounding import Bound, bound_any, bound_steps
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
-from optimizer.expected import split_steps, step_loads
+from optimizer.planning.bounds import Bound, bound_any, bound_steps
+from optimizer.planning.plan_expected_load import split_steps, step_loads
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Named, open_counts, open_source
 

@@ -12,14 +12,14 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.candidates import JOBS, Notify
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.errors import InputError
-from optimizer.expected import ROUTING, expected_imbalance
-from optimizer.plan import LayerPlan, Plan
+from optimizer.planning.candidates import JOBS, Notify
+from optimizer.planning.plan_expected_load import ROUTING, expected_imbalance
+from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.search.seeds.quick import quick
 from optimizer.traces.batches import split_requests
 from optimizer.traces.fingerprints import fingerprints

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Generic, TypeVar
 
-from optimizer.campaign.run import Run
-from optimizer.campaign.shares import Shares
 from optimizer.errors import LostWorkerError
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.shares import Shares
 
 Task = TypeVar("Task")
 Part = TypeVar("Part")

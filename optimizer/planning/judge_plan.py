@@ -6,7 +6,7 @@ from typing import Any
 
 from optimizer.domain.cost import Cost
 from optimizer.errors import InputError
-from optimizer.plan import Plan
+from optimizer.planning.plan_file import Plan
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import TAUGHT
 from optimizer.simulation.conditions import Conditions

@@ -8,20 +8,20 @@ from typing import Any
 
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome
-from optimizer.bounding import Gap, bound_any, bound_given, gaps, reached_by
-from optimizer.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
-from optimizer.plan import LayerPlan, Plan
-from optimizer.portfolio import Portfolio
-from optimizer.rerouting import limited, run
+from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps, reached_by
+from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
+from optimizer.planning.capacity_choice import limited, run
+from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.warm_start import started
 from optimizer.routing.learned_shares import learn
 from optimizer.search.multistart import slot_value
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
-from optimizer.start import started
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
 
