@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 from speed import HARDWARE, LAYER, MESH
 
-from optimizer.compare import judged, timed
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
+from optimizer.experiments.compare_rivals import judged, timed
+from optimizer.experiments.rivals.planners import planners
 from optimizer.planning.candidates import Effort
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.portfolio import AUTO
-from optimizer.rivals.planners import planners
 from optimizer.routing.context import Unit
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions

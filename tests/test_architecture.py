@@ -23,11 +23,9 @@ ROOMS = (
     "commands",
 )
 LOOSE = {
-    "compare",
     "errors",
     "files",
     "interrupts",
-    "journal",
 }
 """Modules that stand under `optimizer/` itself."""
 

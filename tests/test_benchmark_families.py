@@ -11,12 +11,12 @@ from reference import all_placements, best_expected_peak, best_split_peak, count
 
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits
-from optimizer.benchmark.families import FAMILIES, alone, even_peak, routed_peak, total
-from optimizer.benchmark.ladder import Instance
-from optimizer.benchmark.runs import FORMULATION, Case
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Problem, make_problem
+from optimizer.experiments.optimality_ladder.families import FAMILIES, alone, even_peak, routed_peak, total
+from optimizer.experiments.optimality_ladder.ladder import Instance
+from optimizer.experiments.optimality_ladder.runs import FORMULATION, Case
 
 LIMITS = Limits(20.0)
 

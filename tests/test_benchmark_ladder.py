@@ -5,8 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimizer.benchmark.ladder import BATCHES, DEVICE_PAIRS, LADDER, LAYERS, Instance, generated, of_trace, tiny
 from optimizer.errors import InputError
+from optimizer.experiments.optimality_ladder.ladder import (
+    BATCHES,
+    DEVICE_PAIRS,
+    LADDER,
+    LAYERS,
+    Instance,
+    generated,
+    of_trace,
+    tiny,
+)
 
 
 def quiet(stage: str, share: float) -> None:

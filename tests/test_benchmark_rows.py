@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.kit.outcome import SolveStatus
-from optimizer.benchmark.rows import COLUMNS, Journal, Row
 from optimizer.errors import InputError
+from optimizer.experiments.optimality_ladder.rows import COLUMNS, Journal, Row
 
 ROW = Row(
     version="1", family="batches", size="1x8", instance='a "b", layer 3', digest="0f", method="greedy", seed=0,

@@ -9,13 +9,13 @@ import pytest
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
-from optimizer.benchmark.families import FAMILIES, even_peak
-from optimizer.benchmark.ladder import Instance, tiny
-from optimizer.benchmark.methods import METHODS
-from optimizer.benchmark.rows import Journal, Row
-from optimizer.benchmark.runs import FORMULATION, Case, WrongAnswerError, program_version, run_all
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.experiments.optimality_ladder.families import FAMILIES, even_peak
+from optimizer.experiments.optimality_ladder.ladder import Instance, tiny
+from optimizer.experiments.optimality_ladder.methods import METHODS
+from optimizer.experiments.optimality_ladder.rows import Journal, Row
+from optimizer.experiments.optimality_ladder.runs import FORMULATION, Case, WrongAnswerError, program_version, run_all
 from optimizer.planning.candidates import Effort
 from optimizer.report.benchmark import as_json, figures
 from optimizer.search.stop import Deadline

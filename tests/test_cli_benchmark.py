@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from commands import fault, run
 
-from optimizer.benchmark import runs
-from optimizer.benchmark.methods import METHODS
-from optimizer.benchmark.runs import WrongAnswerError
+from optimizer.experiments.optimality_ladder import runs
+from optimizer.experiments.optimality_ladder.methods import METHODS
+from optimizer.experiments.optimality_ladder.runs import WrongAnswerError
 
 QUICK = ("--family", "replication", "--sizes", "1x8", "--time-limit", "0.5")
 

@@ -16,13 +16,22 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.errors import InputError
-from optimizer.experiment import runs
-from optimizer.experiment.everything import Asked, experiment
-from optimizer.experiment.floor import floor
-from optimizer.experiment.ladder import Rung, in_order, ladder
-from optimizer.experiment.rows import Journal, Place, Row
-from optimizer.experiment.runs import FACTORS, FUNCTIONAL, METHODS, OPTIMIZED, POLICIES, Case, Terms, places
-from optimizer.experiment.settings import Setting, settings_of
+from optimizer.experiments.optimisation_steps import runs
+from optimizer.experiments.optimisation_steps.everything import Asked, experiment
+from optimizer.experiments.optimisation_steps.floor import floor
+from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
+from optimizer.experiments.optimisation_steps.rows import Journal, Place, Row
+from optimizer.experiments.optimisation_steps.runs import (
+    FACTORS,
+    FUNCTIONAL,
+    METHODS,
+    OPTIMIZED,
+    POLICIES,
+    Case,
+    Terms,
+    places,
+)
+from optimizer.experiments.optimisation_steps.settings import Setting, settings_of
 from optimizer.planning.bounds import TIME, bound_any
 from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited
@@ -307,7 +316,7 @@ def test_a_search_that_is_interrupted_leaves_no_row(
         arguments[-1]("interrupted", 1.0)
 
     monkeypatch.setattr(Portfolio, "search", interrupted)
-    monkeypatch.setattr("optimizer.experiment.everything.compile_all", lambda *_: None)
+    monkeypatch.setattr("optimizer.experiments.optimisation_steps.everything.compile_all", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         run_all(corpus, tmp_path / "rows.csv")
     assert {row.method for row in written(tmp_path / "rows.csv")} == {*METHODS} - {"search"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import InputError
-from optimizer.experiment.rows import Journal, Row
+from optimizer.experiments.optimisation_steps.rows import Journal, Row
 
 ROW = Row(
     version="1", dataset='a "b", ü', layer=3, setting="all", experts=9, slots=12, moe_op="optimized", method="greedy",

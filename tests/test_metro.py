@@ -8,7 +8,7 @@ from cases import WIRINGS, Case, case, cases
 from hypothesis import given
 
 from formulations.kit.arrays import Ints
-from optimizer.rivals.metro import METRO, MetroSimulation, metro
+from optimizer.experiments.rivals.metro import METRO, MetroSimulation, metro
 from optimizer.search.seeds.greedy import greedy
 from optimizer.simulation.conditions import Conditions
 

@@ -16,12 +16,12 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
-from optimizer.rivals.eplb import eplb, eplb_by_groups, nodes
-from optimizer.rivals.flashlb import flashlb, mean_peak
-from optimizer.rivals.orders import column_major, row_major
-from optimizer.rivals.planners import planners
-from optimizer.rivals.row_balance import copies, row_balance
-from optimizer.rivals.step_maximum import step_maximum
+from optimizer.experiments.rivals.eplb import eplb, eplb_by_groups, nodes
+from optimizer.experiments.rivals.flashlb import flashlb, mean_peak
+from optimizer.experiments.rivals.orders import column_major, row_major
+from optimizer.experiments.rivals.planners import planners
+from optimizer.experiments.rivals.row_balance import copies, row_balance
+from optimizer.experiments.rivals.step_maximum import step_maximum
 from optimizer.search.seeds.risk import risk
 from optimizer.search.seeds.steps import counts_by_steps
 

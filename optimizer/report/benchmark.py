@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from formulations.kit.outcome import SolveStatus
-from optimizer.benchmark.families import FAMILIES
-from optimizer.benchmark.rows import Row
+from optimizer.experiments.optimality_ladder.families import FAMILIES
+from optimizer.experiments.optimality_ladder.rows import Row
 from optimizer.report.tables import make_table, show_table
 
 

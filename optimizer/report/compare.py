@@ -6,7 +6,7 @@ import click
 import numpy as np
 from rich.table import Table
 
-from optimizer.compare import OPTIMAL, OURS, Comparison, Row
+from optimizer.experiments.compare_rivals import OPTIMAL, OURS, Comparison, Row
 from optimizer.report.tables import show_table
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from optimizer.experiment.floor import SAYS
-from optimizer.experiment.ladder import Rung, in_order, ladder
-from optimizer.experiment.rows import Row
-from optimizer.experiment.runs import FACTORS, OPTIMAL, OPTIMIZED, POLICIES, SEARCH
+from optimizer.experiments.optimisation_steps.floor import SAYS
+from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
+from optimizer.experiments.optimisation_steps.rows import Row
+from optimizer.experiments.optimisation_steps.runs import FACTORS, OPTIMAL, OPTIMIZED, POLICIES, SEARCH
 from optimizer.report.tables import make_table, show_table
 
 KEYS = ("setting", "experts", "slots", "moe_op", "method", "policy", "capacity_factor")

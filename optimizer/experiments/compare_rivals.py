@@ -10,11 +10,11 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
+from optimizer.experiments.rivals.metro import METRO, MetroSimulation
+from optimizer.experiments.rivals.planners import Planner, planners
 from optimizer.planning.candidates import Effort, Notify
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.portfolio import Judge
-from optimizer.rivals.metro import METRO, MetroSimulation
-from optimizer.rivals.planners import Planner, planners
 from optimizer.routing.context import Unit
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions

@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from optimizer.benchmark.runs import program_version
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check
-from optimizer.experiment.rows import Block, Journal, Place, Row
-from optimizer.experiment.settings import ROUTED, Setting
+from optimizer.experiments.optimality_ladder.runs import program_version
+from optimizer.experiments.optimisation_steps.rows import Block, Journal, Place, Row
+from optimizer.experiments.optimisation_steps.settings import ROUTED, Setting
 from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited, limited, run
 from optimizer.planning.portfolio import Portfolio

@@ -19,10 +19,10 @@ from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
-from optimizer.benchmark.methods import METHODS, ROUTED, Method
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
+from optimizer.experiments.optimality_ladder.methods import METHODS, ROUTED, Method
 from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 
 

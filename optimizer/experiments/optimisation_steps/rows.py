@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from optimizer.experiments.journal import append, header, lines, parse
 from optimizer.files import write_whole
-from optimizer.journal import append, header, lines, parse
 
 OPTION = "--csv"
 Share = FiniteFloat

@@ -5,9 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from optimizer.experiment.rows import Row
-from optimizer.experiment.runs import EVEN, FUNCTIONAL, MOST_REROUTED, OPTIMAL, OPTIMIZED, SEQUENTIAL
-from optimizer.experiment.settings import ALL, ROUTED
+from optimizer.experiments.optimisation_steps.rows import Row
+from optimizer.experiments.optimisation_steps.runs import (
+    EVEN,
+    FUNCTIONAL,
+    MOST_REROUTED,
+    OPTIMAL,
+    OPTIMIZED,
+    SEQUENTIAL,
+)
+from optimizer.experiments.optimisation_steps.settings import ALL, ROUTED
 
 
 @dataclass(frozen=True)

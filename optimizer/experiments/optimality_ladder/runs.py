@@ -12,11 +12,11 @@ from shutil import which
 
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits
-from optimizer.benchmark.families import FAMILIES
-from optimizer.benchmark.ladder import Instance, Notify, tiny
-from optimizer.benchmark.rows import Journal, Key, Row
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.experiments.optimality_ladder.families import FAMILIES
+from optimizer.experiments.optimality_ladder.ladder import Instance, Notify, tiny
+from optimizer.experiments.optimality_ladder.rows import Journal, Key, Row
 from optimizer.planning.candidates import Effort
 from optimizer.search.stop import Deadline
 

@@ -9,7 +9,7 @@ import numpy as np
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.problem import Problem, make_problem
-from optimizer.experiment.floor import Floor, floor
+from optimizer.experiments.optimisation_steps.floor import Floor, floor
 from optimizer.planning.bounds import bound_any
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.source import Source

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
 
 from formulations.kit.outcome import SolveStatus
-from optimizer.journal import append, header, parse
+from optimizer.experiments.journal import append, header, parse
 
 Key = tuple[str, str, str, str, str, int, float]
 

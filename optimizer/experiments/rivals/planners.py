@@ -7,12 +7,12 @@ import numpy as np
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.rivals.eplb import eplb, eplb_by_groups, nodes
-from optimizer.rivals.flashlb import flashlb
-from optimizer.rivals.metro import METRO
-from optimizer.rivals.orders import column_major, row_major
-from optimizer.rivals.row_balance import row_balance
-from optimizer.rivals.step_maximum import step_maximum
+from optimizer.experiments.rivals.eplb import eplb, eplb_by_groups, nodes
+from optimizer.experiments.rivals.flashlb import flashlb
+from optimizer.experiments.rivals.metro import METRO
+from optimizer.experiments.rivals.orders import column_major, row_major
+from optimizer.experiments.rivals.row_balance import row_balance
+from optimizer.experiments.rivals.step_maximum import step_maximum
 from optimizer.search.seeds.orders import random_permutation, sequential
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.steps import steps

@@ -1,0 +1,1 @@
+"""Our plans beside those of others, and beside proven optima. Must not know how results are shown."""
