@@ -9,6 +9,7 @@ import pytest
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
+from optimizer.commands.report.benchmark import as_json, figures
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES, even_peak
@@ -17,7 +18,6 @@ from optimizer.experiments.optimality_ladder.methods import METHODS
 from optimizer.experiments.optimality_ladder.rows import Journal, Row
 from optimizer.experiments.optimality_ladder.runs import FORMULATION, Case, WrongAnswerError, program_version, run_all
 from optimizer.planning.candidates import Effort
-from optimizer.report.benchmark import as_json, figures
 from optimizer.search.stop import Deadline
 
 SPARE, FULL = tiny()

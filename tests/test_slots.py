@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_split import least_feasible, ortools_carries
 
+from optimizer.commands.report.slots import enough, ranges
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.replica_curves import (
@@ -28,7 +29,6 @@ from optimizer.planning.replica_curves import (
     share_slots,
     task_of,
 )
-from optimizer.report.slots import enough, ranges
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.quick import quick
 from optimizer.search.seeds.risk import risk

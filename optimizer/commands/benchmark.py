@@ -56,12 +56,12 @@ def benchmark(traces: tuple[str, ...], family: str | None, sizes: str | None, ti
     that meet it. Families: the peak of expected load, the peak of batches that are routed at best, and the load of the
     fullest replica. The ladder takes about five minutes on two cores.
     """
+    from optimizer.commands.report import benchmark as report
     from optimizer.experiments.optimality_ladder.families import FAMILIES
     from optimizer.experiments.optimality_ladder.ladder import LADDER, generated, of_trace
     from optimizer.experiments.optimality_ladder.rows import Journal
     from optimizer.experiments.optimality_ladder.runs import WrongAnswerError, run_all
     from optimizer.files import check_writable
-    from optimizer.report import benchmark as report
 
     families, meshes = named("--family", family, FAMILIES), named("--sizes", sizes, LADDER)
     check_writable(output, "--output")

@@ -21,8 +21,8 @@ def bound(layer: int, as_json: bool, **given: Any) -> None:
     Bounds are of the mean over batches and, where they hold for each batch alone, of p50 and p99 too: imbalance, tiles,
     copies of tokens, hops, time of compute. Where TRACES are counts without tokens, the expected load is bounded.
     """
+    from optimizer.commands.report import bounds as report
     from optimizer.planning.bound_traces import bound_layer
-    from optimizer.report import bounds as report
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
     with progress() as notify:

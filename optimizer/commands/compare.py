@@ -35,11 +35,11 @@ def compare(layer: int, routing: str, time_limit: float, iterations: int | None,
     are without compilation.
     """
     from optimizer.commands.arguments import routings_named
+    from optimizer.commands.report import compare as report
     from optimizer.domain.problem import Constraints
     from optimizer.errors import InputError
     from optimizer.experiments.compare_rivals import Ours
     from optimizer.experiments.compare_rivals import compare as compare_layer
-    from optimizer.report import compare as report
     from optimizer.simulation.conditions import Conditions
     from optimizer.traces.source import open_counts, open_source
 

@@ -41,12 +41,12 @@ def experiment(layers: str, time_limit: float, iterations: int | None, csv: Path
     from dataclasses import replace
 
     from optimizer.commands.arguments import layer_ids
+    from optimizer.commands.report import experiment as report
     from optimizer.experiments.optimisation_steps.everything import Asked
     from optimizer.experiments.optimisation_steps.everything import experiment as run
     from optimizer.experiments.optimisation_steps.rows import OPTION, Journal
     from optimizer.experiments.optimisation_steps.runs import Terms
     from optimizer.files import check_writable
-    from optimizer.report import experiment as report
     from optimizer.traces.datasets import datasets_of
 
     check_writable(csv, OPTION)

@@ -31,8 +31,8 @@ def solve_many(layers: list[int] | None, given: dict[str, Any]) -> Found:
 
 
 def _planned(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> Found:
+    from optimizer.commands.report import whole as report
     from optimizer.planning.many_layers.whole import Whole, plan_whole
-    from optimizer.report import whole as report
 
     settings, start = settings_of(reader.model, len(reader.layers), given), start_of(given)
     budget, whole = given["slot_budget"], Whole(settings, reader, start)
@@ -44,8 +44,8 @@ def _planned(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> 
 
 def _counted(counts: "Counts", model: "Model", layers: list[int] | None, given: dict[str, Any],
              notify: "Notify") -> Found:  # fmt: skip
+    from optimizer.commands.report import whole as report
     from optimizer.planning.many_layers.counted import plan_whole_counts
-    from optimizer.report import whole as report
 
     chosen, start = tuple(layers or counts.layers), start_of(given)
     settings = settings_of(model, len(chosen), given)
@@ -59,8 +59,8 @@ def _fast(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> Fou
     """Group by group of layers, as they are read."""
     from dataclasses import replace
 
+    from optimizer.commands.report import fast as report
     from optimizer.planning.plan_fast import FastRow, fast_plan
-    from optimizer.report import fast as report
 
     rows: list[FastRow] = []
     plans: list[Plan] = []

@@ -13,13 +13,13 @@ def solve_one(layer: int, given: dict[str, Any]) -> Found:
     from dataclasses import replace
 
     from optimizer.commands.arguments import routings_named
+    from optimizer.commands.report import expected as expected_report
+    from optimizer.commands.report import solution as solution_report
     from optimizer.domain.problem import Constraints
     from optimizer.planning.candidates import Effort
     from optimizer.planning.plan_expected_load import plan_counts
     from optimizer.planning.plan_file import read_plan
     from optimizer.planning.plan_layer import plan_tokens
-    from optimizer.report import expected as expected_report
-    from optimizer.report import solution as solution_report
     from optimizer.simulation.conditions import Conditions
     from optimizer.traces.source import Source, open_counts, open_source, synthesised
 

@@ -24,9 +24,9 @@ def several(given: dict[str, Any]) -> bool:
 
 def solve_robustly(layers: list[int] | None, given: dict[str, Any]) -> Found:
     from formulations.choice.robust_choice import Criterion
+    from optimizer.commands.report import robustness as report
+    from optimizer.commands.report import whole
     from optimizer.planning.many_layers.robust import plan_robust
-    from optimizer.report import robustness as report
-    from optimizer.report import whole
     from optimizer.traces.datasets import datasets, phases_of, weights_of
 
     for option in FOR_ONE:

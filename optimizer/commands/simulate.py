@@ -34,8 +34,8 @@ def simulate(plan: Path, routing: str | None, capacity_factor: float | None, as_
     from dataclasses import replace
 
     from optimizer.commands.arguments import policy_names
+    from optimizer.commands.report import simulation as report
     from optimizer.planning.plan_file import read_plan
-    from optimizer.report import simulation as report
 
     read = read_plan(plan)
     limit = read.capacity_factor if capacity_factor is None else capacity_factor
@@ -82,10 +82,10 @@ def sweep(plan: Path, routing: str | None, factors: str, plot: Path, as_json: bo
     from dataclasses import replace
 
     from optimizer.commands.arguments import policy_names, spaced
+    from optimizer.commands.report import simulation as report
+    from optimizer.commands.report.charts import sweep_page
     from optimizer.files import check_writable, write_whole
     from optimizer.planning.plan_file import read_plan
-    from optimizer.report import simulation as report
-    from optimizer.report.charts import sweep_page
 
     check_writable(plot, "--plot")
     read = read_plan(plan)

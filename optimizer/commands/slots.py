@@ -48,9 +48,9 @@ def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given
     selection batches; what is printed is of test batches. Slots that are not needed stay empty. `solve` finds better
     placements, in more time.
     """
+    from optimizer.commands.report import slots as report
     from optimizer.files import check_writable, write_whole
     from optimizer.planning.replica_curves import share_slots
-    from optimizer.report import slots as report
 
     if csv_file is not None:
         check_writable(csv_file, "--csv")

@@ -24,9 +24,9 @@ from optimizer.commands.options import problem_options, trace_options
 def stats(layers: str, folder: Path | None, as_json: bool, **given: Any) -> None:  # fmt: skip
     """Print what the traces say: hot experts, bursts, co-activation, drift. One table per question."""
     from optimizer.commands.arguments import layer_ids
-    from optimizer.report.statistics import as_json as statistics_json
-    from optimizer.report.statistics import tables, write_csv
-    from optimizer.report.tables import show_table
+    from optimizer.commands.report.statistics import as_json as statistics_json
+    from optimizer.commands.report.statistics import tables, write_csv
+    from optimizer.commands.report.tables import show_table
     from optimizer.statistics.inspect_traces import look
 
     with progress() as notify:

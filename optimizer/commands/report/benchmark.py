@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 
 from formulations.kit.outcome import SolveStatus
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.experiments.optimality_ladder.families import FAMILIES
 from optimizer.experiments.optimality_ladder.rows import Row
-from optimizer.report.tables import make_table, show_table
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from formulations.kit.arrays import Floats
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.choose_for_datasets import FIGURES, Robustness
-from optimizer.report.tables import make_table, show_table
 from optimizer.statistics.drift import Drift
 
 SHOWN = "p99"

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.plan_fast import FastRow
-from optimizer.report.tables import make_table, show_table
 
 SHOWN = 12  # layers that have a row of their own; of more there are the mean and the worst
 

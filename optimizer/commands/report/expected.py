@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from optimizer.commands.report.bounds import show_gaps
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.plan_expected_load import ExpectedSolution
-from optimizer.report.bounds import show_gaps
-from optimizer.report.tables import make_table, show_table
 
 
 def show(solution: ExpectedSolution, layer: int) -> None:

@@ -7,7 +7,7 @@ import click
 import numpy as np
 from rich.table import Table
 
-from optimizer.report.tables import make_table, show_table
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.simulation.report import FIGURES, SimulationReport
 from optimizer.statistics.loads import FIVE, five_figures
 

@@ -10,8 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.replica_curves import Curve, Figures, Shares
-from optimizer.report.tables import make_table, show_table
 
 ENOUGH = 1.01  # of what the most replicas reach
 

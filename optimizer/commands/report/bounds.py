@@ -7,9 +7,9 @@ from typing import Any
 import click
 from rich.table import Table
 
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.bound_traces import Bounded
 from optimizer.planning.bounds import Bound, Gap
-from optimizer.report.tables import make_table, show_table
 
 
 def show(found: Bounded) -> None:

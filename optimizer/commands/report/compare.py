@@ -6,8 +6,8 @@ import click
 import numpy as np
 from rich.table import Table
 
+from optimizer.commands.report.tables import show_table
 from optimizer.experiments.compare_rivals import OPTIMAL, OURS, Comparison, Row
-from optimizer.report.tables import show_table
 
 
 def show(found: Comparison) -> None:

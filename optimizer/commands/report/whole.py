@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.plan_file import LayerPlan, Plan
-from optimizer.report.tables import make_table, show_table
 
 EXPECTED = {"mean": "mean", "worst step": "max"}
 STATISTICS = ("mean", "p50", "p99")

@@ -6,9 +6,9 @@ import click
 import numpy as np
 from rich.table import Table
 
+from optimizer.commands.report.bounds import show_gaps
+from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.plan_layer import Row, Solution
-from optimizer.report.bounds import show_gaps
-from optimizer.report.tables import make_table, show_table
 from optimizer.simulation.report import Rerouting
 
 
