@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests import their oracles and builders by name
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # tests import their oracles and builders by name
 
-from builders import request_experts, write_request
+from random_problems import request_experts, write_request
 
 settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("moeplan")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from frail import wait_for
+from dying_workers import wait_for
 
 from optimizer.interrupts import RETRY_SECONDS, heard_by, interrupt
 

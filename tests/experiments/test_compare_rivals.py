@@ -1,0 +1,104 @@
+"""Rivals, ours and bounds side by side, as the program and as a user meets them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_problems import WORMHOLE, cost, request_experts, write_request
+from running_commands import SHORT, fault, run
+
+from optimizer.commands.report.compare import routing
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.problem import Constraints
+from optimizer.experiments.compare_rivals import OURS, Comparison, Ours, compare
+from optimizer.routing.context import Unit
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
+from optimizer.traces.source import Named, open_source
+
+MODEL = Model("drawn", 8, 1, 2)
+OPTIMAL = ["optimal tokens", "optimal tiles"]
+
+
+def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Comparison:
+    source = open_source(Named(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None)
+    ours = Ours(20, 500, Conditions(unit=unit), (policy,))
+    return compare(source, 1, Mesh(2, 2, 3), cost(), Constraints(), 0, ours, lambda stage, share: None)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng, folder = np.random.default_rng(7), tmp_path_factory.mktemp("traces")
+    for number in range(12):
+        write_request(folder / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(corpus: Path) -> Comparison:
+    return compared(corpus)
+
+
+def test_every_planner_stands_under_its_own_routing_and_the_optimal_one(found: Comparison) -> None:
+    rows = [(row.planned.name, routing(row)) for row in found.rows]
+    assert [routed for name, routed in rows if name == "EPLB"] == ["even", "metro", *OPTIMAL]
+    assert [routed for name, routed in rows if name == "row balance"] == ["capacity-fill", *OPTIMAL]
+    assert rows[-3:] == [(OURS, routed) for routed in ("even", *OPTIMAL)]
+    assert len({name for name, _ in rows}) == 11
+
+
+def test_figures_are_the_simulators_and_gaps_are_from_the_bound(found: Comparison, corpus: Path) -> None:
+    source = open_source(Named(traces=[str(corpus)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None)
+    assert found.imbalance_bound >= 1
+    for row in found.rows:
+        if row.report.routing == "even":
+            again = simulate(row.planned.placement, source.sets(1).test, MODEL, Mesh(2, 2, 3), cost(), Conditions())
+            assert (row.report.latency_us == again.latency_us).all()
+        assert row.imbalance_gap == pytest.approx(row.report.imbalance.mean() / found.imbalance_bound - 1)
+        assert row.tiles_gap == pytest.approx(row.report.tiles.mean() / found.tiles_bound - 1)
+        assert min(row.imbalance_gap, row.tiles_gap) > -1e-9
+
+
+def test_optimal_routing_of_a_placement_is_no_worse_in_its_unit_than_its_own(found: Comparison) -> None:
+    for row in found.rows:
+        best = [
+            other.report for other in found.rows if other.planned is row.planned and other.report.routing == "optimal"
+        ]
+        assert (best[0].imbalance <= row.report.imbalance).all()
+        assert (best[1].tiles <= row.report.tiles).all()
+
+
+def test_a_unit_is_the_only_one_and_optimal_is_not_judged_twice(corpus: Path) -> None:
+    tiles = compared(corpus, "tiles", "optimal").rows
+    assert [routing(row) for row in tiles if row.planned.name == OURS] == ["optimal tiles"]
+    assert [routing(row) for row in tiles if row.planned.name == "FlashLB"] == ["even", "optimal tiles"]
+
+
+def test_the_same_seed_gives_the_same_plans(found: Comparison, corpus: Path) -> None:
+    for row, again in zip(found.rows, compared(corpus).rows, strict=True):
+        assert (row.planned.placement.slots == again.planned.placement.slots).all()
+
+
+def test_the_command_prints_a_table_and_the_same_as_json(traces: Path) -> None:
+    table = run("compare", traces, "--layer", 1, *SHORT)
+    assert table.exit_code == 0, table.output
+    for name in ("sequential", "EPLB", "metro", "step maximum", "FlashLB", "row balance", "moeplan", "gap"):
+        assert name in table.stdout
+    result = run("compare", traces, "--layer", 1, *SHORT, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["layer"] == 1
+    assert found["bounds"]["imbalance"] >= 1
+    assert {"planner", "routing", "unit", "planned_seconds", "imbalance_gap", "tiles_gap"} <= found["rows"][0].keys()
+    for row in found["rows"]:
+        assert f"{row['imbalance']['p99']:.3f}" in table.stdout
+        assert f"{row['latency_us']['p99']:.1f}" in table.stdout
+
+
+def test_counts_alone_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"
+    path.write_text(json.dumps({"logical_count": np.ones((2, 8), dtype=int).tolist()}))
+    said = fault(run("compare", path, "--layer", 0, "--top-k", 2, "--mesh", "2x2", "--hardware", WORMHOLE))
+    assert "token traces" in said

@@ -1,0 +1,32 @@
+"""A small whole model, planned by the command line: what tests of broken runs compare with."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_problems import request_experts, write_request
+
+from optimizer.traces.source import TraceSource
+
+LAYERS = 3
+ARGUMENTS = ("--layer", "all", "--mesh", "2x2", "--batch-tokens", "24", "--iterations", "300")
+FEW = 64  # batches in a set, so that a run takes a second
+AMPLE = ("--time-limit", "100000")  # so that the clock decides nothing, however slow the machine
+
+
+def write_corpus(folder: Path, seed: int = 7, layers: int = LAYERS) -> Path:
+    """Ten small requests, a folder of them."""
+    rng = np.random.default_rng(seed)
+    for number in range(10):
+        write_request(folder / f"r{number}.npz", request_experts(rng, 20, layers, 8, 2))
+    return folder
+
+
+def with_few_batches(patch: pytest.MonkeyPatch) -> None:
+    """From now on."""
+    patch.setattr(TraceSource.sets, "__defaults__", ((FEW, FEW, FEW),))
+
+
+def solving(traces: Path, plan: Path, *more: object) -> list[str]:
+    """The arguments of a run for all layers."""
+    return ["solve", str(traces), *ARGUMENTS, *AMPLE, "-o", str(plan), *map(str, more)]

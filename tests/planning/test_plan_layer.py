@@ -1,0 +1,118 @@
+"""One layer, end to end, on small problems."""
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+from random_problems import small_problem
+
+from formulations.kit.outcome import SolveStatus
+from optimizer.commands.report.solution import as_json, proof
+from optimizer.domain.problem import Problem
+from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
+from optimizer.planning.plan_layer import Solution, solve
+from optimizer.search.choose import figures
+from optimizer.search.stop import Deadline
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
+
+METHODS = ["sequential", "random", "pairing", "greedy", "risk", "steps", "flexibility", "formulation", "search"]
+
+
+def solved(
+    seed: int = 0, evaluations: int | None = 4000, seconds: float = 60, routings: tuple[str, ...] = ("even",)
+) -> Solution:
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    return solve(
+        problem, sets, Effort(Deadline(seconds), seed, evaluations), lambda stage, share: None, Conditions(), routings
+    )
+
+
+def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> None:
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    solution = solve(problem, sets, Effort(Deadline(60), 0, 4000), lambda stage, share: None, Conditions(), ("even",))
+    assert [row.method for row in solution.rows] == METHODS
+    for row in solution.rows:
+        assert row.placement.violations(15, 8, 3) == []
+        again = simulate(row.placement, sets.test, problem.model, problem.mesh, problem.cost, Conditions())
+        assert (row.report.latency_us == again.latency_us).all()
+
+
+def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    effort = Effort(Deadline(60), 0, 40_000)
+    rows = {row.method: row for row in solve(problem, sets, effort, lambda *_: None, Conditions(), ("even",)).rows}
+    judged = {
+        name: figures(
+            simulate(rows[name].placement, sets.selection, problem.model, problem.mesh, problem.cost, Conditions())
+        )
+        for name in ("greedy", "search")
+    }
+    assert (judged["search"] <= judged["greedy"]).all()
+    assert (judged["search"] < judged["greedy"]).any()
+
+
+def test_with_an_iteration_limit_the_seed_alone_decides() -> None:
+    one, same, other = solved(1), solved(1), solved(2)
+    assert [row.placement.slots.tolist() for row in one.rows] == [row.placement.slots.tolist() for row in same.rows]
+    assert one.gaps == same.gaps
+    assert one.candidates == same.candidates > 3
+    assert one.rows[1].placement.slots.tolist() != other.rows[1].placement.slots.tolist()
+
+
+def test_bounds_are_below_what_was_reached() -> None:
+    solution = solved()
+    report = solution.rows[-1].report
+    found = {gap.unit: gap for gap in solution.gaps}
+    assert set(found) == {"imbalance", "tiles", "copies_per_token", "hops_per_token", "compute_us"}
+    assert found["imbalance"].reached == pytest.approx(report.imbalance.mean())
+    for gap in solution.gaps:
+        assert 0 < gap.any_placement.mean <= gap.reached * (1 + 1e-9)
+        assert gap.this_placement is None or gap.any_placement.mean <= gap.this_placement.mean <= gap.reached + 1e-9
+        assert gap.to_any == pytest.approx(gap.reached / gap.any_placement.mean - 1)
+
+
+def test_the_formulation_is_at_least_as_good_as_its_hint() -> None:
+    problem, _ = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    solution = solved()
+    weight = problem.total_load / solution.rows[3].placement.counts(15)
+    peaks = [max(sum(weight[e] for e in row if e >= 0) for row in solution.rows[i].placement.slots) for i in (3, 7)]
+    assert solution.outcome is not None
+    assert solution.outcome.status in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE)
+    assert solution.outcome.objective == pytest.approx(peaks[1])
+    assert solution.outcome.lower_bound <= peaks[1] + 1e-9
+    assert peaks[1] <= peaks[0] + 1e-9
+
+
+def test_the_time_limit_ends_an_unlimited_search() -> None:
+    started = time.monotonic()
+    assert solved(evaluations=None, seconds=3).candidates > 3
+    assert time.monotonic() - started < 30  # not a timing: only that it ends at all
+
+
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_ctrl_c_among_the_seeds_leaves_those_that_there_are(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
+        yield from islice(seeds_and_formulation(problem, effort, notify), after)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("optimizer.planning.plan_layer.seeds_and_formulation", interrupted)
+    solution = solved()
+    assert [row.method for row in solution.rows] == [*METHODS[:after], "search"]
+    best = "greedy" if after >= 4 else METHODS[after - 1]
+    slots = {row.method: row.placement.slots.tolist() for row in solution.rows}
+    assert slots["search"] == slots[best]
+    assert solution.outcome is None
+    assert as_json(solution)["formulation"] is None
+    assert "Interrupted before the formulation" in proof(solution)
+
+
+def test_ctrl_c_before_any_seed_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("optimizer.planning.plan_layer.seeds_and_formulation", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        solved()

@@ -1,0 +1,111 @@
+"""Learned shares: never worse than an even split on what they were learned on, and the best where that is known."""
+
+from math import ceil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_layers import Case, cases
+from reference import Slots, replicas
+
+from formulations.kit.arrays import Ints
+from optimizer.domain.placement import Placement
+from optimizer.routing.context import Learned, Site
+from optimizer.routing.learned_shares import PARTS, learn
+from optimizer.routing.policies import POLICIES
+
+Shares = list[list[float]]
+
+
+def summed_peaks(slots: Slots, loads: list[list[int]], value: list[int], share: Shares) -> int:
+    """The dearest device of each batch, where every replica serves its share rounded up, summed."""
+    total = 0
+    for load in loads:
+        cost = [0] * len(slots)
+        for expert, pairs in enumerate(load):
+            for device, slot in replicas(slots, expert):
+                cost[device] += value[ceil(round(share[device][slot] * pairs, 6))]
+        total += max(cost)
+    return total
+
+
+def staircase(most: int, tile: int) -> Ints:
+    """Nanoseconds by tokens: by the tile, and a little per token."""
+    tokens = np.arange(most + 1)
+    return np.where(tokens > 0, 100 * -(-tokens // tile) + tokens, 0)
+
+
+def drawn_loads(seed: int, drawn: Case, batches: int) -> Ints:
+    """Loads of some batches, some experts idle."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-5, 40, (batches, drawn.model.experts)).clip(0).astype(np.int32)
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 10**6), cases(), st.sampled_from([1, 8]))
+def test_shares_are_no_worse_than_even_ones_and_sum_to_one(seed: int, drawn: Case, tile: int) -> None:
+    load, slots = drawn_loads(seed, drawn, 5), drawn.placement.slots
+    value = staircase(40, tile)
+    found, even = learn(drawn.placement, load, value), Learned.nothing(drawn.placement, drawn.model.experts)
+    peaks = [
+        summed_peaks(slots.tolist(), load.tolist(), value.tolist(), known.share.tolist()) for known in (found, even)
+    ]
+    assert peaks[0] <= peaks[1]
+    assert (found.share >= 0).all()
+    assert (found.share[slots < 0] == 0).all()
+    assert [found.share[slots == e].sum() for e in range(drawn.model.experts)] == pytest.approx(
+        [1] * drawn.model.experts
+    )
+    assert found.load.tolist() == load.mean(axis=0).tolist()
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**6), cases(replicas=2), st.sampled_from([1, 8]))
+def test_no_part_of_a_share_is_better_handed_over(seed: int, drawn: Case, tile: int) -> None:
+    """On two batches, which are done with before the sweeps run out."""
+    load, slots = drawn_loads(seed, drawn, 2).tolist(), drawn.placement.slots.tolist()
+    value = staircase(40, tile)
+    share = learn(drawn.placement, np.array(load, dtype=np.int32), value).share.tolist()
+    reached = summed_peaks(slots, load, value.tolist(), share)
+    for expert in range(drawn.model.experts):
+        there = replicas(slots, expert)
+        for giver, taker, part in ((a, b, part) for a in there for b in there if a != b for part in PARTS):
+            other = [list(row) for row in share]
+            moved = share[giver[0]][giver[1]] * part
+            other[giver[0]][giver[1]] -= moved
+            other[taker[0]][taker[1]] += moved
+            assert summed_peaks(slots, load, value.tolist(), other) >= reached
+
+
+@settings(max_examples=60)
+@given(cases())
+def test_weighted_round_robin_costs_no_more_than_the_shares_promise(drawn: Case) -> None:
+    load, slots = drawn.batches.load(drawn.model.experts), drawn.placement.slots.tolist()
+    value = staircase(drawn.batches.tokens, 8)
+    found = learn(drawn.placement, load, value)
+    site = Site.of(drawn.placement, drawn.model, drawn.network(("row", "rings")), 1, 1, found)
+    chosen = POLICIES["weights"](drawn.batches.experts, drawn.batches.source_row, site)
+    peaks = 0
+    for batch in chosen:
+        cost = value[np.bincount(batch.ravel(), minlength=drawn.mesh.slots)]
+        peaks += cost.reshape(drawn.mesh.devices, -1).sum(axis=1).max()
+    assert peaks <= summed_peaks(slots, load.tolist(), value.tolist(), found.share.tolist())
+
+
+@pytest.mark.parametrize(("beside", "share"), [(8, 1.0), (4, 0.75), (2, 0.625), (0, 0.5)])
+def test_the_replica_beside_a_heavy_expert_is_spared(beside: int, share: float) -> None:
+    """Eight pairs go to devices that serve 0 and `beside` others: alike is best."""
+    placement = Placement(np.array([[0, -1], [0, 1], [-1, -1], [-1, -1]]))
+    found = learn(placement, np.array([[8, beside]] * 3, dtype=np.int32), np.arange(9))
+    assert found.share[:2, 0].tolist() == [share, 1 - share]
+    assert found.share[1, 1] == 1
+
+
+def test_shares_are_learned_by_tiles_where_tiles_cost() -> None:
+    """Half of six pairs opens a tile on either device; all of them on the first cost it no more than half did."""
+    placement = Placement(np.array([[0, 2], [0, 1]]))
+    load = np.array([[6, 8, 1]] * 2, dtype=np.int32)
+    even = summed_peaks(placement.slots.tolist(), load.tolist(), staircase(9, 8).tolist(), [[0.5, 1], [0.5, 1]])
+    found = learn(placement, load, staircase(9, 8))
+    assert summed_peaks(placement.slots.tolist(), load.tolist(), staircase(9, 8).tolist(), found.share.tolist()) < even

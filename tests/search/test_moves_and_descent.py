@@ -1,0 +1,241 @@
+"""Moves, descent and choice: incremental equals from-scratch, and the feasible set is never left."""
+
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_problems import small_problem
+
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
+from optimizer.search.choose import Goal as ChoiceGoal
+from optimizer.search.choose import choose, figures
+from optimizer.search.descent import Descent
+from optimizer.search.moves import apply, delta, is_legal, scratch_for
+from optimizer.search.multistart import Goal, latency_goal, multistart
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import random_permutation
+from optimizer.search.state import SearchState
+from optimizer.search.stop import Budget, Deadline
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.simulator import simulate
+
+USUAL = 300_000  # ns, which some peaks are below and some above
+
+
+def state_of(problem: Problem, goal: Goal, placement: Placement) -> SearchState:
+    return SearchState.of(placement, problem.load, goal.value, goal.together, USUAL)
+
+
+def from_scratch(problem: Problem, goal: Goal, placement: Placement) -> int:
+    value, together = goal.value, goal.together
+    slots = placement.slots.tolist()
+    return reference.peak_sum(slots, problem.load.tolist(), value.tolist(), USUAL) - reference.saved(
+        slots, together.tolist()
+    )
+
+
+def after_move(problem: Problem, slots: np.ndarray, move: int) -> np.ndarray:
+    """What a move number means, read off its definition."""
+    flat = slots.ravel().copy()
+    size, experts = flat.size, problem.model.experts
+    if move < size * size:
+        flat[[move // size, move % size]] = flat[[move % size, move // size]]
+    else:
+        flat[(move - size * size) // experts] = (move - size * size) % experts
+    return flat.reshape(slots.shape)
+
+
+def rows_of_shared(problem: Problem, placement: Placement) -> list[list[int]]:
+    mesh = problem.mesh
+    by_row = placement.slots.reshape(mesh.rows, -1)
+    return [(by_row == expert).sum(axis=1).tolist() for expert in problem.model.shared_ids]
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([None, "auto", 1, 3]),
+    st.sampled_from([None, None, 0, 2]),
+    st.integers(1, 2),
+    st.sampled_from([(3, 2, 3, 9), (1, 6, 2, 5), (2, 5, 4, 9), (14, 1, 1, 7)]),
+)
+def test_every_step_of_a_random_walk_is_exact_and_valid(
+    seed: int, replicas: int | str | None, extra: int | None, shared: int, shape: tuple[int, int, int, int]
+) -> None:
+    rows, cols, slots, routed = shape
+    problem, sets = small_problem(
+        seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, replicas=replicas, extra=extra
+    )
+    goal = latency_goal(problem, sets.train)
+    rng = np.random.default_rng(seed)
+    start = random_permutation(problem, rng).slots.copy()
+    spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
+    start.ravel()[spare] = -1  # an empty slot, so that moves meet one
+    state = state_of(problem, goal, Placement(start))
+    scratch = scratch_for(state)
+    size, shared_rows = start.size, rows_of_shared(problem, state.placement())
+    made = 0
+    for _ in range(4000):
+        move = int(rng.integers(size * (size + problem.model.experts)))
+        if not is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols, problem.most_replicas):
+            continue
+        before = [array.copy() for array in state.arrays()]
+        objective = state.objective
+        change = delta(move, state.arrays(), scratch)
+        assert all((old == new).all() for old, new in zip(before, state.arrays(), strict=True))
+        expected = Placement(after_move(problem, state.slots, move))
+        apply(move, state.arrays(), scratch)
+        made += 1
+        fresh = state_of(problem, goal, state.placement())
+        assert (state.slots == expected.slots).all()
+        assert objective + change == state.objective == fresh.objective
+        assert (state.part == fresh.part).all()
+        assert (state.cost == fresh.cost).all()
+        assert (state.saved == fresh.saved).all()
+        assert problem.violations(state.placement()) == []
+        if problem.shared_replicas is not None:
+            assert rows_of_shared(problem, state.placement()) == shared_rows
+        if made % 20 == 1:
+            assert state.objective == from_scratch(problem, goal, state.placement())
+        if made == 120:
+            break
+    assert made == 120
+
+
+def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
+    problem, sets = small_problem(3, rows=8, cols=4, slots=3, routed=64, top_k=6, tokens=128)
+    goal = latency_goal(problem, sets.train)
+    state = state_of(problem, goal, greedy(problem))
+    scratch = scratch_for(state)
+    rng = np.random.default_rng(0)
+    made = 0
+    while made < 1000:
+        move = int(rng.integers(96 * (96 + 65)))
+        if is_legal(move, state.slots, state.count, problem.spread, 4):
+            expected = state.objective + delta(move, state.arrays(), scratch)
+            apply(move, state.arrays(), scratch)
+            made += 1
+            assert state.objective == expected
+            assert (state.cost == state_of(problem, goal, state.placement()).cost).all()
+    assert state.objective == from_scratch(problem, goal, state.placement())
+    assert state.placement().violations(65, 32, 3) == []
+
+
+@given(st.integers(0, 10**6))
+def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
+    problem, sets = small_problem(seed, rows=4, cols=2)
+    placement = random_permutation(problem, np.random.default_rng(seed))
+    report = simulate(placement, sets.train, problem.model, problem.mesh, problem.cost, Conditions())
+    nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=int)
+    tokens = SearchState.of(placement, problem.load, np.arange(problem.load.max() + 1), nothing)
+    spent = SearchState.of(placement, problem.load, problem.cost.slot_ns(int(problem.load.max())), nothing)
+    assert (report.device_load == tokens.cost.T).all()
+    assert (report.compute_us == spent.leading[0] / 1000).all()
+
+
+def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
+    problem, sets = small_problem(2)
+    value, together, _ = latency_goal(problem, sets.train)
+    placement = greedy(problem)
+    large = SearchState.of(placement, problem.load, value * 2**20, together * 0)
+    assert large.cost.dtype == np.int64
+    assert large.objective == 2**20 * SearchState.of(placement, problem.load, value, together * 0).objective
+    scratch = scratch_for(large)
+    moves = [m for m in range(400) if is_legal(m, large.slots, large.count, problem.spread, 2)]
+    before = large.objective
+    change = delta(moves[0], large.arrays(), scratch)
+    apply(moves[0], large.arrays(), scratch)
+    assert large.objective == before + change
+
+
+def test_what_two_experts_save_is_what_the_batches_hold() -> None:
+    problem, sets = small_problem(2, rows=4, cols=2)
+    together = latency_goal(problem, sets.train).together
+    tokens = [set(token.tolist()) for batch in sets.train.experts for token in batch]
+    for x in range(problem.model.experts):
+        for y in range(problem.model.experts):
+            both = sum(x in token and y in token for token in tokens) if x != y else 0
+            assert together[x, y] == both * problem.cost.message_ns(problem.mesh)
+
+
+def test_descent_ends_where_no_move_improves() -> None:
+    problem, sets = small_problem(5)
+    goal = latency_goal(problem, sets.train)
+    state = state_of(problem, goal, greedy(problem))
+    start = state.objective
+    descent = Descent(state, problem.spread, problem.mesh.cols, np.random.default_rng(0))
+    while not descent.run(1000).at_optimum:
+        pass
+    assert state.objective <= start
+    scratch = scratch_for(state)
+    size = state.slots.size
+    for move in range(size * (size + problem.model.experts)):
+        if is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols):
+            moved = Placement(after_move(problem, state.slots, move))
+            assert delta(move, state.arrays(), scratch) == from_scratch(problem, goal, moved) - state.objective >= 0
+
+
+def test_descent_counts_its_evaluations() -> None:
+    problem, sets = small_problem(5)
+    goal = latency_goal(problem, sets.train)
+    descent = Descent(state_of(problem, goal, greedy(problem)), problem.spread, 2, np.random.default_rng(0))
+    assert descent.run(17).evaluated == 17
+
+
+def ends(seed: int, evaluations: int = 3000) -> list[list[list[int]]]:
+    problem, sets = small_problem(6, routed=14, slots=4)
+    budget = Budget(Deadline(600), 600, evaluations)
+    found = multistart(
+        problem,
+        latency_goal(problem, sets.train),
+        [greedy(problem)],
+        budget,
+        np.random.default_rng(seed),
+        lambda share: None,
+    )
+    return [placement.slots.tolist() for placement in found]
+
+
+def test_the_same_seed_gives_the_same_search_also_in_another_process() -> None:
+    here = ends(1)
+    assert len(here) > 1
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert here == ends(1) == pool.apply(ends, (1,))
+    assert ends(2) != here
+
+
+def test_budgets_end_by_time_and_by_count() -> None:
+    spent = Budget(Deadline(60, time.monotonic() - 61), 60)
+    assert spent.grant(5) == 0
+    counted = Budget(Deadline(60), 60, 7)
+    assert counted.grant(5) == 5
+    counted.spend(5)
+    assert counted.grant(5) == 2
+    counted.spend(2)
+    assert counted.grant(5) == 0
+    assert Deadline(60, time.monotonic() - 61).remaining() == 0
+
+
+def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
+    base, better = [2.0] * 8, [1.9] * 8
+    one_worse = [1.0] * 7 + [2.1]
+    faster, more_even = [1.8] + [1.9] * 3 + [2.0] * 4, [1.9] * 4 + [1.0] * 4
+    judged = [np.array(values) for values in (base, one_worse, better, faster, more_even)]
+    assert choose(judged, 0, ChoiceGoal.LATENCY_AND_BALANCE) == 3  # the fastest of those allowed
+    assert choose([judged[0], judged[1]], 0, ChoiceGoal.LATENCY_AND_BALANCE) == 0
+    assert choose(judged, 0, ChoiceGoal.LATENCY) == 1
+    assert choose(judged[1:], 1, ChoiceGoal.BALANCE) == 3
+
+
+def test_figures_are_of_latency_and_imbalance() -> None:
+    problem, sets = small_problem(5)
+    report = simulate(greedy(problem), sets.test, problem.model, problem.mesh, problem.cost, Conditions())
+    expected = []
+    for values in (report.latency_us, report.imbalance):  # of six batches the worst 3 % are one
+        expected += [values.mean(), np.median(values), np.quantile(values, 0.99), values.max()]
+    assert figures(report) == pytest.approx(expected)
