@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from random_problems import cost, small_problem
 from reference_risk import device_risks
 
+from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Problem
