@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from optimizer import __version__
 from optimizer.commands.benchmark import benchmark
 from optimizer.commands.bound import bound
 from optimizer.commands.compare import compare
@@ -38,7 +39,7 @@ class Moeplan(click.Group):
 
 
 @click.group(cls=Moeplan, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="moeplan")
+@click.version_option(__version__, prog_name="moeplan")
 def main() -> None:
     """Place the experts of a Mixture-of-Experts model on a device mesh, from recorded routing traces.
 

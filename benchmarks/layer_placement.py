@@ -13,9 +13,9 @@ from collections.abc import Callable
 import click
 import numpy as np
 
-from formulations.expected_load.joint_placement import Layer, place_in_steps, place_jointly
-from formulations.expected_load.layer_placement import Instance, place_replicas
-from formulations.expected_load.replication import Budget, counts_for_loads
+from formulations.expected_load.joint_placement import JointInstance, place_in_steps, place_jointly
+from formulations.expected_load.layer_placement import LayerInstance, place_replicas
+from formulations.expected_load.replication import ReplicaBudget, counts_for_loads
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.solver import Limits
 from optimizer.domain.mesh import Mesh
@@ -42,11 +42,11 @@ def greedy_counts(load: Ints, spread: Bools) -> Ints:
     counts = np.full(len(load), MESH.rows)
     routed = load[~spread]
     slots = MESH.slots - MESH.rows * int(spread.sum())
-    counts[~spread] = counts_for_loads(routed, Budget.of(len(routed), slots, MESH.devices)).value
+    counts[~spread] = counts_for_loads(routed, ReplicaBudget.of(len(routed), slots, MESH.devices)).value
     return counts
 
 
-def gap(layer: Layer, slots: Ints) -> float:
+def gap(layer: JointInstance, slots: Ints) -> float:
     """Peak / bound - 1, from scratch, of a placement that is first checked."""
     faults = Placement(slots).violations(len(layer.load), MESH.devices, MESH.slots_per_device)
     held = slots.reshape(MESH.rows, -1)
@@ -67,8 +67,8 @@ def measure(load: Ints, spread: Bools, seconds: float, given: bool) -> Row:
     """One layer's gaps and times; every run starts from the load alone."""
     row: Row = {}
 
-    def fresh() -> Layer:
-        return Layer(load, spread, MESH.rows, MESH.cols, MESH.slots_per_device)
+    def fresh() -> JointInstance:
+        return JointInstance(load, spread, MESH.rows, MESH.cols, MESH.slots_per_device)
 
     for steps in QUICK:
         slots, took = timed(lambda steps=steps: place_in_steps(fresh(), steps, np.random.default_rng(0)))  # type: ignore[misc]
@@ -79,7 +79,7 @@ def measure(load: Ints, spread: Bools, seconds: float, given: bool) -> Row:
     if given:
         counts = greedy_counts(load, spread)
         outcome = place_replicas(
-            Instance(load, counts, spread, MESH.rows, MESH.cols, MESH.slots_per_device), None, Limits(10)
+            LayerInstance(load, counts, spread, MESH.rows, MESH.cols, MESH.slots_per_device), None, Limits(10)
         )
         row |= {"given_gap": outcome.gap, "given_seconds": outcome.runtime, "given_status": str(outcome.status)}
     return row

@@ -23,13 +23,13 @@ from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.state import SearchState
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 from optimizer.search.tabu import tabu
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 
 BATCHES = 512
 SHARES = (0.0, 0.15, 0.3, 0.6)  # of the time, for large neighbourhoods
@@ -46,12 +46,12 @@ class CpuDeadline(Deadline):
         return time.process_time() - self.computed
 
 
-def spell(seconds: float) -> Budget:
+def spell(seconds: float) -> SearchBudget:
     """A budget of so many seconds from now on."""
-    return Budget(CpuDeadline(seconds), seconds)
+    return SearchBudget(CpuDeadline(seconds), seconds)
 
 
-def case(named: Named, mesh: Mesh) -> tuple[Problem, Sets]:
+def case(named: TraceInput, mesh: Mesh) -> tuple[Problem, Sets]:
     """One layer."""
     source = open_source(named, [LAYER], ModelChoice(), mesh, lambda share: None)
     sets = source.sets(LAYER)
@@ -110,9 +110,9 @@ def optimal(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
 def main() -> None:
     """All cases."""
     seconds, seeds, traces = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    cases = {f"built-in, {tokens} tokens": (Named(batch_tokens=tokens), MESH) for tokens in (512, 2048)}
+    cases = {f"built-in, {tokens} tokens": (TraceInput(batch_tokens=tokens), MESH) for tokens in (512, 2048)}
     if traces:
-        cases[f"{traces[0]}, 4x8"] = (Named(traces=traces), Mesh(4, 8, 3))
+        cases[f"{traces[0]}, 4x8"] = (TraceInput(traces=traces), Mesh(4, 8, 3))
     for name, (named, mesh) in cases.items():
         problem, sets = case(named, mesh)
         even(problem, sets, 0.01, 1)  # compiles

@@ -13,12 +13,12 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import make_problem
 from optimizer.planning.candidates import Effort
-from optimizer.planning.plan_layer import Solution, solve
+from optimizer.planning.plan_layer import LayerSolution, solve
 from optimizer.planning.portfolio import AUTO
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 
 HARDWARE = "tt-wormhole-quad-galaxy"
 COLOURS = {"sequential": "#999999", "pairing": "#e69f00", "greedy": "#0072b2", "search": "#d55e00"}
@@ -30,9 +30,9 @@ LABELS = {
 }
 
 
-def solution_of(traces: str, layer: int, mesh: Mesh, seconds: float) -> Solution:
+def solution_of(traces: str, layer: int, mesh: Mesh, seconds: float) -> LayerSolution:
     """Plan one layer as `moeplan solve` does."""
-    source = open_source(Named(traces=[traces]), [layer], ModelChoice(), mesh, lambda share: None)
+    source = open_source(TraceInput(traces=[traces]), [layer], ModelChoice(), mesh, lambda share: None)
     sets = source.sets(layer)
     problem = make_problem(
         source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts), None
@@ -40,7 +40,7 @@ def solution_of(traces: str, layer: int, mesh: Mesh, seconds: float) -> Solution
     return solve(problem, sets, Effort(Deadline(seconds)), lambda stage, share: None, Conditions(), AUTO)
 
 
-def draw(solution: Solution, path: str, title: str) -> None:
+def draw(solution: LayerSolution, path: str, title: str) -> None:
     """One curve per method: the share of test batches that end within a latency."""
     mpl.use("Agg")
     from matplotlib import pyplot

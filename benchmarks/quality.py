@@ -33,7 +33,7 @@ from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, Source, open_source
+from optimizer.traces.source import Source, TraceInput, open_source
 
 MESHES = {"deepseek-v2-lite": (Mesh(4, 8, 3), 2, 1), "gpt-oss-20b": (Mesh(4, 4, 3), 0, 0)}
 """Of real traces: mesh, shared experts, first MoE layer."""
@@ -48,10 +48,10 @@ Figures = dict[str, float]
 def opened(trace: str | None, tokens: int, seed: int) -> tuple[Source, Mesh]:
     """The built-in trace or a folder, in batches of so many tokens."""
     if trace is None:
-        named = Named(batch_tokens=tokens, seed=seed)
+        named = TraceInput(batch_tokens=tokens, seed=seed)
         return open_source(named, [LAYER], ModelChoice(), MESH, lambda share: None), MESH
     mesh, shared, first = MESHES[Path(trace).name]
-    named = Named(traces=[trace], batch_tokens=tokens, seed=seed, first_moe_layer=first)
+    named = TraceInput(traces=[trace], batch_tokens=tokens, seed=seed, first_moe_layer=first)
     return open_source(named, [LAYER], ModelChoice(shared_experts=shared), mesh, lambda share: None), mesh
 
 

@@ -18,7 +18,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.problem import Problem
 from optimizer.routing import policies
 from optimizer.routing.capacity import Coactivation
-from optimizer.routing.context import Site
+from optimizer.routing.context import RoutingContext
 from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 from optimizer.routing.optimal import optimal
 from optimizer.search.seeds.greedy import greedy
@@ -26,15 +26,17 @@ from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 
 FEW = 16  # batches for the slow yardsticks
 LAYER = 12
 
 
-def site_of(problem: Problem, tile: int) -> Site:
+def context_of(problem: Problem, tile: int) -> RoutingContext:
     """The greedy placement as policies see it."""
-    return Site.of(greedy(problem), problem.model, Network.of(MESH, problem.cost.preset.network), tile, 16, None)
+    return RoutingContext.of(
+        greedy(problem), problem.model, Network.of(MESH, problem.cost.preset.network), tile, 16, None
+    )
 
 
 @kernel
@@ -50,8 +52,8 @@ def peaks(units: Ints, replicas: Graph, devices: int) -> Ints:
 
 def exact_peak(problem: Problem, test: Batches) -> None:
     """Microseconds per batch for the peak alone, beside general max-flow solvers; answers compared."""
-    site = site_of(problem, 1)
-    replicas = graph(site.start, site.slot, MESH.devices, MESH.slots_per_device)
+    context = context_of(problem, 1)
+    replicas = graph(context.start, context.slot, MESH.devices, MESH.slots_per_device)
     load = test.load(problem.model.experts).astype(np.int64)
     print(f"{'least peak, us a batch':28}{'moeplan':>10}{'ortools':>10}{'scipy':>10}")
     for name, units in (("tokens", load), ("tiles", problem.cost.tiles(load))):
@@ -69,20 +71,20 @@ def whole_policies(problem: Problem, test: Batches) -> None:
     """M pairs/s of every policy: alone, and with loads, tiles, links and all statistics of a simulation."""
     print(f"\n{'policy, M pairs/s':28}{'routing':>10}{'simulated':>10}")
     for unit in ("tokens", "tiles"):
-        site = site_of(problem, 32 if unit == "tiles" else 1)
+        context = context_of(problem, 32 if unit == "tiles" else 1)
         for name, policy in policies.POLICIES.items():
             if unit == "tiles" and name not in ("least-loaded", "optimal", "capacity-fill"):
                 continue
             conditions = Conditions(name, "tiles" if unit == "tiles" else "tokens")
             work = test.experts.size / 1e6
-            alone = rate(work, partial(policy, test.experts, test.source_row, site))
+            alone = rate(work, partial(policy, test.experts, test.source_row, context))
             whole = rate(work, partial(simulate, greedy(problem), test, problem.model, MESH, problem.cost, conditions))
             print(f"{name + ' (' + unit + ')':28}{alone:10.1f}{whole:10.1f}")
 
 
 def ten_thousand(problem: Problem) -> None:
     """All policies on 10,000 batches, drawn on the way, in one pass."""
-    source = open_source(Named(), [LAYER], ModelChoice(), MESH, lambda share: None)
+    source = open_source(TraceInput(), [LAYER], ModelChoice(), MESH, lambda share: None)
     started = time.perf_counter()
     simulations = [
         Simulation(greedy(problem), problem.model, MESH, problem.cost, Conditions(name)) for name in policies.POLICIES
@@ -96,16 +98,16 @@ def ten_thousand(problem: Problem) -> None:
 
 def hops_above_fewest(problem: Problem, test: Batches) -> None:
     """How many hops `optimal` (tokens) takes above a min-cost flow at the same peak, and how long that takes."""
-    site = site_of(problem, 1)
-    replicas = graph(site.start, site.slot, MESH.devices, MESH.slots_per_device)
+    context = context_of(problem, 1)
+    replicas = graph(context.start, context.slot, MESH.devices, MESH.slots_per_device)
     few = test.part(0, FEW)
-    chosen = optimal(few.experts, few.source_row, site)
+    chosen = optimal(few.experts, few.source_row, context)
     load = few.load(problem.model.experts).astype(np.int64)
     peak = peaks(load, replicas, MESH.devices)
-    ours = site.distance[few.source_row[..., None], site.device_of[chosen]].sum(axis=(1, 2))
+    ours = context.distance[few.source_row[..., None], context.device_of[chosen]].sum(axis=(1, 2))
     started = time.perf_counter()
     fewest = [
-        plain_routing.fewest_hops(pair_counts(few, batch, problem.model), replicas, site.distance, int(peak[batch]))
+        plain_routing.fewest_hops(pair_counts(few, batch, problem.model), replicas, context.distance, int(peak[batch]))
         for batch in range(FEW)
     ]
     took = (time.perf_counter() - started) / FEW
@@ -136,7 +138,7 @@ def margins(problem: Problem, sets: Sets) -> None:
 
 def next_experts(problem: Problem) -> None:
     """How often the estimated next expert is the recorded one, and how often it is among the next eight."""
-    source = open_source(Named(extras=True), [LAYER], ModelChoice(), MESH, lambda share: None)
+    source = open_source(TraceInput(extras=True), [LAYER], ModelChoice(), MESH, lambda share: None)
     sets, model = source.sets(LAYER), problem.model
     guess = Coactivation.of(sets.train, model)
     few = sets.test.part(0, FEW)

@@ -26,23 +26,23 @@ from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.search.annealing import anneal
 from optimizer.search.moves import delta, is_legal, scratch_for
-from optimizer.search.multistart import Goal, multistart
+from optimizer.search.multistart import DescentGoal, multistart
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation, sequential
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.risk import risk
 from optimizer.search.seeds.steps import steps
-from optimizer.search.split_moves import Touched, forget, touched_for
+from optimizer.search.split_moves import TouchedSplit, forget, touched_for
 from optimizer.search.split_moves import delta as split_delta
-from optimizer.search.split_state import Split, exact_peaks, split_of
+from optimizer.search.split_state import SplitState, exact_peaks, split_of
 from optimizer.search.state import SearchState
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 
 TILE = 32
 BATCHES, MOVES = 256, 20_000
@@ -54,7 +54,7 @@ CHAINS = 2
 
 def problem_of(tokens: int) -> tuple[Problem, Sets]:
     """The home case with batches of so many tokens."""
-    source = open_source(Named(batch_tokens=tokens), [LAYER], ModelChoice(), MESH, lambda share: None)
+    source = open_source(TraceInput(batch_tokens=tokens), [LAYER], ModelChoice(), MESH, lambda share: None)
     sets = source.sets(LAYER)
     load = sets.train.load(source.model.experts)
     return make_problem(source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), load, None), sets
@@ -69,7 +69,7 @@ def _even(moves: Ints, state: tuple[Ints, ...], scratch: tuple[Ints, ...]) -> in
 
 
 @kernel
-def _optimal(moves: Ints, current: Split, trial: Split, touched: Touched, limit: float) -> int:
+def _optimal(moves: Ints, current: SplitState, trial: SplitState, touched: TouchedSplit, limit: float) -> int:
     total = 0
     for move in moves:
         total += split_delta(move, current, trial, touched, 0, 0, limit)[0]
@@ -129,12 +129,12 @@ def pool(problem: Problem) -> Iterator[Placement]:
     yield from (sequential(problem), pairing(problem), greedy(problem))
     yield from (random_permutation(problem, rng) for _ in range(5))
     nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=np.int64)
-    goal = Goal(np.arange(int(problem.load.max()) + 1), nothing, tail=False)
-    for evaluations in (1_000, 10_000, 100_000):
-        budget = Budget(Deadline(600), 600, evaluations)
+    goal = DescentGoal(np.arange(int(problem.load.max()) + 1), nothing, tail=False)
+    for iterations in (1_000, 10_000, 100_000):
+        budget = SearchBudget(Deadline(600), 600, iterations)
         yield from multistart(problem, goal, [greedy(problem), pairing(problem)], budget, rng, lambda share: None)
-    for evaluations in (1_000, 10_000, 100_000):
-        budget = Budget(Deadline(600), 600, evaluations)
+    for iterations in (1_000, 10_000, 100_000):
+        budget = SearchBudget(Deadline(600), 600, iterations)
         yield from anneal(greedy(problem), problem.load[:BATCHES], problem.spread, MESH.cols, budget, rng)
 
 
@@ -173,7 +173,7 @@ def figures(placement: Placement, load: Ints, tile: int) -> str:
 
 def annealed(problem: Problem, units: Ints, selection: Ints, seconds: float, chains: int = CHAINS) -> Placement:
     """What annealing ends with in so many seconds: of the chains' last, the best on selection batches."""
-    budget, rng = Budget(Deadline(seconds), seconds), np.random.default_rng(0)
+    budget, rng = SearchBudget(Deadline(seconds), seconds), np.random.default_rng(0)
     found = [greedy(problem), *anneal(greedy(problem), units, problem.spread, MESH.cols, budget, rng, chains=chains)]
     return min(found[-2 * chains :], key=lambda placement: float(exact_peaks(placement, selection).mean()))
 

@@ -31,7 +31,7 @@ from optimizer.traces.corpus import find_files, read_traces
 from optimizer.traces.formats.request import Request
 from optimizer.traces.formats.write import write_request
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 from optimizer.traces.synthetic.generator import calibrated_gates, generate
 
 HARDWARE, LAYER, MESH = "tt-wormhole-quad-galaxy", 12, Mesh(16, 8, 3)
@@ -39,7 +39,7 @@ HARDWARE, LAYER, MESH = "tt-wormhole-quad-galaxy", 12, Mesh(16, 8, 3)
 
 def home_problem() -> tuple[Problem, Sets]:
     """The home case on the built-in trace."""
-    source = open_source(Named(), [LAYER], ModelChoice(), MESH, lambda share: None)
+    source = open_source(TraceInput(), [LAYER], ModelChoice(), MESH, lambda share: None)
     sets = source.sets(LAYER)
     problem = make_problem(
         source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts), None

@@ -32,7 +32,7 @@ from optimizer.planning.plan_expected_load import expected_imbalance
 from optimizer.planning.plan_fast import TRAIN, fast_plan, loads_of
 from optimizer.search.seeds.greedy import greedy
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named
+from optimizer.traces.source import TraceInput
 
 SAMPLED_EVERY = 0.5  # seconds, of memory
 ALONE_SECONDS = 60
@@ -109,7 +109,7 @@ def speedup(traces: str, layers: str) -> None:
 
 def fast(traces: str, layers: str) -> None:
     """All layers on expected load; the second time nothing is compiled."""
-    reader = LayerReader.of(Named([traces]), ModelChoice(), MESH, layer_ids(layers), lambda share: None)
+    reader = LayerReader.of(TraceInput([traces]), ModelChoice(), MESH, layer_ids(layers), lambda share: None)
     cost = Cost(HARDWARE, load_hardware(HARDWARE))
     for source, held_layers in reader.sources():
         for _ in range(2):

@@ -40,7 +40,7 @@ from formulations.bounds.load import any_placement_bound, static_counts_bound
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for, status_of
-from formulations.rows.mesh_row import Row
+from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_descent import descend_row, first_slots
 
 FIRST_SETS = 100  # sets of devices to begin with, at most, unless single devices are more
@@ -52,7 +52,7 @@ LARGEST_MODEL = 500_000  # terms in cuts, .5 s to build; CP-SAT gets no farther 
 
 
 @dataclass(frozen=True, eq=False)
-class Instance:
+class BatchInstance:
     """load `[batch, expert]` whole pairs; devices are alike, and slots_per_device as many as each has.
 
     Raises ValueError for loads of another shape or below zero, or none at all.
@@ -72,10 +72,10 @@ class Instance:
         return self.devices * self.slots_per_device
 
     @cached_property
-    def row(self) -> Row:
+    def row(self) -> MeshRow:
         """The same as a mesh row without experts elsewhere; what the floor forces is load of a device outside."""
         nowhere = np.zeros((self.load.shape[1], 1), dtype=np.bool_)
-        return Row(self.load, nowhere, self.floor[:, None], self.devices, self.slots_per_device)
+        return MeshRow(self.load, nowhere, self.floor[:, None], self.devices, self.slots_per_device)
 
     @cached_property
     def floor(self) -> Ints:
@@ -97,7 +97,7 @@ class Instance:
         return int(self.peaks(slots)[0].sum())
 
 
-def place_for_batches(instance: Instance, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
+def place_for_batches(instance: BatchInstance, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
     """Minimise the mean over batches of the peak device load, with optimal routing of each.
 
     hint: slots `[device, slot]` of a valid placement to start from, -1 = empty; the value is one in the same form, and
@@ -125,7 +125,7 @@ def place_for_batches(instance: Instance, hint: Ints | None, limits: Limits) -> 
     return Outcome(slots, total / batches, bound / batches, status, time.monotonic() - started)
 
 
-def _start(instance: Instance, hint: Ints | None, limits: Limits, descents: int) -> Ints:
+def _start(instance: BatchInstance, hint: Ints | None, limits: Limits, descents: int) -> Ints:
     """The best of descents from the hint, or the heaviest experts first, and then from placements at random, until so
     many are in vain. Descent counts parts of pairs."""
     best = start = _filled(instance, first_slots(instance.row) if hint is None else hint)
@@ -140,14 +140,14 @@ def _start(instance: Instance, hint: Ints | None, limits: Limits, descents: int)
     return best
 
 
-def _at_random(instance: Instance, rng: np.random.Generator) -> Ints:
+def _at_random(instance: BatchInstance, rng: np.random.Generator) -> Ints:
     """Every expert in some slot, the rest of them empty."""
     slots = np.full(instance.slots, -1)
     slots[rng.permutation(instance.slots)[: instance.load.shape[1]]] = np.arange(instance.load.shape[1])
     return slots.reshape(instance.devices, -1)
 
 
-def _filled(instance: Instance, slots: Ints) -> Ints:
+def _filled(instance: BatchInstance, slots: Ints) -> Ints:
     """Empty slots filled with the experts that have most load per replica: more replicas make no peak larger."""
     filled, load = slots.astype(np.int32), instance.load.sum(axis=0)
     for device, slot in np.argwhere(slots < 0):
@@ -169,7 +169,7 @@ class _Known:
 Devices = tuple[int, ...]
 
 
-def _by_cuts(instance: Instance, slots: Ints, limits: Limits) -> tuple[Ints, int, int]:
+def _by_cuts(instance: BatchInstance, slots: Ints, limits: Limits) -> tuple[Ints, int, int]:
     """The best slots, the sum of their peaks, and what no sum is below."""
     known, bound = _Known(slots, instance.total(slots)), instance.least
     sets, deadline, work = _first_sets(instance.devices), time.monotonic() + limits.seconds, limits.deterministic
@@ -188,7 +188,7 @@ def _by_cuts(instance: Instance, slots: Ints, limits: Limits) -> tuple[Ints, int
     return known.slots, known.total, min(bound, known.total)
 
 
-def _has_model(instance: Instance, sets: list[Devices]) -> bool:
+def _has_model(instance: BatchInstance, sets: list[Devices]) -> bool:
     """Whether a model with these sets is small enough to be built in the time there is."""
     batches, experts = instance.load.shape
     return bool(len(sets) * experts * (instance.devices + batches) <= LARGEST_MODEL)
@@ -210,7 +210,7 @@ class _Master:
     on[expert][device], inside[set][expert]: it has no replica outside, peak[batch].
     """
 
-    def __init__(self, instance: Instance, sets: list[Devices], known: _Known, bound: int) -> None:
+    def __init__(self, instance: BatchInstance, sets: list[Devices], known: _Known, bound: int) -> None:
         self.instance, self.sets, self.model = instance, sets, cp_model.CpModel()
         self._variables(known)
         self._each_expert_placed()
@@ -297,7 +297,7 @@ class _Proposals(cp_model.CpSolverSolutionCallback):
     The search is stopped when it believes in half of what could be gained without the cuts that it lacks.
     """
 
-    def __init__(self, instance: Instance, known: _Known, bound: int) -> None:
+    def __init__(self, instance: BatchInstance, known: _Known, bound: int) -> None:
         super().__init__()
         self.instance, self.known, self.bound = instance, known, bound
         self.sets: list[Devices] = []

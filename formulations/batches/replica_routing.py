@@ -51,7 +51,7 @@ def _listed(noun: str, ids: tuple[int, ...]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class ReplicaSplit:
     """units `[expert, device]`: what each replica serves, in tokens (parts of them from `route_fractions`) or tiles;
     critical: why no split has a lower peak."""
 
@@ -90,12 +90,12 @@ def proven_bound(critical: CriticalSet, load: Ints, holders: Bools) -> Fraction:
     return Fraction(total, len(devices))
 
 
-def route_tokens(load: Ints, holders: Bools) -> Outcome[Split]:
+def route_tokens(load: Ints, holders: Bools) -> Outcome[ReplicaSplit]:
     """Least peak for whole tokens, by max-flow. Infeasible where an expert with load has no replica."""
     return _route_units(load, holders, "tokens")
 
 
-def route_tiles(load: Ints, holders: Bools, tile: int) -> Outcome[Split]:
+def route_tiles(load: Ints, holders: Bools, tile: int) -> Outcome[ReplicaSplit]:
     """Least peak in tiles of so many tokens, by max-flow.
 
     The replicas of an expert with t tokens fill at least ceil(t / tile) tiles between them, and no more if all but one
@@ -114,13 +114,13 @@ def least_peaks(units: Ints, holders: Bools, unit: str) -> tuple[Ints, list[Crit
     return np.array([ceil(each.bound) for each in critical], dtype=np.int64), critical
 
 
-def _route_units(units: Ints, holders: Bools, unit: str) -> Outcome[Split]:
+def _route_units(units: Ints, holders: Bools, unit: str) -> Outcome[ReplicaSplit]:
     started = time.monotonic()
     if _homeless(units, holders):
         return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
     split, critical = _least_peak(units, holders, unit)
     peak, runtime = float(split.sum(axis=0).max()), time.monotonic() - started
-    return Outcome(Split(split, critical), peak, float(ceil(critical.bound)), SolveStatus.OPTIMAL, runtime)
+    return Outcome(ReplicaSplit(split, critical), peak, float(ceil(critical.bound)), SolveStatus.OPTIMAL, runtime)
 
 
 def _homeless(units: Ints, holders: Bools) -> bool:
@@ -191,7 +191,7 @@ def _set_of(experts: Ints, units: Ints, holders: Bools, unit: str) -> CriticalSe
     return CriticalSet(tuple(experts.tolist()), tuple(devices.tolist()), int(units[experts].sum()), unit)
 
 
-def route_fractions(load: Ints, holders: Bools, limits: Limits) -> Outcome[Split]:
+def route_fractions(load: Ints, holders: Bools, limits: Limits) -> Outcome[ReplicaSplit]:
     """Least peak where tokens may be divided: a linear program, of which HiGHS gives the dual, too.
 
     Infeasible where an expert with load has no replica. The bound is the ratio of the critical set, in whole numbers,
@@ -218,7 +218,7 @@ def route_fractions(load: Ints, holders: Bools, limits: Limits) -> Outcome[Split
     split[expert, device] = found.x[:-1].clip(min=0)
     critical = _from_dual(-found.ineqlin.marginals, load, holders)
     peak, bound = float(split.sum(axis=0).max()), float(critical.bound)
-    return Outcome(Split(split, critical), max(peak, bound), bound, SolveStatus.OPTIMAL, runtime)
+    return Outcome(ReplicaSplit(split, critical), max(peak, bound), bound, SolveStatus.OPTIMAL, runtime)
 
 
 def _with_peak(row: Ints, rows: int, value: float) -> coo_array:

@@ -15,7 +15,7 @@ import numpy as np
 
 from formulations.expected_load.load_annealing import Layout, anneal, deal, layout_of, slots_of
 from formulations.expected_load.load_regrouping import regroup
-from formulations.expected_load.replication import Budget, counts_for_loads
+from formulations.expected_load.replication import ReplicaBudget, counts_for_loads
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
@@ -27,7 +27,7 @@ TRIES, PATIENCE = 1000, 80  # regroupings per device between two looks at the cl
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class JointInstance:
     """load `[expert]` expected pairs (integers, any scale); spread `[expert]`: experts with a replica in every mesh
     row; most_replicas: of all experts together, None for as many as there are slots. The device of row r and column c
     is r * cols + c."""
@@ -45,13 +45,13 @@ class Layer:
         return self.rows * self.cols
 
     @cached_property
-    def budget(self) -> Budget:
+    def budget(self) -> ReplicaBudget:
         """Which counts are possible where as many slots as possible are filled, within the limit to replicas."""
         experts = len(self.load)
         slots = min(self.devices * self.slots_per_device, experts * self.devices)
         slots = slots if self.most_replicas is None else min(slots, self.most_replicas)
         shared = tuple(map(int, np.flatnonzero(self.spread)))
-        return Budget.of(experts, slots, self.devices, shared=shared, rows=self.rows)
+        return ReplicaBudget.of(experts, slots, self.devices, shared=shared, rows=self.rows)
 
     def dealt(self) -> Ints:
         """A placement `[device, slot]` with these counts."""
@@ -78,7 +78,7 @@ class Layer:
         return max(heaviest, Fraction(int(self.load.sum()), self.devices))
 
 
-def place_jointly(layer: Layer, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
+def place_jointly(layer: JointInstance, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
     """Minimise the peak over devices of the expected load over all replica counts and placements.
 
     Every replica carries load / count, and the replicas of one expert are on distinct devices. hint: slots
@@ -100,7 +100,7 @@ def place_jointly(layer: Layer, hint: Ints | None, limits: Limits) -> Outcome[In
     return Outcome(best, float(peak), float(layer.bound), status, time.monotonic() - started)
 
 
-def place_in_steps(layer: Layer, steps: int, rng: np.random.Generator) -> Ints:
+def place_in_steps(layer: JointInstance, steps: int, rng: np.random.Generator) -> Ints:
     """A placement `[device, slot]` int32 after so many steps, for those who need one at once.
 
     257 experts on 128 devices of 3 slots are within .45 % of the mean after 5,000 steps (3.6 ms), .15 % after 20,000
@@ -112,7 +112,7 @@ def place_in_steps(layer: Layer, steps: int, rng: np.random.Generator) -> Ints:
     return slots_of(layout)
 
 
-def _annealed(layer: Layer, steps: int, hot: float, rng: np.random.Generator) -> Layout:
+def _annealed(layer: JointInstance, steps: int, hot: float, rng: np.random.Generator) -> Layout:
     """The dealt placement after so many steps of annealing, loads in units of the bound."""
     scale = float(layer.bound) or 1.0
     slots = layer.dealt()
@@ -122,7 +122,7 @@ def _annealed(layer: Layer, steps: int, hot: float, rng: np.random.Generator) ->
     return layout
 
 
-def _rounds(layer: Layer, limits: Limits, started: float) -> Iterator[Ints]:
+def _rounds(layer: JointInstance, limits: Limits, started: float) -> Iterator[Ints]:
     """A placement `[device, slot]` after each round, one at least: regrouped on and on, annealed anew when stuck."""
     rounds = None if limits.deterministic is None else max(1, round(limits.deterministic))
     rng, last, hot = np.random.default_rng(limits.seed), np.inf, cycle((HOT, HOTTER))

@@ -26,7 +26,7 @@ PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
 
 
 @dataclass(frozen=True, eq=False)
-class Instance:
+class LayerInstance:
     """load `[expert]` expected pairs (integers, any scale); count `[expert]` replicas of each;
     spread `[expert]`: experts whose replicas are shared out evenly over mesh rows of `cols` devices.
 
@@ -59,7 +59,7 @@ class Instance:
         return np.array(shares, dtype=np.int64), float(scale)
 
 
-def place_replicas(instance: Instance, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
+def place_replicas(instance: LayerInstance, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
     """Minimise the peak over devices of the expected load, for given replica counts.
 
     hint: slots `[device, slot]` of a valid placement with these counts, -1 = empty. The value is a placement in the
@@ -92,12 +92,12 @@ def _peak(slots: Ints, weight: Ints) -> int:
     return int(np.append(weight, 0)[slots].sum(axis=1).max())
 
 
-def _least_peak(instance: Instance, weight: Ints) -> int:
+def _least_peak(instance: LayerInstance, weight: Ints) -> int:
     """The mean of the devices, rounded up, or the heaviest replica alone."""
     return max(-(-int(weight @ instance.count) // instance.devices), int(weight.max()))
 
 
-def _regrouped(instance: Instance, hint: Ints | None, weight: Ints, limits: Limits) -> Ints | None:
+def _regrouped(instance: LayerInstance, hint: Ints | None, weight: Ints, limits: Limits) -> Ints | None:
     """The best of the hint and of placements found by annealing and regrouping; None if the counts do not fit."""
     if instance.count.max() > instance.devices or instance.count.sum() > instance.devices * instance.slots_per_device:
         return None
@@ -114,7 +114,7 @@ def _regrouped(instance: Instance, hint: Ints | None, weight: Ints, limits: Limi
     return best
 
 
-def _column_bound(instance: Instance, weight: Ints, peak: int, limits: Limits) -> int:
+def _column_bound(instance: LayerInstance, weight: Ints, peak: int, limits: Limits) -> int:
     """What columns prove; shared rows only take placements away, so that it holds with them."""
     devices, depth = instance.devices, instance.slots_per_device
     found = expected_peak_bound(weight.astype(np.float64), instance.count, devices, depth, float(peak), limits)
@@ -122,7 +122,7 @@ def _column_bound(instance: Instance, weight: Ints, peak: int, limits: Limits) -
 
 
 def _solve(
-    instance: Instance, hint: Ints | None, weight: Ints, least: int, limits: Limits
+    instance: LayerInstance, hint: Ints | None, weight: Ints, least: int, limits: Limits
 ) -> tuple[SolveStatus, Ints | None, int]:
     """CP-SAT's status; its placement, or the hint where it has none; the bound, not below `least`."""
     model = cp_model.CpModel()
@@ -146,7 +146,7 @@ Variables = list[list[cp_model.IntVar]]
 
 
 def _variables(
-    model: cp_model.CpModel, instance: Instance, weight: Ints, least: int
+    model: cp_model.CpModel, instance: LayerInstance, weight: Ints, least: int
 ) -> tuple[Variables, cp_model.IntVar]:
     """on[expert][device]: a replica is there. The peak starts at what no placement can beat."""
     on = [[model.new_bool_var(f"on_{e}_{d}") for d in range(instance.devices)] for e in range(len(weight))]
@@ -154,18 +154,18 @@ def _variables(
     return on, model.new_int_var(least, max(least, total), "peak")
 
 
-def _each_replica_placed(model: cp_model.CpModel, instance: Instance, on: Variables) -> None:
+def _each_replica_placed(model: cp_model.CpModel, instance: LayerInstance, on: Variables) -> None:
     """An expert is on exactly as many devices as it has replicas, and so never twice on one."""
     for expert, count in enumerate(instance.count):
         model.add(sum(on[expert]) == int(count))
 
 
-def _slots_suffice(model: cp_model.CpModel, instance: Instance, on: Variables) -> None:
+def _slots_suffice(model: cp_model.CpModel, instance: LayerInstance, on: Variables) -> None:
     for device in range(instance.devices):
         model.add(sum(row[device] for row in on) <= instance.slots_per_device)
 
 
-def _rows_share_evenly(model: cp_model.CpModel, instance: Instance, on: Variables) -> None:
+def _rows_share_evenly(model: cp_model.CpModel, instance: LayerInstance, on: Variables) -> None:
     """Every mesh row gets the whole share of a spread expert's replicas, rounded down or up."""
     for expert in np.flatnonzero(instance.spread):
         least, rest = divmod(int(instance.count[expert]), instance.rows)
@@ -176,14 +176,14 @@ def _rows_share_evenly(model: cp_model.CpModel, instance: Instance, on: Variable
 
 
 def _peak_covers_devices(
-    model: cp_model.CpModel, instance: Instance, on: Variables, weight: Ints, peak: cp_model.IntVar
+    model: cp_model.CpModel, instance: LayerInstance, on: Variables, weight: Ints, peak: cp_model.IntVar
 ) -> None:
     for device in range(instance.devices):
         column = [row[device] for row in on]
         model.add(cp_model.LinearExpr.weighted_sum(column, weight.tolist()) <= peak)
 
 
-def _break_symmetry(model: cp_model.CpModel, instance: Instance, on: Variables, hint: Ints) -> None:
+def _break_symmetry(model: cp_model.CpModel, instance: LayerInstance, on: Variables, hint: Ints) -> None:
     """Pin one expert, a spread one if there is any, else the one with most replicas, where the hint has it.
 
     No peak is lost: any placement becomes one with these pins by renumbering rows, and devices inside rows, which
@@ -198,7 +198,7 @@ def _break_symmetry(model: cp_model.CpModel, instance: Instance, on: Variables, 
 
 def _hint(
     model: cp_model.CpModel,
-    instance: Instance,
+    instance: LayerInstance,
     on: Variables,
     weight: Ints,
     peak: cp_model.IntVar,
@@ -214,7 +214,7 @@ def _hint(
     model.add_hint(peak, int((weight @ held).max()))
 
 
-def _extract(instance: Instance, solver: cp_model.CpSolver, on: Variables) -> Ints:
+def _extract(instance: LayerInstance, solver: cp_model.CpSolver, on: Variables) -> Ints:
     slots = np.full((instance.devices, instance.slots_per_device), -1, dtype=np.int32)
     for device in range(instance.devices):
         held = [expert for expert, row in enumerate(on) if solver.boolean_value(row[device])]

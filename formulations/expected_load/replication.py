@@ -23,7 +23,7 @@ PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
 
 
 @dataclass(frozen=True, eq=False)
-class Budget:
+class ReplicaBudget:
     """slots to fill, all of them; least, most `[expert]` replicas. Raises ValueError for a least below one."""
 
     slots: int
@@ -43,7 +43,7 @@ class Budget:
         most: int | None = None,
         shared: tuple[int, ...] = (),
         rows: int = 1,
-    ) -> "Budget":
+    ) -> "ReplicaBudget":
         """At least one replica of each expert, and of the shared ones one per mesh row; at most one per device.
 
         most: a lower maximum, for experts that are not shared.
@@ -75,7 +75,7 @@ def risk_loads(load: Ints | Floats, deviations: float) -> Floats:
     return loads
 
 
-def counts_for_loads(load: Ints | Floats, budget: Budget) -> Outcome[Ints]:
+def counts_for_loads(load: Ints | Floats, budget: ReplicaBudget) -> Outcome[Ints]:
     """Counts `[expert]` with the least max over experts of load / count; load `[expert]`, in any unit.
 
     Greedy: one more replica to the expert with the largest load / count that may still have one. Optimal, because:
@@ -92,7 +92,9 @@ def counts_for_loads(load: Ints | Floats, budget: Budget) -> Outcome[Ints]:
     return Outcome(counts, peak, peak, SolveStatus.OPTIMAL, time.monotonic() - started)
 
 
-def counts_for_batches(load: Ints | Floats, budget: Budget, limits: Limits, hint: Ints | None = None) -> Outcome[Ints]:
+def counts_for_batches(
+    load: Ints | Floats, budget: ReplicaBudget, limits: Limits, hint: Ints | None = None
+) -> Outcome[Ints]:
     """Counts `[expert]` with the least mean over batches of max over experts of load / count; load `[batch, expert]`.
 
     That is the mean peak if every replica had a device to itself; the unit is that of load. NP-hard: with two experts
@@ -130,7 +132,7 @@ def _outcome(counts: Ints, objective: float, bound: float, started: float) -> Ou
     return Outcome(counts, objective, min(bound, objective), status, time.monotonic() - started)
 
 
-def _greedy(load: Floats, budget: Budget, start: Ints) -> tuple[Ints, float]:
+def _greedy(load: Floats, budget: ReplicaBudget, start: Ints) -> tuple[Ints, float]:
     """Counts from `start` on until all slots are used, `[expert]`, and the largest load / count."""
     counts = start.astype(np.int64)
     queue = [(-load[e] / counts[e], e) for e in range(len(load)) if counts[e] < budget.most[e]]
@@ -145,7 +147,7 @@ def _greedy(load: Floats, budget: Budget, start: Ints) -> tuple[Ints, float]:
     return counts, float((load / counts).max())
 
 
-def _exchange(load: Floats, budget: Budget, counts: Ints, deadline: float) -> Ints:
+def _exchange(load: Floats, budget: ReplicaBudget, counts: Ints, deadline: float) -> Ints:
     """Give replicas of one expert to another, the best exchange first, until none helps or time is up."""
     best = mean_peak(load, counts)
     while time.monotonic() < deadline:
@@ -158,7 +160,7 @@ def _exchange(load: Floats, budget: Budget, counts: Ints, deadline: float) -> In
     return counts
 
 
-def _best_exchange(load: Floats, budget: Budget, counts: Ints) -> tuple[float, int, int]:
+def _best_exchange(load: Floats, budget: ReplicaBudget, counts: Ints) -> tuple[float, int, int]:
     """(mean peak after it, giver, taker) of the best exchange; takers are experts at the peak of a batch."""
     ratio = load / counts
     top = ratio.argmax(axis=1)
@@ -186,13 +188,13 @@ class _Steps:
     """
 
     load: Floats
-    budget: Budget
+    budget: ReplicaBudget
     alone: Floats
     expert: Ints
     count: Ints
 
     @classmethod
-    def of(cls, load: Floats, budget: Budget, alone: Floats) -> "_Steps":
+    def of(cls, load: Floats, budget: ReplicaBudget, alone: Floats) -> "_Steps":
         """The steps that can matter."""
         enough = np.ceil((load / np.maximum(alone, 1e-300)[:, None]).max(axis=0) * (1 - 1e-12)).astype(np.int64)
         extra = np.maximum(np.minimum(enough, budget.most) - budget.least, 0)

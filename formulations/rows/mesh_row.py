@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from formulations.rows.row_split import Split, peaks, tail_mean
+from formulations.rows.row_split import RowSplit, peaks, tail_mean
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class MeshRow:
     """One mesh row to fill, and what it can rely on.
 
     load `[batch, expert]` pairs of the pool, the experts that may have replicas in the row; elsewhere `[expert,
@@ -63,7 +63,7 @@ class Row:
         """The objective with these slots."""
         return float(tail_mean(self.peaks(slots), self.level))
 
-    def compact(self) -> "Row":
+    def compact(self) -> "MeshRow":
         """The same row with all outside devices without a pool expert as one that has the largest of their loads."""
         touched = self.elsewhere.any(axis=0)
         rest = self.fixed[:, ~touched].max(axis=1, initial=0)
@@ -71,8 +71,8 @@ class Row:
         elsewhere = np.concatenate([self.elsewhere[:, touched], none], axis=1)
         return replace(self, elsewhere=elsewhere, fixed=np.concatenate([self.fixed[:, touched], rest[:, None]], axis=1))
 
-    def split(self) -> Split:
+    def split(self) -> RowSplit:
         """The row for the kernels; the floor is what stays on outside devices, whatever is in the row."""
         fixed = np.concatenate([np.zeros((len(self.load), self.devices)), self.fixed], axis=1)
         load, fixed = (np.ascontiguousarray(part, dtype=np.float64) for part in (self.load, fixed))
-        return Split(load, fixed, fixed.max(axis=1))
+        return RowSplit(load, fixed, fixed.max(axis=1))

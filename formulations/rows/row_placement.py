@@ -28,7 +28,7 @@ from scipy.sparse import coo_array
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer, minimise
-from formulations.rows.mesh_row import Row
+from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_descent import descend_row, fill, first_slots
 from formulations.rows.row_split import tail_mean
 
@@ -37,7 +37,7 @@ DESCENT_SHARE = 0.5  # of the time, at most, for descent before the model
 LARGEST_MODEL = 6000  # flows in the row; with more, the relaxation by itself takes the seconds that there are
 
 
-def place_row(row: Row, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
+def place_row(row: MeshRow, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
     """Minimise the tail mean of the peaks; slots `[device, slot]` of pool experts, -1 = empty.
 
     hint: slots to start from, such as those of now; what is found is no worse. Objective and bound are in the unit of
@@ -67,7 +67,7 @@ def place_row(row: Row, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
     return Outcome(slots, worth, min(bound, worth), status, time.monotonic() - started)
 
 
-def _models(row: Row) -> Iterator["_Model"]:
+def _models(row: MeshRow) -> Iterator["_Model"]:
     """The models with 1, 2, 4, ... groups up to one for each device, but for those too large."""
     groups = 1
     while groups * row.load.size <= LARGEST_MODEL or groups == 1:
@@ -98,13 +98,13 @@ class _Variables(NamedTuple):
 class _Model:
     """The row as groups of devices; pair `[pair, 2]` an expert and an outside device it is on."""
 
-    row: Row
+    row: MeshRow
     groups: list[Ints]
     pair: Ints
     numbers: _Variables
 
     @classmethod
-    def of(cls, row: Row, groups: int) -> "_Model":
+    def of(cls, row: MeshRow, groups: int) -> "_Model":
         (batches, experts), pair = row.load.shape, np.argwhere(row.elsewhere)
         shapes = [(experts, groups), (batches,), (batches, experts, groups), (batches, len(pair)), (1,), (batches,)]
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])

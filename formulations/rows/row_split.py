@@ -15,7 +15,7 @@ from formulations.kit.kernels import kernel
 EPSILON = 1e-9  # pairs that count as none
 
 
-class Split(NamedTuple):
+class RowSplit(NamedTuple):
     """load `[batch, expert]` pairs to serve; fixed `[batch, device]` pairs that stay where they are; floor `[batch]`
     which the peak is at least. Float64, C order."""
 
@@ -24,7 +24,7 @@ class Split(NamedTuple):
     floor: Floats
 
 
-class Work(NamedTuple):
+class SplitScratch(NamedTuple):
     """flow `[expert, device]`, room `[device]` up to the peak, copies `[expert]`; the search's queue `[expert]`, and
     what it came to an expert or a device from."""
 
@@ -36,7 +36,7 @@ class Work(NamedTuple):
     came_to_device: Ints
 
 
-class Goal(NamedTuple):
+class RowGoal(NamedTuple):
     """level of the tail, limit that its mean is to be below; weight `[batch]` of the peaks now, order `[batch]` in
     which to look at batches, fresh `[batch]` for the peaks after a move."""
 
@@ -47,7 +47,7 @@ class Goal(NamedTuple):
     fresh: Floats
 
     @classmethod
-    def below(cls, peak: Floats, level: float, split: Split) -> "Goal":
+    def below(cls, peak: Floats, level: float, split: RowSplit) -> "RowGoal":
         """To be better than these peaks `[batch]`; batches that weigh most above their floor come first."""
         weight = tail_weights(peak, level)
         limit = tail_mean(peak, level) * (1 - 1e-9)
@@ -61,15 +61,15 @@ class Moves(NamedTuple):
     other: Ints
 
 
-def work_for(there: Bools) -> Work:
+def work_for(there: Bools) -> SplitScratch:
     """Room to work in, for there `[expert, device]`."""
     (experts, devices), whole = there.shape, np.int64
     integers = [np.zeros(size, dtype=whole) for size in (experts, experts, experts, devices)]
-    return Work(np.zeros((experts, devices)), np.zeros(devices), *integers)
+    return SplitScratch(np.zeros((experts, devices)), np.zeros(devices), *integers)
 
 
 @kernel
-def least_peak(load: Floats, there: Bools, fixed: Floats, floor: float, work: Work) -> float:
+def least_peak(load: Floats, there: Bools, fixed: Floats, floor: float, work: SplitScratch) -> float:
     """Least peak of one batch; load `[expert]`, there `[expert, device]` who may serve, fixed `[device]`."""
     peak = _serve_single(load, there, fixed, floor, work)
     for expert in range(len(load)):
@@ -87,7 +87,7 @@ def least_peak(load: Floats, there: Bools, fixed: Floats, floor: float, work: Wo
 
 
 @kernel
-def _serve_single(load: Floats, there: Bools, fixed: Floats, floor: float, work: Work) -> float:
+def _serve_single(load: Floats, there: Bools, fixed: Floats, floor: float, work: SplitScratch) -> float:
     """Experts with one device, room up to the least peak that they allow, and that peak."""
     work.room[:] = -fixed
     for expert in range(len(load)):
@@ -104,7 +104,7 @@ def _serve_single(load: Floats, there: Bools, fixed: Floats, floor: float, work:
 
 
 @kernel
-def _pour(expert: int, left: float, there: Bools, work: Work) -> float:
+def _pour(expert: int, left: float, there: Bools, work: SplitScratch) -> float:
     """Fill the devices of an expert, the one with most room first; what is left."""
     while left > EPSILON:
         best, most = -1, EPSILON
@@ -121,7 +121,7 @@ def _pour(expert: int, left: float, there: Bools, work: Work) -> float:
 
 
 @kernel
-def _find_room(expert: int, there: Bools, work: Work) -> tuple[int, int]:
+def _find_room(expert: int, there: Bools, work: SplitScratch) -> tuple[int, int]:
     """A device with room that can be reached by moving experts served before, or -1; devices reached."""
     work.came_to_expert[:], work.came_to_device[:] = -1, -1
     work.queue[0], head, tail, reached = expert, 0, 1, 0
@@ -144,7 +144,7 @@ def _find_room(expert: int, there: Bools, work: Work) -> tuple[int, int]:
 
 
 @kernel
-def _push(expert: int, end: int, left: float, work: Work) -> float:
+def _push(expert: int, end: int, left: float, work: SplitScratch) -> float:
     """Move as much as goes along the path found, which ends in device `end`; how much that was."""
     part: float = min(left, work.room[end])
     device = end
@@ -163,7 +163,7 @@ def _push(expert: int, end: int, left: float, work: Work) -> float:
     return part
 
 
-def peaks(split: Split, there: Bools) -> Floats:
+def peaks(split: RowSplit, there: Bools) -> Floats:
     """Least peak of every batch, `[batch]`; there `[expert, device]`."""
     found = np.empty(len(split.load))
     _peaks(split, there, work_for(there), found)
@@ -171,7 +171,7 @@ def peaks(split: Split, there: Bools) -> Floats:
 
 
 @kernel
-def _peaks(split: Split, there: Bools, work: Work, found: Floats) -> None:
+def _peaks(split: RowSplit, there: Bools, work: SplitScratch, found: Floats) -> None:
     for batch in range(len(found)):
         found[batch] = least_peak(split.load[batch], there, split.fixed[batch], split.floor[batch], work)
 
@@ -202,7 +202,7 @@ def tail_weights(peak: Floats, level: float) -> Floats:
 
 @kernel
 def find_better(
-    split: Split, goal: Goal, slots: Ints, there: Bools, moves: Moves, number: int, tries: int, work: Work
+    split: RowSplit, goal: RowGoal, slots: Ints, there: Bools, moves: Moves, number: int, tries: int, work: SplitScratch
 ) -> tuple[int, int, bool]:
     """Take the first move that lowers the tail mean, from `number` on and round again, of at most so many.
 
@@ -223,7 +223,7 @@ def find_better(
 
 
 @kernel
-def _is_better(split: Split, goal: Goal, there: Bools, work: Work) -> bool:
+def _is_better(split: RowSplit, goal: RowGoal, there: Bools, work: SplitScratch) -> bool:
     """Whether the tail mean is below the limit. Gives up as soon as it cannot be, as the tail mean is the largest sum
     over all weights, not only these."""
     total = 0.0

@@ -59,13 +59,13 @@ def benchmark(traces: tuple[str, ...], family: str | None, sizes: str | None, ti
     from optimizer.commands.report import benchmark as report
     from optimizer.experiments.optimality_ladder.families import FAMILIES
     from optimizer.experiments.optimality_ladder.ladder import LADDER, generated, of_trace
-    from optimizer.experiments.optimality_ladder.rows import Journal
+    from optimizer.experiments.optimality_ladder.rows import LadderJournal
     from optimizer.experiments.optimality_ladder.runs import WrongAnswerError, run_all
     from optimizer.files import check_writable
 
     families, meshes = named("--family", family, FAMILIES), named("--sizes", sizes, LADDER)
     check_writable(output, "--output")
-    journal = Journal(output)
+    journal = LadderJournal(output)
     known = len(journal.rows)
     with progress() as notify:
         read = [instance for path in traces for instance in of_trace(path, meshes, notify)]

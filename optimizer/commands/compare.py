@@ -38,13 +38,13 @@ def compare(layer: int, routing: str, time_limit: float, iterations: int | None,
     from optimizer.commands.report import compare as report
     from optimizer.domain.problem import Constraints
     from optimizer.errors import InputError
-    from optimizer.experiments.compare_rivals import Ours
+    from optimizer.experiments.compare_rivals import OwnPlanning
     from optimizer.experiments.compare_rivals import compare as compare_layer
     from optimizer.simulation.conditions import Conditions
     from optimizer.traces.source import open_counts, open_source
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
-    ours = Ours(time_limit, iterations, Conditions(unit=given["unit"]), routings_named(routing))
+    ours = OwnPlanning(time_limit, iterations, Conditions(unit=given["unit"]), routings_named(routing))
     constraints = Constraints(given["shared_replicas"], given["extra_replicas"])
     named, choice = named_of(given), model_choice(given)
     with progress() as notify:

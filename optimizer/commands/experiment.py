@@ -42,9 +42,9 @@ def experiment(layers: str, time_limit: float, iterations: int | None, csv: Path
 
     from optimizer.commands.arguments import layer_ids
     from optimizer.commands.report import experiment as report
-    from optimizer.experiments.optimisation_steps.everything import Asked
+    from optimizer.experiments.optimisation_steps.everything import StepsRequest
     from optimizer.experiments.optimisation_steps.everything import experiment as run
-    from optimizer.experiments.optimisation_steps.rows import OPTION, Journal
+    from optimizer.experiments.optimisation_steps.rows import OPTION, StepJournal
     from optimizer.experiments.optimisation_steps.runs import Terms
     from optimizer.files import check_writable
     from optimizer.traces.datasets import datasets_of
@@ -55,8 +55,8 @@ def experiment(layers: str, time_limit: float, iterations: int | None, csv: Path
     named = named_of(given)
     sets = datasets_of(given["traces"]) or {"traces" if given["traces"] else "built-in": given["traces"]}
     datasets = {name: replace(named, traces=paths) for name, paths in sets.items()}
-    asked = Asked(layer_ids(layers), model_choice(given), mesh, cost, terms)
-    journal = Journal(csv)
+    asked = StepsRequest(layer_ids(layers), model_choice(given), mesh, cost, terms)
+    journal = StepJournal(csv)
     with progress() as notify:
         rows, notes = run(datasets, asked, journal, notify)
     say(notes)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optimizer.simulation.conditions import Conditions
     from optimizer.simulation.report import SimulationReport
     from optimizer.traces.infer import ModelChoice
-    from optimizer.traces.source import Named
+    from optimizer.traces.source import TraceInput
 
 
 def model_choice(given: dict[str, Any]) -> "ModelChoice":
@@ -39,11 +39,11 @@ def cost_of(hardware: str, given: dict[str, Any]) -> "Cost":
     return Cost(hardware, load_hardware(hardware), given["moe_op"], given["dispatch_model"])
 
 
-def named_of(given: dict[str, Any]) -> "Named":
+def named_of(given: dict[str, Any]) -> "TraceInput":
     from optimizer.commands.arguments import format_named, row_users
     from optimizer.errors import InputError
     from optimizer.traces.datasets import phases_of
-    from optimizer.traces.source import Named
+    from optimizer.traces.source import TraceInput
 
     if given["traces"] and given["batches"]:
         raise InputError("TRACES and --batches exclude each other; give one of them")
@@ -52,7 +52,7 @@ def named_of(given: dict[str, Any]) -> "Named":
     if len(phases_of(given.get("phase"))) > 1:
         raise InputError(f"--phase {given['phase']} makes several data sets, for which solve alone plans; name one")
     users = row_users(given.get("row_users"))
-    return Named(**known, row_users=users, format=format_named(given["format_name"]))
+    return TraceInput(**known, row_users=users, format=format_named(given["format_name"]))
 
 
 def deadline_of(given: dict[str, Any]) -> "Deadline":

@@ -32,10 +32,10 @@ def solve_many(layers: list[int] | None, given: dict[str, Any]) -> Found:
 
 def _planned(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> Found:
     from optimizer.commands.report import whole as report
-    from optimizer.planning.many_layers.whole import Whole, plan_whole
+    from optimizer.planning.many_layers.whole import ModelToPlan, plan_whole
 
     settings, start = settings_of(reader.model, len(reader.layers), given), start_of(given)
-    budget, whole = given["slot_budget"], Whole(settings, reader, start)
+    budget, whole = given["slot_budget"], ModelToPlan(settings, reader, start)
     asked = asked_of(settings, reader.layers, start, given) | {"slot_budget": budget}
     with running(asked, given, notify) as run:
         plan = plan_whole(run, whole if budget is None else whole.with_slots(run, budget))
@@ -60,9 +60,9 @@ def _fast(reader: "LayerReader", given: dict[str, Any], notify: "Notify") -> Fou
     from dataclasses import replace
 
     from optimizer.commands.report import fast as report
-    from optimizer.planning.plan_fast import FastRow, fast_plan
+    from optimizer.planning.plan_fast import FastLayer, fast_plan
 
-    rows: list[FastRow] = []
+    rows: list[FastLayer] = []
     plans: list[Plan] = []
     notes: dict[str, None] = {}
     for source, layers in reader.sources():

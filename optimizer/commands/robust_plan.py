@@ -9,7 +9,7 @@ from optimizer.commands.given import mesh_of, model_choice, named_of, progress
 
 if TYPE_CHECKING:
     from optimizer.planning.candidates import Notify
-    from optimizer.planning.many_layers.robust import Together
+    from optimizer.planning.many_layers.robust import DataSetsToPlan
     from optimizer.traces.datasets import DataSet
 
 FOR_ONE = ("max_rerouted", "synthesise", "fast", "batches")
@@ -49,16 +49,18 @@ def solve_robustly(layers: list[int] | None, given: dict[str, Any]) -> Found:
     return Found(found.plan, notes, figures, show, WRITTEN, found.own, report.robustness_page(found.robustness))
 
 
-def _together(sets: "list[DataSet]", layers: list[int] | None, given: dict[str, Any], notify: "Notify") -> "Together":
+def _together(
+    sets: "list[DataSet]", layers: list[int] | None, given: dict[str, Any], notify: "Notify"
+) -> "DataSetsToPlan":
     """A reader for each data set, for one model and the same layers."""
     from dataclasses import replace
 
     from optimizer.planning.many_layers.reading import LayerReader
-    from optimizer.planning.many_layers.robust import Together
+    from optimizer.planning.many_layers.robust import DataSetsToPlan
 
     mesh, reading = mesh_of(given), lambda share: notify("reading traces", share)
     paths = tuple(dict.fromkeys(path for each in sets for path in each.named.traces))
     every = LayerReader.of(replace(sets[0].named, traces=paths), model_choice(given), mesh, layers, reading)
     readers = [LayerReader.of(each.named, every.model, mesh, every.layers, reading, len(sets)) for each in sets]
     settings = settings_of(every.model, len(every.layers), given)
-    return Together(settings, sets, readers, start_of(given))
+    return DataSetsToPlan(settings, sets, readers, start_of(given))

@@ -18,7 +18,7 @@ from optimizer.commands.options import (
 
 if TYPE_CHECKING:
     from optimizer.planning.candidates import Notify
-    from optimizer.planning.replica_curves import Curve
+    from optimizer.planning.replica_curves import ReplicaCurve
 
 slots_options = options(
     click.option("--layer", "layers", default="all", show_default=True, metavar="LAYERS",
@@ -68,7 +68,7 @@ def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given
     report.show(curves, shares, routing, unit)
 
 
-def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") -> "tuple[list[Curve], list[str]]":
+def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") -> "tuple[list[ReplicaCurve], list[str]]":
     """Of all layers in order, and what the user should read."""
     from optimizer.commands.arguments import layer_ids
     from optimizer.domain.problem import Constraints

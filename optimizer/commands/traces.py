@@ -39,13 +39,13 @@ def synth(out: Path, layers: str, datasets: str, counts: str | None, **given: An
     """Generate requests with DeepSeek-V3's statistics, as native .npz files in folder OUT."""
     from optimizer.commands.arguments import layer_ids
     from optimizer.traces.infer import ModelChoice
-    from optimizer.traces.synthetic.corpus_writer import Corpus
+    from optimizer.traces.synthetic.corpus_writer import CorpusRecipe
     from optimizer.traces.synthetic.generate_corpus import generate_corpus
 
     names = tuple(name.strip() for name in datasets.split(","))
     sizes = {key: given[key] for key in ("requests", "prompt_tokens", "output_tokens", "seed", "candidates", "weights")}
     choice = ModelChoice(given["model_name"], given["routed_experts"], None, given["top_k"])
     with progress() as notify:
-        recipe = Corpus(datasets=names, **sizes)
+        recipe = CorpusRecipe(datasets=names, **sizes)
         generate_corpus(out, recipe, choice, layer_ids(layers), counts, lambda share: notify("generating", share))
     click.echo(f"{len(names) * recipe.requests} requests written to {out}.")

@@ -11,7 +11,7 @@ from optimizer.domain.traffic import count_traffic
 UNITS = 36  # of half a message on the slowest link: small, so that squares of sums fit, and tells 9:1 and 64:9 apart
 
 
-class Journeys(NamedTuple):
+class LinkPaths(NamedTuple):
     """Journey source * devices + device passes the links at start[journey] up to start[journey + 1]: link `[entry]`,
     and how long it keeps them busy, work `[entry]`, in `UNITS` of half a message on the slowest link. distance
     `[source, device]` hops; links: how many there are. int64.
@@ -24,7 +24,7 @@ class Journeys(NamedTuple):
     links: int
 
     @classmethod
-    def of(cls, network: Network, message_us: Floats | None = None) -> "Journeys":
+    def of(cls, network: Network, message_us: Floats | None = None) -> "LinkPaths":
         """Sends one result from every device to every source; message_us `[link]`, None where all links are alike."""
         sources, devices = network.distance.shape
         device = np.tile(np.arange(devices), sources)[:, None, None]
@@ -37,7 +37,7 @@ class Journeys(NamedTuple):
         return cls(start, link, work, network.distance.astype(np.int64), back.shape[1])
 
     def passing(self) -> tuple[Ints, Ints]:
-        """The journeys that pass each link: those of link l at first[l] up to first[l + 1], `[entry]`."""
+        """The link_paths that pass each link: those of link l at first[l] up to first[l + 1], `[entry]`."""
         order = np.argsort(self.link, kind="stable")
         journey = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))[order]
         return np.searchsorted(self.link[order], np.arange(self.links + 1)), journey

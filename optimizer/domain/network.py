@@ -15,7 +15,7 @@ all devices where there is one switch) and in a slow one between nodes.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -40,8 +40,9 @@ class Network:
 
     @classmethod
     def of(cls, mesh: Mesh, preset: NetworkSection) -> "Network":
-        """The network that a hardware preset describes, on this mesh."""
-        return cls(mesh, preset.tokens, preset.links, preset.hop_us)
+        """The network that a hardware preset describes, on this mesh: the same object every time, as its arrays take
+        longer to make than to use."""
+        return _network(mesh, preset.tokens, preset.links, preset.hop_us)
 
     @property
     def across(self) -> bool:
@@ -132,6 +133,13 @@ class Network:
             line, length, kind, of = link // cols, cols, "row", "column"
         start = link % length
         return f"{kind} {line // 2}, {of} {start} to {(start + (-1 if line % 2 else 1)) % length}"
+
+
+@cache
+def _network(
+    mesh: Mesh, tokens: Literal["row", "column", "device"], links: Literal["rings", "switch", "nodes"], hop_us: float
+) -> Network:
+    return Network(mesh, tokens, links, hop_us)
 
 
 def _ring_journey(start: Ints, end: Ints, length: int) -> tuple[Ints, Ints]:

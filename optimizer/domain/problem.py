@@ -9,6 +9,7 @@ from formulations.kit.arrays import Bools, Ints
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
+from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
 
@@ -58,6 +59,11 @@ class Problem:
             return None
         tokens = int(self.load[0].sum()) // (self.model.top_k + self.model.shared_experts)
         return max(1, -(-tokens // self.cost.functional.block_tokens))
+
+    @property
+    def network(self) -> Network:
+        """The links of the mesh on this hardware."""
+        return Network.of(self.mesh, self.cost.preset.network)
 
     @property
     def free_counts(self) -> bool:

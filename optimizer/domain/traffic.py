@@ -140,7 +140,7 @@ def _send_back(
     lines: Ints,
     spread: Ints,
 ) -> None:
-    """Tally the journeys of results, and count copies, those that moved, and hops, from `[source, device]` tables."""
+    """Tally the link_paths of results, and count copies, those that moved, and hops, from `[source, device]` tables."""
     _, sender, column_way, column_hops, row_way, row_hops, distance = paths
     for home in range(len(visits)):
         for device in range(visits.shape[1]):
@@ -159,7 +159,7 @@ def _send_back(
 
 
 @kernel
-def _depart(reach: Ints, journeys: Ints, start: int) -> None:
+def _depart(reach: Ints, link_paths: Ints, start: int) -> None:
     """Tally a packet's journey in either direction `[direction, start, length]`, and forget its reach `[way]`.
 
     It is whole as far as its farthest target on this side, and half from there on to the antipode.
@@ -167,37 +167,37 @@ def _depart(reach: Ints, journeys: Ints, start: int) -> None:
     antipode = reach[BOTH_WAYS]
     for direction in range(2):
         near = reach[CLIMBS + direction]
-        journeys[direction, start, near] += 1
-        journeys[direction, start, max(near, antipode)] += 1
+        link_paths[direction, start, near] += 1
+        link_paths[direction, start, max(near, antipode)] += 1
         reach[CLIMBS + direction] = 0
     reach[BOTH_WAYS] = 0
 
 
 @kernel
-def _return(way: int, hops: int, messages: int, journeys: Ints, start: int) -> None:
+def _return(way: int, hops: int, messages: int, link_paths: Ints, start: int) -> None:
     """Tally results that go back against the way on which their tokens came, from `start` on."""
     if way == BOTH_WAYS:
-        journeys[0, start, hops] += messages
-        journeys[1, start, hops] += messages
+        link_paths[0, start, hops] += messages
+        link_paths[1, start, hops] += messages
     elif way == CLIMBS:
-        journeys[1, start, hops] += 2 * messages
+        link_paths[1, start, hops] += 2 * messages
     else:
-        journeys[0, start, hops] += 2 * messages
+        link_paths[0, start, hops] += 2 * messages
 
 
 @kernel
-def _lay(journeys: Ints, edges: Ints) -> None:
-    """Add journeys `[ring, direction, start, length]` to edges `[link]`; none if edges is empty."""
+def _lay(link_paths: Ints, edges: Ints) -> None:
+    """Add link_paths `[ring, direction, start, length]` to edges `[link]`; none if edges is empty."""
     if len(edges) == 0:
         return
-    rings, _, places, lengths = journeys.shape
+    rings, _, places, lengths = link_paths.shape
     for ring in range(rings):
         for direction in range(2):
             first, step = (2 * ring + direction) * places, 1 if direction == 0 else -1
             for place in range(places):
                 passing = 0
                 for length in range(lengths - 1, 0, -1):
-                    passing += journeys[ring, direction, place, length]
+                    passing += link_paths[ring, direction, place, length]
                     edges[first + (place + step * (length - 1)) % places] += passing
 
 

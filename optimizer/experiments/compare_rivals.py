@@ -14,7 +14,7 @@ from optimizer.experiments.rivals.metro import METRO, MetroSimulation
 from optimizer.experiments.rivals.planners import Planner, planners
 from optimizer.planning.candidates import Effort, Notify
 from optimizer.planning.plan_layer import solve
-from optimizer.planning.portfolio import Judge
+from optimizer.planning.portfolio import LayerJudge
 from optimizer.routing.context import Unit
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
@@ -27,7 +27,7 @@ WARMING = 2  # batches of the problem that a planner is run on first, so that no
 
 
 @dataclass(frozen=True, eq=False)
-class Planned:
+class PlannerResult:
     """A planner's placement, the seconds it took, and how its server routes."""
 
     name: str
@@ -37,10 +37,10 @@ class Planned:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class ComparedPlan:
     """A placement under one routing on the test batches."""
 
-    planned: Planned
+    planned: PlannerResult
     report: SimulationReport
     imbalance_gap: float
     tiles_gap: float
@@ -54,25 +54,32 @@ class Comparison:
     """
 
     layer: int
-    rows: list[Row]
+    rows: list[ComparedPlan]
     unit: Unit
     imbalance_bound: float
     tiles_bound: float
 
 
 @dataclass(frozen=True)
-class Ours:
+class OwnPlanning:
     """How our plan is made: seconds, moves at most (None: no limit), the conditions it is chosen for, and the policies
     from which the best is taken."""
 
     seconds: float
-    evaluations: int | None
+    iterations: int | None
     conditions: Conditions
     routings: tuple[str, ...]
 
 
 def compare(
-    source: Source, layer: int, mesh: Mesh, cost: Cost, constraints: Constraints, seed: int, ours: Ours, notify: Notify
+    source: Source,
+    layer: int,
+    mesh: Mesh,
+    cost: Cost,
+    constraints: Constraints,
+    seed: int,
+    ours: OwnPlanning,
+    notify: Notify,
 ) -> Comparison:
     """Every planner plans on the train batches; each placement is judged on the test batches under its own routings and
     under the optimal one, in the unit of the conditions or, where they name none, in tokens and in tiles."""
@@ -89,40 +96,40 @@ def compare(
         for conditions in _conditions(planned.routings, ours.conditions.unit, cost):
             report = judged(problem, sets, planned.placement, conditions)
             gaps = float(report.imbalance.mean()) / imbalance - 1, float(report.tiles.mean()) / tiles - 1
-            rows.append(Row(planned, report, *gaps))
+            rows.append(ComparedPlan(planned, report, *gaps))
     return Comparison(layer, rows, cost.unit, imbalance, tiles)
 
 
 def judged(problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> SimulationReport:
     """A placement on the test batches; the routing may be METRO."""
     if conditions.routing != METRO:
-        return Judge(problem, sets, conditions).test(placement)
+        return LayerJudge(problem, sets, conditions).test(placement)
     simulation = MetroSimulation(placement, problem.model, problem.mesh, problem.cost, conditions)
     simulation.feed(sets.test)
     return simulation.report()
 
 
-def timed(planner: Planner, problem: Problem) -> Planned:
+def timed(planner: Planner, problem: Problem) -> PlannerResult:
     """What a planner makes of the problem, once it is compiled; its placement is valid."""
     planner.plan(replace(problem, load=problem.load[:WARMING]))
     started = time.perf_counter()
     placement = planner.plan(problem)
-    return Planned(planner.name, placement, time.perf_counter() - started, planner.routings)
+    return PlannerResult(planner.name, placement, time.perf_counter() - started, planner.routings)
 
 
-def _rivals(problem: Problem, seed: int, notify: Notify) -> Iterator[Planned]:
+def _rivals(problem: Problem, seed: int, notify: Notify) -> Iterator[PlannerResult]:
     rivals = planners(problem, seed)
     for done, planner in enumerate(rivals):
         notify(planner.name, done / len(rivals))
         yield timed(planner, problem)
 
 
-def _ours(problem: Problem, sets: Sets, seed: int, ours: Ours, notify: Notify) -> Planned:
+def _ours(problem: Problem, sets: Sets, seed: int, ours: OwnPlanning, notify: Notify) -> PlannerResult:
     """What `solve` plans in the time that is given to it; its clock starts here."""
     started = time.perf_counter()
-    effort = Effort(Deadline(ours.seconds), seed, ours.evaluations)
+    effort = Effort(Deadline(ours.seconds), seed, ours.iterations)
     plan = solve(problem, sets, effort, notify, ours.conditions, ours.routings).rows[-1]
-    return Planned(OURS, plan.placement, time.perf_counter() - started, (plan.report.routing,))
+    return PlannerResult(OURS, plan.placement, time.perf_counter() - started, (plan.report.routing,))
 
 
 def _conditions(routings: Sequence[str], unit: Unit | None, cost: Cost) -> list[Conditions]:

@@ -8,11 +8,11 @@ from optimizer.domain.mesh import Mesh
 from optimizer.planning.bounds import Bound, bound_any, bound_steps
 from optimizer.planning.plan_expected_load import split_steps, step_loads
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_counts, open_source
+from optimizer.traces.source import TraceInput, open_counts, open_source
 
 
 @dataclass(frozen=True)
-class Bounded:
+class LayerBounds:
     """The bounds of one layer; what they are of, as "1024 test batches of 512 tokens"; sentences for the user."""
 
     layer: int
@@ -22,16 +22,16 @@ class Bounded:
 
 
 def bound_layer(
-    named: Named, choice: ModelChoice, layer: int, mesh: Mesh, cost: Cost, progress: Callable[[float], None]
-) -> Bounded:
+    named: TraceInput, choice: ModelChoice, layer: int, mesh: Mesh, cost: Cost, progress: Callable[[float], None]
+) -> LayerBounds:
     """What no placement of this layer goes below, on what `solve` judges its plans on. Raises InputError."""
     counted = open_counts(named, choice)
     if counted is not None:
         counts, model = counted
         _, steps, _ = split_steps(step_loads(counts, layer, model))
         note = f"{counts.source}: counts alone, so the expected load is bounded"
-        return Bounded(layer, bound_steps(steps, mesh), f"{len(steps)} recorded steps", (note,))
+        return LayerBounds(layer, bound_steps(steps, mesh), f"{len(steps)} recorded steps", (note,))
     source = open_source(named, [layer], choice, mesh, progress)
     test = source.sets(layer).test
     of = f"{test.count} test batches of {test.experts.shape[1]} tokens"
-    return Bounded(layer, bound_any(test, source.model, mesh, cost), of, (source.origin, *source.notes))
+    return LayerBounds(layer, bound_any(test, source.model, mesh, cost), of, (source.origin, *source.notes))

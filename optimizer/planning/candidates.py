@@ -7,29 +7,29 @@ from typing import Literal
 
 import numpy as np
 
-from formulations.expected_load.joint_placement import Layer, place_jointly
-from formulations.expected_load.layer_placement import Instance, place_replicas
+from formulations.expected_load.joint_placement import JointInstance, place_jointly
+from formulations.expected_load.layer_placement import LayerInstance, place_replicas
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.search.annealing import Schedule, anneal
-from optimizer.search.latency import Prices, anneal_latency
-from optimizer.search.multistart import Goal, multistart
+from optimizer.search.annealing import AnnealingSchedule, anneal
+from optimizer.search.latency import LatencyPrices, anneal_latency
+from optimizer.search.multistart import DescentGoal, multistart
 from optimizer.search.neighbourhood import search_neighbourhoods
-from optimizer.search.ring_state import Demand
+from optimizer.search.ring_state import RingDemand
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation, sequential
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.risk import risk
 from optimizer.search.seeds.steps import steps
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 from optimizer.search.tabu import tabu
 
 FLEXIBILITY = "flexibility"  # the seed for policies that follow the load of the batch
-COOL = Schedule(worsening=0.003)  # keeps what is good about that seed; .01 loses some of it
+COOL = AnnealingSchedule(worsening=0.003)  # keeps what is good about that seed; .01 loses some of it
 FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most so many seconds
 FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
 STARTS = ("start", "greedy", "steps", "formulation", "pairing")  # of the descents, in turn
@@ -58,16 +58,16 @@ class Effort:
 
     deadline: Deadline
     seed: int = 0
-    evaluations: int | None = None
+    iterations: int | None = None
     search: str = "auto"
     jobs: int = JOBS
 
 
 @dataclass(frozen=True)
-class Spell:
+class SearchShare:
     """What one search may spend, its seed, its threads, and who is told of its progress."""
 
-    budget: Budget
+    budget: SearchBudget
     seed: int
     jobs: int
     notify: Notify
@@ -117,7 +117,7 @@ def seeds(problem: Problem, seed: int, wanted: Container[str] | None = None) -> 
 
 
 def split_evenly(
-    problem: Problem, goal: Goal, found: list[Candidate], search: EvenSearch, spell: Spell
+    problem: Problem, goal: DescentGoal, found: list[Candidate], search: EvenSearch, spell: SearchShare
 ) -> Iterator[Placement]:
     """What a search for even routing ends with or passes, from the found candidates."""
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
@@ -127,7 +127,7 @@ def split_evenly(
 
 
 def split_at_best(
-    problem: Problem, found: list[Candidate], tiles: bool, search: SplitSearch, spell: Spell
+    problem: Problem, found: list[Candidate], tiles: bool, search: SplitSearch, spell: SearchShare
 ) -> list[Placement]:
     """The best placements that a search for optimal routing passes, in tiles or tokens, the last ones first."""
     start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
@@ -149,9 +149,9 @@ def split_at_best(
 def shorten(
     problem: Problem,
     start: Placement,
-    demand: Demand,
-    prices: Prices,
-    spell: Spell,
+    demand: RingDemand,
+    prices: LatencyPrices,
+    spell: SearchShare,
     better: Callable[[Placement], bool],
 ) -> list[Placement]:
     """The best placements that a search for the latency of rings passes, the last ones first.
@@ -187,10 +187,10 @@ def _formulated(problem: Problem, hint: Placement, effort: Effort) -> Candidate:
     mesh, load, spread = problem.mesh, problem.total_load, problem.spread
     shape = mesh.rows, mesh.cols, mesh.slots_per_device
     if problem.free_counts:
-        outcome = place_jointly(Layer(load, spread, *shape, problem.most_replicas), hint.slots, _limits(effort))
+        outcome = place_jointly(JointInstance(load, spread, *shape, problem.most_replicas), hint.slots, _limits(effort))
     else:
         outcome = place_replicas(
-            Instance(load, hint.counts(problem.model.experts), spread, *shape), hint.slots, _limits(effort)
+            LayerInstance(load, hint.counts(problem.model.experts), spread, *shape), hint.slots, _limits(effort)
         )
     placement = hint if outcome.value is None else Placement(outcome.value)
     return Candidate("formulation", placement, outcome.runtime, outcome)
@@ -198,6 +198,6 @@ def _formulated(problem: Problem, hint: Placement, effort: Effort) -> Candidate:
 
 def _limits(effort: Effort) -> Limits:
     """A share of the time left; where moves are counted, solver work is too, so that the clock decides nothing."""
-    if effort.evaluations is not None:
+    if effort.iterations is not None:
         return Limits(effort.deadline.remaining(), deterministic=FORMULATION_WORK, seed=effort.seed)
     return Limits(min(FORMULATION_SHARE * effort.deadline.remaining(), FORMULATION_SECONDS), seed=effort.seed)

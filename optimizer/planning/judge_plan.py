@@ -13,13 +13,13 @@ from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation
 from optimizer.traces.composition import PHASES
-from optimizer.traces.source import BATCHES_PER_SET, Named, Source, open_source
+from optimizer.traces.source import BATCHES_PER_SET, Source, TraceInput, open_source
 
 Notify = Callable[[str, float], None]
 
 
 def judge(
-    plan: Plan, named: Named, cost: Cost, trials: Sequence[Conditions], batch_count: int | None, notify: Notify
+    plan: Plan, named: TraceInput, cost: Cost, trials: Sequence[Conditions], batch_count: int | None, notify: Notify
 ) -> tuple[dict[int, list[SimulationReport]], list[str]]:
     """Simulate every layer of a plan under each of the conditions, all on the same batches.
 
@@ -80,9 +80,9 @@ def _untaught(plan: Plan, trials: Sequence[Conditions]) -> list[str]:
     ]
 
 
-def _as_planned(named: Named, made: dict[str, Any]) -> Named:
+def _as_planned(named: TraceInput, made: dict[str, Any]) -> TraceInput:
     """The plan's seed, and its batches' make-up where nothing else was named."""
-    seed, phase, users = made.get("seed", Named.seed), made.get("phase"), made.get("row_users")
+    seed, phase, users = made.get("seed", TraceInput.seed), made.get("phase"), made.get("row_users")
     whole = isinstance(users, list) and all(isinstance(number, int) for number in users)
     if not isinstance(seed, int) or seed < 0 or not (phase is None or phase in PHASES) or not (users is None or whole):
         raise InputError("layers: provenance.seed, phase or row_users of the plan is not as `moeplan solve` writes it")

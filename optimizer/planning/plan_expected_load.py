@@ -2,12 +2,12 @@
 
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome
+from optimizer import __version__
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -20,14 +20,14 @@ from optimizer.planning.candidates import (
     Candidate,
     Effort,
     Notify,
-    Spell,
+    SearchShare,
     seeds_and_formulation,
     split_evenly,
 )
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.warm_start import started
-from optimizer.search.multistart import Goal
-from optimizer.search.stop import Budget
+from optimizer.search.multistart import DescentGoal
+from optimizer.search.stop import SearchBudget
 from optimizer.traces.formats.counts import Counts, step_counts
 
 ROUTING = "even"
@@ -37,7 +37,7 @@ FINISH_SECONDS = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class ExpectedRow:
+class ExpectedMethodResult:
     """One method's placement, its planning time in seconds, and peak / mean expected device load per step."""
 
     method: str
@@ -50,7 +50,7 @@ class ExpectedRow:
 class ExpectedSolution:
     """All methods' rows, `search` last; `unseen` is whether they are judged on steps that nothing was planned on."""
 
-    rows: list[ExpectedRow]
+    rows: list[ExpectedMethodResult]
     outcome: Outcome[Ints]
     gaps: list[Gap]
     unseen: bool
@@ -93,15 +93,15 @@ def solve_expected(problem: Problem, test: Ints, unseen: bool, effort: Effort, n
     found = list(seeds_and_formulation(problem, effort, notify))
     started = time.monotonic()
     experts = problem.model.experts
-    goal = Goal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail=False)
+    goal = DescentGoal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail=False)
     pool = [candidate.placement for candidate in found]
-    budget = Budget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.evaluations)
+    budget = SearchBudget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.iterations)
     search = SEARCHES[effort.search][0] or "descent"
-    pool += split_evenly(problem, goal, found, search, Spell(budget, effort.seed, effort.jobs, notify))
+    pool += split_evenly(problem, goal, found, search, SearchShare(budget, effort.seed, effort.jobs, notify))
     best = min(pool, key=lambda placement: float(expected_imbalance(placement, problem.load).mean()))
     found.append(Candidate("search", best, time.monotonic() - started))
     rows = [
-        ExpectedRow(
+        ExpectedMethodResult(
             candidate.method, candidate.placement, candidate.seconds, expected_imbalance(candidate.placement, test)
         )
         for candidate in found
@@ -135,7 +135,7 @@ def plan_counts(
     check(problem, chosen.placement)
     quality = {"expected_imbalance": {"mean": float(chosen.imbalance.mean()), "max": float(chosen.imbalance.max())}}
     provenance = {
-        "moeplan": version("moeplan"),
+        "moeplan": __version__,
         "method": chosen.method,
         "seed": effort.seed,
         "origin": counts.source,

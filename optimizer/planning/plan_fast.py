@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
+from optimizer import __version__
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
@@ -32,7 +32,7 @@ TRAIN, TEST = range(2)
 
 
 @dataclass(frozen=True, eq=False)
-class FastRow:
+class FastLayer:
     """One layer: its placement, peak / mean expected device load of its train and test requests, seconds it took."""
 
     layer: int
@@ -51,7 +51,7 @@ def fast_plan(
     seed: int,
     notify: Notify,
     jobs: int = JOBS,
-) -> tuple[Plan, list[FastRow], list[str]]:
+) -> tuple[Plan, list[FastLayer], list[str]]:
     """Plan every layer on the loads of the train requests, in so many threads, and judge it on those of the test ones.
 
     The plan is for even routing. Returns it, the figures of each layer, and sentences that the user should read. The
@@ -73,19 +73,19 @@ def fast_plan(
     return plan, rows, [source.origin, *source.notes, note]
 
 
-def _row(seed: int, layer: int, problem: Problem, test: Ints) -> FastRow:
+def _row(seed: int, layer: int, problem: Problem, test: Ints) -> FastLayer:
     started = time.perf_counter()
     placement = quick(problem, np.random.default_rng([seed, layer]))
     seconds = time.perf_counter() - started
     check(problem, placement)
     before, after = (float(expected_imbalance(placement, load)[0]) for load in (problem.load, test[None]))
-    return FastRow(layer, placement, before, after, seconds)
+    return FastLayer(layer, placement, before, after, seconds)
 
 
-def _part(source: TraceSource, seed: int, row: FastRow, fingerprint: str) -> LayerPlan:
+def _part(source: TraceSource, seed: int, row: FastLayer, fingerprint: str) -> LayerPlan:
     quality = {"expected_imbalance": {"mean": row.test_imbalance, "max": row.test_imbalance}}
     provenance: dict[str, Any] = {
-        "moeplan": version("moeplan"),
+        "moeplan": __version__,
         "method": "fast",
         "seed": seed,
         "origin": source.origin,

@@ -14,7 +14,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.files import write_whole
-from optimizer.routing.context import Learned, Unit
+from optimizer.routing.context import LearnedShares, Unit
 from optimizer.routing.policies import POLICIES
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -33,7 +33,7 @@ class LayerPlan:
     quality: dict[str, Any] = field(default_factory=dict)
     bounds: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    learned: Learned | None = None
+    learned: LearnedShares | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _layer(plan: Plan, key: str, layer: _Layer) -> LayerPlan:
     return LayerPlan(placement, layer.quality, layer.bounds, layer.provenance, learned)
 
 
-def _learned(where: str, layer: _Layer, placement: Placement, experts: int) -> Learned | None:
+def _learned(where: str, layer: _Layer, placement: Placement, experts: int) -> LearnedShares | None:
     """Loads per expert and shares per slot, where both are given."""
     if layer.load is None or layer.share is None:
         return None
@@ -205,7 +205,7 @@ def _learned(where: str, layer: _Layer, placement: Placement, experts: int) -> L
         raise InputError(f"{where}.load: {len(layer.load)} numbers instead of {experts}, one per expert")
     if [len(row) for row in layer.share] != [placement.slots.shape[1]] * len(placement.slots):
         raise InputError(f"{where}.share: not one number per slot, as slots has them")
-    return Learned(np.array(layer.load), np.array(layer.share))
+    return LearnedShares(np.array(layer.load), np.array(layer.share))
 
 
 def _model(parsed: _Model) -> Model:

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome
+from optimizer import __version__
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
@@ -30,7 +30,7 @@ MOST_BOUNDING = 3  # the bounds of the plan take at most so many times as long a
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class MethodResult:
     """One method's placement, how long it took to plan (seconds), and its test figures."""
 
     method: str
@@ -40,12 +40,12 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class LayerSolution:
     """All methods' rows; `search` has one for each routing policy that was tried, the plan's last. outcome: of the
     formulation, with free_counts or greedy's, None where an interruption came before it; first_result: seconds until a
     complete plan was judged."""
 
-    rows: list[Row]
+    rows: list[MethodResult]
     outcome: Outcome[Ints] | None
     free_counts: bool
     gaps: list[Gap]
@@ -61,7 +61,7 @@ def solve(
     conditions: Conditions,
     routings: Sequence[str],
     most_rerouted: float | None = None,
-) -> Solution:
+) -> LayerSolution:
     """Plan on train batches, choose on selection batches and judge on test batches, under these conditions and the best
     of the routing policies; seeds are judged under the first of them. most_rerouted: the share of pairs that may go to
     another expert of the token's, for which a capacity factor is chosen with the plan."""
@@ -83,13 +83,13 @@ def solve(
     notify("judging", 1.0)
     rows = seeds.rows + _searched(portfolio, seconds)
     if most_rerouted is not None and (best := limited(portfolio, most_rerouted)) is not None:
-        rows.append(Row("rerouted", best.placement, seconds, run(portfolio, best, sets.test)))
+        rows.append(MethodResult("rerouted", best.placement, seconds, run(portfolio, best, sets.test)))
     plan = rows[-1]
     bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
     if plan.report.rerouting is not None:
         bounds = []  # they are of tokens that are served by their own experts
     found = gaps(bounds, reached_by(plan.report))
-    return Solution(rows, seeds.outcome, problem.free_counts, found, portfolio.candidates, seeds.first_result)
+    return LayerSolution(rows, seeds.outcome, problem.free_counts, found, portfolio.candidates, seeds.first_result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,19 +98,19 @@ class Seeds:
     rows. first_result: seconds until the first was judged."""
 
     found: list[Candidate]
-    rows: list[Row]
+    rows: list[MethodResult]
     first_result: float
 
     @classmethod
     def judged(cls, problem: Problem, portfolio: Portfolio, effort: Effort, notify: Notify) -> "Seeds":
         """Plan and judge each in turn; Ctrl-C ends it with those that there are, if there is any."""
         found: list[Candidate] = []
-        rows: list[Row] = []
+        rows: list[MethodResult] = []
         first_result = 0.0
         try:
             for candidate in seeds_and_formulation(problem, effort, notify):
                 report = portfolio.judge_of(candidate.method).test(candidate.placement)
-                rows.append(Row(candidate.method, candidate.placement, candidate.seconds, report))
+                rows.append(MethodResult(candidate.method, candidate.placement, candidate.seconds, report))
                 first_result = first_result or effort.deadline.elapsed()
                 found.append(candidate)
         except KeyboardInterrupt:
@@ -129,12 +129,12 @@ class Seeds:
         return self.outcome is not None
 
 
-def _searched(portfolio: Portfolio, seconds: float) -> list[Row]:
+def _searched(portfolio: Portfolio, seconds: float) -> list[MethodResult]:
     """The best candidate of each policy on the test batches, the chosen policy's last."""
     chosen = portfolio.chosen()
     order = sorted(portfolio.pools, key=lambda name: name == chosen)
     best = {name: portfolio.pools[name].placements[portfolio.pools[name].best()] for name in order}
-    return [Row("search", best[name], seconds, portfolio.pools[name].judge.test(best[name])) for name in order]
+    return [MethodResult("search", best[name], seconds, portfolio.pools[name].judge.test(best[name])) for name in order]
 
 
 def plan_tokens(
@@ -149,7 +149,7 @@ def plan_tokens(
     routings: Sequence[str],
     start: Plan | None = None,
     most_rerouted: float | None = None,
-) -> tuple[Plan, Solution, list[str]]:
+) -> tuple[Plan, LayerSolution, list[str]]:
     """Plan one layer of a source of batches for the best of the routing policies: the plan, all figures, and sentences
     that the user should read. start: a plan to start from, too; most_rerouted as of `solve`."""
     sets = source.sets(layer)
@@ -170,7 +170,7 @@ def provenance_of(source: Source, layer: int, sets: Sets, seed: int) -> dict[str
     """What a layer's plan is made from, but for the method."""
     composition = source.composition
     found = {
-        "moeplan": version("moeplan"),
+        "moeplan": __version__,
         "seed": seed,
         "origin": source.origin,
         "traces": source.fingerprint(layer),

@@ -8,8 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.domain.link_paths import Journeys
-from optimizer.domain.network import Network
+from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
@@ -20,23 +19,23 @@ from optimizer.planning.candidates import (
     Candidate,
     Effort,
     Notify,
-    Spell,
+    SearchShare,
     shorten,
     split_at_best,
     split_evenly,
 )
 from optimizer.routing.capacity import Coactivation
-from optimizer.routing.context import Learned
+from optimizer.routing.context import LearnedShares
 from optimizer.routing.learned_shares import learn
 from optimizer.routing.policies import TAUGHT
 from optimizer.search.arrangement import arrange, demand_of
-from optimizer.search.choose import DECISIVE, LATENCIES, Goal, choose, figures
+from optimizer.search.choose import DECISIVE, LATENCIES, SelectionGoal, choose, figures
 from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal, slot_value
-from optimizer.search.ring_state import Demand
+from optimizer.search.ring_state import RingDemand
 from optimizer.search.seeds.partition import partition
 from optimizer.search.split_state import exact_peaks
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import simulate
@@ -58,7 +57,7 @@ FLEXIBLE = ("start", "risk", FLEXIBILITY)  # those that are where policies follo
 
 
 @dataclass(frozen=True)
-class Judge:
+class LayerJudge:
     """The simulator with one layer's batches and conditions."""
 
     problem: Problem
@@ -74,40 +73,40 @@ class Judge:
         return self.on(placement, self.sets.selection)
 
     @property
-    def goal(self) -> Goal:
+    def goal(self) -> SelectionGoal:
         """What candidates are chosen by: tokens are balanced for their own sake where they are counted on purpose."""
         unit, paid = self.conditions.unit, self.problem.cost.unit
         if self.conditions.routing not in SPLITTING:
-            return Goal.LATENCY_AND_BALANCE
+            return SelectionGoal.LATENCY_AND_BALANCE
         if unit == "tokens" and paid == "tiles":
-            return Goal.BALANCE
-        return Goal.LATENCY if (unit or paid) == "tiles" else Goal.LATENCY_AND_BALANCE
+            return SelectionGoal.BALANCE
+        return SelectionGoal.LATENCY if (unit or paid) == "tiles" else SelectionGoal.LATENCY_AND_BALANCE
 
     def on(self, placement: Placement, batches: Batches) -> SimulationReport:
         """On any batches."""
         problem, taught = self.problem, self.taught(placement)
         return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, taught)
 
-    def taught(self, placement: Placement) -> Learned | None:
+    def taught(self, placement: Placement) -> LearnedShares | None:
         """What train batches teach the policy, if it learns."""
         problem = self.problem
         return learn(placement, problem.load, slot_value(problem)) if self.conditions.routing in TAUGHT else None
 
 
 @dataclass
-class Pool:
+class CandidatePool:
     """Candidates of one routing policy, and their figures on the selection batches; the first is what to beat.
 
     least_traffic: what `SimulationReport.most_row_traffic` is for the best of all that were offered.
     """
 
-    judge: Judge
+    judge: LayerJudge
     placements: list[Placement] = field(default_factory=list)
     judged: list[Floats] = field(default_factory=list)
     least_traffic: float = np.inf
 
     def add(self, placement: Placement) -> None:
-        """Judge one more; it is a candidate unless more pairs come to a row from others than may."""
+        """LayerJudge one more; it is a candidate unless more pairs come to a row from others than may."""
         report = self.judge.selection(placement)
         self.least_traffic = min(self.least_traffic, report.most_row_traffic)
         if report.most_row_traffic <= self.judge.problem.most_row_traffic:
@@ -137,15 +136,15 @@ class Portfolio:
 
     problem: Problem
     sets: Sets
-    pools: dict[str, Pool]
+    pools: dict[str, CandidatePool]
 
     @classmethod
     def of(cls, problem: Problem, sets: Sets, conditions: Conditions, routings: Sequence[str]) -> "Portfolio":
         """Without candidates; under these conditions but for their routing."""
-        judges = {name: Judge(problem, sets, replace(conditions, routing=name)) for name in routings}
-        return cls(problem, sets, {name: Pool(judge) for name, judge in judges.items()})
+        judges = {name: LayerJudge(problem, sets, replace(conditions, routing=name)) for name in routings}
+        return cls(problem, sets, {name: CandidatePool(judge) for name, judge in judges.items()})
 
-    def judge_of(self, method: str) -> Judge:
+    def judge_of(self, method: str) -> LayerJudge:
         """The first policy's, or for the seed that only splitting makes good the first that splits, if there is one."""
         splitting = [name for name in SPLITTING if name in self.pools and method == FLEXIBILITY]
         return self.pools[splitting[0] if splitting else next(iter(self.pools))].judge
@@ -167,7 +166,7 @@ class Portfolio:
             self._offer(self._arranged(placement, effort), SPLITTING)
 
     def offer_seeds(self, found: list[Candidate], effort: Effort) -> None:
-        """Judge the seeds that are good for each policy, arranged where it looks at distances."""
+        """LayerJudge the seeds that are good for each policy, arranged where it looks at distances."""
         for candidate in found:
             if candidate.method in WELL_PLACED:
                 self._offer(candidate.placement, set(self.pools) - {*NEAR})
@@ -182,7 +181,7 @@ class Portfolio:
         """The seed that keeps tokens in few rows, where any policy looks at distances, there is time for it, and its
         library is installed."""
         near = {*NEAR} & set(self.pools)
-        in_time = effort.evaluations is not None or effort.deadline.seconds >= PARTITION_FROM
+        in_time = effort.iterations is not None or effort.deadline.seconds >= PARTITION_FROM
         found = partition(self.problem, self.sets.train, effort.seed) if near and in_time else None
         if found is not None:
             self._offer(self._arranged(found, effort), NEAR)
@@ -232,12 +231,12 @@ class Portfolio:
         return Coactivation.of(self.sets.train, self.problem.model)
 
     @cached_property
-    def _travel(self) -> tuple[Ints, Journeys]:
+    def _travel(self) -> tuple[Ints, LinkPaths]:
         """Which sources ask for which experts, and the ways from devices to sources."""
         problem = self.problem
-        network = Network.of(problem.mesh, problem.cost.preset.network)
-        journeys = Journeys.of(network, problem.cost.combine_message_us(network.remote))
-        return demand_of(self.sets.train, network, problem.model.experts), journeys
+        network = problem.network
+        link_paths = LinkPaths.of(network, problem.cost.combine_message_us(network.remote))
+        return demand_of(self.sets.train, network, problem.model.experts), link_paths
 
     @property
     def candidates(self) -> int:
@@ -253,11 +252,11 @@ class Portfolio:
         """With devices exchanged for the sake of the network, if any policy looks at distances."""
         if not {*NEAR} & set(self.pools):
             return placement
-        problem, (demand, journeys) = self.problem, self._travel
+        problem, (demand, link_paths) = self.problem, self._travel
         deadline = Deadline(effort.deadline.remaining() + 1)  # what is found is worth a moment more
-        budget = Budget(deadline, deadline.seconds, effort.evaluations)
+        budget = SearchBudget(deadline, deadline.seconds, effort.iterations)
         rng = np.random.default_rng(effort.seed)
-        return arrange(placement, demand, journeys, problem.spread, problem.mesh.cols, budget, rng)
+        return arrange(placement, demand, link_paths, problem.spread, problem.mesh.cols, budget, rng)
 
     def _split_evenly(
         self, found: list[Candidate], effort: Effort, until: float, notify: Notify
@@ -283,18 +282,18 @@ class Portfolio:
         """What a search for the latency of column rings finds from the best candidate, where links alone are left to
         win on."""
         problem, splitting = self.problem, [name for name in SPLITTING if name in self.pools]
-        network = Network.of(problem.mesh, problem.cost.preset.network)
+        network = problem.network
         on_rings = network.links == "rings" and network.tokens == "row" and problem.mesh.rows > 1
         if SEARCHES[effort.search][1] != "annealing" or not splitting or not on_rings:
             return []
         pool = self.pools[splitting[0]]
         known = problem.cost.moe_op == "optimized" and not problem.cost.uses_table
-        if pool.judge.goal is not Goal.LATENCY or not known or not pool.placements:
+        if pool.judge.goal is not SelectionGoal.LATENCY or not known or not pool.placements:
             return []
         start = pool.placements[pool.best()]
         if _above_floor(problem, start) > ABOVE_FLOOR:
             return []
-        demand = Demand.of(self.sets.train, network, problem.model.experts)
+        demand = RingDemand.of(self.sets.train, network, problem.model.experts)
         share, now = LATENCY_SHARE * (1 - self._even_share(effort)), effort.deadline.elapsed()
         spell = _spell(effort, now + LATENCY_SHARE * max(until - now, 0.0), share, notify)
         prices = prices_of(problem.cost, network)
@@ -317,7 +316,7 @@ def _above_floor(problem: Problem, placement: Placement) -> float:
     return float((exact_peaks(placement, tiles) > floor).mean())
 
 
-def _spell(effort: Effort, until: float, share: float, notify: Notify) -> Spell:
-    """Until so many seconds on the clock, or this share of the evaluations."""
-    evaluations = None if effort.evaluations is None else round(effort.evaluations * share)
-    return Spell(Budget(effort.deadline, until, evaluations), effort.seed, effort.jobs, notify)
+def _spell(effort: Effort, until: float, share: float, notify: Notify) -> SearchShare:
+    """Until so many seconds on the clock, or this share of the iterations."""
+    iterations = None if effort.iterations is None else round(effort.iterations * share)
+    return SearchShare(SearchBudget(effort.deadline, until, iterations), effort.seed, effort.jobs, notify)

@@ -34,7 +34,7 @@ class Figures(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class ReplicaCurve:
     """What a layer costs with at most so many extra replicas, extra `[point]`, ascending from 0, on selection batches
     and on so many test batches of so many tokens."""
 
@@ -47,7 +47,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class CurveTask:
     """One layer whose curve is wanted at `extra [point]`; problem: with as many replicas as it may have; conditions:
     with one of `ROUTINGS`."""
 
@@ -61,12 +61,12 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Shares:
+class SlotShares:
     """A budget of extra replicas for all layers of some curves together. Points of the curves, `[layer]`: equal, where
     all layers have as many, and shared, where they have them where they help most."""
 
     budget: int
-    curves: Sequence[Curve]
+    curves: Sequence[ReplicaCurve]
     equal: Ints
     shared: Ints
 
@@ -84,10 +84,10 @@ class Shares:
 
 def task_of(
     layer: int, problem: Problem, sets: Sets, conditions: Conditions, seed: int, wanted: Sequence[int] = ()
-) -> Task:
+) -> CurveTask:
     """Of a layer with its batches; wanted: extra replicas that the curve shall have a point for, if there is room."""
     extra = points(most_extra(problem), wanted)
-    return Task(layer, problem, _thinned(sets.selection), _thinned(sets.test), extra, conditions, seed)
+    return CurveTask(layer, problem, _thinned(sets.selection), _thinned(sets.test), extra, conditions, seed)
 
 
 def most_extra(problem: Problem) -> int:
@@ -104,7 +104,7 @@ def points(most: int, wanted: Sequence[int] = ()) -> Ints:
     return np.unique([min(number, most) for number in (*range(0, most + 1, step), most, *first, *wanted)])
 
 
-def curve_of(task: Task) -> Curve:
+def curve_of(task: CurveTask) -> ReplicaCurve:
     """Plan the layer with each number of extra replicas, and judge it.
 
     Of the candidates the one of least latency on selection batches stands. That of fewer replicas is a candidate too,
@@ -122,10 +122,10 @@ def curve_of(task: Task) -> Curve:
         assert best is not None
         judged.append(judged[-1] if best is before else (best[1], _judged(task, best[0], task.test)))
     selection, test = np.array(judged).transpose(1, 2, 0)
-    return Curve(task.layer, task.extra, Figures(*selection), Figures(*test), task.test.count, task.test.tokens)
+    return ReplicaCurve(task.layer, task.extra, Figures(*selection), Figures(*test), task.test.count, task.test.tokens)
 
 
-def _candidates(problem: Problem, task: Task) -> Iterator[Placement]:
+def _candidates(problem: Problem, task: CurveTask) -> Iterator[Placement]:
     """For even routing one that levels the expected load and one that reckons with bursts; which has fewer tiles
     depends on the loads."""
     if task.conditions.routing == "optimal":
@@ -135,7 +135,7 @@ def _candidates(problem: Problem, task: Task) -> Iterator[Placement]:
         yield risk(problem)
 
 
-def _judged(task: Task, placement: Placement, batches: Batches) -> Floats:
+def _judged(task: CurveTask, placement: Placement, batches: Batches) -> Floats:
     """The `Figures` of a placement, `[figure]`.
 
     With optimal routing imbalance and tiles are the least that any split has, each on its own; latency is that of the
@@ -156,7 +156,7 @@ def _thinned(batches: Batches) -> Batches:
     return Batches(batches.experts[::step], batches.source_row[::step])
 
 
-def share_slots(curves: Sequence[Curve], budget: int) -> Shares:
+def share_slots(curves: Sequence[ReplicaCurve], budget: int) -> SlotShares:
     """Share a budget out over layers whose curves have the same points, so that the sum of their latencies on selection
     batches, which a token spends in one after another, is least. Raises ValueError where points differ."""
     extra = curves[0].extra
@@ -165,4 +165,4 @@ def share_slots(curves: Sequence[Curve], budget: int) -> Shares:
     shared = share_budget(np.array([curve.selection.latency_us for curve in curves]), extra, budget).value
     assert shared is not None  # no extra replicas are within any budget
     equal = np.full(len(curves), np.flatnonzero(extra <= budget // len(curves))[-1])
-    return Shares(budget, curves, equal, shared)
+    return SlotShares(budget, curves, equal, shared)

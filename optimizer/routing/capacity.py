@@ -18,7 +18,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.model import Model
-from optimizer.routing.context import Site
+from optimizer.routing.context import RoutingContext
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
@@ -58,9 +58,15 @@ class Rerouted(NamedTuple):
 
 
 def limit(
-    chosen: Ints, batches: Batches, source: Ints, site: Site, model: Model, guess: Coactivation | None, drop: bool
+    chosen: Ints,
+    batches: Batches,
+    source: Ints,
+    context: RoutingContext,
+    model: Model,
+    guess: Coactivation | None,
+    drop: bool,
 ) -> Rerouted:
-    """Apply the capacity of a site to what a policy chose, `[batch, token, k]`; negative slots stay as they are.
+    """Apply the capacity of a context to what a policy chose, `[batch, token, k]`; negative slots stay as they are.
 
     guess None: the batches' recorded candidates say which expert is next. Raises ValueError where there are none.
     """
@@ -70,7 +76,7 @@ def limit(
     if guess is not None or candidates is None:
         candidates = np.empty((batches.count, batches.tokens, 0), dtype=np.uint16)
     known = guess or Coactivation(np.empty(0), np.empty((0, 0)))
-    replicas = (site.start, site.slot, site.device_of, site.distance, site.capacity)
+    replicas = (context.start, context.slot, context.device_of, context.distance, context.capacity)
     return Rerouted(
         *_limit(chosen, batches.experts, source, candidates, gate_weights(batches, model.top_k),
                 (known.log_share, known.log_lift), replicas, model.routed_experts, drop)

@@ -10,7 +10,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
-from optimizer.domain.link_paths import Journeys
+from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
@@ -23,7 +23,7 @@ MILLION = 1_000_000  # learned figures count in millionths, as a plan keeps them
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class LearnedShares:
     """What train batches say: load `[expert]` mean pairs per batch; share `[device, slot]` of its expert's pairs that
     each replica should get, summing to 1 over the replicas of an expert."""
 
@@ -31,7 +31,7 @@ class Learned:
     share: Floats
 
     @classmethod
-    def nothing(cls, placement: Placement, experts: int) -> "Learned":
+    def nothing(cls, placement: Placement, experts: int) -> "LearnedShares":
         """Where there were no train batches: all experts alike, all replicas of an expert alike."""
         count = placement.counts(experts)
         share = np.where(placement.slots >= 0, 1 / np.maximum(count, 1)[placement.slots], 0.0)
@@ -39,7 +39,7 @@ class Learned:
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
+class RoutingContext:
     """One layer's replicas as the policies see them.
 
     start `[expert + 1]` and slot `[replica]` as of `Placement.replicas`, a replica's rank being its place among its
@@ -70,12 +70,12 @@ class Site:
         network: Network,
         tile: int,
         capacity: int,
-        learned: Learned | None,
+        learned: LearnedShares | None,
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
-    ) -> "Site":
-        """The replicas of a valid placement; learned None is `Learned.nothing`."""
-        known = learned or Learned.nothing(placement, model.experts)
+    ) -> "RoutingContext":
+        """The replicas of a valid placement; learned None is `LearnedShares.nothing`."""
+        known = learned or LearnedShares.nothing(placement, model.experts)
         start, slot = placement.replicas(model.experts)
         return cls(
             start=start,
@@ -97,9 +97,9 @@ class Site:
         return int(self.distance.shape[1])
 
     @cached_property
-    def journeys(self) -> Journeys:
+    def link_paths(self) -> LinkPaths:
         """The links that results pass."""
-        return Journeys.of(self.network, self.message_us)
+        return LinkPaths.of(self.network, self.message_us)
 
     @cached_property
     def nearest_slot(self) -> Ints:

@@ -5,14 +5,14 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
-from optimizer.routing.context import Learned
+from optimizer.routing.context import LearnedShares
 
 LEADERS = 3  # heaviest devices kept per batch: a transfer touches two
 SWEEPS = 4  # more than are needed on any trace seen; a sweep without gain ends it
 PARTS = (1.0, 0.5, 0.25)  # of a replica's share, tried in turn
 
 
-def learn(placement: Placement, load: Ints, value: Ints) -> Learned:
+def learn(placement: Placement, load: Ints, value: Ints) -> LearnedShares:
     """Expected loads and split shares, from loads `[batch, expert]` in pairs and the cost of a slot by its tokens.
 
     value `[tokens + 1]` integers. Shares start even; parts of them are handed from one replica of an expert to another
@@ -20,11 +20,11 @@ def learn(placement: Placement, load: Ints, value: Ints) -> Learned:
     up, as weighted round robin does to within one pair. So they are no worse than an even split on these batches.
     """
     experts = load.shape[1]
-    even = Learned.nothing(placement, experts)
+    even = LearnedShares.nothing(placement, experts)
     start, slot = placement.replicas(experts)
     share = even.share.ravel().copy()
     _descend(np.ascontiguousarray(load.T), value, start, slot, placement.slots.shape[1], share)
-    return Learned(load.mean(axis=0), share.reshape(placement.slots.shape))
+    return LearnedShares(load.mean(axis=0), share.reshape(placement.slots.shape))
 
 
 @kernel

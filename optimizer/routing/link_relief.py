@@ -6,7 +6,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
-from optimizer.domain.link_paths import Journeys
+from optimizer.domain.link_paths import LinkPaths
 from optimizer.routing.least_peak import Graph
 
 BUSY = 0.9  # of the busiest link's load: tokens on ways with no such link stay
@@ -14,7 +14,7 @@ SWEEPS = 5  # over tokens on busy ways; with 3 the busiest link has .6 messages 
 
 
 class Ways(NamedTuple):
-    """`Journeys` as the kernel takes them: start, link, work; and the journeys that pass each link, those of link l at
+    """`LinkPaths` as the kernel takes them: start, link, work; and the paths that pass each link, those of link l at
     first[l] up to first[l + 1], journey `[entry]`. load `[link]` is working memory."""
 
     start: Ints
@@ -25,10 +25,10 @@ class Ways(NamedTuple):
     load: Ints
 
     @classmethod
-    def of(cls, journeys: Journeys) -> "Ways":
+    def of(cls, link_paths: LinkPaths) -> "Ways":
         """With working memory of its own."""
-        load = np.zeros(journeys.links, dtype=np.int64)
-        return cls(journeys.start, journeys.link, journeys.work, *journeys.passing(), load)
+        load = np.zeros(link_paths.links, dtype=np.int64)
+        return cls(link_paths.start, link_paths.link, link_paths.work, *link_paths.passing(), load)
 
 
 @kernel

@@ -23,7 +23,7 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.routing.context import Site
+from optimizer.routing.context import RoutingContext
 from optimizer.routing.least_peak import Graph, graph, level, mean_peak, scratch_for
 from optimizer.routing.link_relief import Ways, relieve
 
@@ -38,31 +38,31 @@ class Lanes(NamedTuple):
     nearest: Ints
 
 
-def optimal(experts: Ints, source: Ints, site: Site) -> Ints:
-    """The replica of each pair, `[batch, token, k]` flat slots; loads in units of `site.tile` tokens."""
-    replicas = graph(site.start, site.slot, site.devices, len(site.device_of) // site.devices)
-    lanes, ways = _lanes(site, replicas.replicated), Ways.of(site.journeys)
-    return _optimal(experts, source, replicas, lanes, ways, site.devices, site.tile, *site.unit_ns)
+def optimal(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """The replica of each pair, `[batch, token, k]` flat slots; loads in units of `context.tile` tokens."""
+    replicas = graph(context.start, context.slot, context.devices, len(context.device_of) // context.devices)
+    lanes, ways = _lanes(context, replicas.replicated), Ways.of(context.link_paths)
+    return _optimal(experts, source, replicas, lanes, ways, context.devices, context.tile, *context.unit_ns)
 
 
-def _lanes(site: Site, replicated: Ints) -> Lanes:
+def _lanes(context: RoutingContext, replicated: Ints) -> Lanes:
     """Lanes by how much farther the source's next best replica is, the largest advantage first.
 
     Of equal ones those of `nearest` come first, so that where the peak does not bind all tokens go as they would there.
     """
     first, sources, slots = [0], [], []
     for expert in replicated:
-        held = site.slot[site.start[expert] : site.start[expert + 1]]
-        hops = site.distance[:, site.device_of[held]]
+        held = context.slot[context.start[expert] : context.start[expert + 1]]
+        hops = context.distance[:, context.device_of[held]]
         best = np.sort(hops, axis=1)
         others = np.where(hops == best[:, :1], best[:, 1:2], best[:, :1])
-        elsewhere = held[None] != site.nearest_slot[:, expert, None]
+        elsewhere = held[None] != context.nearest_slot[:, expert, None]
         order = np.lexsort((elsewhere.ravel(), (hops - others).ravel()))
         sources.append(order // len(held))
         slots.append(held[order % len(held)])
         first.append(first[-1] + len(order))
     joined = [np.concatenate(parts or [np.empty(0)]).astype(np.int32) for parts in (sources, slots)]
-    return Lanes(np.array(first, dtype=np.int32), joined[0], joined[1], site.nearest_slot)
+    return Lanes(np.array(first, dtype=np.int32), joined[0], joined[1], context.nearest_slot)
 
 
 @kernel

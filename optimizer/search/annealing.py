@@ -16,9 +16,9 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 from optimizer.search.chains import Tally, cooled
 from optimizer.search.moves import NO_LIMIT, is_legal
-from optimizer.search.split_moves import Touched, apply, delta, forget, touched_for
-from optimizer.search.split_state import LANES, Split, split_of, sweep
-from optimizer.search.stop import Budget
+from optimizer.search.split_moves import TouchedSplit, apply, delta, forget, touched_for
+from optimizer.search.split_state import LANES, SplitState, split_of, sweep
+from optimizer.search.stop import SearchBudget
 
 DRAWS = 6  # uniform random numbers that a move takes
 REFRESH = 16  # moves made after which all experts are levelled, not only those near a move
@@ -27,7 +27,7 @@ ANYWHERE, SWAPS, FROM_PEAK = 0.3, 0.6, 0.8  # kinds of moves, as cumulated share
 
 
 @dataclass(frozen=True)
-class Schedule:
+class AnnealingSchedule:
     """worsening: what is accepted at first with a probability of one half, as a share of the excess that a descent
     leaves; cooling: the last temperature over the first; tail: the share of batches, worst first, whose mean peak
     counts `tail_weight` times what the mean of all counts: the objective is mean + tail_weight * conditional value at
@@ -56,7 +56,7 @@ class Annealer:
         units: Ints,
         spread: Bools,
         cols: int,
-        schedule: Schedule,
+        schedule: AnnealingSchedule,
         rng: np.random.Generator,
         most: int = NO_LIMIT,
     ) -> None:
@@ -126,9 +126,9 @@ def anneal(
     units: Ints,
     spread: Bools,
     cols: int,
-    budget: Budget,
+    budget: SearchBudget,
     rng: np.random.Generator,
-    schedule: Schedule = Schedule(),
+    schedule: AnnealingSchedule = AnnealingSchedule(),
     chains: int = 1,
     most: int = NO_LIMIT,
     progress: Callable[[float], None] = lambda share: None,
@@ -136,8 +136,8 @@ def anneal(
     """Anneal `chains` times at once, each in a thread, and yield what has become better, as `cooled` does.
 
     most: replicas of all experts together, which no placement on the way exceeds.
-    The temperature follows the evaluations spent where they are limited,
-    else the time, so that with a limit of evaluations the seed alone decides.
+    The temperature follows the iterations spent where they are limited,
+    else the time, so that with a limit of iterations the seed alone decides.
     """
     annealers = [Annealer(start, units, spread, cols, schedule, own, most) for own in rng.spawn(chains)]
     return cooled(annealers, budget, progress)
@@ -145,7 +145,7 @@ def anneal(
 
 @kernel
 def _anneal(
-    current: Split, trial: Split, touched: Touched, spread: Bools, cols: int, most: int,
+    current: SplitState, trial: SplitState, touched: TouchedSplit, spread: Bools, cols: int, most: int,
     draws: Floats, temperature: float, usual: int, weight: int,
 ) -> tuple[int, int]:  # fmt: skip
     evaluated = made = 0
@@ -168,7 +168,7 @@ def _anneal(
 
 
 @kernel
-def _propose(draw: Floats, split: Split) -> int:
+def _propose(draw: Floats, split: SplitState) -> int:
     """A move, legal or not: mostly one that touches the fullest device of some batch.
 
     It is a swap, or a replica there of what is elsewhere, or a replica elsewhere of what is there.
@@ -186,7 +186,7 @@ def _propose(draw: Floats, split: Split) -> int:
 
 
 @kernel
-def _fullest(split: Split, block: int, lane: int) -> int:
+def _fullest(split: SplitState, block: int, lane: int) -> int:
     """The first device that carries the peak."""
     device = 0
     while split.load[block, device, lane] < split.peak[block, lane]:

@@ -3,7 +3,7 @@
 Which experts share a device decides the time of compute, where the device is does not. So whole devices change places
 (exchanges of whole rows were tried and gained nothing). Routing is taken as *nearest*: a source's tokens go to the
 replicas with the fewest hops, in equal parts where several have them, as the policies do that look at distance first.
-Expected loads of links come from the journeys of results, one message per token and expert; the sum of their squares
+Expected loads of links come from the link_paths of results, one message per token and expert; the sum of their squares
 falls with hops and with unevenness alike. Simulated annealing (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
 
 All loads are whole, parts rounded down, so that no error builds up: thousandths of tokens per batch times how long each
@@ -16,10 +16,10 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
-from optimizer.domain.link_paths import Journeys
+from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.search.stop import Budget
+from optimizer.search.stop import SearchBudget
 from optimizer.traces.batches import Batches
 
 SCALE = 1000  # parts of a token
@@ -30,7 +30,7 @@ CHUNK = 2_000  # moves at one temperature
 NOBODY = (-1, -1)
 
 
-class State(NamedTuple):
+class ArrangementState(NamedTuple):
     """slots `[device, slot]`; held `[expert, replica]` the devices of each expert, replicas `[expert]` how many; load
     `[link]`; demand `[source, expert]`. All int64; slots, held and load change with the moves."""
 
@@ -41,16 +41,16 @@ class State(NamedTuple):
     demand: Ints
 
     @classmethod
-    def of(cls, placement: Placement, demand: Ints, journeys: Journeys) -> "State":
+    def of(cls, placement: Placement, demand: Ints, link_paths: LinkPaths) -> "ArrangementState":
         """From scratch."""
         slots, experts = placement.slots.astype(np.int64), demand.shape[1]
         count = placement.counts(experts).astype(np.int64)
         held = np.full((experts, int(count.max())), -1, dtype=np.int64)
         for expert in range(experts):
             held[expert, : count[expert]] = np.flatnonzero((slots == expert).any(axis=1))
-        state = cls(slots, held, count, np.zeros(journeys.links, dtype=np.int64), demand)
+        state = cls(slots, held, count, np.zeros(link_paths.links, dtype=np.int64), demand)
         for expert in range(experts):
-            _carry(expert, 1, NOBODY, state, journeys, state.load)
+            _carry(expert, 1, NOBODY, state, link_paths, state.load)
         return state
 
 
@@ -66,10 +66,10 @@ def demand_of(batches: Batches, network: Network, experts: int) -> Ints:
 def arrange(
     placement: Placement,
     demand: Ints,
-    journeys: Journeys,
+    link_paths: LinkPaths,
     spread: Bools,
     cols: int,
-    budget: Budget,
+    budget: SearchBudget,
     rng: np.random.Generator,
 ) -> Placement:
     """The placement with its devices rearranged, so that nearest routing loads links little and evenly.
@@ -78,16 +78,16 @@ def arrange(
     stays as it is; cols: devices of a mesh row. Same random generator, same answer, unless the budget's time ends
     first.
     """
-    state, kind = State.of(placement, demand, journeys), _kinds(placement, spread)
+    state, kind = ArrangementState.of(placement, demand, link_paths), _kinds(placement, spread)
     if len(placement.slots) < 2 or not state.load.any():
         return placement
     trial, best, least = state.load.copy(), state.slots.copy(), energy(state.load)
-    usual = _usual_loss(state, journeys, trial, rng)
+    usual = _usual_loss(state, link_paths, trial, rng)
     first, last = -usual / np.log(ACCEPTED_FIRST), -usual / np.log(ACCEPTED_LAST)
     done = 0
     while done < MOVES and (granted := min(budget.grant(CHUNK), MOVES - done)):
         heat = first * (last / first) ** (done / MOVES)
-        least = _anneal(state, journeys, kind, cols, granted, heat, rng, trial, best, least)
+        least = _anneal(state, link_paths, kind, cols, granted, heat, rng, trial, best, least)
         budget.spend(granted)
         done += granted
     return Placement(best.astype(np.int32))
@@ -108,19 +108,19 @@ def energy(load: Ints) -> int:
 
 
 @kernel
-def delta(pair: tuple[int, int], state: State, journeys: Journeys, trial: Ints) -> int:
+def delta(pair: tuple[int, int], state: ArrangementState, link_paths: LinkPaths, trial: Ints) -> int:
     """What an exchange of two devices adds to the energy; the load that it leads to is in trial `[link]`."""
     trial[:] = state.load
     for device in pair:
         for expert in state.slots[device]:
             if expert >= 0 and (device == pair[0] or not _holds(pair[0], expert, state.slots)):
-                _carry(expert, -1, NOBODY, state, journeys, trial)
-                _carry(expert, 1, pair, state, journeys, trial)
+                _carry(expert, -1, NOBODY, state, link_paths, trial)
+                _carry(expert, 1, pair, state, link_paths, trial)
     return energy(trial) - energy(state.load)
 
 
 @kernel
-def apply(pair: tuple[int, int], state: State, trial: Ints) -> None:
+def apply(pair: tuple[int, int], state: ArrangementState, trial: Ints) -> None:
     """Make the exchange of which `delta` was just taken."""
     state.load[:] = trial
     for device in pair:
@@ -150,7 +150,9 @@ def _seat(device: int, pair: tuple[int, int]) -> int:
 
 
 @kernel
-def _carry(expert: int, sign: int, pair: tuple[int, int], state: State, journeys: Journeys, load: Ints) -> None:
+def _carry(
+    expert: int, sign: int, pair: tuple[int, int], state: ArrangementState, link_paths: LinkPaths, load: Ints
+) -> None:
     """Add what an expert's tokens put on links, or take it away, once this pair of devices has changed places."""
     devices = len(state.slots)
     for source in range(len(state.demand)):
@@ -159,7 +161,7 @@ def _carry(expert: int, sign: int, pair: tuple[int, int], state: State, journeys
             continue
         nearest, ties = 1 << 30, 0
         for place in range(state.replicas[expert]):
-            hops = journeys.distance[source, _seat(state.held[expert, place], pair)]
+            hops = link_paths.distance[source, _seat(state.held[expert, place], pair)]
             if hops < nearest:
                 nearest, ties = hops, 1
             elif hops == nearest:
@@ -169,23 +171,23 @@ def _carry(expert: int, sign: int, pair: tuple[int, int], state: State, journeys
         part = sign * (tokens // ties)
         for place in range(state.replicas[expert]):
             device = _seat(state.held[expert, place], pair)
-            if journeys.distance[source, device] == nearest:
+            if link_paths.distance[source, device] == nearest:
                 journey = source * devices + device
-                for entry in range(journeys.start[journey], journeys.start[journey + 1]):
-                    load[journeys.link[entry]] += part * journeys.work[entry]
+                for entry in range(link_paths.start[journey], link_paths.start[journey + 1]):
+                    load[link_paths.link[entry]] += part * link_paths.work[entry]
 
 
-def _usual_loss(state: State, journeys: Journeys, trial: Ints, rng: np.random.Generator) -> float:
+def _usual_loss(state: ArrangementState, link_paths: LinkPaths, trial: Ints, rng: np.random.Generator) -> float:
     """Mean of what random exchanges lose, of those that lose anything."""
     pairs = (tuple(rng.choice(len(state.slots), 2, replace=False).tolist()) for _ in range(SAMPLES))
-    changes = [delta(pair, state, journeys, trial) for pair in pairs]
+    changes = [delta(pair, state, link_paths, trial) for pair in pairs]
     return float(np.mean([change for change in changes if change > 0] or [1]))
 
 
 @kernel
 def _anneal(
-    state: State, journeys: Journeys, kind: Ints, cols: int, moves: int, heat: float, rng: np.random.Generator,
-    trial: Ints, best: Ints, least: int,
+    state: ArrangementState, link_paths: LinkPaths, kind: Ints, cols: int, moves: int, heat: float,
+    rng: np.random.Generator, trial: Ints, best: Ints, least: int,
 ) -> int:  # fmt: skip
     """Try so many exchanges at one temperature; keeps the best slots in `best`, and returns their energy."""
     devices, now = len(kind), energy(state.load)
@@ -194,7 +196,7 @@ def _anneal(
         pair = (one, two)
         if one == two or (one // cols != two // cols and kind[one] != kind[two]):
             continue
-        change = delta(pair, state, journeys, trial)
+        change = delta(pair, state, link_paths, trial)
         if change > 0 and rng.random() >= np.exp(-change / heat):
             continue
         apply(pair, state, trial)

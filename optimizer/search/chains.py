@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from optimizer.domain.placement import Placement
-from optimizer.search.stop import Budget
+from optimizer.search.stop import SearchBudget
 
 CHUNK = 500  # moves between looks at the clock: some hundredths of a second
 LOOKS = 20  # times that the best so far is yielded, if it is new
@@ -25,7 +25,7 @@ class Tally:
 
     @property
     def spent(self) -> int:
-        """What counts towards a limit of evaluations: a run without any counts as one, so that there is an end."""
+        """What counts towards a limit of iterations: a run without any counts as one, so that there is an end."""
         return self.evaluated + self.fruitless
 
 
@@ -70,32 +70,32 @@ class _Chain:
 class _Pace:
     """What a chain may spend from `started` (seconds on the budget's clock) on."""
 
-    budget: Budget
+    budget: SearchBudget
     started: float
-    evaluations: int | None
+    iterations: int | None
 
     def share(self, tally: Tally) -> float:
-        """Share spent: of the evaluations where they are limited, else of the time; 1 once either is spent."""
+        """Share spent: of the iterations where they are limited, else of the time; 1 once either is spent."""
         elapsed = self.budget.deadline.elapsed()
         if elapsed >= self.budget.seconds:
             return 1.0
-        if self.evaluations is not None:
-            return min(1.0, tally.spent / max(self.evaluations, 1))
+        if self.iterations is not None:
+            return min(1.0, tally.spent / max(self.iterations, 1))
         return (elapsed - self.started) / (self.budget.seconds - self.started)
 
     def draws(self, tally: Tally) -> int:
         """Moves to draw now."""
-        return CHUNK if self.evaluations is None else min(CHUNK, self.evaluations - tally.spent)
+        return CHUNK if self.iterations is None else min(CHUNK, self.iterations - tally.spent)
 
 
 def cooled(
-    annealers: Sequence[Cooled], budget: Budget, progress: Callable[[float], None] = lambda share: None
+    annealers: Sequence[Cooled], budget: SearchBudget, progress: Callable[[float], None] = lambda share: None
 ) -> Iterator[Placement]:
-    """Run all annealers, each with its part of the evaluations, and yield what has become better, `LOOKS` times.
+    """Run all annealers, each with its part of the iterations, and yield what has become better, `LOOKS` times.
 
-    The last that a chain yields is its best. Time decides nothing where evaluations are limited.
+    The last that a chain yields is its best. Time decides nothing where iterations are limited.
     """
-    each = None if budget.evaluations is None else budget.evaluations // len(annealers)
+    each = None if budget.iterations is None else budget.iterations // len(annealers)
     pace = _Pace(budget, budget.deadline.elapsed(), each)
     running = [_Chain(annealer, pace, annealer.placement()) for annealer in annealers]
     with ThreadPoolExecutor(len(annealers)) as pool:

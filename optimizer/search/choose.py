@@ -11,7 +11,7 @@ WORST = 0.03
 LATENCIES, IMBALANCES, ALL = slice(0, 4), slice(4, 8), slice(0, 8)
 
 
-class Goal(StrEnum):
+class SelectionGoal(StrEnum):
     """What decides between candidates: latency, without loss of balance; latency alone, where full tiles are better
     than even loads; or the balance of tokens."""
 
@@ -20,8 +20,12 @@ class Goal(StrEnum):
     BALANCE = "balance"
 
 
-DECISIVE = {Goal.LATENCY_AND_BALANCE: LATENCIES, Goal.LATENCY: LATENCIES, Goal.BALANCE: IMBALANCES}
-GUARDED = {Goal.LATENCY_AND_BALANCE: ALL, Goal.LATENCY: LATENCIES, Goal.BALANCE: IMBALANCES}
+DECISIVE = {
+    SelectionGoal.LATENCY_AND_BALANCE: LATENCIES,
+    SelectionGoal.LATENCY: LATENCIES,
+    SelectionGoal.BALANCE: IMBALANCES,
+}
+GUARDED = {SelectionGoal.LATENCY_AND_BALANCE: ALL, SelectionGoal.LATENCY: LATENCIES, SelectionGoal.BALANCE: IMBALANCES}
 
 
 def figures(report: SimulationReport) -> Floats:
@@ -36,7 +40,7 @@ def figures(report: SimulationReport) -> Floats:
     return np.array(found)
 
 
-def choose(candidates: list[Floats], baseline: int, goal: Goal) -> int:
+def choose(candidates: list[Floats], baseline: int, goal: SelectionGoal) -> int:
     """Index of the candidate that is best by the goal, of those that are worse than the baseline in nothing it guards.
 
     candidates: `figures` of each; best is the least mean ratio of what decides to the baseline's. The baseline is a

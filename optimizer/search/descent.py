@@ -11,7 +11,7 @@ from optimizer.search.state import SearchState
 
 
 @dataclass(frozen=True)
-class Progress:
+class DescentProgress:
     """Moves evaluated and made so far; `at_optimum` once no move improves any more."""
 
     evaluated: int
@@ -40,13 +40,13 @@ class Descent:
         self._stride = _coprime(self._moves, rng)
         self._stale = 0
 
-    def run(self, evaluations: int) -> Progress:
+    def run(self, iterations: int) -> DescentProgress:
         """Evaluate up to this many moves and make those that improve."""
         self._position, self._stale, evaluated, made = _descend(
             self.state.arrays(), self._scratch, self._spread, self._cols, self._most,
-            self._moves, self._position, self._stride, self._stale, evaluations,
+            self._moves, self._position, self._stride, self._stale, iterations,
         )  # fmt: skip
-        return Progress(evaluated, made, self._stale >= self._moves)
+        return DescentProgress(evaluated, made, self._stale >= self._moves)
 
 
 def _coprime(moves: int, rng: np.random.Generator) -> int:
@@ -60,11 +60,11 @@ def _coprime(moves: int, rng: np.random.Generator) -> int:
 @kernel
 def _descend(
     state: tuple[Ints, ...], scratch: tuple[Ints, ...], spread: Bools, cols: int, most: int,
-    moves: int, position: int, stride: int, stale: int, evaluations: int,
+    moves: int, position: int, stride: int, stale: int, iterations: int,
 ) -> tuple[int, int, int, int]:  # fmt: skip
     slots, count = state[2], state[3]
     evaluated = made = 0
-    while evaluated < evaluations and stale < moves:
+    while evaluated < iterations and stale < moves:
         move = position
         position = (position + stride) % moves
         stale += 1

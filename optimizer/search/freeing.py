@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from formulations.rows.mesh_row import Row
+from formulations.rows.mesh_row import MeshRow
 from optimizer.domain.placement import Placement
 
 
@@ -72,7 +72,7 @@ class Freed:
     names: Ints
     pinned: int
     slots: Ints
-    row: Row
+    row: MeshRow
 
     @classmethod
     def of(cls, placement: Placement, devices: Ints, spread: Bools, units: Ints, flow: Floats) -> "Freed":
@@ -92,7 +92,7 @@ class Freed:
         elsewhere[: len(pool)] = (placement.slots[None, outside] == pool[:, None, None]).any(axis=2)
         stays = (flow * ~np.isin(placement.slots, pool)).sum(axis=2)[:, outside]
         names = np.append(pool, held[single])
-        return cls(devices, names, len(pool), slots, Row(load, elsewhere, stays, *held.shape))
+        return cls(devices, names, len(pool), slots, MeshRow(load, elsewhere, stays, *held.shape))
 
     def is_legal(self, slots: Ints) -> bool:
         """Whether each replica of a spread expert is there once, and no two of one expert are on one device."""

@@ -3,7 +3,7 @@
 Links count by what `ring_state` expects of them, devices by the least peak in tiles of each train batch, which is kept
 up to date as in `annealing`. It begins at a placement that is good in tiles: few moves lower a peak then, so the links
 are asked first, and the split is levelled again only for moves that they allow. Three slots that change experts in a
-circle were tried besides swaps, and gained nothing at equal numbers of evaluations.
+circle were tried besides swaps, and gained nothing at equal numbers of iterations.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ from optimizer.search import ring_moves, split_moves
 from optimizer.search.chains import Tally, cooled
 from optimizer.search.moves import NO_LIMIT, is_legal
 from optimizer.search.ring_moves import communication
-from optimizer.search.ring_state import Demand, Rings, refresh
-from optimizer.search.split_state import Split, split_of, sweep
-from optimizer.search.stop import Budget
+from optimizer.search.ring_state import RingDemand, RingState, refresh
+from optimizer.search.split_state import SplitState, split_of, sweep
+from optimizer.search.stop import SearchBudget
 
 DRAWS = 4  # uniform random numbers that a move takes
 SWAPS = 0.8  # of the moves; the others give a slot to the expert of another
@@ -33,7 +33,7 @@ SLACK = 8  # that part of a tile is rounding: held peaks are up to .1 of a unit 
 MARGIN, STEEP = 3, 2  # peaks less than a third of a tile below the next count so: other batches may reach it
 
 
-class Prices(NamedTuple):
+class LatencyPrices(NamedTuple):
     """Microseconds: message `[3]` on the busiest link of each kind as of `ring_state`, and tile: one more on the device
     with the longest work in all batches."""
 
@@ -41,10 +41,10 @@ class Prices(NamedTuple):
     tile: float
 
 
-def prices_of(cost: Cost, network: Network) -> Prices:
+def prices_of(cost: Cost, network: Network) -> LatencyPrices:
     """What the cost model asks; a tile more counts several times, as those of a few batches decide the tail."""
     out, back = (float(each(network.remote)[0]) for each in (cost.dispatch_message_us, cost.combine_message_us))
-    return Prices(np.array([out, back, back]), TAIL * cost.tile_ns[1] / NS_PER_US)
+    return LatencyPrices(np.array([out, back, back]), TAIL * cost.tile_ns[1] / NS_PER_US)
 
 
 class LatencyAnnealer:
@@ -58,14 +58,14 @@ class LatencyAnnealer:
         self,
         start: Placement,
         tiles: Ints,
-        demand: Demand,
-        prices: Prices,
+        demand: RingDemand,
+        prices: LatencyPrices,
         spread: Bools,
         cols: int,
         rng: np.random.Generator,
         most: int = NO_LIMIT,
     ) -> None:
-        self.split, self.rings = split_of(start, tiles), Rings.of(start, demand, cols)
+        self.split, self.rings = split_of(start, tiles), RingState.of(start, demand, cols)
         self.tally = Tally()
         self.prices = prices
         self._trials = self.split.copy(), self.rings.copy()
@@ -104,11 +104,11 @@ class LatencyAnnealer:
 def anneal_latency(
     start: Placement,
     tiles: Ints,
-    demand: Demand,
-    prices: Prices,
+    demand: RingDemand,
+    prices: LatencyPrices,
     spread: Bools,
     cols: int,
-    budget: Budget,
+    budget: SearchBudget,
     rng: np.random.Generator,
     chains: int = 1,
     most: int = NO_LIMIT,
@@ -116,7 +116,7 @@ def anneal_latency(
 ) -> Iterator[Placement]:
     """Anneal `chains` times at once, each in a thread, and yield what has become better, as `cooled` does.
 
-    What is taken is as of `LatencyAnnealer`. With a limit of evaluations the seed alone decides.
+    What is taken is as of `LatencyAnnealer`. With a limit of iterations the seed alone decides.
     """
     common = start, tiles, demand, prices, spread, cols
     return cooled([LatencyAnnealer(*common, own, most) for own in rng.spawn(chains)], budget, progress)
@@ -124,8 +124,8 @@ def anneal_latency(
 
 @kernel
 def _anneal(
-    split: Split, split_trial: Split, split_touched: split_moves.Touched,
-    rings: Rings, rings_trial: Rings, rings_touched: ring_moves.Touched,
+    split: SplitState, split_trial: SplitState, split_touched: split_moves.TouchedSplit,
+    rings: RingState, rings_trial: RingState, rings_touched: ring_moves.TouchedRings,
     message: Floats, tile: float, needed: Ints, spread: Bools, cols: int, most: int, draws: Floats, temperature: float,
 ) -> tuple[int, int]:  # fmt: skip
     evaluated = made = 0
@@ -169,7 +169,7 @@ def _propose(draw: Floats, slots: Ints, experts: int) -> int:
 
 
 @kernel
-def _wanted(move: int, split: Split, needed: Ints) -> bool:
+def _wanted(move: int, split: SplitState, needed: Ints) -> bool:
     """Whether a move takes a replica away that some batch has a tile for: two in one slot take longer than in two."""
     size, depth = split.slots.size, split.slots.shape[1]
     slot = (move - size * size) // len(split.copies)

@@ -1,25 +1,25 @@
 """Moments at which a long search shows the best it has passed."""
 
-from optimizer.search.stop import Budget
+from optimizer.search.stop import SearchBudget
 
 LOOKS = 20  # so many at even shares of the budget, the last at its end
 
 
 class Looks:
-    """When to look, from now on: by the evaluations where they are limited, else by the time."""
+    """When to look, from now on: by the iterations where they are limited, else by the time."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: SearchBudget) -> None:
         self._budget = budget
         self._started = budget.deadline.elapsed()
-        self._evaluations = budget.evaluations
+        self._evaluations = budget.iterations
         self._shown = 0
 
     def share(self) -> float:
         """Share of the budget spent since this was made; 1 once there is nothing left to spend."""
         if self._budget.grant(1) == 0:
             return 1.0
-        if self._evaluations is not None and self._budget.evaluations is not None:
-            return (self._evaluations - self._budget.evaluations) / self._evaluations
+        if self._evaluations is not None and self._budget.iterations is not None:
+            return (self._evaluations - self._budget.iterations) / self._evaluations
         return (self._budget.deadline.elapsed() - self._started) / (self._budget.seconds - self._started)
 
     def due(self) -> bool:

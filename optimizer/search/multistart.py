@@ -11,15 +11,15 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.descent import Descent
 from optimizer.search.state import SearchState
-from optimizer.search.stop import Budget
+from optimizer.search.stop import SearchBudget
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 TOKEN_NS = 1000  # per token on the fullest device; with 400 the home case gains more latency but loses balance
-CHUNK = 4_000  # evaluations between looks at the clock: some hundredths of a second
+CHUNK = 4_000  # iterations between looks at the clock: some hundredths of a second
 
 
-class Goal(NamedTuple):
+class DescentGoal(NamedTuple):
     """`value` and `together` of `SearchState`, and whether batches above the usual peak weigh more."""
 
     value: Ints
@@ -27,14 +27,14 @@ class Goal(NamedTuple):
     tail: bool
 
 
-def latency_goal(problem: Problem, train: Batches) -> Goal:
+def latency_goal(problem: Problem, train: Batches) -> DescentGoal:
     """What descents minimise, in nanoseconds over all train batches: peak compute, less messages saved.
 
     A slot costs its compute time and a little per token: the staircase of tiles decides, and tokens, which imbalance
     counts, show the way where it is flat. Two experts of one token on one device send one result back instead of two.
     """
     together = pair_counts(train.experts, problem.model.experts) * problem.cost.message_ns(problem.mesh)
-    return Goal(slot_value(problem), together, tail=True)
+    return DescentGoal(slot_value(problem), together, tail=True)
 
 
 def slot_value(problem: Problem) -> Ints:
@@ -46,9 +46,9 @@ def slot_value(problem: Problem) -> Ints:
 
 def multistart(
     problem: Problem,
-    goal: Goal,
+    goal: DescentGoal,
     starts: list[Placement],
-    budget: Budget,
+    budget: SearchBudget,
     rng: np.random.Generator,
     progress: Callable[[float], None],
 ) -> Iterator[Placement]:
@@ -64,13 +64,13 @@ def multistart(
         yield state.placement()
 
 
-def _usual_peak(problem: Problem, goal: Goal, starts: list[Placement]) -> int:
+def _usual_peak(problem: Problem, goal: DescentGoal, starts: list[Placement]) -> int:
     """The median over batches of the peak cost of the start where that is least."""
     states = (SearchState.of(start, problem.load, goal.value, goal.together) for start in starts)
     return min(int(np.median(state.leading[0])) for state in states)
 
 
-def _descend(descent: Descent, budget: Budget, progress: Callable[[float], None]) -> None:
+def _descend(descent: Descent, budget: SearchBudget, progress: Callable[[float], None]) -> None:
     while granted := budget.grant(CHUNK):
         step = descent.run(granted)
         budget.spend(step.evaluated)

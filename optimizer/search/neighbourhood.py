@@ -19,7 +19,7 @@ from optimizer.search.freeing import WAYS, Freed, Order, View, one_row
 from optimizer.search.looks import Looks
 from optimizer.search.moves import NO_LIMIT
 from optimizer.search.split_state import PARTS, exact_peaks, split_of
-from optimizer.search.stop import Budget
+from optimizer.search.stop import SearchBudget
 
 SAMPLE = 128  # batches in a repair
 TAIL, TAIL_WEIGHT = 0.1, 1.0  # the objective is mean + weight * conditional value at risk, as of annealing
@@ -114,7 +114,7 @@ def search_neighbourhoods(
     units: Ints,
     spread: Bools,
     cols: int,
-    budget: Budget,
+    budget: SearchBudget,
     rng: np.random.Generator,
     most: int = NO_LIMIT,
     progress: Callable[[float], None] = lambda share: None,

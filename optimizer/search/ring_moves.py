@@ -11,7 +11,7 @@ import numpy as np
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.search.ring_state import (
-    Rings,
+    RingState,
     busiest,
     carry_alone,
     nearest,
@@ -21,7 +21,7 @@ from optimizer.search.ring_state import (
 from optimizer.search.split_moves import rehouse
 
 
-class Touched(NamedTuple):
+class TouchedRings(NamedTuple):
     """What of trial may differ from the current state: change `[4]` slots a and b (-1: none), the expert x that leaves
     a for b and y that comes to a (-1: none); the ways `[source, column, direction]`, and for each source the first
     `many [source]` of device `[source, 4]`."""
@@ -32,10 +32,10 @@ class Touched(NamedTuple):
     many: Ints
 
 
-def touched_for(rings: Rings) -> Touched:
+def touched_for(rings: RingState) -> TouchedRings:
     """Working memory of `delta` and `apply`."""
     sources = len(rings.sent)
-    return Touched(
+    return TouchedRings(
         np.full(4, -1, dtype=np.int64),
         np.zeros(rings.sent.shape[:3], dtype=np.bool_),
         np.zeros((sources, 4), dtype=np.int64),
@@ -44,7 +44,7 @@ def touched_for(rings: Rings) -> Touched:
 
 
 @kernel
-def communication(rings: Rings, weight: Floats) -> float:
+def communication(rings: RingState, weight: Floats) -> float:
     """About how long links are busy: weight `[3]` of a message on the busiest link of each kind."""
     total = 0.0
     for kind in range(len(weight)):
@@ -53,7 +53,7 @@ def communication(rings: Rings, weight: Floats) -> float:
 
 
 @kernel
-def delta(move: int, current: Rings, trial: Rings, touched: Touched, weight: Floats) -> float:
+def delta(move: int, current: RingState, trial: RingState, touched: TouchedRings, weight: Floats) -> float:
     """What `communication` is after a legal move, which is left in trial."""
     _rearrange(move, trial, touched)
     touched.way[:], touched.many[:] = False, 0
@@ -72,19 +72,19 @@ def delta(move: int, current: Rings, trial: Rings, touched: Touched, weight: Flo
 
 
 @kernel
-def apply(current: Rings, trial: Rings, touched: Touched) -> None:
+def apply(current: RingState, trial: RingState, touched: TouchedRings) -> None:
     """Make the move that `delta` has left in trial."""
     _copy(trial, current, touched)
 
 
 @kernel
-def forget(current: Rings, trial: Rings, touched: Touched) -> None:
+def forget(current: RingState, trial: RingState, touched: TouchedRings) -> None:
     """Take it back: trial equals the current state again."""
     _copy(current, trial, touched)
 
 
 @kernel
-def _rearrange(move: int, rings: Rings, touched: Touched) -> None:
+def _rearrange(move: int, rings: RingState, touched: TouchedRings) -> None:
     """Change slots, copies and held, and say what has changed."""
     slots, depth, size = rings.slots, rings.slots.shape[1], rings.slots.size
     if move < size * size:
@@ -106,7 +106,7 @@ def _rearrange(move: int, rings: Rings, touched: Touched) -> None:
 
 
 @kernel
-def _find_nearest(expert: int, current: Rings, trial: Rings, touched: Touched) -> None:
+def _find_nearest(expert: int, current: RingState, trial: RingState, touched: TouchedRings) -> None:
     """Which devices serve the sources now; what has changed is touched where it was and where it is."""
     for source in range(len(trial.sent)):
         before, after = current.nearest[source, expert], nearest(source, expert, trial)
@@ -117,7 +117,7 @@ def _find_nearest(expert: int, current: Rings, trial: Rings, touched: Touched) -
 
 
 @kernel
-def _touch(source: int, device: int, touched: Touched) -> None:
+def _touch(source: int, device: int, touched: TouchedRings) -> None:
     rows, cols = touched.way.shape[:2]
     climb = (device // cols - source) % rows
     for direction in range(2):
@@ -131,7 +131,7 @@ def _touch(source: int, device: int, touched: Touched) -> None:
 
 
 @kernel
-def _recount_alone(expert: int, current: Rings, trial: Rings) -> None:
+def _recount_alone(expert: int, current: RingState, trial: RingState) -> None:
     if current.copies[expert] == 1:
         carry_alone(expert, current.held[expert, 0], -1.0, trial)
     if trial.copies[expert] == 1:
@@ -139,7 +139,7 @@ def _recount_alone(expert: int, current: Rings, trial: Rings) -> None:
 
 
 @kernel
-def _copy(source: Rings, target: Rings, touched: Touched) -> None:
+def _copy(source: RingState, target: RingState, touched: TouchedRings) -> None:
     depth = source.slots.shape[1]
     for home in range(len(source.sent)):
         for place in range(touched.many[home]):

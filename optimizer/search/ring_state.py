@@ -32,7 +32,7 @@ OUT, BACK, ALONE = range(3)
 send by other links."""
 
 
-class Demand(NamedTuple):
+class RingDemand(NamedTuple):
     """tokens `[source]` per batch; chance `[expert]` that a token chooses it; a `[expert]` and b `[expert, expert]` as
     of this module."""
 
@@ -42,7 +42,7 @@ class Demand(NamedTuple):
     b: Floats
 
     @classmethod
-    def of(cls, batches: Batches, network: Network, experts: int) -> "Demand":
+    def of(cls, batches: Batches, network: Network, experts: int) -> "RingDemand":
         """What batches ask for."""
         number = batches.experts.shape[0] * batches.experts.shape[1]
         tokens = np.bincount(network.source(batches.source_row).ravel(), minlength=network.sources) / batches.count
@@ -55,7 +55,7 @@ class Demand(NamedTuple):
         return cls(tokens, chance, -np.log(1 - unsure), b)
 
 
-class Rings(NamedTuple):
+class RingState(NamedTuple):
     """slots `[device, slot]`; copies `[expert]`; held `[expert, device]` the devices of its replicas, only the first
     `copies` valid; nearest `[source, expert]` the device that serves it. sent `[source, column, direction, hops - 1]`
     chance that a token passes the edge, and returned `[source, device]` that the device sends a result. load `[3,
@@ -69,10 +69,10 @@ class Rings(NamedTuple):
     sent: Floats
     returned: Floats
     load: Floats
-    demand: Demand
+    demand: RingDemand
 
     @classmethod
-    def of(cls, placement: Placement, demand: Demand, cols: int) -> "Rings":
+    def of(cls, placement: Placement, demand: RingDemand, cols: int) -> "RingState":
         """From scratch; sources are the rows of a mesh with so many columns."""
         slots, (rows, experts) = placement.slots.astype(np.int64), (len(demand.tokens), len(demand.chance))
         held = np.full((experts, len(slots)), -1, dtype=np.int64)
@@ -92,7 +92,7 @@ class Rings(NamedTuple):
         _fill(rings)
         return rings
 
-    def copy(self) -> "Rings":
+    def copy(self) -> "RingState":
         """An independent state; demand, which never changes, is shared."""
         return self._replace(
             slots=self.slots.copy(),
@@ -110,7 +110,7 @@ class Rings(NamedTuple):
 
 
 @kernel
-def _fill(rings: Rings) -> None:
+def _fill(rings: RingState) -> None:
     for source in range(len(rings.sent)):
         for expert in range(len(rings.copies)):
             rings.nearest[source, expert] = nearest(source, expert, rings)
@@ -118,7 +118,7 @@ def _fill(rings: Rings) -> None:
 
 
 @kernel
-def refresh(rings: Rings) -> None:
+def refresh(rings: RingState) -> None:
     """Loads from scratch, as differences add up rounding errors."""
     rings.sent[:], rings.returned[:], rings.load[:] = 0, 0, 0
     for source in range(len(rings.sent)):
@@ -133,7 +133,7 @@ def refresh(rings: Rings) -> None:
 
 
 @kernel
-def nearest(source: int, expert: int, rings: Rings) -> int:
+def nearest(source: int, expert: int, rings: RingState) -> int:
     """The device that serves a source. Of two that are as far, on either side, the one from which the source lies
     upwards: thus the replicas of an expert get the like of each other; of two in one row the first."""
     rows, cols = rings.sent.shape[:2]
@@ -148,7 +148,7 @@ def nearest(source: int, expert: int, rings: Rings) -> int:
 
 
 @kernel
-def recount_way(source: int, col: int, direction: int, rings: Rings) -> None:
+def recount_way(source: int, col: int, direction: int, rings: RingState) -> None:
     """Work out anew what a source sends one way along a column, and put on links what that changes."""
     rows, tokens = len(rings.sent), rings.demand.tokens[source]
     found, passing = np.empty(rings.slots.shape[1] * rows, dtype=np.int64), np.zeros(rows // 2)
@@ -160,7 +160,7 @@ def recount_way(source: int, col: int, direction: int, rings: Rings) -> None:
 
 
 @kernel
-def recount_results(source: int, device: int, rings: Rings) -> None:
+def recount_results(source: int, device: int, rings: RingState) -> None:
     """The same for what comes back from a device."""
     chance, cols = _returns(source, device, rings), rings.sent.shape[1]
     more = rings.demand.tokens[source] * (chance - rings.returned[source, device])
@@ -170,7 +170,7 @@ def recount_results(source: int, device: int, rings: Rings) -> None:
 
 
 @kernel
-def _pass_edges(source: int, col: int, direction: int, found: Ints, passing: Floats, rings: Rings) -> None:
+def _pass_edges(source: int, col: int, direction: int, found: Ints, passing: Floats, rings: RingState) -> None:
     """passing `[hops - 1]`: chance that a token of a source passes each edge; found is working memory.
 
     What goes to the antipode is sent half either way: an edge carries half of the tokens with a target beyond it on
@@ -201,7 +201,7 @@ def _pass_edges(source: int, col: int, direction: int, found: Ints, passing: Flo
 
 
 @kernel
-def _returns(source: int, device: int, rings: Rings) -> float:
+def _returns(source: int, device: int, rings: RingState) -> float:
     """Chance that a device has a result for a token of a source; nothing is sent inside a row."""
     if device // rings.sent.shape[1] == source:
         return 0.0
@@ -217,7 +217,7 @@ def _returns(source: int, device: int, rings: Rings) -> float:
 
 
 @kernel
-def _bring_back(source: int, row: int, col: int, messages: float, kind: int, rings: Rings) -> None:
+def _bring_back(source: int, row: int, col: int, messages: float, kind: int, rings: RingState) -> None:
     """Results from a row to a source, against the way on which tokens came."""
     rows = len(rings.sent)
     climb = (row - source) % rows
@@ -232,7 +232,7 @@ def _bring_back(source: int, row: int, col: int, messages: float, kind: int, rin
 
 
 @kernel
-def carry_alone(expert: int, device: int, sign: float, rings: Rings) -> None:
+def carry_alone(expert: int, device: int, sign: float, rings: RingState) -> None:
     """Put what all sources get from a device of an expert's only replica on links, or take it away."""
     rows, cols = rings.sent.shape[:2]
     for source in range(rows):

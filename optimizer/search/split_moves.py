@@ -11,14 +11,14 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.search.split_state import LANES, Split, fill, find_peak
+from optimizer.search.split_state import LANES, SplitState, fill, find_peak
 
 NEAR = 24  # replicated experts that are levelled again
 FEW = 4  # replicas that are levelled with neighbours only; all of them instead ends worse, on train and on test batches
 DOUBT = 2.5  # standard errors by which a move must be too dear, judged by some of the blocks, to be given up
 
 
-class Touched(NamedTuple):
+class TouchedSplit(NamedTuple):
     """What of trial may differ from the current state: the first so many `devices` and `slots`, and the blocks worked
     on; `near` are the experts to level. many `[4]` says how many of each; seen_expert, seen_device are 1 where listed.
 
@@ -38,11 +38,11 @@ class Touched(NamedTuple):
 DEVICES, SLOTS, NEARBY, BLOCKS = range(4)
 
 
-def touched_for(split: Split) -> Touched:
+def touched_for(split: SplitState) -> TouchedSplit:
     """Working memory of `delta` and `apply`."""
     devices, depth = split.slots.shape
     experts = len(split.copies)
-    return Touched(
+    return TouchedSplit(
         devices=np.zeros(devices, dtype=np.int64),
         slots=np.zeros(devices * depth, dtype=np.int64),
         near=np.zeros(experts, dtype=np.int64),
@@ -65,7 +65,7 @@ def excess(peak: Ints, usual: int, weight: int) -> int:
 
 @kernel
 def delta(
-    move: int, current: Split, trial: Split, touched: Touched, usual: int, weight: int, limit: float
+    move: int, current: SplitState, trial: SplitState, touched: TouchedSplit, usual: int, weight: int, limit: float
 ) -> tuple[int, bool]:
     """Change of the objective that a legal move makes, and whether it is at most `limit`; leaves it in trial.
 
@@ -90,19 +90,19 @@ def delta(
 
 
 @kernel
-def forget(current: Split, trial: Split, touched: Touched) -> None:
+def forget(current: SplitState, trial: SplitState, touched: TouchedSplit) -> None:
     """Take a move back: trial equals the current state again."""
     _copy(current, trial, touched)
 
 
 @kernel
-def apply(current: Split, trial: Split, touched: Touched) -> None:
+def apply(current: SplitState, trial: SplitState, touched: TouchedSplit) -> None:
     """Make the move that `delta` has left in trial."""
     _copy(trial, current, touched)
 
 
 @kernel
-def _copy(source: Split, target: Split, touched: Touched) -> None:
+def _copy(source: SplitState, target: SplitState, touched: TouchedSplit) -> None:
     many, change, depth = touched.many, touched.change, source.slots.shape[1]
     for block in range(many[BLOCKS]):
         _copy_rows(source.load[block], target.load[block], touched.devices, many[DEVICES])
@@ -127,7 +127,7 @@ def _copy_rows(source: Ints, target: Ints, rows: Ints, many: int) -> None:
 
 
 @kernel
-def _rearrange(move: int, split: Split, touched: Touched) -> None:
+def _rearrange(move: int, split: SplitState, touched: TouchedSplit) -> None:
     """Change slots, copies and replicas, and say what has changed."""
     slots, copies, replicas = split.slots, split.copies, split.replicas
     depth, size = slots.shape[1], slots.size
@@ -166,7 +166,7 @@ def rehouse(held: Ints, copies: Ints, expert: int, old: int, new: int) -> None:
 
 
 @kernel
-def _find_near(split: Split, touched: Touched) -> None:
+def _find_near(split: SplitState, touched: TouchedSplit) -> None:
     """List the devices of a and b, the experts on them, these experts' devices and the experts on those.
 
     An expert x that gave slot a away comes first, wherever it is.
@@ -217,7 +217,7 @@ def _list(
 
 
 @kernel
-def _level(trial: Split, touched: Touched, block: int) -> None:
+def _level(trial: SplitState, touched: TouchedSplit, block: int) -> None:
     """Carry the flow of a and b along, level the experts near them, outwards and back, and find the peaks."""
     flow, load, depth = trial.flow[block], trial.load[block], trial.slots.shape[1]
     copies, replicas, near, work = trial.copies, trial.replicas, touched.near, touched.work

@@ -23,7 +23,7 @@ MOST_PARTS = 1 << 30  # that a batch may have
 SETTLE = 24  # sweeps from a split that is far from even
 
 
-class Split(NamedTuple):
+class SplitState(NamedTuple):
     """units `[block, expert, lane]`, flow `[block, slot, lane]` what each slot serves, load `[block, device, lane]` its
     sum over a device, peak `[block, lane]` the largest load; all int32 in `parts` of a unit. slots `[device, slot]`,
     copies `[expert]`, replicas `[expert, device]` flat slots, only the first `copies` valid; int64.
@@ -44,7 +44,7 @@ class Split(NamedTuple):
         """The current placement."""
         return Placement(self.slots)
 
-    def copy(self) -> "Split":
+    def copy(self) -> "SplitState":
         """An independent state; units, which never change, are shared."""
         return self._replace(
             flow=self.flow.copy(),
@@ -56,7 +56,7 @@ class Split(NamedTuple):
         )
 
 
-def split_of(placement: Placement, units: Ints) -> Split:
+def split_of(placement: Placement, units: Ints) -> SplitState:
     """The state of a valid placement; units `[batch, expert]`: what each expert has to do in each batch.
 
     Batch b is in block b mod blocks, as neighbouring batches are alike and each block is to stand for all.
@@ -71,7 +71,7 @@ def split_of(placement: Placement, units: Ints) -> Split:
     replicas = np.full((experts, devices), -1, dtype=np.int64)
     for expert in range(experts):
         replicas[expert, : start[expert + 1] - start[expert]] = slot[start[expert] : start[expert + 1]]
-    split = Split(
+    split = SplitState(
         units=np.ascontiguousarray(padded.reshape(LANES, blocks, experts).transpose(1, 2, 0)),
         flow=np.zeros((blocks, devices * depth, LANES), dtype=np.int32),
         load=np.zeros((blocks, devices, LANES), dtype=np.int32),
@@ -87,7 +87,7 @@ def split_of(placement: Placement, units: Ints) -> Split:
 
 
 @kernel
-def _pour(split: Split) -> None:
+def _pour(split: SplitState) -> None:
     """Everything to the first replica."""
     for block in range(len(split.units)):
         for expert in range(len(split.copies)):
@@ -98,7 +98,7 @@ def _pour(split: Split) -> None:
 
 
 @kernel
-def sweep(split: Split, times: int) -> None:
+def sweep(split: SplitState, times: int) -> None:
     """Level all replicated experts in turn, forwards and backwards alternately, and find the peaks."""
     experts, depth = len(split.copies), split.slots.shape[1]
     copies, replicas = split.copies, split.replicas
@@ -125,7 +125,7 @@ def find_peak(block: int, load: Ints, peak: Ints) -> None:
 
 @kernel
 def fill(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, few: int, work: Ints) -> None:
-    """Split one expert anew over its replicas, so that the lightest of their devices rise to one level.
+    """SplitState one expert anew over its replicas, so that the lightest of their devices rise to one level.
 
     flow `[slot, lane]`, load `[device, lane]`, work `[4, lane]`. Up to `few` replicas are levelled with their
     neighbours in the list only: fast, and exact for two. No rows are cut out: views are references, to be counted.

@@ -21,23 +21,23 @@ class Deadline:
 
 
 @dataclass
-class Budget:
-    """What a search may spend: the time until `seconds` on its clock, and these `evaluations`, if given."""
+class SearchBudget:
+    """What a search may spend: the time until `seconds` on its clock, and these `iterations`, if given."""
 
     deadline: Deadline
     seconds: float
-    evaluations: int | None = None
+    iterations: int | None = None
 
     def grant(self, chunk: int) -> int:
         """Evaluations that may be made now, at most `chunk`; 0 once the time or the count is spent."""
         if self.deadline.elapsed() >= self.seconds:
             return 0
-        return chunk if self.evaluations is None else min(chunk, self.evaluations)
+        return chunk if self.iterations is None else min(chunk, self.iterations)
 
     def spend(self, evaluated: int) -> None:
-        """Account for evaluations made."""
-        if self.evaluations is not None:
-            self.evaluations -= evaluated
+        """Account for iterations made."""
+        if self.iterations is not None:
+            self.iterations -= evaluated
 
     def share(self) -> float:
         """Share of the time spent so far."""

@@ -20,20 +20,20 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.looks import Looks
 from optimizer.search.moves import NO_LIMIT, Scratch, apply, delta, is_legal, scratch_for
-from optimizer.search.multistart import Goal
+from optimizer.search.multistart import DescentGoal
 from optimizer.search.state import SearchState
-from optimizer.search.stop import Budget
+from optimizer.search.stop import SearchBudget
 
-CHUNK = 4_000  # evaluations between looks at the clock: some hundredths of a second
+CHUNK = 4_000  # iterations between looks at the clock: some hundredths of a second
 SWAPS = 0.6  # of the moves that are drawn
 DRAWS = 3  # uniform random numbers that a move takes
 NONE = np.iinfo(np.int64).max  # the change of no move
 
 
 @dataclass(frozen=True)
-class Memory:
+class TabuMemory:
     """candidates: moves drawn in a step; elite: the best of earlier steps, looked at again; tenure: steps for which a
-    move is tabu at least, and twice as many at most; patience: evaluations without a new best that end a search."""
+    move is tabu at least, and twice as many at most; patience: iterations without a new best that end a search."""
 
     candidates: int = 2_048
     elite: int = 64
@@ -58,7 +58,7 @@ class Tabu:
         spread: Bools,
         cols: int,
         rng: np.random.Generator,
-        memory: Memory,
+        memory: TabuMemory,
         most: int = NO_LIMIT,
     ) -> None:
         self.state, self.memory = state, memory
@@ -73,11 +73,11 @@ class Tabu:
         """The placement with the least objective so far."""
         return Placement(self._best)
 
-    def run(self, evaluations: int) -> int:
-        """Make steps of at most so many evaluations in all; returns how many, 1 if no drawn move was legal."""
-        elite = self._elite[: max(evaluations - 1, 1)]
-        width = min(len(elite) + self.memory.candidates, evaluations)
-        draws = self._rng.random((evaluations // width, width - len(elite), DRAWS))
+    def run(self, iterations: int) -> int:
+        """Make steps of at most so many iterations in all; returns how many, 1 if no drawn move was legal."""
+        elite = self._elite[: max(iterations - 1, 1)]
+        width = min(len(elite) + self.memory.candidates, iterations)
+        draws = self._rng.random((iterations // width, width - len(elite), DRAWS))
         tenure = self._rng.integers(self.memory.tenure, 2 * self.memory.tenure + 1, len(draws))
         evaluated, self._objective, self.least = _walk(
             self.state.arrays(), self._scratch, self._spread, self._cols, self._most, elite, self._until,
@@ -89,12 +89,12 @@ class Tabu:
 
 def tabu(
     problem: Problem,
-    goal: Goal,
+    goal: DescentGoal,
     starts: list[Placement],
-    budget: Budget,
+    budget: SearchBudget,
     rng: np.random.Generator,
     progress: Callable[[float], None],
-    memory: Memory = Memory(),
+    memory: TabuMemory = TabuMemory(),
 ) -> Iterator[Placement]:
     """Search from the starts in turn, each until it gets no better, and yield what has become better.
 
@@ -118,7 +118,7 @@ def tabu(
                 yield search.best()
 
 
-def _usual_peak(problem: Problem, goal: Goal, starts: list[Placement]) -> int | None:
+def _usual_peak(problem: Problem, goal: DescentGoal, starts: list[Placement]) -> int | None:
     """The median over batches of the peak cost of the start where that is least; None if the goal has no tail."""
     if not goal.tail:
         return None

@@ -13,7 +13,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation, Rerouted, limit
-from optimizer.routing.context import CAPACITY_FACTOR, Learned, Site, capacity_of
+from optimizer.routing.context import CAPACITY_FACTOR, LearnedShares, RoutingContext, capacity_of
 from optimizer.routing.policies import POLICIES
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import Queues, Rerouting, SimulationReport
@@ -31,7 +31,7 @@ def simulate(
     mesh: Mesh,
     cost: Cost,
     conditions: Conditions,
-    learned: Learned | None = None,
+    learned: LearnedShares | None = None,
 ) -> SimulationReport:
     """Route every pair of every batch and count what the devices and links carry; see `Simulation`."""
     simulation = Simulation(placement, model, mesh, cost, conditions, learned)
@@ -67,7 +67,7 @@ class Simulation:
         mesh: Mesh,
         cost: Cost,
         conditions: Conditions,
-        learned: Learned | None = None,
+        learned: LearnedShares | None = None,
         guess: Coactivation | None = None,
     ) -> None:
         if faults := placement.violations(model.experts, mesh.devices, mesh.slots_per_device):
@@ -131,22 +131,22 @@ class Simulation:
         return times
 
     @cached_property
-    def _site(self) -> Site:
+    def _context(self) -> RoutingContext:
         """Made when the first batch comes, as capacities follow from its size."""
         tile, unit_ns = 1, (1, 1)
         if self.unit == "tiles":
             tile, unit_ns = self.cost.tile_tokens, self.cost.tile_ns
         message_us = self.cost.combine_message_us(self.network.remote)
         known = self.capacity, self.learned, unit_ns, message_us
-        return Site.of(self.placement, self.model, self.network, tile, *known)
+        return RoutingContext.of(self.placement, self.model, self.network, tile, *known)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         """The slot of each pair, after what capacity changes."""
-        chosen = POLICIES[self.conditions.routing](batches.experts, source, self._site)
+        chosen = POLICIES[self.conditions.routing](batches.experts, source, self._context)
         if self.conditions.capacity_factor is None:
             return chosen
         guess = None if batches.candidates is not None else self.guess
-        rerouted = limit(chosen, batches, source, self._site, self.model, guess, self.conditions.drop)
+        rerouted = limit(chosen, batches, source, self._context, self.model, guess, self.conditions.drop)
         self._rerouted.append(rerouted._replace(chosen=NOTHING))
         self._estimated = guess is not None, batches.weights is None
         return rerouted.chosen

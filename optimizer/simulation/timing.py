@@ -11,7 +11,7 @@ from optimizer.domain.cost import NS_PER_US, Cost
 from optimizer.domain.network import Network, rank_in_row
 from optimizer.domain.presets.schema import TileCompute
 from optimizer.domain.traffic import Traffic, column_and_hops, count_blocks, count_traffic
-from optimizer.simulation.queueing import Overlap, Work, overlap
+from optimizer.simulation.queueing import DeviceWork, Overlap, overlap
 
 
 class Times(NamedTuple):
@@ -120,13 +120,13 @@ class Clock:
         )
         return Times(found.arrived, found.finished - found.arrived, found.end - found.finished), found
 
-    def _work(self, routed: Routed) -> Work:
+    def _work(self, routed: Routed) -> DeviceWork:
         """The jobs that the cost model makes of a slot's tokens."""
         compute = self.cost.preset.compute
         if routed.block is not None:
             functional = self.cost.functional
-            return Work.blocks(routed.block, functional.block_us, functional.load_us, self.filled.ravel())
+            return DeviceWork.blocks(routed.block, functional.block_us, functional.load_us, self.filled.ravel())
         if isinstance(compute, TileCompute):
             tile = compute.tile_tokens
-            return Work.tiles(tile, compute.first_tile_us, compute.further_tile_us, self.filled.size)
-        return Work.whole_slots(routed.spent.reshape(len(routed.chosen), -1) / NS_PER_US)
+            return DeviceWork.tiles(tile, compute.first_tile_us, compute.further_tile_us, self.filled.size)
+        return DeviceWork.whole_slots(routed.spent.reshape(len(routed.chosen), -1) / NS_PER_US)

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from optimizer.domain.mesh import Mesh
 from optimizer.errors import InputError
 from optimizer.statistics.layer_report import LayerReport, report_of_batches, report_of_corpus, report_of_counts
-from optimizer.statistics.summarise import Corpus, corpus_of_files, corpus_of_trace, summarise
+from optimizer.statistics.summarise import RequestCorpus, corpus_of_files, corpus_of_trace, summarise
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
-from optimizer.traces.source import BATCHES_PER_SET, Named, open_counts, open_source
+from optimizer.traces.source import BATCHES_PER_SET, TraceInput, open_counts, open_source
 from optimizer.traces.synthetic.generator import builtin_trace
 
 Found = tuple[list[LayerReport], list[str]]
 
 
 def look(
-    named: Named, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh, progress: Callable[[float], None]
+    named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh, progress: Callable[[float], None]
 ) -> Found:
     """The report of each layer, None for all, and sentences that the user should read. Raises InputError."""
     if named.batches is not None:
@@ -31,7 +31,7 @@ def look(
     return reports, [origin or f"{found.requests} requests", *found.warnings]
 
 
-def _corpus(named: Named, choice: ModelChoice, layers: Sequence[int] | None) -> tuple[Corpus, str]:
+def _corpus(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None) -> tuple[RequestCorpus, str]:
     """The requests that were named or the built-in ones, and what the latter are."""
     asked = None if layers is None else tuple(layers)
     if named.traces:
@@ -44,7 +44,7 @@ def _corpus(named: Named, choice: ModelChoice, layers: Sequence[int] | None) -> 
     return corpus_of_trace(trace, model), trace.source
 
 
-def _batches(named: Named, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh) -> Found:
+def _batches(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh) -> Found:
     if layers is None or len(layers) != 1:
         raise InputError("--batches holds one layer; say which with --layer")
     source = open_source(named, layers, choice, mesh, lambda share: None)

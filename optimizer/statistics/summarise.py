@@ -32,7 +32,7 @@ class SummarisedCorpus:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class RequestCorpus:
     """Requests that can be gone through more than once, and how to read them; layers None for all with experts.
 
     `requests` yields where each request is from and the request, `lengths` its tokens and prompt tokens, in the same
@@ -50,17 +50,17 @@ class Corpus:
 
 def corpus_of_files(
     files: Sequence[TraceFile], model: Model, layers: tuple[int, ...] | None, first_moe_layer: int | None, strict: bool
-) -> Corpus:
+) -> RequestCorpus:
     """The requests of files; the lengths of native ones are read from headers alone."""
 
     def lengths() -> Iterator[tuple[int, int] | BadRequestError]:
         for file in files:
             yield from _lengths_of(file, model)
 
-    return Corpus(lambda: stream(files, model), lengths, len(files), model, layers, first_moe_layer, strict)
+    return RequestCorpus(lambda: stream(files, model), lengths, len(files), model, layers, first_moe_layer, strict)
 
 
-def corpus_of_trace(trace: RoutingTrace, model: Model) -> Corpus:
+def corpus_of_trace(trace: RoutingTrace, model: Model) -> RequestCorpus:
     """The requests of a trace in memory."""
 
     def requests() -> Iterator[tuple[Path, Request | BadRequestError]]:
@@ -71,7 +71,7 @@ def corpus_of_trace(trace: RoutingTrace, model: Model) -> Corpus:
     def lengths() -> Iterator[tuple[int, int] | BadRequestError]:
         return ((len(r.experts), r.prompt_tokens) if isinstance(r, Request) else r for _, r in requests())
 
-    return Corpus(requests, lengths, 1, model, trace.layers)
+    return RequestCorpus(requests, lengths, 1, model, trace.layers)
 
 
 def _lengths_of(file: TraceFile, model: Model) -> Iterator[tuple[int, int] | BadRequestError]:
@@ -86,7 +86,7 @@ def _lengths_of(file: TraceFile, model: Model) -> Iterator[tuple[int, int] | Bad
 
 
 def summarise(
-    corpus: Corpus, users: int, batches: int, seed: int, progress: Callable[[float], None]
+    corpus: RequestCorpus, users: int, batches: int, seed: int, progress: Callable[[float], None]
 ) -> SummarisedCorpus:
     """The sums over all good requests, and the loads of `batches` decode steps of `users` users (seeded).
 
@@ -120,7 +120,7 @@ def _segments(
 
 
 def _one_pass(
-    corpus: Corpus, segments: dict[int, Ints], batches: int, bad: set[int], progress: Callable[[float], None]
+    corpus: RequestCorpus, segments: dict[int, Ints], batches: int, bad: set[int], progress: Callable[[float], None]
 ) -> SummarisedCorpus | None:
     """The sums, or None where a request that has segments was found bad (and is in `bad` now)."""
     faults = Faults(corpus.strict)

@@ -14,7 +14,7 @@ from optimizer.traces.formats.npz import read_request
 from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.servers import read_requests
 from optimizer.traces.formats.sniff import Format, sniff
-from optimizer.traces.kept import Kept, joined, kept_layers
+from optimizer.traces.kept import KeptLayers, joined, kept_layers
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
 SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")
@@ -114,7 +114,7 @@ def usable(
     faults: Faults,
     progress: Callable[[float], None] = lambda share: None,
     extras: bool = False,
-) -> Iterator[tuple[Path, Request, Kept]]:
+) -> Iterator[tuple[Path, Request, KeptLayers]]:
     """The good requests with their file and their asked layers; the bad ones go to `faults`.
 
     `progress` receives the share of files read.
@@ -145,7 +145,7 @@ def read_traces(
     in `warnings`; with `strict`, or where no good one is left, it is an InputError that names the file and the fault.
     """
     faults = Faults(strict)
-    parts: list[Kept] = []
+    parts: list[KeptLayers] = []
     phases: list[Ints] = []
     for _, request, part in usable(files, model, layers, first_moe_layer, faults, progress, extras):
         parts.append(part)

@@ -13,7 +13,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.composition import PHASES
-from optimizer.traces.source import Named
+from optimizer.traces.source import TraceInput
 
 ALL = "all"  # the name of the only data set, where nobody named one
 MIX, ROBUST = "mix", "robust"  # plans made on all of them together, and chosen for all of them
@@ -24,7 +24,7 @@ class DataSet:
     """One data set and its share of the mix."""
 
     name: str
-    named: Named
+    named: TraceInput
     weight: float
 
 
@@ -89,7 +89,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def datasets(named: Named, phases: Sequence[str], weights: Mapping[str, float] | None = None) -> list[DataSet]:
+def datasets(named: TraceInput, phases: Sequence[str], weights: Mapping[str, float] | None = None) -> list[DataSet]:
     """A data set for each name and phase, names and phases in the order given, with weights that add up to 1.
 
     Where there are several phases they are called `code decode` and so on, or by the phase alone where no data set was
@@ -120,7 +120,7 @@ def _full_name(name: str, phase: str, phases: int, unnamed: bool) -> str:
     return phase if unnamed else f"{name} {phase}"
 
 
-def _check_apart(parts: Mapping[str, Named]) -> None:
+def _check_apart(parts: Mapping[str, TraceInput]) -> None:
     owner: dict[Path, str] = {}
     for name, part in parts.items() if len(parts) > 1 else ():
         for file in part.files:

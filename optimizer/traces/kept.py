@@ -15,7 +15,7 @@ from optimizer.traces.formats.request import BadRequestError, Request
 Array = TypeVar("Array", Ints, Floats)
 
 
-class Kept(NamedTuple):
+class KeptLayers(NamedTuple):
     """experts `[token, layer, k]` in the smallest unsigned type; weights `[token, layer, k]` float32 and candidates
     `[token, layer, m > k]` uint16, None where they are not recorded, or were not read."""
 
@@ -24,7 +24,7 @@ class Kept(NamedTuple):
     candidates: Ints | None
 
 
-def kept_layers(request: Request, model: Model, layers: Sequence[int], first: int | None) -> Kept:
+def kept_layers(request: Request, model: Model, layers: Sequence[int], first: int | None) -> KeptLayers:
     """The asked layers of a request. Raises BadRequestError for a fault in these layers."""
     if request.experts.shape[2] != model.top_k:
         raise BadRequestError(f"{EXPERTS} has top-{request.experts.shape[2]}, not top-{model.top_k}")
@@ -40,10 +40,10 @@ def kept_layers(request: Request, model: Model, layers: Sequence[int], first: in
     candidates = request.candidates
     if candidates is not None:
         candidates = _checked_ids(CANDIDATES, _chosen(candidates, places), routed, layers, np.uint16)
-    return Kept(experts, weights, candidates)
+    return KeptLayers(experts, weights, candidates)
 
 
-def joined(parts: Sequence[Kept]) -> tuple[Kept, tuple[str, ...]]:
+def joined(parts: Sequence[KeptLayers]) -> tuple[KeptLayers, tuple[str, ...]]:
     """The tokens of one or more requests, one after another, and a sentence for each array that only some have.
 
     Such an array is left out. Of the candidates each token has as many as the request with the fewest has.
@@ -51,7 +51,7 @@ def joined(parts: Sequence[Kept]) -> tuple[Kept, tuple[str, ...]]:
     weights = [part.weights for part in parts if part.weights is not None]
     candidates = [part.candidates for part in parts if part.candidates is not None]
     fewest = min((ranked.shape[2] for ranked in candidates), default=0)
-    whole = Kept(
+    whole = KeptLayers(
         np.concatenate([part.experts for part in parts]),
         np.concatenate(weights) if len(weights) == len(parts) else None,
         np.concatenate([ranked[..., :fewest] for ranked in candidates]) if len(candidates) == len(parts) else None,

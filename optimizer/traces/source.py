@@ -30,7 +30,7 @@ TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns: each has ran
 
 
 @dataclass(frozen=True)
-class Named:
+class TraceInput:
     """What the user named; without traces and batch file it is the built-in trace.
 
     extras: gate weights and ranked candidates are wanted too, where a trace has them.
@@ -178,7 +178,7 @@ class BatchSource:
 
 
 def open_source(
-    named: Named, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
+    named: TraceInput, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
 ) -> Source:
     """Read what was named, for these layers; a `ModelChoice` is completed from what the files show.
 
@@ -193,7 +193,7 @@ def open_source(
 
 
 def open_traces(
-    named: Named, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
+    named: TraceInput, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
 ) -> TraceSource:
     """The same where traces were named, or nothing."""
     composition = named.composition(mesh)
@@ -206,7 +206,7 @@ def open_traces(
     return TraceSource(known, composition, trace, named.seed)
 
 
-def _read(named: Named, model: Model, layers: Sequence[int], progress: Callable[[float], None]) -> RoutingTrace:
+def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Callable[[float], None]) -> RoutingTrace:
     """The trace, by way of the cache where there is one; `--strict` reads anew, so that nothing bad is let by."""
 
     def read() -> RoutingTrace:
@@ -217,7 +217,7 @@ def _read(named: Named, model: Model, layers: Sequence[int], progress: Callable[
     return cached(named.cache, named.files, model, layers, named.first_moe_layer, read, named.extras)
 
 
-def open_counts(named: Named, choice: ModelChoice) -> tuple[Counts, Model] | None:
+def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] | None:
     """The counts that were named and their model, or None where requests or nothing were named.
 
     Raises InputError for counts beside anything else, and where the top-k is known to nobody.
@@ -243,7 +243,7 @@ def open_counts(named: Named, choice: ModelChoice) -> tuple[Counts, Model] | Non
     return counts, choice.applied(Model("custom", counts.load.shape[2], 0, top_k))
 
 
-def synthesised(counts: Counts, model: Model, layer: int, named: Named, mesh: Mesh) -> TraceSource:
+def synthesised(counts: Counts, model: Model, layer: int, named: TraceInput, mesh: Mesh) -> TraceSource:
     """Generated requests whose experts are chosen as often as counts say. Raises InputError for an unknown layer."""
     load = step_counts(counts, layer).sum(axis=0)
     trace = builtin_trace(model, [layer], named.seed, load[None], named.extras)

@@ -17,7 +17,7 @@ from optimizer.errors import InputError
 from optimizer.planning.plan_file import read_plan
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.batches import Batches
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 
 
 def judged(plan: Path, *more: object) -> dict[str, Any]:
@@ -50,7 +50,9 @@ def test_all_policies_stand_side_by_side_and_optimal_agrees_with_max_flow(traces
     assert all(name in table.stdout for name in POLICIES)
     found = judged(plan, traces, "--routing", "all", "--unit", "tokens")["policies"]
     read = read_plan(plan)
-    source = open_source(Named(traces=[str(traces)], batch_tokens=24), [1], read.model, read.mesh, lambda share: None)
+    source = open_source(
+        TraceInput(traces=[str(traces)], batch_tokens=24), [1], read.model, read.mesh, lambda share: None
+    )
     test: Batches = source.sets(1).test
     peaks = np.array([peak_by_max_flow(batch, read.layers[1].placement.slots) for batch in test.experts[:40]])
     few = judged(plan, traces, "--routing", "optimal", "--unit", "tokens", "--batch-count", 40)
@@ -68,7 +70,9 @@ def test_real_traces_are_judged_under_every_policy(real_traces: Path, tmp_path: 
     assert run("solve", data, *quick, "-o", plan).exit_code == 0
     found = judged(plan, data, "--routing", "all", "--unit", "tokens", "--batch-count", 20)["policies"]
     read = read_plan(plan)
-    source = open_source(Named(traces=[str(data)], batch_tokens=64), [1], read.model, read.mesh, lambda share: None)
+    source = open_source(
+        TraceInput(traces=[str(data)], batch_tokens=64), [1], read.model, read.mesh, lambda share: None
+    )
     test = source.sets(1).test.experts[:20]
     peaks = np.array([peak_by_max_flow(batch, read.layers[1].placement.slots) for batch in test])
     assert found["optimal"]["imbalance"]["mean"] == pytest.approx((peaks / (test[0].size / 32)).mean())

@@ -29,8 +29,8 @@ def targets(chosen: Ints, depth: int) -> list[list[int]]:
 
 def counted(drawn: Case, chosen: Ints, wiring: tuple[TokensAt, Links], out: bool, back: bool) -> Traffic:
     """The kernel's counts."""
-    network, site = drawn.network(wiring), drawn.site(wiring, 1, 1)
-    return count_traffic(chosen, network.source(drawn.batches.source_row), site.device_of, network, out, back)
+    network, context = drawn.network(wiring), drawn.context(wiring, 1, 1)
+    return count_traffic(chosen, network.source(drawn.batches.source_row), context.device_of, network, out, back)
 
 
 def walked(drawn: Case, chosen: Ints, batch: int, wiring: tuple[TokensAt, Links], out: bool, back: bool) -> Carried:
@@ -75,9 +75,9 @@ def test_the_table_is_asked_for_the_fullest_column_and_the_farthest_target(
     seed: int, drawn: Case, wiring: tuple[TokensAt, Links]
 ) -> None:
     chosen, network, wires = scattered(seed, drawn), drawn.network(wiring), drawn.wires(wiring)
-    site, cols = drawn.site(wiring, 1, 1), drawn.mesh.cols
+    context, cols = drawn.context(wiring, 1, 1), drawn.mesh.cols
     source = network.source(drawn.batches.source_row)
-    most, farthest = column_and_hops(chosen, source, site.device_of, network.distance, cols)
+    most, farthest = column_and_hops(chosen, source, context.device_of, network.distance, cols)
     for batch in range(2):
         held = holders(wires, rows_of(drawn.batches, batch))
         for token, devices in enumerate(targets(chosen[batch], drawn.mesh.slots_per_device)):

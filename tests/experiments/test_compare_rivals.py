@@ -12,19 +12,21 @@ from optimizer.commands.report.compare import routing
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
-from optimizer.experiments.compare_rivals import OURS, Comparison, Ours, compare
+from optimizer.experiments.compare_rivals import OURS, Comparison, OwnPlanning, compare
 from optimizer.routing.context import Unit
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 
 MODEL = Model("drawn", 8, 1, 2)
 OPTIMAL = ["optimal tokens", "optimal tiles"]
 
 
 def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Comparison:
-    source = open_source(Named(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None)
-    ours = Ours(20, 500, Conditions(unit=unit), (policy,))
+    source = open_source(
+        TraceInput(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None
+    )
+    ours = OwnPlanning(20, 500, Conditions(unit=unit), (policy,))
     return compare(source, 1, Mesh(2, 2, 3), cost(), Constraints(), 0, ours, lambda stage, share: None)
 
 
@@ -50,7 +52,9 @@ def test_every_planner_stands_under_its_own_routing_and_the_optimal_one(found: C
 
 
 def test_figures_are_the_simulators_and_gaps_are_from_the_bound(found: Comparison, corpus: Path) -> None:
-    source = open_source(Named(traces=[str(corpus)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None)
+    source = open_source(
+        TraceInput(traces=[str(corpus)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None
+    )
     assert found.imbalance_bound >= 1
     for row in found.rows:
         if row.report.routing == "even":

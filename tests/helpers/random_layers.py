@@ -17,7 +17,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.presets.schema import HardwarePreset
-from optimizer.routing.context import Learned, Site
+from optimizer.routing.context import LearnedShares, RoutingContext
 from optimizer.traces.batches import Batches, default_rows, with_shared
 
 TokensAt = Literal["row", "column", "device"]
@@ -37,7 +37,7 @@ class Case:
     mesh: Mesh
     placement: Placement
     batches: Batches
-    learned: Learned
+    learned: LearnedShares
 
     def network(self, wiring: tuple[TokensAt, Links]) -> Network:
         """This mesh, wired so."""
@@ -47,9 +47,9 @@ class Case:
         """The same for the oracles."""
         return Wires(self.mesh.rows, self.mesh.cols, *wiring)
 
-    def site(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Site:
+    def context(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> RoutingContext:
         """What a policy sees."""
-        return Site.of(self.placement, self.model, self.network(wiring), tile, capacity, self.learned)
+        return RoutingContext.of(self.placement, self.model, self.network(wiring), tile, capacity, self.learned)
 
     def layer(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Layer:
         """The same for the oracles."""
@@ -87,13 +87,15 @@ def fewer(placement: Placement, replicas: int) -> Placement:
     return Placement(slots.reshape(placement.slots.shape))
 
 
-def learned(rng: np.random.Generator, placement: Placement, experts: int) -> Learned:
+def learned(rng: np.random.Generator, placement: Placement, experts: int) -> LearnedShares:
     """Loads of which some are alike, and shares of which some are none."""
     share = rng.integers(0, 4, placement.slots.shape) * (placement.slots >= 0)
     held = [placement.slots == expert for expert in range(experts)]
-    even = Learned.nothing(placement, experts).share
+    even = LearnedShares.nothing(placement, experts).share
     total = sum(of * share[of].sum() for of in held)
-    return Learned(rng.integers(1, 5, experts).astype(float), np.where(total > 0, share / np.maximum(total, 1), even))
+    return LearnedShares(
+        rng.integers(1, 5, experts).astype(float), np.where(total > 0, share / np.maximum(total, 1), even)
+    )
 
 
 def cases(shared: int = 2, replicas: int | None = None) -> st.SearchStrategy[Case]:

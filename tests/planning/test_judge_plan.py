@@ -23,7 +23,7 @@ from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 
 MODEL, MESH, LAYER = Model("small", 8, 0, 2), Mesh(3, 2, 3), 1
 TOKENS, COUNT = 24, 12
@@ -54,9 +54,9 @@ def ranked(tmp_path: Path) -> Path:
     return tmp_path / "ranked"
 
 
-def named(folder: Path, **more: Any) -> Named:
+def named(folder: Path, **more: Any) -> TraceInput:
     """A folder of requests."""
-    return Named(traces=(str(folder),), **more)
+    return TraceInput(traces=(str(folder),), **more)
 
 
 def planned(folder: Path, policy: str = "even", **more: Any) -> Plan:
@@ -67,7 +67,7 @@ def planned(folder: Path, policy: str = "even", **more: Any) -> Plan:
 
 
 def judged(
-    plan: Plan, given: Named, *trials: Conditions, count: int | None = COUNT
+    plan: Plan, given: TraceInput, *trials: Conditions, count: int | None = COUNT
 ) -> tuple[list[SimulationReport], list[str]]:
     """The reports of the one layer, and the notes."""
     reports, notes = judge(plan, given, cost(), trials, count, silent)
@@ -180,13 +180,13 @@ def batch_file(path: Path, rows: bool = True) -> Path:
 
 def test_a_batch_file_is_judged_whole_or_as_far_as_is_asked(traces: Path, tmp_path: Path) -> None:
     plan, file = planned(traces), batch_file(tmp_path / "b.npz")
-    assert judged(plan, Named(batches=file), Conditions(), count=None)[0][0].batches == 30
-    assert judged(plan, Named(batches=file), Conditions(), count=7)[0][0].batches == 7
+    assert judged(plan, TraceInput(batches=file), Conditions(), count=None)[0][0].batches == 30
+    assert judged(plan, TraceInput(batches=file), Conditions(), count=7)[0][0].batches == 7
     with pytest.raises(InputError, match=r"--batch-count 31: 30 batches of b\.npz hold 30 batches"):
-        judged(plan, Named(batches=file), Conditions(), count=31)
+        judged(plan, TraceInput(batches=file), Conditions(), count=31)
     two = replace(plan, layers={1: plan.layers[1], 2: plan.layers[1]})
     with pytest.raises(InputError, match="--batches holds one layer, but the plan has 2"):
-        judge(two, Named(batches=file), cost(), [Conditions()], None, silent)
+        judge(two, TraceInput(batches=file), cost(), [Conditions()], None, silent)
 
 
 def test_every_layer_of_a_plan_has_its_own_batches_and_progress_is_told(traces: Path, others: Path) -> None:

@@ -17,7 +17,7 @@ from optimizer.planning.plan_expected_load import STEP_PAIRS, expected_imbalance
 from optimizer.search.stop import Deadline
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_counts, synthesised
+from optimizer.traces.source import TraceInput, open_counts, synthesised
 
 MODEL = Model("m", 4, 1, 2)
 
@@ -83,7 +83,7 @@ def test_a_plan_from_counts_is_valid_better_than_greedy_and_above_its_bounds() -
 
 
 def test_synthesised_tokens_follow_the_real_counts(real_traces: Path) -> None:
-    named = Named(traces=[str(real_traces / "glm-5.2" / "expert_counts.npz")])
+    named = TraceInput(traces=[str(real_traces / "glm-5.2" / "expert_counts.npz")])
     found = open_counts(named, ModelChoice())
     assert found is not None
     counted, model = found
@@ -98,7 +98,7 @@ def test_synthesised_tokens_follow_the_real_counts(real_traces: Path) -> None:
 def test_counts_of_a_models_moe_layers_start_at_its_first(tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
     path.write_text(json.dumps({"logical_count": [[8] * 256] * 58}))
-    named = Named(traces=[str(path)])
+    named = TraceInput(traces=[str(path)])
     for choice, first in ((ModelChoice(name="deepseek-v3"), 3), (ModelChoice(top_k=8), 0)):
         found = open_counts(named, choice)
         assert found is not None

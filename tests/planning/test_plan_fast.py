@@ -12,10 +12,10 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
-from optimizer.planning.plan_fast import TEST, TOKENS, TRAIN, FastRow, fast_plan, loads_of
+from optimizer.planning.plan_fast import TEST, TOKENS, TRAIN, FastLayer, fast_plan, loads_of
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.traces.batches import split_requests
-from optimizer.traces.source import Named, TraceSource, open_source
+from optimizer.traces.source import TraceInput, TraceSource, open_source
 from optimizer.traces.trace import OUTPUT, PROMPT
 
 MODEL, MESH, LAYERS = Model("drawn", 8, 1, 2), Mesh(2, 2, 4), [2, 0, 1]
@@ -34,7 +34,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(corpus: Path, phase: str = "decode", model: Model = MODEL) -> TraceSource:
-    named = Named(traces=[str(corpus)], phase=phase, batch_tokens=64)
+    named = TraceInput(traces=[str(corpus)], phase=phase, batch_tokens=64)
     source = open_source(named, [0, 1, 2], model, MESH, lambda share: None)
     assert isinstance(source, TraceSource)
     return source
@@ -67,7 +67,7 @@ def test_loads_are_what_plain_counting_gives(corpus: Path, phase: str, shares: t
             assert np.abs(found[place, number] - expected).max() <= 0.5 + 1e-6
 
 
-def planned(corpus: Path, limits: Constraints = NO_LIMITS) -> tuple[Plan, list[FastRow], list[str]]:
+def planned(corpus: Path, limits: Constraints = NO_LIMITS) -> tuple[Plan, list[FastLayer], list[str]]:
     return fast_plan(opened(corpus), LAYERS, MESH, cost(), limits, 0, lambda stage, share: None)
 
 

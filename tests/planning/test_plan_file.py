@@ -17,7 +17,7 @@ from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.files import check_writable, write_whole
 from optimizer.planning.plan_file import LayerPlan, Plan, read_plan, write_plan
-from optimizer.routing.context import Learned
+from optimizer.routing.context import LearnedShares
 
 SLOTS = [[0, 4], [1, 2], [3, -1], [4, 0]]
 
@@ -64,7 +64,7 @@ def test_more_keys_are_no_fault_and_a_presets_layers_are_known(written: Path) ->
     assert read_plan(written).model.first_moe_layer == load_model("deepseek-v3").first_moe_layer
 
 
-LEARNED = Learned(np.array([3.25, 1, 1, 7, 2]), np.array([[0.3, 0.5], [1, 1], [1, 0], [0.5, 0.7]]))
+LEARNED = LearnedShares(np.array([3.25, 1, 1, 7, 2]), np.array([[0.3, 0.5], [1, 1], [1, 0], [0.5, 0.7]]))
 
 
 def test_what_was_learned_and_the_unit_are_read_back(tmp_path: Path) -> None:

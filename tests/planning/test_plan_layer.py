@@ -11,7 +11,7 @@ from formulations.kit.outcome import SolveStatus
 from optimizer.commands.report.solution import as_json, proof
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
-from optimizer.planning.plan_layer import Solution, solve
+from optimizer.planning.plan_layer import LayerSolution, solve
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
@@ -21,11 +21,11 @@ METHODS = ["sequential", "random", "pairing", "greedy", "risk", "steps", "flexib
 
 
 def solved(
-    seed: int = 0, evaluations: int | None = 4000, seconds: float = 60, routings: tuple[str, ...] = ("even",)
-) -> Solution:
+    seed: int = 0, iterations: int | None = 4000, seconds: float = 60, routings: tuple[str, ...] = ("even",)
+) -> LayerSolution:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     return solve(
-        problem, sets, Effort(Deadline(seconds), seed, evaluations), lambda stage, share: None, Conditions(), routings
+        problem, sets, Effort(Deadline(seconds), seed, iterations), lambda stage, share: None, Conditions(), routings
     )
 
 
@@ -87,7 +87,7 @@ def test_the_formulation_is_at_least_as_good_as_its_hint() -> None:
 
 def test_the_time_limit_ends_an_unlimited_search() -> None:
     started = time.monotonic()
-    assert solved(evaluations=None, seconds=3).candidates > 3
+    assert solved(iterations=None, seconds=3).candidates > 3
     assert time.monotonic() - started < 30  # not a timing: only that it ends at all
 
 

@@ -12,9 +12,9 @@ from optimizer.domain.placement import Placement
 from optimizer.planning import portfolio as module
 from optimizer.planning.candidates import SEARCHES, Effort, seeds_and_formulation
 from optimizer.planning.plan_layer import solve
-from optimizer.planning.portfolio import AUTO, NEAR, SPLITTING, Judge, Portfolio
+from optimizer.planning.portfolio import AUTO, NEAR, SPLITTING, LayerJudge, Portfolio
 from optimizer.routing.policies import POLICIES
-from optimizer.search.choose import LATENCIES, Goal, figures
+from optimizer.search.choose import LATENCIES, SelectionGoal, figures
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 
@@ -47,7 +47,7 @@ def test_every_policy_has_valid_candidates_of_which_the_first_is_greedy(routings
 def test_the_best_is_no_worse_than_greedy_and_judged_under_its_policy() -> None:
     portfolio = searched(AUTO)
     for name, pool in portfolio.pools.items():
-        best, again = pool.best(), Judge(portfolio.problem, portfolio.sets, Conditions(name))
+        best, again = pool.best(), LayerJudge(portfolio.problem, portfolio.sets, Conditions(name))
         assert (pool.judged[best][LATENCIES] <= pool.judged[0][LATENCIES]).all()
         assert (pool.judged[best] == figures(again.selection(pool.placements[best]))).all()
     mean = {name: pool.judged[pool.best()][LATENCIES].mean() for name, pool in portfolio.pools.items()}
@@ -65,10 +65,10 @@ def test_selection_looks_at_selection_batches_and_test_at_test_batches() -> None
 def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
     problem, sets = small_problem(11)
     for name in POLICIES:
-        tiles, tokens = (Judge(problem, sets, Conditions(name, unit)).goal for unit in ("tiles", "tokens"))
+        tiles, tokens = (LayerJudge(problem, sets, Conditions(name, unit)).goal for unit in ("tiles", "tokens"))
         split = name in SPLITTING
-        assert tiles is (Goal.LATENCY if split else Goal.LATENCY_AND_BALANCE)
-        assert tokens is (Goal.BALANCE if split else Goal.LATENCY_AND_BALANCE)
+        assert tiles is (SelectionGoal.LATENCY if split else SelectionGoal.LATENCY_AND_BALANCE)
+        assert tokens is (SelectionGoal.BALANCE if split else SelectionGoal.LATENCY_AND_BALANCE)
     assert set(NEAR) - {*SPLITTING} == {"nearest"}
 
 
@@ -88,7 +88,7 @@ def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> N
 
     def noted(name: str) -> Any:
         def search(*arguments: Any) -> list[Placement]:
-            spent[name] = arguments[-1].budget.evaluations
+            spent[name] = arguments[-1].budget.iterations
             return []
 
         return search

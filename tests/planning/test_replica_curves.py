@@ -21,8 +21,8 @@ from optimizer.domain.problem import Problem
 from optimizer.planning.replica_curves import (
     JUDGED,
     POINTS,
-    Curve,
     Figures,
+    ReplicaCurve,
     curve_of,
     most_extra,
     points,
@@ -120,11 +120,11 @@ def test_wanted_numbers_are_points_as_far_as_there_is_room() -> None:
     assert task_of(0, problem, sets, Conditions(), 0, (3, 1000)).extra.tolist() == sorted({*points(most).tolist(), 3})
 
 
-def drawn(layer: int, extra: list[int], latency: list[float], test: list[float] | None = None) -> Curve:
+def drawn(layer: int, extra: list[int], latency: list[float], test: list[float] | None = None) -> ReplicaCurve:
     chosen, shown = (
         Figures(np.zeros(len(extra)), np.zeros(len(extra)), np.array(y)) for y in (latency, test or latency)
     )
-    return Curve(layer, np.array(extra), chosen, shown, 6, 70)
+    return ReplicaCurve(layer, np.array(extra), chosen, shown, 6, 70)
 
 
 @given(

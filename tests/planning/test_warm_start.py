@@ -11,12 +11,19 @@ from running_commands import SHORT, fault, run, solve
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.planning.candidates import Candidate, Effort, Spell, seeds_and_formulation, split_at_best, split_evenly
+from optimizer.planning.candidates import (
+    Candidate,
+    Effort,
+    SearchShare,
+    seeds_and_formulation,
+    split_at_best,
+    split_evenly,
+)
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.warm_start import started
 from optimizer.search.multistart import latency_goal
 from optimizer.search.seeds.orders import random_permutation
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 
 
 def silent(stage: str, share: float) -> None:
@@ -37,7 +44,7 @@ def test_it_is_the_first_candidate_and_descents_begin_there() -> None:
     assert [candidate.method for candidate in found][::6] == ["start", "steps"]
     assert found[0].placement is problem.start
     _, sets = small_problem(6, rows=4, cols=3, routed=24, slots=3)
-    one = Spell(Budget(Deadline(60), 60, 3), 0, 1, silent)
+    one = SearchShare(SearchBudget(Deadline(60), 60, 3), 0, 1, silent)
     first = next(iter(split_evenly(problem, latency_goal(problem, sets.train), found, "descent", one)))
     assert (first.slots != problem.start.slots).sum() <= 3 * 2  # three moves of two slots
 
@@ -53,8 +60,8 @@ def test_annealing_begins_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = problem_with_start()
     found = [Candidate("start", problem.start or Placement(np.zeros((1, 1), dtype=np.int32)), 0.0)]
     found.append(Candidate("flexibility", random_permutation(problem, np.random.default_rng(1)), 0.0))
-    split_at_best(problem, found, False, "annealing", Spell(Budget(Deadline(60), 60), 0, 1, silent))
-    split_at_best(problem, found[1:], False, "annealing", Spell(Budget(Deadline(60), 60), 0, 1, silent))
+    split_at_best(problem, found, False, "annealing", SearchShare(SearchBudget(Deadline(60), 60), 0, 1, silent))
+    split_at_best(problem, found[1:], False, "annealing", SearchShare(SearchBudget(Deadline(60), 60), 0, 1, silent))
     assert [placement is candidate.placement for placement, candidate in zip(began, found, strict=True)] == [True, True]
 
 

@@ -36,7 +36,7 @@ def recorded(seed: int, drawn: Case) -> Case:
 def chosen_by(drawn: Case, policy: str, wiring: tuple[TokensAt, Links], capacity: int) -> Ints:
     """Before the limit."""
     source = drawn.network(wiring).source(drawn.batches.source_row)
-    return POLICIES[policy](drawn.batches.experts, source, drawn.site(wiring, 1, capacity))
+    return POLICIES[policy](drawn.batches.experts, source, drawn.context(wiring, 1, capacity))
 
 
 def limited(
@@ -44,7 +44,7 @@ def limited(
 ) -> Rerouted:
     """After it."""
     source = drawn.network(wiring).source(drawn.batches.source_row)
-    return limit(chosen, drawn.batches, source, drawn.site(wiring, 1, capacity), drawn.model, guess, drop)
+    return limit(chosen, drawn.batches, source, drawn.context(wiring, 1, capacity), drawn.model, guess, drop)
 
 
 def by_the_rule(

@@ -11,7 +11,7 @@ from reference import Slots, replicas
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
-from optimizer.routing.context import Learned, Site
+from optimizer.routing.context import LearnedShares, RoutingContext
 from optimizer.routing.learned_shares import PARTS, learn
 from optimizer.routing.policies import POLICIES
 
@@ -47,7 +47,7 @@ def drawn_loads(seed: int, drawn: Case, batches: int) -> Ints:
 def test_shares_are_no_worse_than_even_ones_and_sum_to_one(seed: int, drawn: Case, tile: int) -> None:
     load, slots = drawn_loads(seed, drawn, 5), drawn.placement.slots
     value = staircase(40, tile)
-    found, even = learn(drawn.placement, load, value), Learned.nothing(drawn.placement, drawn.model.experts)
+    found, even = learn(drawn.placement, load, value), LearnedShares.nothing(drawn.placement, drawn.model.experts)
     peaks = [
         summed_peaks(slots.tolist(), load.tolist(), value.tolist(), known.share.tolist()) for known in (found, even)
     ]
@@ -84,8 +84,8 @@ def test_weighted_round_robin_costs_no_more_than_the_shares_promise(drawn: Case)
     load, slots = drawn.batches.load(drawn.model.experts), drawn.placement.slots.tolist()
     value = staircase(drawn.batches.tokens, 8)
     found = learn(drawn.placement, load, value)
-    site = Site.of(drawn.placement, drawn.model, drawn.network(("row", "rings")), 1, 1, found)
-    chosen = POLICIES["weights"](drawn.batches.experts, drawn.batches.source_row, site)
+    context = RoutingContext.of(drawn.placement, drawn.model, drawn.network(("row", "rings")), 1, 1, found)
+    chosen = POLICIES["weights"](drawn.batches.experts, drawn.batches.source_row, context)
     peaks = 0
     for batch in chosen:
         cost = value[np.bincount(batch.ravel(), minlength=drawn.mesh.slots)]

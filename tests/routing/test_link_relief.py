@@ -12,7 +12,7 @@ from reference import replicas
 from reference_traffic import Load, all_holders, homeward, link_order, sender
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.domain.link_paths import UNITS, Journeys
+from optimizer.domain.link_paths import UNITS, LinkPaths
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
@@ -61,7 +61,7 @@ def test_relief_serves_everyone_and_stops_where_no_token_can_help(
     rng, network, mesh = np.random.default_rng(seed), drawn.network(wiring), drawn.mesh
     start, slot = drawn.placement.replicas(drawn.model.experts)
     replicated = graph(start, slot, mesh.devices, mesh.slots_per_device)
-    ways = Ways.of(Journeys.of(network))
+    ways = Ways.of(LinkPaths.of(network))
     quota, room, alone = drawn_quota(drawn, replicated, network.sources, rng)
     before = quota.copy(), room.copy()
     relieve(quota, room, alone, replicated, ways)
@@ -85,7 +85,7 @@ def test_relief_makes_room_for_what_is_on_the_busiest_link() -> None:
     mesh, slots = Mesh(3, 3, 2), np.full((9, 2), -1, dtype=np.int32)
     slots[3:6] = [[0, -1], [0, 1], [1, -1]]
     replicated = graph(*Placement(slots).replicas(2), 9, 2)
-    ways = Ways.of(Journeys.of(Network(mesh)))
+    ways = Ways.of(LinkPaths.of(Network(mesh)))
     quota, room = np.zeros((3, 18), dtype=np.int32), np.full(18, 80)
     quota[0, 6] = quota[0, 9] = 40
     relieve(quota, room, np.zeros((2, 3), dtype=np.int32), replicated, ways)
@@ -130,7 +130,7 @@ def test_slow_links_count_by_the_time_they_take() -> None:
     drawn = case(3, (3, 2), 2)
     network = drawn.network(("device", "nodes"))
     message_us = np.where(network.remote, 9.0, 1.0)
-    slow, fast = Journeys.of(network, message_us), Journeys.of(network)
+    slow, fast = LinkPaths.of(network, message_us), LinkPaths.of(network)
     assert (slow.link == fast.link).all()
     assert (slow.work == np.where(network.remote[slow.link], fast.work, np.rint(fast.work / 9))).all()
 
@@ -139,17 +139,17 @@ def test_slow_links_count_by_the_time_they_take() -> None:
 def test_journeys_are_the_paths_and_are_found_by_link(wiring: tuple[TokensAt, Links]) -> None:
     drawn = case(5, (3, 2), 1)
     network = drawn.network(wiring)
-    journeys, order = Journeys.of(network), link_order(drawn.wires(wiring))
-    first, passing = journeys.passing()
+    link_paths, order = LinkPaths.of(network), link_order(drawn.wires(wiring))
+    first, passing = link_paths.passing()
     by_link: dict[int, set[int]] = defaultdict(set)
     for home in range(network.sources):
         for device in range(drawn.mesh.devices):
             number = home * drawn.mesh.devices + device
-            entries = slice(journeys.start[number], journeys.start[number + 1])
-            found = dict(zip(journeys.link[entries].tolist(), journeys.work[entries].tolist(), strict=True))
+            entries = slice(link_paths.start[number], link_paths.start[number + 1])
+            found = dict(zip(link_paths.link[entries].tolist(), link_paths.work[entries].tolist(), strict=True))
             expected = path(drawn, wiring, home, device)
             assert found == {order.index(link): 2 * UNITS * share for link, share in expected.items()}
             for link in found:
                 by_link[link].add(number)
-    for link in range(journeys.links):
+    for link in range(link_paths.links):
         assert set(passing[first[link] : first[link + 1]].tolist()) == by_link[link]

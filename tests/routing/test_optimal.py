@@ -19,7 +19,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.routing.context import Learned, Site
+from optimizer.routing.context import LearnedShares, RoutingContext
 from optimizer.routing.least_peak import graph, least_peak, mean_peak, scratch_for
 from optimizer.routing.policies import POLICIES
 from optimizer.simulation.conditions import Conditions
@@ -43,10 +43,10 @@ def units(drawn: Case, batch: int, tile: int) -> list[int]:
 
 def chosen_by(policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: int, relieved: bool = True) -> Ints:
     """Flat slots; on request without relief for busy links, as if messages took no time."""
-    source, site = drawn.network(wiring).source(drawn.batches.source_row), drawn.site(wiring, tile, 8)
+    source, context = drawn.network(wiring).source(drawn.batches.source_row), drawn.context(wiring, tile, 8)
     if not relieved:
-        site = replace(site, message_us=np.zeros(len(site.network.remote)))
-    return POLICIES[policy](drawn.batches.experts, source, site)
+        context = replace(context, message_us=np.zeros(len(context.network.remote)))
+    return POLICIES[policy](drawn.batches.experts, source, context)
 
 
 def works(drawn: Case, chosen: Ints, tile: int, first: int, further: int) -> list[int]:
@@ -98,7 +98,7 @@ def home() -> Case:
     """A mesh of the usual kind, with 129 experts in 192 slots."""
     rng, model, mesh = np.random.default_rng(1), Model("home", 128, 1, 6), Mesh(8, 8, 3)
     batches, placement = random_batches(rng, 4, 256, model, mesh.rows), random_placement(rng, model.experts, mesh)
-    return Case(model, mesh, placement, batches, Learned.nothing(placement, model.experts))
+    return Case(model, mesh, placement, batches, LearnedShares.nothing(placement, model.experts))
 
 
 @pytest.mark.parametrize("tile", [1, 8, 32])
@@ -201,8 +201,8 @@ def test_where_a_slots_first_unit_differs_work_is_shorter_at_the_same_peak(
     drawn: Case, wiring: tuple[TokensAt, Links], tile: int, unit_ns: tuple[int, int]
 ) -> None:
     network, plain = drawn.network(wiring), chosen_by("optimal", drawn, wiring, tile)
-    site = replace(drawn.site(wiring, tile, 8), unit_ns=unit_ns)
-    chosen = POLICIES["optimal"](drawn.batches.experts, network.source(drawn.batches.source_row), site)
+    context = replace(drawn.context(wiring, tile, 8), unit_ns=unit_ns)
+    chosen = POLICIES["optimal"](drawn.batches.experts, network.source(drawn.batches.source_row), context)
     assert (drawn.placement.slots.ravel()[chosen] == drawn.batches.experts).all()
     assert peaks(drawn, chosen, tile) == peaks(drawn, plain, tile)
     pairs = zip(works(drawn, chosen, tile, *unit_ns), works(drawn, plain, tile, *unit_ns), strict=True)
@@ -215,6 +215,6 @@ def test_a_second_tile_goes_to_a_slot_that_is_empty_where_that_is_faster() -> No
     experts = np.array([[[0]] * 64 + [[1]] * 32])
     source, network = np.zeros((1, 96), dtype=np.int32), Network(Mesh(2, 1, 3))
     for unit_ns, first in (((1, 1), 64), ((9, 10), 32)):
-        site = Site.of(placement, Model("m", 3, 0, 1), network, 32, 1, None, unit_ns)
-        chosen = POLICIES["optimal"](experts, source, site)[0, :, 0]
+        context = RoutingContext.of(placement, Model("m", 3, 0, 1), network, 32, 1, None, unit_ns)
+        chosen = POLICIES["optimal"](experts, source, context)[0, :, 0]
         assert (chosen == 0).sum() == first

@@ -15,7 +15,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.routing.context import Learned, Site, capacity_of
+from optimizer.routing.context import LearnedShares, RoutingContext, capacity_of
 from optimizer.routing.policies import MARGINS, POLICIES, TAUGHT
 
 TILES = [1, 2, 5, 32]
@@ -25,9 +25,9 @@ tiles = st.sampled_from(TILES)
 
 def routed_by(policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Ints:
     """What the program chooses."""
-    site = drawn.site(wiring, tile, capacity)
+    context = drawn.context(wiring, tile, capacity)
     source = drawn.network(wiring).source(drawn.batches.source_row)
-    return POLICIES[policy](drawn.batches.experts, source, site)
+    return POLICIES[policy](drawn.batches.experts, source, context)
 
 
 @pytest.mark.parametrize("policy", sorted(ORACLES))
@@ -48,7 +48,7 @@ def test_the_taught_policies_are_those_that_use_what_was_learned() -> None:
     taught = set()
     for seed in range(40):
         drawn = case(seed, (4, 3), 2, replicas=3)
-        untaught = replace(drawn, learned=Learned.nothing(drawn.placement, drawn.model.experts))
+        untaught = replace(drawn, learned=LearnedShares.nothing(drawn.placement, drawn.model.experts))
         for policy in POLICIES:
             one, other = (routed_by(policy, each, ("row", "rings"), 1, 5) for each in (drawn, untaught))
             taught |= {policy} if (one != other).any() else set()
@@ -64,14 +64,14 @@ def test_all_policies_but_the_optimal_one_have_an_oracle() -> None:
 def test_every_pair_is_served_by_a_replica_of_its_expert_and_batches_do_not_touch(
     drawn: Case, wiring: tuple[TokensAt, Links], tile: int, capacity: int
 ) -> None:
-    site, flat = drawn.site(wiring, tile, capacity), drawn.placement.slots.ravel()
+    context, flat = drawn.context(wiring, tile, capacity), drawn.placement.slots.ravel()
     source = drawn.network(wiring).source(drawn.batches.source_row)
     for policy in POLICIES.values():
-        chosen = policy(drawn.batches.experts, source, site)
+        chosen = policy(drawn.batches.experts, source, context)
         assert chosen.dtype == np.int32
         assert (flat[chosen] == drawn.batches.experts).all()
         alone = drawn.batches.part(1, 2)
-        assert (policy(alone.experts, source[1:], site) == chosen[1:]).all()
+        assert (policy(alone.experts, source[1:], context) == chosen[1:]).all()
 
 
 @settings(max_examples=60)
@@ -80,20 +80,20 @@ def test_the_table_of_nearest_replicas_is_the_plain_one(drawn: Case, wiring: tup
     table = nearest_table(drawn.layer(wiring, 1, 1))
     sources = all_holders(drawn.wires(wiring))
     places = [[table[tuple(held), expert] for expert in range(drawn.model.experts)] for held in sources]
-    assert drawn.site(wiring, 1, 1).nearest_slot.tolist() == drawn.flat(places)
+    assert drawn.context(wiring, 1, 1).nearest_slot.tolist() == drawn.flat(places)
 
 
-def line(*slots: list[int], tokens: TokensAt = "row", tile: int = 1, capacity: int = 9) -> Site:
+def line(*slots: list[int], tokens: TokensAt = "row", tile: int = 1, capacity: int = 9) -> RoutingContext:
     """A ring of rows with one device each."""
     placement = Placement(np.array(slots))
     mesh, model = Mesh(len(slots), 1, len(slots[0])), Model("line", int(placement.slots.max()) + 1, 0, 1)
-    return Site.of(placement, model, Network(mesh, tokens), tile, capacity, None)
+    return RoutingContext.of(placement, model, Network(mesh, tokens), tile, capacity, None)
 
 
-def served(policy: str, site: Site, experts: list[list[int]], rows: list[int]) -> list[list[int]]:
+def served(policy: str, context: RoutingContext, experts: list[list[int]], rows: list[int]) -> list[list[int]]:
     """Flat slots of one batch."""
     pairs, source = np.array([experts], dtype=np.uint16), np.array([rows], dtype=np.int32)
-    found: list[list[int]] = POLICIES[policy](pairs, source, site)[0].tolist()
+    found: list[list[int]] = POLICIES[policy](pairs, source, context)[0].tolist()
     return found
 
 
@@ -101,18 +101,20 @@ def test_a_token_leaves_its_row_only_for_a_device_lighter_by_more_than_the_margi
     """Pairs of the own row: while its load is 4 more than elsewhere they stay, then they go, whatever the rank."""
     stay = MARGINS[False] + 1
     for home in (0, 1):
-        site = line([0], [0])
-        assert served("least-loaded", site, [[0]] * (stay + 1), [home] * (stay + 1)) == [[home]] * stay + [[1 - home]]
+        context = line([0], [0])
+        assert served("least-loaded", context, [[0]] * (stay + 1), [home] * (stay + 1)) == [[home]] * stay + [
+            [1 - home]
+        ]
 
 
 def test_by_tiles_a_begun_tile_is_filled_before_another_is_opened() -> None:
-    site = line([0], [0], tile=3)
-    assert served("least-loaded", site, [[0]] * 7, [0, 1, 1, 1, 0, 0, 0]) == [[0]] * 3 + [[1]] * 3 + [[0]]
+    context = line([0], [0], tile=3)
+    assert served("least-loaded", context, [[0]] * 7, [0, 1, 1, 1, 0, 0, 0]) == [[0]] * 3 + [[1]] * 3 + [[0]]
 
 
 def test_capacity_is_taken_up_by_the_nearest_and_then_in_turn() -> None:
-    site = line([0], [0], [0], capacity=2)
-    assert served("capacity-fill", site, [[0]] * 9, [1] * 9) == [[1], [1], [0], [0], [2], [2], [0], [1], [2]]
+    context = line([0], [0], [0], capacity=2)
+    assert served("capacity-fill", context, [[0]] * 9, [1] * 9) == [[1], [1], [0], [0], [2], [2], [0], [1], [2]]
 
 
 @pytest.mark.parametrize("replicas", [2, 3, 4, 7])
@@ -120,8 +122,10 @@ def test_weights_serve_no_more_than_each_share_rounded_up(replicas: int) -> None
     placement, mesh = Placement(np.zeros((replicas, 1), dtype=int)), Mesh(replicas, 1, 1)
     for seed in range(20):
         share = np.random.default_rng(seed).dirichlet(np.ones(replicas))
-        site = Site.of(placement, Model("m", 1, 0, 1), Network(mesh), 1, 1, Learned(np.ones(1), share[:, None]))
-        chosen = np.array(served("weights", site, [[0]] * 60, [0] * 60)).ravel()
+        context = RoutingContext.of(
+            placement, Model("m", 1, 0, 1), Network(mesh), 1, 1, LearnedShares(np.ones(1), share[:, None])
+        )
+        chosen = np.array(served("weights", context, [[0]] * 60, [0] * 60)).ravel()
         for pairs in range(1, 61):
             dealt = np.bincount(chosen[:pairs], minlength=replicas)
             assert (dealt <= np.ceil(share * pairs)).all()
@@ -129,9 +133,11 @@ def test_weights_serve_no_more_than_each_share_rounded_up(replicas: int) -> None
 
 
 def test_shares_of_none_serve_none() -> None:
-    learned = Learned(np.ones(1), np.array([[0.0], [1.0]]))
-    site = Site.of(Placement(np.array([[0], [0]])), Model("m", 1, 0, 1), Network(Mesh(2, 1, 1)), 1, 1, learned)
-    assert served("weights", site, [[0]] * 5, [0] * 5) == [[1]] * 5
+    learned = LearnedShares(np.ones(1), np.array([[0.0], [1.0]]))
+    context = RoutingContext.of(
+        Placement(np.array([[0], [0]])), Model("m", 1, 0, 1), Network(Mesh(2, 1, 1)), 1, 1, learned
+    )
+    assert served("weights", context, [[0]] * 5, [0] * 5) == [[1]] * 5
 
 
 def test_hashes_spread_pairs_over_replicas() -> None:
@@ -148,6 +154,6 @@ def test_capacity_is_rounded_up_to_whole_pairs(factor: float, tokens: int, slots
 
 def test_what_nobody_taught_is_taken_as_equal() -> None:
     placement = Placement(np.array([[0, 1], [0, -1], [0, 2]]))
-    nothing = Learned.nothing(placement, 3)
+    nothing = LearnedShares.nothing(placement, 3)
     assert nothing.load.tolist() == [1, 1, 1]
     assert nothing.share.tolist() == [[1 / 3, 1], [1 / 3, 0], [1 / 3, 1]]

@@ -9,12 +9,12 @@ from random_problems import small_problem
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.problem import Problem
-from optimizer.search.annealing import Annealer, Schedule, anneal
+from optimizer.search.annealing import Annealer, AnnealingSchedule, anneal
 from optimizer.search.chains import LOOKS
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_state import exact_peaks
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 
 
 def drawn() -> Problem:
@@ -22,9 +22,9 @@ def drawn() -> Problem:
     return problem
 
 
-def ends(seed: int, evaluations: int = 4000, chains: int = 2, tile: int = 1) -> list[list[list[int]]]:
+def ends(seed: int, iterations: int = 4000, chains: int = 2, tile: int = 1) -> list[list[list[int]]]:
     problem = drawn()
-    budget, rng = Budget(Deadline(600), 600, evaluations), np.random.default_rng(seed)
+    budget, rng = SearchBudget(Deadline(600), 600, iterations), np.random.default_rng(seed)
     units = -(-problem.load // tile)
     found = anneal(greedy(problem), units, problem.spread, 3, budget, rng, chains=chains)
     return [placement.slots.tolist() for placement in found]
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_search_also_in_another_process() -> None:
 def test_it_gets_better_and_stays_feasible(tile: int) -> None:
     problem = drawn()
     units = -(-problem.load // tile)
-    rng, budget = np.random.default_rng(0), Budget(Deadline(600), 600, 20_000)
+    rng, budget = np.random.default_rng(0), SearchBudget(Deadline(600), 600, 20_000)
     start = random_permutation(problem, rng)
     looks: list[float] = []
     found = list(anneal(start, units, problem.spread, 3, budget, rng, progress=looks.append))
@@ -51,15 +51,15 @@ def test_it_gets_better_and_stays_feasible(tile: int) -> None:
     assert all(rows == [1, 1, 1, 1] for rows in by_row)
     assert exact_peaks(found[-1], units).mean() < exact_peaks(start, units).mean()
     assert looks == [look / LOOKS for look in range(1, LOOKS + 1)]
-    assert budget.evaluations is not None
-    assert budget.evaluations == 0
+    assert budget.iterations is not None
+    assert budget.iterations == 0
 
 
 @pytest.mark.parametrize("extra", [0, 3])
 def test_empty_slots_are_used_within_the_budget(extra: int) -> None:
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3, extra=extra)
     sparse = small_problem(6, rows=4, cols=3, routed=24, slots=3, extra=0)[0]
-    rng, budget = np.random.default_rng(0), Budget(Deadline(600), 600, 5000)
+    rng, budget = np.random.default_rng(0), SearchBudget(Deadline(600), 600, 5000)
     found = list(anneal(greedy(sparse), problem.load, problem.spread, 3, budget, rng, most=problem.most_replicas))
     assert all(problem.violations(placement) == [] for placement in found)
     assert found[-1].counts(25)[:24].sum() == 24 + extra
@@ -71,34 +71,34 @@ def test_empty_slots_are_used_within_the_budget(extra: int) -> None:
 
 def test_nothing_is_drawn_once_the_time_is_up() -> None:
     problem = drawn()
-    budget = Budget(Deadline(60, time.monotonic() - 61), 60)
+    budget = SearchBudget(Deadline(60, time.monotonic() - 61), 60)
     assert list(anneal(greedy(problem), problem.load, problem.spread, 3, budget, np.random.default_rng(0))) == []
 
 
 def test_a_problem_without_legal_moves_comes_to_an_end() -> None:
     problem, _ = small_problem(0, rows=1, cols=1, slots=4, routed=3)
-    budget = Budget(Deadline(60), 60, 30)
+    budget = SearchBudget(Deadline(60), 60, 30)
     assert len(list(anneal(greedy(problem), problem.load, problem.spread, 1, budget, np.random.default_rng(0)))) == 1
 
 
-def annealer(load: Ints, problem: Problem, schedule: Schedule) -> Annealer:
+def annealer(load: Ints, problem: Problem, schedule: AnnealingSchedule) -> Annealer:
     return Annealer(greedy(problem), load, problem.spread, 3, schedule, np.random.default_rng(0))
 
 
 def test_excess_is_what_peaks_are_above_even_loads() -> None:
     problem = drawn()
-    one = annealer(problem.load, problem, Schedule(tail_weight=0))
+    one = annealer(problem.load, problem, AnnealingSchedule(tail_weight=0))
     mean_load = problem.load.sum(axis=1).mean() / problem.mesh.devices
     assert one.excess() == pytest.approx(one.peaks().mean() - mean_load)
-    weighed = annealer(problem.load, problem, Schedule(tail_weight=3))
+    weighed = annealer(problem.load, problem, AnnealingSchedule(tail_weight=3))
     assert weighed.excess() == pytest.approx(weighed.objective() - 4 * mean_load)
-    thrice = annealer(problem.load * 3, problem, Schedule(tail_weight=0))
+    thrice = annealer(problem.load * 3, problem, AnnealingSchedule(tail_weight=0))
     assert thrice.excess() == pytest.approx(3 * one.excess(), rel=0.02)
 
 
 def test_hot_is_restless_and_cold_only_gets_better() -> None:
     problem = drawn()
-    hot, cold = (annealer(problem.load, problem, Schedule(tail_weight=0)) for _ in range(2))
+    hot, cold = (annealer(problem.load, problem, AnnealingSchedule(tail_weight=0)) for _ in range(2))
     hot.run(2000, 1e9)
     assert hot.tally.made == hot.tally.evaluated > 500
     before = cold.objective()
@@ -112,7 +112,7 @@ def test_hot_is_restless_and_cold_only_gets_better() -> None:
 def test_the_objective_is_mean_and_conditional_value_at_risk() -> None:
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3)
     one = annealer(
-        np.tile(problem.load, (4, 1)) * np.arange(1, 25)[:, None], problem, Schedule(tail=0.25, tail_weight=2)
+        np.tile(problem.load, (4, 1)) * np.arange(1, 25)[:, None], problem, AnnealingSchedule(tail=0.25, tail_weight=2)
     )
     peaks = one.peaks()
     assert len(peaks) == 24
@@ -122,4 +122,4 @@ def test_the_objective_is_mean_and_conditional_value_at_risk() -> None:
 @pytest.mark.parametrize("wrong", [{"worsening": 0.0}, {"cooling": 1.5}, {"tail": 0.0}, {"tail_weight": -1.0}])
 def test_schedules_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        Schedule(**wrong)
+        AnnealingSchedule(**wrong)

@@ -14,13 +14,13 @@ from reference import replicas
 from reference_traffic import Load, all_holders, homeward, hops, link_order, sender
 
 from formulations.kit.arrays import Ints
-from optimizer.domain.link_paths import UNITS, Journeys
+from optimizer.domain.link_paths import UNITS, LinkPaths
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.search.arrangement import SCALE, State, apply, arrange, delta, demand_of, energy
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.arrangement import SCALE, ArrangementState, apply, arrange, delta, demand_of, energy
+from optimizer.search.stop import Deadline, SearchBudget
 from optimizer.traces.batches import Batches
 
 cases_of = st.builds(
@@ -54,7 +54,7 @@ def drawn_demand(drawn: Case, network: Network, seed: int) -> Ints:
 def test_loads_are_those_of_every_path(drawn: Case, wiring: tuple[TokensAt, Links], seed: int) -> None:
     network = drawn.network(wiring)
     demand = drawn_demand(drawn, network, seed)
-    state = State.of(drawn.placement, demand, Journeys.of(network))
+    state = ArrangementState.of(drawn.placement, demand, LinkPaths.of(network))
     assert state.load.tolist() == loads(drawn, wiring, drawn.placement.slots, demand)
 
 
@@ -62,14 +62,14 @@ def test_loads_are_those_of_every_path(drawn: Case, wiring: tuple[TokensAt, Link
 def test_exchanges_change_the_energy_as_counting_again_says(wiring: tuple[TokensAt, Links]) -> None:
     drawn = case(7, (4, 3), 3)
     network = drawn.network(wiring)
-    demand, journeys = drawn_demand(drawn, network, 1) + 1, Journeys.of(network)
-    state, rng = State.of(drawn.placement, demand, journeys), np.random.default_rng(0)
+    demand, link_paths = drawn_demand(drawn, network, 1) + 1, LinkPaths.of(network)
+    state, rng = ArrangementState.of(drawn.placement, demand, link_paths), np.random.default_rng(0)
     trial = state.load.copy()
     for step in range(300):
         pair = tuple(rng.choice(12, 2, replace=False).tolist())
         before = energy(state.load)
         untouched = [array.copy() for array in state]
-        change = delta(pair, state, journeys, trial)
+        change = delta(pair, state, link_paths, trial)
         assert all((was == now).all() for was, now in zip(untouched, state, strict=True))
         if step % 3:
             continue
@@ -77,7 +77,7 @@ def test_exchanges_change_the_energy_as_counting_again_says(wiring: tuple[Tokens
         slots = untouched[0].copy()
         slots[list(pair)] = slots[list(pair)[::-1]]
         assert (state.slots == slots).all()
-        again = State.of(Placement(slots.astype(np.int32)), demand, journeys)
+        again = ArrangementState.of(Placement(slots.astype(np.int32)), demand, link_paths)
         assert (state.load == again.load).all()
         assert energy(again.load) - before == change
         for held, kept, count in zip(again.held, state.held, again.replicas, strict=True):
@@ -85,7 +85,7 @@ def test_exchanges_change_the_energy_as_counting_again_says(wiring: tuple[Tokens
 
 
 def arranged(
-    seed: int, evaluations: int | None = None, spread: bool = True
+    seed: int, iterations: int | None = None, spread: bool = True
 ) -> tuple[Placement, Placement, Network, Ints]:
     """A layer with a shared expert in each row, before and after."""
     rng, model, mesh = np.random.default_rng(3), Model("m", 16, 1, 2), Mesh(4, 2, 3)
@@ -93,8 +93,8 @@ def arranged(
     placement = random_placement(rng, model.experts, mesh)
     demand = demand_of(batches, network, model.experts)
     keep = np.arange(model.experts) == (16 if spread else -1)
-    budget = Budget(Deadline(60), 60, evaluations)
-    found = arrange(placement, demand, Journeys.of(network), keep, 2, budget, np.random.default_rng(seed))
+    budget = SearchBudget(Deadline(60), 60, iterations)
+    found = arrange(placement, demand, LinkPaths.of(network), keep, 2, budget, np.random.default_rng(seed))
     return placement, found, network, demand
 
 
@@ -110,8 +110,8 @@ def test_arranging_keeps_who_shares_a_device_and_lowers_the_energy() -> None:
     assert sets[0] == sets[1]
     assert found.violations(17, 8, 3) == []
     assert of_rows(found, 16) == of_rows(placement, 16)
-    journeys = Journeys.of(network)
-    before, after = (energy(State.of(each, demand, journeys).load) for each in (placement, found))
+    link_paths = LinkPaths.of(network)
+    before, after = (energy(ArrangementState.of(each, demand, link_paths).load) for each in (placement, found))
     assert after < 0.9 * before
 
 
@@ -119,7 +119,7 @@ def test_the_seed_decides_and_no_moves_leave_the_placement() -> None:
     first, again, other = (arranged(seed, 100)[1] for seed in (1, 1, 2))
     assert (first.slots == again.slots).all()
     assert (first.slots != other.slots).any()
-    placement, found, *_ = arranged(0, evaluations=0)
+    placement, found, *_ = arranged(0, iterations=0)
     assert (placement.slots == found.slots).all()
 
 
@@ -135,7 +135,7 @@ def test_demand_counts_tokens_of_each_source_per_batch() -> None:
 
 def test_one_device_has_nothing_to_arrange() -> None:
     network, placement = Network(Mesh(1, 1, 2)), Placement(np.array([[0, 1]], dtype=np.int32))
-    budget = Budget(Deadline(60), 60)
+    budget = SearchBudget(Deadline(60), 60)
     demand, spread = np.array([[5, 5]]), np.zeros(2, dtype=np.bool_)
-    found = arrange(placement, demand, Journeys.of(network), spread, 1, budget, np.random.default_rng(0))
+    found = arrange(placement, demand, LinkPaths.of(network), spread, 1, budget, np.random.default_rng(0))
     assert found is placement

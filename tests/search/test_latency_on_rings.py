@@ -17,13 +17,13 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem
-from optimizer.planning.candidates import FINALISTS, Spell, shorten
+from optimizer.planning.candidates import FINALISTS, SearchShare, shorten
 from optimizer.search.latency import LatencyAnnealer, _work, anneal_latency, prices_of
 from optimizer.search.moves import is_legal
 from optimizer.search.ring_moves import apply, communication, delta, forget, touched_for
-from optimizer.search.ring_state import ALONE, BACK, OUT, Demand, Rings, busiest
+from optimizer.search.ring_state import ALONE, BACK, OUT, RingDemand, RingState, busiest
 from optimizer.search.seeds.orders import random_permutation
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 from optimizer.traces.batches import Batches
 
 WEIGHT = np.array([1.0, 0.7, 0.4])
@@ -76,7 +76,7 @@ def test_loads_are_those_of_every_message_where_a_token_has_two_experts(seed: in
     placement = Placement(slots.reshape(-1, 1))
     tokens = np.array([rng.permutation(experts)[:2] for _ in range(30)])
     batches = everywhere(tokens, rows)
-    rings = Rings.of(placement, Demand.of(batches, Network(mesh), experts), cols)
+    rings = RingState.of(placement, RingDemand.of(batches, Network(mesh), experts), cols)
     for kind, load in zip((OUT, BACK, ALONE), walked(wires, placement, batches), strict=True):
         assert rings.load[kind].ravel() == pytest.approx(as_array(wires, load), abs=1e-3)
 
@@ -85,7 +85,7 @@ def test_loads_are_nearly_those_of_every_message_on_a_layer() -> None:
     rng, model, mesh, wires = np.random.default_rng(5), Model("m", 24, 0, 4), Mesh(6, 2, 3), Wires(6, 2)
     placement = random_placement(rng, 24, mesh)
     batches = everywhere(random_batches(rng, 1, 60, model, 1).experts[0], 6)
-    rings = Rings.of(placement, Demand.of(batches, Network(mesh), 24), 2)
+    rings = RingState.of(placement, RingDemand.of(batches, Network(mesh), 24), 2)
     for kind, load in zip((OUT, BACK, ALONE), walked(wires, placement, batches), strict=True):
         told = as_array(wires, load)
         assert rings.load[kind].ravel() == pytest.approx(told, abs=0.1 * told.max())
@@ -106,11 +106,11 @@ def test_every_step_of_a_walk_is_exact_and_valid(
     problem, sets = small_problem(
         seed, rows=rows, cols=cols, slots=slots, routed=routed, replicas=replicas, extra=extra
     )
-    rng, demand = np.random.default_rng(seed), Demand.of(sets.train, Network(problem.mesh), problem.model.experts)
+    rng, demand = np.random.default_rng(seed), RingDemand.of(sets.train, Network(problem.mesh), problem.model.experts)
     start = random_permutation(problem, rng).slots.copy()
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1  # an empty slot, so that moves meet one
-    current = Rings.of(Placement(start), demand, cols)
+    current = RingState.of(Placement(start), demand, cols)
     trial, touched, size, made = current.copy(), touched_for(current), start.size, 0
     for move in rng.integers(size * (size + problem.model.experts), size=20_000):
         if not is_legal(move, current.slots, current.copies, problem.spread, cols, problem.most_replicas):
@@ -118,7 +118,7 @@ def test_every_step_of_a_walk_is_exact_and_valid(
         before = current.copy()
         told = delta(move, current, trial, touched, WEIGHT)
         assert same(before, current)
-        fresh = Rings.of(trial.placement(), demand, cols)
+        fresh = RingState.of(trial.placement(), demand, cols)
         assert told == pytest.approx(communication(fresh, WEIGHT), abs=1e-9)
         if made % 2:
             apply(current, trial, touched)
@@ -136,7 +136,7 @@ def test_every_step_of_a_walk_is_exact_and_valid(
     assert made == 200
 
 
-def same(one: Rings, other: Rings) -> bool:
+def same(one: RingState, other: RingState) -> bool:
     """Whether two states agree in everything that a placement decides."""
     valid = [[sorted(held[:many]) for held, many in zip(of.held, of.copies, strict=True)] for of in (one, other)]
     pairs = [(one[i], other[i]) for i in (0, 1, 3, 4, 5, 6)]
@@ -152,15 +152,15 @@ def test_the_busiest_link_is_between_the_most_and_what_chance_adds() -> None:
     assert busiest(np.zeros((2, 2, 4))) == 0
 
 
-def annealer(problem: Problem, demand: Demand, cost: Cost) -> LatencyAnnealer:
+def annealer(problem: Problem, demand: RingDemand, cost: Cost) -> LatencyAnnealer:
     prices, rng = prices_of(cost, Network(problem.mesh)), np.random.default_rng(0)
     start = random_permutation(problem, np.random.default_rng(1))
     return LatencyAnnealer(start, problem.cost.tiles(problem.load), demand, prices, problem.spread, 3, rng)
 
 
-def layer() -> tuple[Problem, Demand, Cost]:
+def layer() -> tuple[Problem, RingDemand, Cost]:
     problem, sets = small_problem(6, rows=6, cols=3, routed=30, slots=3, tokens=200)
-    return problem, Demand.of(sets.train, Network(problem.mesh), 31), Cost(HOME, load_hardware(HOME))
+    return problem, RingDemand.of(sets.train, Network(problem.mesh), 31), Cost(HOME, load_hardware(HOME))
 
 
 def test_cold_only_gets_better_and_stays_feasible() -> None:
@@ -188,8 +188,8 @@ def test_work_is_whole_tiles_and_more_where_the_next_is_near(peak: float, tiles:
     assert _work(held, 960) == pytest.approx(tiles + 1, abs=0.01)
 
 
-def spell(evaluations: int) -> Spell:
-    return Spell(Budget(Deadline(600), 600, evaluations), 0, 1, lambda stage, share: None)
+def spell(iterations: int) -> SearchShare:
+    return SearchShare(SearchBudget(Deadline(600), 600, iterations), 0, 1, lambda stage, share: None)
 
 
 def test_a_search_that_finds_nothing_better_early_is_left() -> None:
@@ -209,14 +209,14 @@ def test_a_search_that_finds_nothing_better_early_is_left() -> None:
     assert len(asked) == 2
     assert (asked[0].slots == asked[1].slots).all()
     assert len(found) == FINALISTS
-    worth = [communication(Rings.of(of, demand, 3), prices.message) for of in (found[0], start)]
+    worth = [communication(RingState.of(of, demand, 3), prices.message) for of in (found[0], start)]
     assert worth[0] < worth[1]
 
 
 def ends(seed: int) -> list[list[list[int]]]:
     problem, demand, cost = layer()
     start, tiles = random_permutation(problem, np.random.default_rng(1)), problem.cost.tiles(problem.load)
-    budget, rng = Budget(Deadline(600), 600, 4000), np.random.default_rng(seed)
+    budget, rng = SearchBudget(Deadline(600), 600, 4000), np.random.default_rng(seed)
     prices = prices_of(cost, Network(problem.mesh))
     found = anneal_latency(start, tiles, demand, prices, problem.spread, 3, budget, rng, chains=2)
     return [placement.slots.tolist() for placement in found]

@@ -12,26 +12,25 @@ from random_problems import small_problem
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.search.choose import Goal as ChoiceGoal
-from optimizer.search.choose import choose, figures
+from optimizer.search.choose import SelectionGoal, choose, figures
 from optimizer.search.descent import Descent
 from optimizer.search.moves import apply, delta, is_legal, scratch_for
-from optimizer.search.multistart import Goal, latency_goal, multistart
+from optimizer.search.multistart import DescentGoal, latency_goal, multistart
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.state import SearchState
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 
 USUAL = 300_000  # ns, which some peaks are below and some above
 
 
-def state_of(problem: Problem, goal: Goal, placement: Placement) -> SearchState:
+def state_of(problem: Problem, goal: DescentGoal, placement: Placement) -> SearchState:
     return SearchState.of(placement, problem.load, goal.value, goal.together, USUAL)
 
 
-def from_scratch(problem: Problem, goal: Goal, placement: Placement) -> int:
+def from_scratch(problem: Problem, goal: DescentGoal, placement: Placement) -> int:
     value, together = goal.value, goal.together
     slots = placement.slots.tolist()
     return reference.peak_sum(slots, problem.load.tolist(), value.tolist(), USUAL) - reference.saved(
@@ -187,9 +186,9 @@ def test_descent_counts_its_evaluations() -> None:
     assert descent.run(17).evaluated == 17
 
 
-def ends(seed: int, evaluations: int = 3000) -> list[list[list[int]]]:
+def ends(seed: int, iterations: int = 3000) -> list[list[list[int]]]:
     problem, sets = small_problem(6, routed=14, slots=4)
-    budget = Budget(Deadline(600), 600, evaluations)
+    budget = SearchBudget(Deadline(600), 600, iterations)
     found = multistart(
         problem,
         latency_goal(problem, sets.train),
@@ -210,9 +209,9 @@ def test_the_same_seed_gives_the_same_search_also_in_another_process() -> None:
 
 
 def test_budgets_end_by_time_and_by_count() -> None:
-    spent = Budget(Deadline(60, time.monotonic() - 61), 60)
+    spent = SearchBudget(Deadline(60, time.monotonic() - 61), 60)
     assert spent.grant(5) == 0
-    counted = Budget(Deadline(60), 60, 7)
+    counted = SearchBudget(Deadline(60), 60, 7)
     assert counted.grant(5) == 5
     counted.spend(5)
     assert counted.grant(5) == 2
@@ -226,10 +225,10 @@ def test_choice_is_never_worse_than_the_baseline_in_any_figure() -> None:
     one_worse = [1.0] * 7 + [2.1]
     faster, more_even = [1.8] + [1.9] * 3 + [2.0] * 4, [1.9] * 4 + [1.0] * 4
     judged = [np.array(values) for values in (base, one_worse, better, faster, more_even)]
-    assert choose(judged, 0, ChoiceGoal.LATENCY_AND_BALANCE) == 3  # the fastest of those allowed
-    assert choose([judged[0], judged[1]], 0, ChoiceGoal.LATENCY_AND_BALANCE) == 0
-    assert choose(judged, 0, ChoiceGoal.LATENCY) == 1
-    assert choose(judged[1:], 1, ChoiceGoal.BALANCE) == 3
+    assert choose(judged, 0, SelectionGoal.LATENCY_AND_BALANCE) == 3  # the fastest of those allowed
+    assert choose([judged[0], judged[1]], 0, SelectionGoal.LATENCY_AND_BALANCE) == 0
+    assert choose(judged, 0, SelectionGoal.LATENCY) == 1
+    assert choose(judged[1:], 1, SelectionGoal.BALANCE) == 3
 
 
 def test_figures_are_of_latency_and_imbalance() -> None:

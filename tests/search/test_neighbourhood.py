@@ -18,7 +18,7 @@ from optimizer.search.neighbourhood import Neighbourhoods, objective, search_nei
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_state import PARTS, exact_peaks, split_of
-from optimizer.search.stop import Budget, Deadline
+from optimizer.search.stop import Deadline, SearchBudget
 
 NEVER = np.inf
 
@@ -154,12 +154,12 @@ def test_small_layers_reach_the_best_of_all_placements(seed: int) -> None:
     assert search.objective == pytest.approx(best_worth(problem))
 
 
-def ends(seed: int, evaluations: int = 60_000) -> list[list[list[int]]]:
+def ends(seed: int, iterations: int = 60_000) -> list[list[list[int]]]:
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3)
     start = random_permutation(problem, np.random.default_rng(0))
-    budget, rng = Budget(Deadline(600), 600, evaluations), np.random.default_rng(seed)
+    budget, rng = SearchBudget(Deadline(600), 600, iterations), np.random.default_rng(seed)
     placements = list(search_neighbourhoods(start, problem.load, problem.spread, 3, budget, rng))
-    assert budget.evaluations == 0
+    assert budget.iterations == 0
     values = [worth(problem, placement) for placement in [start, *placements]]
     assert values == sorted(set(values), reverse=True)
     return [placement.slots.tolist() for placement in placements]
@@ -175,13 +175,13 @@ def test_the_same_seed_gives_the_same_search_also_in_another_process() -> None:
 
 def test_nothing_is_freed_once_the_time_is_up() -> None:
     problem, _ = small_problem(6)
-    budget, rng = Budget(Deadline(60, time.monotonic() - 61), 60), np.random.default_rng(0)
+    budget, rng = SearchBudget(Deadline(60, time.monotonic() - 61), 60), np.random.default_rng(0)
     assert list(search_neighbourhoods(greedy(problem), problem.load, problem.spread, 2, budget, rng)) == []
 
 
 def test_a_layer_with_one_place_comes_to_an_end() -> None:
     problem, _ = small_problem(0, rows=1, cols=1, slots=4, routed=3)
-    budget, looks = Budget(Deadline(60), 60, 1000), list[float]()
+    budget, looks = SearchBudget(Deadline(60), 60, 1000), list[float]()
     rng = np.random.default_rng(0)
     found = search_neighbourhoods(greedy(problem), problem.load, problem.spread, 1, budget, rng, progress=looks.append)
     assert list(found) == []

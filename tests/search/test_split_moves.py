@@ -18,17 +18,17 @@ from optimizer.search.moves import is_legal
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_moves import apply, delta, excess, forget, touched_for
-from optimizer.search.split_state import LANES, Split, exact_peaks, fill, split_of, sweep
+from optimizer.search.split_state import LANES, SplitState, exact_peaks, fill, split_of, sweep
 
 NO_LIMIT = np.inf
 
 
-def lanes(split: Split, values: Ints, batches: int) -> Ints:
+def lanes(split: SplitState, values: Ints, batches: int) -> Ints:
     """What belongs to each batch: `[batch, ...]` of `[block, ..., lane]`."""
     return np.moveaxis(values, -1, 0).reshape(-1, *values.shape[1:-1])[:batches]
 
 
-def check(split: Split, units: Ints) -> None:
+def check(split: SplitState, units: Ints) -> None:
     """Flow, loads, peaks, counts and replicas are what the slots and each other say."""
     batches, experts = units.shape
     depth = split.slots.shape[1]
@@ -45,12 +45,12 @@ def check(split: Split, units: Ints) -> None:
     assert (lanes(split, split.peak, batches) == load.max(axis=1)).all()
 
 
-def same(one: Split, other: Split) -> bool:
+def same(one: SplitState, other: SplitState) -> bool:
     """Whether two states agree in everything."""
     return all(np.array_equal(np.asarray(here), np.asarray(there)) for here, there in zip(one, other, strict=True))
 
 
-def objective(split: Split, usual: int, weight: int) -> int:
+def objective(split: SplitState, usual: int, weight: int) -> int:
     """Summed over blocks."""
     return sum(excess(peak, usual, weight) for peak in split.peak)
 

@@ -14,17 +14,17 @@ from random_problems import small_problem
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.looks import LOOKS, Looks
-from optimizer.search.multistart import Goal, latency_goal
+from optimizer.search.multistart import DescentGoal, latency_goal
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.state import SearchState
-from optimizer.search.stop import Budget, Deadline
-from optimizer.search.tabu import Memory, Tabu, tabu
+from optimizer.search.stop import Deadline, SearchBudget
+from optimizer.search.tabu import Tabu, TabuMemory, tabu
 
 USUAL = 300_000  # ns, which some peaks are below and some above
 
 
-def state_of(problem: Problem, goal: Goal, placement: Placement) -> SearchState:
+def state_of(problem: Problem, goal: DescentGoal, placement: Placement) -> SearchState:
     return SearchState.of(placement, problem.load, goal.value, goal.together, USUAL)
 
 
@@ -41,7 +41,7 @@ def test_a_walk_is_exact_feasible_and_never_undoes_what_is_tabu(seed: int, repli
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1
     most, state = int((start >= 0).sum()), state_of(problem, goal, Placement(start))
-    search = Tabu(state, problem.spread, 2, rng, Memory(20, 5, tenure), most)
+    search = Tabu(state, problem.spread, 2, rng, TabuMemory(20, 5, tenure), most)
     objective, left = search.state.objective, np.full((problem.model.experts, 6), -np.inf)
     for step in range(120):
         before, least = held(search.state.slots), search.least
@@ -66,7 +66,7 @@ def test_a_walk_is_exact_feasible_and_never_undoes_what_is_tabu(seed: int, repli
     assert min(search.least, objective) == search.least
 
 
-def best_objective(problem: Problem, goal: Goal) -> int:
+def best_objective(problem: Problem, goal: DescentGoal) -> int:
     """Over every valid placement of three experts on three devices of two slots."""
     pairs = [(a, b) for a in range(-1, 3) for b in range(a + 1, 3)]
     found = [Placement(np.array(slots)) for slots in product(pairs, repeat=3)]
@@ -77,31 +77,31 @@ def best_objective(problem: Problem, goal: Goal) -> int:
 @pytest.mark.parametrize("seed", range(4))
 def test_small_layers_reach_the_best_of_all_placements(seed: int) -> None:
     problem, sets = small_problem(seed, rows=3, cols=1, slots=2, routed=3, shared=0, top_k=2)
-    goal = Goal(*latency_goal(problem, sets.train)[:2], tail=False)
+    goal = DescentGoal(*latency_goal(problem, sets.train)[:2], tail=False)
     best = min(
         reference.peak_sum(p.slots.tolist(), problem.load.tolist(), goal.value.tolist(), USUAL)
         - reference.saved(p.slots.tolist(), goal.together.tolist())
         for p in [greedy(problem)]
     )
     start = random_permutation(problem, np.random.default_rng(seed))
-    search = Tabu(state_of(problem, goal, start), problem.spread, 1, np.random.default_rng(seed), Memory(20, 5, 2))
+    search = Tabu(state_of(problem, goal, start), problem.spread, 1, np.random.default_rng(seed), TabuMemory(20, 5, 2))
     for _ in range(40):
         search.run(100)
     assert search.least == best_objective(problem, goal) <= best
 
 
-def ends(seed: int, evaluations: int = 6000) -> list[list[list[int]]]:
+def ends(seed: int, iterations: int = 6000) -> list[list[list[int]]]:
     problem, sets = small_problem(6, rows=4, cols=3, routed=24, slots=3)
-    budget = Budget(Deadline(600), 600, evaluations)
+    budget = SearchBudget(Deadline(600), 600, iterations)
     goal, starts = (
         latency_goal(problem, sets.train),
         [greedy(problem), random_permutation(problem, np.random.default_rng(0))],
     )
     found = tabu(
-        problem, goal, starts, budget, np.random.default_rng(seed), lambda share: None, Memory(40, 10, 4, 1500)
+        problem, goal, starts, budget, np.random.default_rng(seed), lambda share: None, TabuMemory(40, 10, 4, 1500)
     )
     placements = list(found)
-    assert budget.evaluations == 0
+    assert budget.iterations == 0
     return [placement.slots.tolist() for placement in placements]
 
 
@@ -118,7 +118,7 @@ def test_what_is_yielded_gets_better_and_better() -> None:
     goal, start = latency_goal(problem, sets.train), greedy(problem)
     usual = int(np.median(SearchState.of(start, problem.load, goal.value, goal.together).leading[0]))
     shares: list[float] = []
-    budget = Budget(Deadline(600), 600, 30_000)
+    budget = SearchBudget(Deadline(600), 600, 30_000)
     found = list(tabu(problem, goal, [start], budget, np.random.default_rng(0), shares.append))
     worth = [
         SearchState.of(placement, problem.load, goal.value, goal.together, usual).objective
@@ -132,30 +132,30 @@ def test_what_is_yielded_gets_better_and_better() -> None:
 
 def test_nothing_is_yielded_once_the_time_is_up() -> None:
     problem, sets = small_problem(6)
-    budget = Budget(Deadline(60, time.monotonic() - 61), 60)
+    budget = SearchBudget(Deadline(60, time.monotonic() - 61), 60)
     goal = latency_goal(problem, sets.train)
     assert list(tabu(problem, goal, [greedy(problem)], budget, np.random.default_rng(0), lambda share: None)) == []
 
 
 def test_a_problem_without_legal_moves_comes_to_an_end() -> None:
     problem, sets = small_problem(0, rows=1, cols=1, slots=4, routed=3)
-    budget, goal = Budget(Deadline(60), 60, 30), latency_goal(problem, sets.train)
+    budget, goal = SearchBudget(Deadline(60), 60, 30), latency_goal(problem, sets.train)
     assert list(tabu(problem, goal, [greedy(problem)], budget, np.random.default_rng(0), lambda share: None)) == []
 
 
 def test_looks_are_at_even_shares_and_at_the_end() -> None:
-    budget = Budget(Deadline(600), 600, 400)
+    budget = SearchBudget(Deadline(600), 600, 400)
     looks, due = Looks(budget), []
     for spent in range(1, 401):
         budget.spend(1)
         if looks.due():
             due.append(spent)
     assert due == [400 * (look + 1) // LOOKS for look in range(LOOKS)]
-    over = Looks(Budget(Deadline(60, time.monotonic() - 61), 60))
+    over = Looks(SearchBudget(Deadline(60, time.monotonic() - 61), 60))
     assert over.share() == 1
     assert over.due()
     assert not over.due()
-    timed = Looks(Budget(Deadline(60, time.monotonic() - 30), 60))
+    timed = Looks(SearchBudget(Deadline(60, time.monotonic() - 30), 60))
     assert 0 <= timed.share() < 0.1
     assert not timed.due()
 
@@ -163,4 +163,4 @@ def test_looks_are_at_even_shares_and_at_the_end() -> None:
 @pytest.mark.parametrize("wrong", [{"candidates": 0}, {"elite": 0}, {"tenure": -1}, {"patience": 0}])
 def test_memories_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        Memory(**wrong)
+        TabuMemory(**wrong)

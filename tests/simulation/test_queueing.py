@@ -13,7 +13,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import count_traffic
-from optimizer.simulation.queueing import Overlap, Work, overlap
+from optimizer.simulation.queueing import DeviceWork, Overlap, overlap
 
 Tokens = Literal["row", "column", "device"]
 Links = Literal["rings", "switch", "nodes"]
@@ -34,7 +34,7 @@ class Case:
     out_us: Floats
     back_us: Floats
     base: tuple[float, float]
-    work: Work
+    work: DeviceWork
     per_expert: tuple[bool, bool]
     slowdown: Floats
 
@@ -90,13 +90,13 @@ def _link_us(rng: np.random.Generator, links: int) -> Floats:
     return np.full(links, rng.integers(0, 9) / 8) if rng.integers(2) else rng.integers(0, 9, links) / 8
 
 
-def _work(rng: np.random.Generator, kind: Kind, shape: tuple[int, int], slots: int) -> Work:
+def _work(rng: np.random.Generator, kind: Kind, shape: tuple[int, int], slots: int) -> DeviceWork:
     first, further = rng.integers(0, 200, 2) / 8
     if kind == "tiles":
-        return Work.tiles(int(rng.integers(1, 8)), first, further, slots)
+        return DeviceWork.tiles(int(rng.integers(1, 8)), first, further, slots)
     if kind == "whole":
-        return Work.whole_slots(rng.integers(0, 200, (shape[0], slots)) / 8)
-    return Work.blocks(rng.integers(0, 6, shape), further, first, rng.random(slots) < 0.7)
+        return DeviceWork.whole_slots(rng.integers(0, 200, (shape[0], slots)) / 8)
+    return DeviceWork.blocks(rng.integers(0, 6, shape), further, first, rng.random(slots) < 0.7)
 
 
 def oracle(case: Case, batch: int) -> dict[str, Any]:
@@ -151,7 +151,9 @@ def test_numbers_decide_where_most_links_take_no_time(seed: int, shape: tuple[in
     rng = np.random.default_rng(seed)
     out, back = rng.choice([0.0, 0.0, 0.0, 1.0], (2, len(case.network.remote)))
     network = replace(case.network, hop_us=0.0)
-    case = replace(case, network=network, out_us=out, back_us=back, work=Work.tiles(2, 1.0, 1.0, network.mesh.slots))
+    case = replace(
+        case, network=network, out_us=out, back_us=back, work=DeviceWork.tiles(2, 1.0, 1.0, network.mesh.slots)
+    )
     found = case.run()
     for name, value in oracle(case, 0).items():
         assert getattr(found, name)[0].tolist() == value, name
@@ -163,7 +165,7 @@ def test_what_is_sent_is_what_traffic_counts(seed: int, shape: tuple[int, int], 
     """If a single link takes time, the last message is through when it has carried all that is counted."""
     case = draw(seed, shape, tokens, links)
     free = np.zeros(len(case.network.remote))
-    work = Work.tiles(4, 0.0, 0.0, case.network.mesh.slots)
+    work = DeviceWork.tiles(4, 0.0, 0.0, case.network.mesh.slots)
     case = replace(case, network=replace(case.network, hop_us=0.0), work=work)
     traffic = count_traffic(case.chosen, case.source, case.device_of, case.network, *case.per_expert)
     for link in range(len(free)):
@@ -206,7 +208,7 @@ def test_nothing_ends_before_its_parts(seed: int, shape: tuple[int, int], tokens
 def test_company_is_no_help(seed: int, shape: tuple[int, int], tokens: Tokens, links: Links) -> None:
     """No pair would end later if it were alone, as long as a first tile is no dearer than a further one."""
     case = draw(seed, shape, tokens, links, most=12)
-    case = replace(case, work=Work.tiles(3, 4.0, 4.5, case.network.mesh.slots))
+    case = replace(case, work=DeviceWork.tiles(3, 4.0, 4.5, case.network.mesh.slots))
     found = case.run()
     for token in range(case.chosen.shape[1]):
         for choice in range(case.chosen.shape[2]):
@@ -263,7 +265,9 @@ def by_hand(
 
 def test_a_packet_visits_all_and_the_antipode_gets_two_halves() -> None:
     """To row 1 in 2.5; from there half in 1.5 to row 2, whose other half is there earlier. Back in 2.5 and 2 x 1.5."""
-    case = by_hand(Network(Mesh(4, 1, 1), hop_us=0.5), [[1, 2]], [0], (10.0, 1.0), work=Work.tiles(32, 8.0, 9.0, 4))
+    case = by_hand(
+        Network(Mesh(4, 1, 1), hop_us=0.5), [[1, 2]], [0], (10.0, 1.0), work=DeviceWork.tiles(32, 8.0, 9.0, 4)
+    )
     found = case.run()
     assert found.arrived.tolist() == [14.0]
     assert found.finished.tolist() == [22.0]
@@ -275,14 +279,16 @@ def test_the_lower_token_goes_first_even_from_the_far_end_of_the_ring() -> None:
     """All reach edges 1 and 2, the only ones that take time, at once; token 0 from row 9 has both to pass."""
     slow = np.zeros(20)
     slow[[1, 2]] = 2.0
-    case = by_hand(Network(Mesh(10, 1, 1)), [[3], [2], [1]], [9, 1, 0], (0.0, 0.0), work=Work.tiles(1, 1.0, 1.0, 10))
+    case = by_hand(
+        Network(Mesh(10, 1, 1)), [[3], [2], [1]], [9, 1, 0], (0.0, 0.0), work=DeviceWork.tiles(1, 1.0, 1.0, 10)
+    )
     assert replace(case, out_us=slow).run().arrived.tolist() == [4.0]
 
 
 def test_ports_and_devices_serve_one_at_a_time() -> None:
     """Out of device 0 at 2, 4 and 6; device 2 has its tokens at 7 and 9 and computes to 11, then 12."""
     network = Network(Mesh(1, 3, 1), "column", "switch", hop_us=0.5)
-    work = Work.tiles(1, 4.0, 1.0, 3)
+    work = DeviceWork.tiles(1, 4.0, 1.0, 3)
     case = by_hand(network, [[1, 2], [2, -1]], [0, 0], (0.0, 3.0), work=work, back_us=np.zeros(6))
     found = case.run()
     assert (found.arrived[0], found.finished[0], found.end[0]) == (9.0, 12.0, 16.0)
@@ -293,7 +299,7 @@ def test_ports_and_devices_serve_one_at_a_time() -> None:
 def test_results_per_expert_are_sent_as_their_jobs_end() -> None:
     """Slots 1 and 2 are done at 4 and 8; two results go home in 2 each at once, one result after the second."""
     network = Network(Mesh(2, 1, 2), "row", "switch")
-    case = by_hand(network, [[2, 3]], [0], (0.0, 0.0), work=Work.tiles(1, 4.0, 0.0, 4), out_us=np.zeros(4))
+    case = by_hand(network, [[2, 3]], [0], (0.0, 0.0), work=DeviceWork.tiles(1, 4.0, 0.0, 4), out_us=np.zeros(4))
     assert case.run().end.tolist() == [12.0]
     back = np.array([3.0, 3.0, 3.0, 3.0])
     assert replace(case, per_expert=(False, True), back_us=back).run().end.tolist() == [14.0]
@@ -302,7 +308,7 @@ def test_results_per_expert_are_sent_as_their_jobs_end() -> None:
 
 def test_a_slot_pays_for_its_weights_once_and_when_idle() -> None:
     """Idle slot 0 loads until 8, slot 1 loads and computes two blocks until 13 and 15."""
-    work = Work.blocks(np.array([[0, 0, 1]]), 2.0, 3.0, np.array([True, True, False]))
+    work = DeviceWork.blocks(np.array([[0, 0, 1]]), 2.0, 3.0, np.array([True, True, False]))
     case = by_hand(Network(Mesh(1, 1, 3)), [[1], [1], [1]], [0, 0, 0], (5.0, 1.0), work=work)
     found = case.run()
     assert (found.finished[0], found.end[0]) == (15.0, 16.0)
@@ -312,5 +318,5 @@ def test_a_slot_pays_for_its_weights_once_and_when_idle() -> None:
 
 
 def test_a_batch_without_pairs_takes_the_base_times() -> None:
-    found = by_hand(Network(Mesh(2, 2, 1)), [[-1]], [1], (5.0, 1.0), work=Work.whole_slots(np.ones((1, 4)))).run()
+    found = by_hand(Network(Mesh(2, 2, 1)), [[-1]], [1], (5.0, 1.0), work=DeviceWork.whole_slots(np.ones((1, 4)))).run()
     assert (found.arrived[0], found.finished[0], found.end[0]) == (5.0, 5.0, 6.0)

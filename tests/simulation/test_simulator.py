@@ -22,7 +22,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation
-from optimizer.routing.context import Learned, capacity_of
+from optimizer.routing.context import LearnedShares, capacity_of
 from optimizer.routing.policies import POLICIES
 from optimizer.simulation import simulator
 from optimizer.simulation.conditions import Conditions
@@ -53,7 +53,7 @@ def places(drawn: Case, cost: Cost, conditions: Conditions, batch: int) -> list[
     tile = unit_of(cost, conditions)
     if conditions.routing == "optimal":
         source = drawn.network(wiring).source(drawn.batches.source_row)
-        chosen = POLICIES["optimal"](drawn.batches.experts, source, drawn.site(wiring, tile, capacity))
+        chosen = POLICIES["optimal"](drawn.batches.experts, source, drawn.context(wiring, tile, capacity))
         depth = drawn.mesh.slots_per_device
         return [[divmod(slot, depth) for slot in token] for token in chosen[batch].tolist()]
     layer, tokens = drawn.layer(wiring, tile, capacity), as_tokens(drawn.batches.experts[batch])
@@ -189,7 +189,7 @@ def many(seed: int = 3, batches: int = 7) -> Case:
     order = np.argsort(rng.random((batches, 64, 40)), axis=2)
     with_candidates = Batches(drawn.experts, drawn.source_row, rng.random((batches, 64, 6)), order)
     placement = random_placement(rng, 41, mesh)
-    return Case(model, mesh, placement, with_candidates, Learned.nothing(placement, 41))
+    return Case(model, mesh, placement, with_candidates, LearnedShares.nothing(placement, 41))
 
 
 CONDITIONS = [Conditions(policy) for policy in sorted(POLICIES)]

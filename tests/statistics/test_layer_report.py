@@ -12,14 +12,14 @@ from optimizer.errors import InputError
 from optimizer.statistics.inspect_traces import look
 from optimizer.statistics.layer_report import report_of_batches
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named
+from optimizer.traces.source import TraceInput
 
 HOME = Mesh(16, 8, 3)
 
 
 def test_figures_of_the_real_counts(real_traces: Path) -> None:
     path = real_traces / "glm-5.2" / "expert_counts.npz"
-    (report,), _ = look(Named(traces=[str(path)]), ModelChoice(), [12], HOME, lambda share: None)
+    (report,), _ = look(TraceInput(traces=[str(path)]), ModelChoice(), [12], HOME, lambda share: None)
     with np.load(path) as archive:
         counts, domains = archive["counts"][:, :, 12 - 3].astype(float), archive["domains"].tolist()
     total = counts.sum(axis=(0, 1))
@@ -57,8 +57,8 @@ def test_figures_of_explicit_batches(rng: np.random.Generator) -> None:
 
 
 def test_the_builtin_trace_has_no_list_of_layers() -> None:
-    reports, notes = look(Named(), ModelChoice(), [12, 13], HOME, lambda share: None)
+    reports, notes = look(TraceInput(), ModelChoice(), [12, 13], HOME, lambda share: None)
     assert [report.layer for report in reports] == [12, 13]
     assert "built-in trace" in notes[0]
     with pytest.raises(InputError, match="--layer all needs TRACES"):
-        look(Named(), ModelChoice(), None, HOME, lambda share: None)
+        look(TraceInput(), ModelChoice(), None, HOME, lambda share: None)

@@ -12,7 +12,7 @@ from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.statistics.loads import five_figures, load_figures, sequential_imbalance
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_source
+from optimizer.traces.source import TraceInput, open_source
 from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import digest
 
@@ -80,7 +80,7 @@ def test_a_dense_layer_has_no_trace() -> None:
 
 
 def test_sources_split_requests_not_tokens() -> None:
-    source = open_source(Named(seed=1), [12], ModelChoice(), Mesh(16, 8, 3), lambda share: None)
+    source = open_source(TraceInput(seed=1), [12], ModelChoice(), Mesh(16, 8, 3), lambda share: None)
     train, selection, test = source.sets(12)
     assert train.count == selection.count == test.count == 1024
     assert train.experts.shape[1:] == (512, 9)
@@ -91,7 +91,7 @@ def test_sources_split_requests_not_tokens() -> None:
 
 def test_a_batch_file_is_a_source(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", experts=np.array([[[0, 1], [2, 3]]] * 10))
-    source = open_source(Named(batches=tmp_path / "b.npz"), [7], ModelChoice(), Mesh(1, 2, 3), lambda share: None)
+    source = open_source(TraceInput(batches=tmp_path / "b.npz"), [7], ModelChoice(), Mesh(1, 2, 3), lambda share: None)
     assert source.model == Model("custom", 4, 0, 2)
     assert [part.count for part in source.sets(7)] == [6, 2, 2]
     assert source.everything(7).count == 10
@@ -100,6 +100,6 @@ def test_a_batch_file_is_a_source(tmp_path: Path) -> None:
 
 
 def test_prompts_stand_in_for_missing_outputs_and_it_is_said(real_traces: Path) -> None:
-    named = Named(traces=[str(real_traces / "deepseek-v2-lite" / "law")])
+    named = TraceInput(traces=[str(real_traces / "deepseek-v2-lite" / "law")])
     source = open_source(named, [12], ModelChoice(), Mesh(4, 8, 3), lambda share: None)
     assert source.notes == ("26 of 26 requests have no output tokens: their prompts are used to decode",)

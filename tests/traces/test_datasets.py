@@ -27,7 +27,7 @@ from optimizer.traces.datasets import (
     phases_of,
     weights_of,
 )
-from optimizer.traces.source import Named, TraceSource, open_source
+from optimizer.traces.source import TraceInput, TraceSource, open_source
 
 MODEL, MESH = Model("m", 8, 1, 2), Mesh(2, 2, 3)
 
@@ -91,7 +91,7 @@ def test_weights_are_numbers_by_name() -> None:
 
 
 def names_and_weights(traces: list[str], phases: list[str], weights: dict[str, float] | None) -> dict[str, float]:
-    found = datasets(Named(traces, seed=4, batch_tokens=6), phases, weights)
+    found = datasets(TraceInput(traces, seed=4, batch_tokens=6), phases, weights)
     assert all((one.named.seed, one.named.batch_tokens) == (4, 6) for one in found)
     assert sum(one.weight for one in found) == pytest.approx(1)
     return {one.name: one.weight for one in found}
@@ -109,7 +109,7 @@ def test_names_and_phases_are_crossed_and_share_weights(folders: Path) -> None:
     assert list(by_name.values()) == pytest.approx([0.375, 0.375, 0.125, 0.125])
     by_phase = names_and_weights(traces, phases, {"decode": 3, "prefill": 1})
     assert list(by_phase.values()) == pytest.approx([0.375, 0.125, 0.375, 0.125])
-    parts = {one.name: one.named for one in datasets(Named(traces), phases)}
+    parts = {one.name: one.named for one in datasets(TraceInput(traces), phases)}
     assert (parts["b prefill"].traces, parts["b prefill"].phase) == ((str(folders / "b"),), "prefill")
 
 
@@ -124,23 +124,23 @@ def test_names_and_phases_are_crossed_and_share_weights(folders: Path) -> None:
 )
 def test_weights_of_other_data_sets_are_refused(folders: Path, weights: dict[str, float], fault: str) -> None:
     with pytest.raises(InputError, match=fault):
-        datasets(Named([f"{name}={folders / name}" for name in "ab"]), ["decode"], weights)
+        datasets(TraceInput([f"{name}={folders / name}" for name in "ab"]), ["decode"], weights)
 
 
 def test_data_sets_have_no_file_in_common(folders: Path) -> None:
     traces = [f"a={folders / 'a'}", f"every={folders / '*' / '3.npz'}"]
     with pytest.raises(InputError, match=r"a/3\.npz: is in data set a and in every; leave it out of one of them"):
-        datasets(Named(traces), ["decode"])
-    assert len(datasets(Named([f"a={folders / 'a'}", f"a={folders / 'a' / '3.npz'}"]), ["decode", "prefill"])) == 2
+        datasets(TraceInput(traces), ["decode"])
+    assert len(datasets(TraceInput([f"a={folders / 'a'}", f"a={folders / 'a' / '3.npz'}"]), ["decode", "prefill"])) == 2
 
 
 def test_a_batch_file_has_no_phases() -> None:
-    assert [one.name for one in datasets(Named(batches=Path("b.npz")), ["decode"])] == [ALL]
+    assert [one.name for one in datasets(TraceInput(batches=Path("b.npz")), ["decode"])] == [ALL]
     with pytest.raises(InputError, match=r"--phase decode,prefill: the batches of b\.npz"):
-        datasets(Named(batches=Path("b.npz")), ["decode", "prefill"])
+        datasets(TraceInput(batches=Path("b.npz")), ["decode", "prefill"])
 
 
-def source_of(named: Named) -> TraceSource:
+def source_of(named: TraceInput) -> TraceSource:
     found = open_source(named, [1], MODEL, MESH, lambda share: None)
     assert isinstance(found, TraceSource)
     return found
@@ -153,7 +153,7 @@ def test_every_data_set_splits_its_requests_and_its_phases_alike(folders: Path) 
         write_request(path, np.broadcast_to(pair, (9, 2, 2)).astype(np.uint8), prompt=4)
     traces = [f"{name}={folders / name}" for name in "ab"]
     seen: dict[str, list[set[tuple[int, ...]]]] = {}
-    for one in datasets(Named(traces, batch_tokens=6), ["decode", "prefill"]):
+    for one in datasets(TraceInput(traces, batch_tokens=6), ["decode", "prefill"]):
         sets = source_of(one.named).sets(1)
         seen[one.name] = [{tuple(token[:2]) for token in part.experts.reshape(-1, 3).tolist()} for part in sets]
     for parts in seen.values():

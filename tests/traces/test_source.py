@@ -16,7 +16,15 @@ from optimizer.errors import InputError
 from optimizer.traces.batches import Batches
 from optimizer.traces.composition import CHUNK, PHASES
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import BATCHES_PER_SET, BatchSource, Named, Source, open_counts, open_source, synthesised
+from optimizer.traces.source import (
+    BATCHES_PER_SET,
+    BatchSource,
+    Source,
+    TraceInput,
+    open_counts,
+    open_source,
+    synthesised,
+)
 from optimizer.traces.trace import digest
 
 MODEL, MESH = Model("m", 8, 1, 3), Mesh(2, 2, 3)
@@ -32,7 +40,7 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
     return tmp_path / "t"
 
 
-def opened(named: Named) -> Source:
+def opened(named: TraceInput) -> Source:
     return open_source(named, [1], MODEL, MESH, lambda share: None)
 
 
@@ -52,7 +60,7 @@ def same(one: list[Batches], other: list[Batches]) -> bool:
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_stream_has_the_batches_of_its_set(folder: Path, phase: str) -> None:
-    source = opened(Named([str(folder)], phase=phase, batch_tokens=6, extras=True, seed=3))
+    source = opened(TraceInput([str(folder)], phase=phase, batch_tokens=6, extras=True, seed=3))
     for test_only, whole in ((True, source.sets(1).test), (False, source.everything(1))):
         parts = list(source.stream(1, test_only))
         assert [part.count for part in parts] == [CHUNK] * (BATCHES_PER_SET // CHUNK)
@@ -62,7 +70,7 @@ def test_a_stream_has_the_batches_of_its_set(folder: Path, phase: str) -> None:
 
 
 def test_a_longer_stream_goes_on_from_a_shorter_one(folder: Path) -> None:
-    source = opened(Named([str(folder)], batch_tokens=6))
+    source = opened(TraceInput([str(folder)], batch_tokens=6))
     longer = content(list(source.stream(1, True, 500)))
     assert all((a[:200] == b).all() for a, b in zip(longer, content(list(source.stream(1, True, 200))), strict=True))
 
@@ -84,7 +92,7 @@ def test_weights_and_candidates_come_only_where_they_are_asked_for(folder: Path,
     prints = set()
     for cache in (None, tmp_path / "cache"):
         for extras in (False, True):
-            source = opened(Named([str(folder)], batch_tokens=6, cache=cache, extras=extras))
+            source = opened(TraceInput([str(folder)], batch_tokens=6, cache=cache, extras=extras))
             for batches in (*source.sets(1), *source.stream(1, False, 200)):
                 assert (batches.weights is not None) == (batches.candidates is not None) == extras
                 if batches.candidates is not None:
@@ -94,7 +102,7 @@ def test_weights_and_candidates_come_only_where_they_are_asked_for(folder: Path,
 
 
 def test_the_builtin_trace_has_the_same_batches_with_weights_and_candidates() -> None:
-    plain, rich = (opened(Named(batch_tokens=6, extras=extras)).sets(1).test for extras in (False, True))
+    plain, rich = (opened(TraceInput(batch_tokens=6, extras=extras)).sets(1).test for extras in (False, True))
     assert (plain.experts == rich.experts).all()
     assert plain.weights is None
     assert plain.candidates is None
@@ -106,7 +114,7 @@ def test_the_builtin_trace_has_the_same_batches_with_weights_and_candidates() ->
 def test_synthesised_requests_have_weights_and_candidates_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "counts.npz", counts=np.array([[[[9, 8, 7, 6, 5, 4, 3, 2]]]]))
     for extras in (False, True):
-        named = Named([str(tmp_path / "counts.npz")], batch_tokens=6, extras=extras)
+        named = TraceInput([str(tmp_path / "counts.npz")], batch_tokens=6, extras=extras)
         counted = open_counts(named, ModelChoice(top_k=3))
         assert counted is not None
         batches = synthesised(*counted, 0, named, MESH).sets(0).test

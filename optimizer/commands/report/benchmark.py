@@ -11,7 +11,7 @@ from rich.table import Table
 from formulations.kit.outcome import SolveStatus
 from optimizer.commands.report.tables import make_table, show_table
 from optimizer.experiments.optimality_ladder.families import FAMILIES
-from optimizer.experiments.optimality_ladder.rows import Row
+from optimizer.experiments.optimality_ladder.rows import LadderRow
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Figures:
     mean_seconds: float
 
     @classmethod
-    def of(cls, family: str, size: str, method: str, rows: Sequence[Row]) -> "Figures":
+    def of(cls, family: str, size: str, method: str, rows: Sequence[LadderRow]) -> "Figures":
         """Drawn from the runs; optimal is the share of values that meet the bound."""
         gaps = [row.gap for row in rows if row.gap is not None]
         solved = [row.status is SolveStatus.OPTIMAL for row in rows]
@@ -37,15 +37,15 @@ class Figures:
         return cls(family, size, method, len(rows), mean, worst, fmean(solved), seconds)
 
 
-def figures(rows: Sequence[Row]) -> list[Figures]:
+def figures(rows: Sequence[LadderRow]) -> list[Figures]:
     """One for each family, size and method, in the order in which they come first."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[LadderRow]] = {}
     for row in rows:
         groups.setdefault((row.family, row.size, row.method), []).append(row)
     return [Figures.of(*group, of_group) for group, of_group in groups.items()]
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(rows: Sequence[LadderRow]) -> None:
     """Print a table for each family."""
     for family, found in groupby(figures(rows), key=lambda each: each.family):
         show_table(family_table(family, list(found)))
@@ -66,6 +66,6 @@ def family_table(family: str, found: Sequence[Figures]) -> Table:
     return table
 
 
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[LadderRow]) -> list[dict[str, Any]]:
     """The figures of the tables."""
     return [asdict(each) for each in figures(rows)]

@@ -8,11 +8,11 @@ import click
 from rich.table import Table
 
 from optimizer.commands.report.tables import make_table, show_table
-from optimizer.planning.bound_traces import Bounded
+from optimizer.planning.bound_traces import LayerBounds
 from optimizer.planning.bounds import Bound, Gap
 
 
-def show(found: Bounded) -> None:
+def show(found: LayerBounds) -> None:
     """Print the bounds, and when they hold."""
     show_table(bound_table(f"Layer {found.layer}, {found.of}: no placement in these slots goes below", found.bounds))
     click.echo("All hold as long as every token is served by its own experts: none dropped, none rerouted.")
@@ -52,6 +52,6 @@ def _percent(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2%}"
 
 
-def as_json(found: Bounded) -> dict[str, Any]:
+def as_json(found: LayerBounds) -> dict[str, Any]:
     """All bounds, p50 and p99 None where only the mean is bounded."""
     return {"layer": found.layer, "of": found.of, "bounds": [asdict(each) for each in found.bounds]}

@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from optimizer.commands.report.tables import show_table
-from optimizer.experiments.compare_rivals import OPTIMAL, OURS, Comparison, Row
+from optimizer.experiments.compare_rivals import OPTIMAL, OURS, ComparedPlan, Comparison
 
 
 def show(found: Comparison) -> None:
@@ -38,7 +38,7 @@ def compare_table(found: Comparison) -> Table:
     return table
 
 
-def routing(row: Row) -> str:
+def routing(row: ComparedPlan) -> str:
     """The policy, and for the optimal one the unit whose peak is least."""
     report = row.report
     return f"{report.routing} {report.unit}" if report.routing == OPTIMAL else report.routing
@@ -49,7 +49,7 @@ def seconds(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.1f}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: ComparedPlan) -> list[str]:
     report = row.report
     imbalance, latency = (np.percentile(of, [50, 99]) for of in (report.imbalance, report.latency_us))
     return [

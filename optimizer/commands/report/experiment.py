@@ -12,7 +12,7 @@ from rich.table import Table
 from optimizer.commands.report.tables import make_table, show_table
 from optimizer.experiments.optimisation_steps.floor import SAYS
 from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
-from optimizer.experiments.optimisation_steps.rows import Row
+from optimizer.experiments.optimisation_steps.rows import StepRow
 from optimizer.experiments.optimisation_steps.runs import FACTORS, OPTIMAL, OPTIMIZED, POLICIES, SEARCH
 
 KEYS = ("setting", "experts", "slots", "moe_op", "method", "policy", "capacity_factor")
@@ -40,9 +40,9 @@ class Line:
         return self.key | {"runs": self.runs} | self.mean
 
 
-def summary(rows: Sequence[Row]) -> list[Line]:
+def summary(rows: Sequence[StepRow]) -> list[Line]:
     """In the order in which they come first."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[StepRow]] = {}
     for row in rows:
         groups.setdefault(tuple(getattr(row, key) for key in KEYS), []).append(row)
     return [
@@ -51,7 +51,7 @@ def summary(rows: Sequence[Row]) -> list[Line]:
     ]
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(rows: Sequence[StepRow]) -> None:
     """The ladder of each data set, then the summary of all."""
     for name, of_set in groupby(rows, key=lambda row: row.dataset):
         found = list(of_set)
@@ -61,7 +61,7 @@ def show(rows: Sequence[Row]) -> None:
     show_table(summary_table(summary(rows)))
 
 
-def ladder_table(name: str, rows: Sequence[Row], rungs: Sequence[Rung]) -> Table:
+def ladder_table(name: str, rows: Sequence[StepRow], rungs: Sequence[Rung]) -> Table:
     """A row for each rung."""
     layers = sorted({row.layer for row in rows})
     where = f"layer {layers[0]}" if len(layers) == 1 else f"mean of {len(layers)} layers"
@@ -88,7 +88,7 @@ def note(rung: Rung) -> str:
     return "; ".join(said)
 
 
-def sentences(rows: Sequence[Row]) -> Iterator[str]:
+def sentences(rows: Sequence[StepRow]) -> Iterator[str]:
     """What the ladder of a data set must not hide."""
     rungs = ladder(rows)
     if any(rung.bound for rung in rungs):
@@ -141,7 +141,7 @@ def _share(line: Line | None, name: str) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-def as_json(rows: Sequence[Row]) -> dict[str, Any]:
+def as_json(rows: Sequence[StepRow]) -> dict[str, Any]:
     """The ladders by data set, and all lines of the summary."""
     ladders = {
         name: [asdict(rung) | {"helps": rung.helps} for rung in ladder(list(of_set))]
@@ -156,6 +156,6 @@ def _chosen(rung: Rung, layers: int) -> str:
     return "; ".join(f"{name} ({number})" for name, number in rung.chosen.items())
 
 
-def _mean(rows: Sequence[Row], name: str) -> float | None:
+def _mean(rows: Sequence[StepRow], name: str) -> float | None:
     known = [value for row in rows if (value := getattr(row, name)) is not None]
     return fmean(known) if known else None

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from optimizer.commands.report.tables import make_table, show_table
-from optimizer.planning.plan_fast import FastRow
+from optimizer.planning.plan_fast import FastLayer
 
 SHOWN = 12  # layers that have a row of their own; of more there are the mean and the worst
 
 
-def show(rows: Sequence[FastRow]) -> None:
+def show(rows: Sequence[FastLayer]) -> None:
     """Print the table."""
     train, test = figures(rows)
     table = make_table("Imbalance of the expected load, even split", "layer", ["train requests", "test requests"])
@@ -23,12 +23,12 @@ def show(rows: Sequence[FastRow]) -> None:
     show_table(table)
 
 
-def figures(rows: Sequence[FastRow]) -> Any:
+def figures(rows: Sequence[FastLayer]) -> Any:
     """Imbalance on train and on test requests, `[2, layer]`."""
     return np.array([[row.train_imbalance, row.test_imbalance] for row in rows]).T
 
 
-def as_json(rows: Sequence[FastRow]) -> dict[str, Any]:
+def as_json(rows: Sequence[FastLayer]) -> dict[str, Any]:
     """All layers."""
     return {
         "layers": {

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.commands.report.tables import make_table, show_table
-from optimizer.planning.replica_curves import Curve, Figures, Shares
+from optimizer.planning.replica_curves import Figures, ReplicaCurve, SlotShares
 
 ENOUGH = 1.01  # of what the most replicas reach
 
 
-def show(curves: Sequence[Curve], shares: Shares | None, routing: str, unit: str) -> None:
+def show(curves: Sequence[ReplicaCurve], shares: SlotShares | None, routing: str, unit: str) -> None:
     """Print the curves, what is enough, and the budget if there is one."""
     show_table(curves_table(curves, routing, unit))
     click.echo(enough_said(curves))
@@ -25,7 +25,7 @@ def show(curves: Sequence[Curve], shares: Shares | None, routing: str, unit: str
         show_table(layers_table(shares))
 
 
-def curves_table(curves: Sequence[Curve], routing: str, unit: str) -> Table:
+def curves_table(curves: Sequence[ReplicaCurve], routing: str, unit: str) -> Table:
     """A row for each number of extra replicas: means over layers, and how far these spread."""
     layers = f"layer {curves[0].layer}" if len(curves) == 1 else f"each of {len(curves)} layers"
     batches = f"{curves[0].batches} test batches of {curves[0].tokens} tokens"
@@ -41,12 +41,12 @@ def curves_table(curves: Sequence[Curve], routing: str, unit: str) -> Table:
     return table
 
 
-def over_layers(curves: Sequence[Curve]) -> Figures:
+def over_layers(curves: Sequence[ReplicaCurve]) -> Figures:
     """The test figures of all layers, each `[layer, point]`."""
     return Figures(*np.array([curve.test for curve in curves]).transpose(1, 0, 2))
 
 
-def enough(curves: Sequence[Curve]) -> dict[str, int]:
+def enough(curves: Sequence[ReplicaCurve]) -> dict[str, int]:
     """The fewest extra replicas from which on a figure's mean over layers stays within 1 % of its least."""
     extra, found = curves[0].extra, {}
     for name, values in over_layers(curves)._asdict().items():
@@ -60,7 +60,7 @@ def _first_within(values: Floats) -> int:
     return min(after, len(values) - 1)  # the last may itself be beyond, as test figures need not fall
 
 
-def enough_said(curves: Sequence[Curve]) -> str:
+def enough_said(curves: Sequence[ReplicaCurve]) -> str:
     """The same in words."""
     found = enough(curves)
     return (
@@ -69,7 +69,7 @@ def enough_said(curves: Sequence[Curve]) -> str:
     )
 
 
-def shares_table(shares: Shares, unit: str) -> Table:
+def shares_table(shares: SlotShares, unit: str) -> Table:
     """What the budget wins, shared out equally and where it helps most."""
     title = f"{shares.budget} extra replicas for {len(shares.curves)} layers: means over layers and test batches"
     table = make_table(title, "shared out", ["replicas", "imbalance", unit, "latency, us"])
@@ -79,7 +79,7 @@ def shares_table(shares: Shares, unit: str) -> Table:
     return table
 
 
-def layers_table(shares: Shares) -> Table:
+def layers_table(shares: SlotShares) -> Table:
     """Which layers get how many."""
     table = Table(title="Where they help most")
     table.add_column("extra", justify="right")
@@ -100,7 +100,7 @@ def ranges(layers: Sequence[int]) -> str:
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
-def as_json(curves: Sequence[Curve], shares: Shares | None, routing: str, unit: str) -> dict[str, Any]:
+def as_json(curves: Sequence[ReplicaCurve], shares: SlotShares | None, routing: str, unit: str) -> dict[str, Any]:
     """All layers, on test batches."""
     found: dict[str, Any] = {
         "routing": routing,
@@ -124,12 +124,12 @@ def _lists(figures: Figures) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in figures._asdict().items()}
 
 
-def _means(shares: Shares, places: Ints) -> dict[str, float]:
+def _means(shares: SlotShares, places: Ints) -> dict[str, float]:
     used = int(shares.curves[0].extra[places].sum())
     return {"used": used} | {name: float(value) for name, value in shares.test(places)._asdict().items()}
 
 
-def as_csv(curves: Sequence[Curve], shares: Shares | None) -> str:
+def as_csv(curves: Sequence[ReplicaCurve], shares: SlotShares | None) -> str:
     """A row for each layer and number of extra replicas; `shared`: 1 at the number that the layer gets, empty without
     a budget."""
     out = io.StringIO(newline="")

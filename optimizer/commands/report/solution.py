@@ -8,11 +8,11 @@ from rich.table import Table
 
 from optimizer.commands.report.bounds import show_gaps
 from optimizer.commands.report.tables import make_table, show_table
-from optimizer.planning.plan_layer import Row, Solution
+from optimizer.planning.plan_layer import LayerSolution, MethodResult
 from optimizer.simulation.report import Rerouting
 
 
-def show(solution: Solution, layer: int) -> None:
+def show(solution: LayerSolution, layer: int) -> None:
     """Print the table and what the bounds say."""
     show_table(solution_table(solution, layer))
     if solution.gaps:
@@ -23,7 +23,7 @@ def show(solution: Solution, layer: int) -> None:
     click.echo(proof(solution))
 
 
-def solution_table(solution: Solution, layer: int) -> Table:
+def solution_table(solution: LayerSolution, layer: int) -> Table:
     """One row per method and, for the search, routing policy, judged on the test batches."""
     report = solution.rows[0].report
     title = f"Layer {layer} on {len(report.hops)} test batches of {report.tokens} tokens"
@@ -37,7 +37,7 @@ def solution_table(solution: Solution, layer: int) -> Table:
     return table
 
 
-def _solution_cells(row: Row) -> list[str]:
+def _solution_cells(row: MethodResult) -> list[str]:
     imbalance = np.percentile(row.report.imbalance, [50, 99])
     latency = np.percentile(row.report.latency_us, [50, 99])
     return [
@@ -50,7 +50,7 @@ def _solution_cells(row: Row) -> list[str]:
     ]
 
 
-def proof(solution: Solution) -> str:
+def proof(solution: LayerSolution) -> str:
     """What the formulation proved, in words, and how the search went."""
     return (
         f"{_formulated(solution)}. First complete plan after {solution.first_result:.1f} s; {solution.candidates} "
@@ -58,7 +58,7 @@ def proof(solution: Solution) -> str:
     )
 
 
-def _formulated(solution: Solution) -> str:
+def _formulated(solution: LayerSolution) -> str:
     outcome = solution.outcome
     if outcome is None:
         return "Interrupted before the formulation"
@@ -76,12 +76,12 @@ def rerouted(what: Rerouting) -> str:
     )
 
 
-def holds_for(solution: Solution) -> str:
+def holds_for(solution: LayerSolution) -> str:
     """Between which replica counts the formulation could choose, and for which its bound holds."""
     return "any counts" if solution.free_counts else "greedy's counts"
 
 
-def as_json(solution: Solution) -> dict[str, Any]:
+def as_json(solution: LayerSolution) -> dict[str, Any]:
     """All rows and bounds."""
     outcome = solution.outcome
     return {

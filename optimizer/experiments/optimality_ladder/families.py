@@ -9,12 +9,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from formulations.batches.recourse import Instance as RecourseInstance
-from formulations.batches.recourse import place_for_batches
-from formulations.expected_load.joint_placement import Layer, place_jointly
-from formulations.expected_load.layer_placement import Instance as LayerInstance
-from formulations.expected_load.layer_placement import place_replicas
-from formulations.expected_load.replication import Budget, counts_for_batches
+from formulations.batches.recourse import BatchInstance, place_for_batches
+from formulations.expected_load.joint_placement import JointInstance, place_jointly
+from formulations.expected_load.layer_placement import LayerInstance, place_replicas
+from formulations.expected_load.replication import ReplicaBudget, counts_for_batches
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome
@@ -85,7 +83,7 @@ def place_expected(problem: Problem, limits: Limits) -> Outcome[Ints]:
     """Joint counts and placement; without slots to spare counts are given, and CP-SAT places the replicas at best."""
     mesh, load = problem.mesh, problem.total_load
     if problem.model.experts < mesh.slots:
-        layer = Layer(load, problem.spread, mesh.rows, mesh.cols, mesh.slots_per_device)
+        layer = JointInstance(load, problem.spread, mesh.rows, mesh.cols, mesh.slots_per_device)
         return place_jointly(layer, None, limits)
     counts = np.ones(len(load), dtype=np.int64)
     instance = LayerInstance(load, counts, problem.spread, mesh.rows, mesh.cols, mesh.slots_per_device)
@@ -95,7 +93,7 @@ def place_expected(problem: Problem, limits: Limits) -> Outcome[Ints]:
 def place_batches(problem: Problem, limits: Limits) -> Outcome[Ints]:
     """Joint counts and placement, each batch routed at best."""
     mesh = problem.mesh
-    return place_for_batches(RecourseInstance(problem.load, mesh.devices, mesh.slots_per_device), None, limits)
+    return place_for_batches(BatchInstance(problem.load, mesh.devices, mesh.slots_per_device), None, limits)
 
 
 def replicate(problem: Problem, limits: Limits) -> Outcome[Ints]:
@@ -107,10 +105,10 @@ def replicate(problem: Problem, limits: Limits) -> Outcome[Ints]:
     return Outcome(slots, found.objective, found.lower_bound, found.status, found.runtime)
 
 
-def _budget(problem: Problem) -> Budget:
+def _budget(problem: Problem) -> ReplicaBudget:
     """All slots, or as many as an expert on every device fills."""
     experts, mesh = problem.model.experts, problem.mesh
-    return Budget.of(experts, min(mesh.slots, experts * mesh.devices), mesh.devices)
+    return ReplicaBudget.of(experts, min(mesh.slots, experts * mesh.devices), mesh.devices)
 
 
 FAMILIES = {

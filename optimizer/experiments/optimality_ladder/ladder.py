@@ -19,7 +19,7 @@ from optimizer.traces.corpus import TraceFile, stream
 from optimizer.traces.formats.npz import layer_ids
 from optimizer.traces.formats.request import Request
 from optimizer.traces.infer import ModelChoice, model_of_files
-from optimizer.traces.source import Named, Source, TraceSource, open_counts, open_source
+from optimizer.traces.source import Source, TraceInput, TraceSource, open_counts, open_source
 from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import digest
 
@@ -43,7 +43,7 @@ Notify = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Instance:
+class LadderInstance:
     """One layer to place on one mesh; `counted`: its batches are recorded steps without tokens."""
 
     name: str
@@ -58,25 +58,25 @@ class Instance:
         return digest(np.array([mesh.rows, mesh.cols, mesh.slots_per_device]), self.problem.load)
 
 
-def generated(sizes: Iterable[str], notify: Notify) -> Iterator[Instance]:
+def generated(sizes: Iterable[str], notify: Notify) -> Iterator[LadderInstance]:
     """The first layers of the generator's model for each mesh; the same in every run."""
     for size in sizes:
         notify(f"instances {size}", 0.0)
         model, mesh = LADDER[size], Mesh.parse(size, SLOTS)
         layers = [model.first_moe_layer + number for number in range(LAYERS)]
-        named = Named(batch_tokens=_tokens(model, mesh))
+        named = TraceInput(batch_tokens=_tokens(model, mesh))
         source = TraceSource(model, named.composition(mesh), builtin_trace(model, layers, named.seed), named.seed)
         for layer in layers:
             yield _instance(f"generated layer {layer}", size, model, _loads(source, layer))
 
 
-def of_trace(path: str, sizes: Sequence[str], notify: Notify) -> Iterator[Instance]:
+def of_trace(path: str, sizes: Sequence[str], notify: Notify) -> Iterator[LadderInstance]:
     """Layers of one trace, evenly drawn, on the first of the meshes that has a slot for each expert.
 
     Raises InputError for a trace that cannot be used, or with more experts than any of the meshes has slots.
     """
     notify(f"reading {path}", 0.0)
-    name, named = Path(path).resolve().name, Named(traces=[path])
+    name, named = Path(path).resolve().name, TraceInput(traces=[path])
     if (counted := open_counts(named, ModelChoice())) is not None:
         counts, model = counted
         size = _fitting(path, model, sizes)
@@ -86,13 +86,13 @@ def of_trace(path: str, sizes: Sequence[str], notify: Notify) -> Iterator[Instan
     model = model_of_files(ModelChoice(), named.files)
     size = _fitting(path, model, sizes)
     mesh, layers = Mesh.parse(size, SLOTS), _drawn(_layers(named.files, model))
-    named = Named(traces=[path], batch_tokens=_tokens(model, mesh))
+    named = TraceInput(traces=[path], batch_tokens=_tokens(model, mesh))
     source = open_source(named, layers, model, mesh, lambda share: notify(f"reading {path}", share))
     for layer in layers:
         yield _instance(f"{name} layer {layer}", size, model, _loads(source, layer))
 
 
-def tiny() -> list[Instance]:
+def tiny() -> list[LadderInstance]:
     """Two layers, with and without slots to spare, that are solved at once: what they need compiled, all need."""
     loads = [[1, 2, 3, 4], [4, 3, 2, 1]], [[8, 1, 5, 2, 7, 3], [1, 6, 2, 6, 4, 9]]
     return [
@@ -107,11 +107,11 @@ def _loads(source: Source, layer: int) -> Ints:
     return np.concatenate([part.load(source.model.experts) for part in parts])
 
 
-def _instance(name: str, size: str, model: Model, load: Ints, counted: bool = False) -> Instance:
+def _instance(name: str, size: str, model: Model, load: Ints, counted: bool = False) -> LadderInstance:
     """Of evenly drawn batches or steps; load `[batch, expert]`."""
     drawn = load[np.linspace(0, len(load) - 1, min(BATCHES, len(load))).astype(np.int64)]
     cost = Cost(HARDWARE, load_hardware(HARDWARE))
-    return Instance(name, size, make_problem(model, Mesh.parse(size, SLOTS), cost, drawn, "auto"), counted)
+    return LadderInstance(name, size, make_problem(model, Mesh.parse(size, SLOTS), cost, drawn, "auto"), counted)
 
 
 def _tokens(model: Model, mesh: Mesh) -> int:

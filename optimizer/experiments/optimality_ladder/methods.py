@@ -8,15 +8,15 @@ import numpy as np
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.planning.candidates import COOL, Effort
-from optimizer.search.annealing import Schedule, anneal
-from optimizer.search.multistart import Goal, multistart
+from optimizer.search.annealing import AnnealingSchedule, anneal
+from optimizer.search.multistart import DescentGoal, multistart
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation, sequential
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.risk import risk
 from optimizer.search.state import SearchState
-from optimizer.search.stop import Budget
+from optimizer.search.stop import SearchBudget
 from optimizer.search.tabu import tabu
 
 DESCENTS = 16  # of multistart
@@ -36,7 +36,7 @@ def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
     Ended by the deadline, too. The greedy placement is one to choose from.
     """
     goal, starts = peaks_goal(problem), [greedy(problem), pairing(shared_per_row(problem))]
-    budget = Budget(effort.deadline, effort.deadline.seconds, effort.evaluations)
+    budget = SearchBudget(effort.deadline, effort.deadline.seconds, effort.iterations)
     rng = np.random.default_rng(effort.seed)
     found = islice(multistart(problem, goal, starts, budget, rng, lambda share: None), descents)
     return least(problem, goal, [starts[0], *found])
@@ -50,14 +50,14 @@ def tabued(problem: Problem, effort: Effort) -> Placement:
     return least(problem, goal, [starts[0], *found])
 
 
-def peaks_goal(problem: Problem) -> Goal:
+def peaks_goal(problem: Problem) -> DescentGoal:
     """Tokens of the fullest device, and nothing else."""
     experts = problem.model.experts
     nothing_saved = np.zeros((experts, experts), dtype=np.int64)
-    return Goal(np.arange(int(problem.load.max()) + 1), nothing_saved, tail=False)
+    return DescentGoal(np.arange(int(problem.load.max()) + 1), nothing_saved, tail=False)
 
 
-def least(problem: Problem, goal: Goal, placements: list[Placement]) -> Placement:
+def least(problem: Problem, goal: DescentGoal, placements: list[Placement]) -> Placement:
     """The placement with the least sum of peaks under even split."""
 
     def peaks(placement: Placement) -> int:
@@ -66,7 +66,7 @@ def least(problem: Problem, goal: Goal, placements: list[Placement]) -> Placemen
     return min(placements, key=peaks)
 
 
-def annealed(problem: Problem, effort: Effort, start: Placement, schedule: Schedule) -> Placement:
+def annealed(problem: Problem, effort: Effort, start: Placement, schedule: AnnealingSchedule) -> Placement:
     """Simulated annealing of the peaks under optimal split."""
     best, rng, cols = start, np.random.default_rng(effort.seed), problem.mesh.cols
     budget, most = moves(effort), problem.most_replicas
@@ -75,10 +75,10 @@ def annealed(problem: Problem, effort: Effort, start: Placement, schedule: Sched
     return best
 
 
-def moves(effort: Effort) -> Budget:
+def moves(effort: Effort) -> SearchBudget:
     """As many moves as the effort says, or `MOVES`, until the deadline."""
-    evaluations = MOVES if effort.evaluations is None else effort.evaluations
-    return Budget(effort.deadline, effort.deadline.seconds, evaluations)
+    iterations = MOVES if effort.iterations is None else effort.iterations
+    return SearchBudget(effort.deadline, effort.deadline.seconds, iterations)
 
 
 METHODS: dict[str, Method] = {
@@ -95,7 +95,7 @@ METHODS: dict[str, Method] = {
 
 ROUTED: dict[str, Method] = {
     "flexibility": lambda problem, effort: flexibility(problem),
-    "annealing": lambda problem, effort: annealed(problem, effort, greedy(problem), Schedule()),
+    "annealing": lambda problem, effort: annealed(problem, effort, greedy(problem), AnnealingSchedule()),
     "search": lambda problem, effort: annealed(problem, effort, flexibility(problem), COOL),
 }
 """Of batches that are routed at best."""

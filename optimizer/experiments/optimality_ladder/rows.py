@@ -10,7 +10,7 @@ from optimizer.experiments.journal import append, header, parse
 Key = tuple[str, str, str, str, str, int, float]
 
 
-class Row(BaseModel):
+class LadderRow(BaseModel):
     """What one method made of one instance, in the order of the file's columns.
 
     version: of this program; digest: of the instance; limit and seconds: allowed and taken. value and gap (value /
@@ -40,20 +40,20 @@ class Row(BaseModel):
         return (self.family, self.size, self.instance, self.digest, self.method, self.seed, self.limit)
 
 
-COLUMNS = list(Row.model_fields)
+COLUMNS = list(LadderRow.model_fields)
 
 
-class Journal:
+class LadderJournal:
     """The rows of a file, by key. Raises InputError where the file is there and holds anything else."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        held = parse(path, path.read_bytes(), Row, "--output") if path.exists() else []
+        held = parse(path, path.read_bytes(), LadderRow, "--output") if path.exists() else []
         self.rows = {row.key: row for row in held}
         if not self.rows:
-            path.write_text(header(Row), encoding="utf-8")
+            path.write_text(header(LadderRow), encoding="utf-8")
 
-    def add(self, row: Row) -> None:
+    def add(self, row: LadderRow) -> None:
         """Append a row."""
         append(self.path, [row])
         self.rows[row.key] = row

@@ -5,18 +5,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from shutil import which
 
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits
+from optimizer import __version__
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES
-from optimizer.experiments.optimality_ladder.ladder import Instance, Notify, tiny
-from optimizer.experiments.optimality_ladder.rows import Journal, Key, Row
+from optimizer.experiments.optimality_ladder.ladder import LadderInstance, Notify, tiny
+from optimizer.experiments.optimality_ladder.rows import Key, LadderJournal, LadderRow
 from optimizer.planning.candidates import Effort
 from optimizer.search.stop import Deadline
 
@@ -30,12 +30,12 @@ class WrongAnswerError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class LadderCase:
     """What a family asks of an instance, with the seed of the methods and the seconds that each may take; moves: that
     a search may evaluate, by default as many as the method says."""
 
     family: str
-    instance: Instance
+    instance: LadderInstance
     seed: int
     limit: float
     moves: int | None = None
@@ -55,7 +55,7 @@ class Case:
         instance = self.instance
         return (self.family, instance.size, instance.name, instance.digest, method, self.seed, self.limit)
 
-    def run(self, method: str, bound: float | None) -> Row:
+    def run(self, method: str, bound: float | None) -> LadderRow:
         """Run the formulation, which finds the bound, or a heuristic. Raises WrongAnswerError."""
         started = time.monotonic()
         if method == FORMULATION:
@@ -80,12 +80,12 @@ class Case:
             raise WrongAnswerError(f"{where}: value {value} is below the bound {bound}, which so is none")
         return value
 
-    def _row(self, method: str, value: float | None, bound: float | None, seconds: float) -> Row:
+    def _row(self, method: str, value: float | None, bound: float | None, seconds: float) -> LadderRow:
         proven = value is not None and bound is not None and value <= bound * (1 + ROUNDING)
         found = SolveStatus.OPTIMAL if proven else SolveStatus.UNKNOWN if value is None else SolveStatus.FEASIBLE
         gap = max(value / bound - 1, 0.0) if value is not None and bound else None
         family, size, name, digest, _, seed, limit = self.key(method)
-        return Row(
+        return LadderRow(
             version=program_version(),
             family=family,
             size=size,
@@ -103,8 +103,13 @@ class Case:
 
 
 def run_all(
-    families: Sequence[str], instances: Sequence[Instance], seed: int, limit: float, journal: Journal, notify: Notify
-) -> list[Row]:
+    families: Sequence[str],
+    instances: Sequence[LadderInstance],
+    seed: int,
+    limit: float,
+    journal: LadderJournal,
+    notify: Notify,
+) -> list[LadderRow]:
     """The rows of all runs. Those that the journal has are not run again; the others are added to it as they end.
 
     Raises WrongAnswerError.
@@ -115,11 +120,13 @@ def run_all(
     return [row for number, case in enumerate(cases) for row in _rows(case, journal, number / len(cases), notify)]
 
 
-def _cases(families: Sequence[str], instances: Sequence[Instance], seed: int, limit: float) -> Iterator[Case]:
+def _cases(
+    families: Sequence[str], instances: Sequence[LadderInstance], seed: int, limit: float
+) -> Iterator[LadderCase]:
     for family in families:
         for instance in instances:
             if not (instance.counted and FAMILIES[family].needs_tokens):
-                yield Case(family, instance, seed, limit)
+                yield LadderCase(family, instance, seed, limit)
 
 
 def _compile(families: Sequence[str], notify: Notify) -> None:
@@ -130,7 +137,7 @@ def _compile(families: Sequence[str], notify: Notify) -> None:
             replace(case, moves=COMPILATION_MOVES).run(method, None)
 
 
-def _rows(case: Case, journal: Journal, share: float, notify: Notify) -> Iterator[Row]:
+def _rows(case: LadderCase, journal: LadderJournal, share: float, notify: Notify) -> Iterator[LadderRow]:
     bound = None
     for method in case.methods:
         notify(f"{case.family} {case.instance.size} {method}", share)
@@ -144,7 +151,7 @@ def _rows(case: Case, journal: Journal, share: float, notify: Notify) -> Iterato
 @cache
 def program_version() -> str:
     """The version, and the commit where the program is run from a checkout."""
-    root, number = Path(__file__).resolve().parents[2], version("moeplan")
+    root, number = Path(__file__).resolve().parents[3], __version__
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     if not (root / ".git").exists() or which(command[0]) is None:
         return number

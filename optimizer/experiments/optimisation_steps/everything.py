@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.errors import InputError
-from optimizer.experiments.optimisation_steps.rows import Journal, Row
-from optimizer.experiments.optimisation_steps.runs import Case, Terms, compile_all, rows_of
+from optimizer.experiments.optimisation_steps.rows import StepJournal, StepRow
+from optimizer.experiments.optimisation_steps.runs import StepCase, Terms, compile_all, rows_of
 from optimizer.experiments.optimisation_steps.settings import settings_of
 from optimizer.planning.candidates import Notify
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, open_counts
+from optimizer.traces.source import TraceInput, open_counts
 
 
 @dataclass(frozen=True)
-class Asked:
+class StepsRequest:
     """What is to be run: the layers, None for all of a data set; what is known of the model; the machine."""
 
     layers: Sequence[int] | None
@@ -27,15 +27,15 @@ class Asked:
 
 
 def experiment(
-    datasets: Mapping[str, Named], asked: Asked, journal: Journal, notify: Notify
-) -> tuple[list[Row], list[str]]:
+    datasets: Mapping[str, TraceInput], asked: StepsRequest, journal: StepJournal, notify: Notify
+) -> tuple[list[StepRow], list[str]]:
     """The rows of all runs, and sentences that the user should read. What the journal has is not run again.
 
     Raises InputError for a data set that cannot be used, if that shows in its files before anything is run.
     """
     readers = {name: _reader(name, named, asked, notify) for name, named in datasets.items()}
     total = sum(len(reader.layers) for reader in readers.values())
-    rows: list[Row] = []
+    rows: list[StepRow] = []
     notes: list[str] = []
     compiled, done = False, 0
     for name in datasets:
@@ -52,19 +52,19 @@ def experiment(
     return rows, list(dict.fromkeys(notes))
 
 
-def _reader(name: str, named: Named, asked: Asked, notify: Notify) -> LayerReader:
+def _reader(name: str, named: TraceInput, asked: StepsRequest, notify: Notify) -> LayerReader:
     if open_counts(named, asked.choice) is not None:
         raise InputError(f"{name}: experiment needs token traces: with counts alone there is nothing to route")
     reading = lambda share: notify(f"reading {name}", share)  # noqa: E731
     return LayerReader.of(replace(named, extras=True), asked.choice, asked.mesh, asked.layers, reading)
 
 
-def _cases(reader: LayerReader, name: str, layer: int, asked: Asked) -> Iterator[Case]:
+def _cases(reader: LayerReader, name: str, layer: int, asked: StepsRequest) -> Iterator[StepCase]:
     for setting in settings_of(reader.source_of(layer), layer, asked.mesh, asked.cost):
-        yield Case(name, layer, setting, asked.terms)
+        yield StepCase(name, layer, setting, asked.terms)
 
 
-def _told(notify: Notify, case: Case, share: float) -> Notify:
+def _told(notify: Notify, case: StepCase, share: float) -> Notify:
     """Where a run is among all; stages do not know."""
     where = f"{case.dataset}, layer {case.layer}, {case.setting.name}"
     return lambda stage, _: notify(f"{where}: {stage}", share)

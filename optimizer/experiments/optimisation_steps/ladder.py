@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from optimizer.experiments.optimisation_steps.rows import Row
+from optimizer.experiments.optimisation_steps.rows import StepRow
 from optimizer.experiments.optimisation_steps.runs import (
     EVEN,
     FUNCTIONAL,
@@ -22,7 +22,7 @@ class Step:
     """What is done next, and the row of a layer that shows it, if there is one."""
 
     says: str
-    row: Callable[[Sequence[Row]], Row | None]
+    row: Callable[[Sequence[StepRow]], StepRow | None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Rung:
         return self.to_last is None or self.to_last < 0
 
 
-def steps_of(rows: Sequence[Row]) -> list[Step]:
+def steps_of(rows: Sequence[StepRow]) -> list[Step]:
     """The steps up to the last plan, for rows of one data set, some layers, and all settings, methods and policies."""
     part, whole = (next(row for row in rows if row.setting == name) for name in (ROUTED, ALL))
     return [
@@ -63,7 +63,7 @@ def steps_of(rows: Sequence[Row]) -> list[Step]:
     ]
 
 
-def ladder(rows: Sequence[Row]) -> list[Rung]:
+def ladder(rows: Sequence[StepRow]) -> list[Rung]:
     """The rungs of one data set, the bound last. The functional op is left out where there are no figures of it."""
     layers = [[row for row in rows if row.layer == layer] for layer in sorted({row.layer for row in rows})]
     rungs: list[Rung] = []
@@ -78,12 +78,12 @@ def ladder(rows: Sequence[Row]) -> list[Rung]:
     return rungs
 
 
-def in_order(rows: Sequence[Row]) -> Row:
+def in_order(rows: Sequence[StepRow]) -> StepRow:
     """All experts in order in all slots: what rungs that serve shared experts too begin at. rows: of one layer."""
     return next(row for row in _plain(rows, ALL, EVEN) if row.method == SEQUENTIAL)
 
 
-def _rung(says: str, found: Sequence[Row], before: Sequence[Rung]) -> Rung:
+def _rung(says: str, found: Sequence[StepRow], before: Sequence[Rung]) -> Rung:
     p50, p99 = (fmean(getattr(row, f"latency_{name}_us") for row in found) for name in ("p50", "p99"))
     chosen = Counter(_named(row) for row in found)
     limited = [row for row in found if row.rerouted is not None and row.over_capacity is not None]
@@ -95,45 +95,45 @@ def _rung(says: str, found: Sequence[Row], before: Sequence[Rung]) -> Rung:
     return Rung(says, p50, p99, dict(chosen), to_last, rerouted, kept)
 
 
-def _named(row: Row) -> str:
+def _named(row: StepRow) -> str:
     factor = "" if row.capacity_factor is None else f", {row.capacity_factor:g}"
     return f"{row.method}, {row.policy}{factor}"
 
 
-def _plain(rows: Sequence[Row], setting: str, policy: str) -> list[Row]:
+def _plain(rows: Sequence[StepRow], setting: str, policy: str) -> list[StepRow]:
     """Without a capacity, with the optimized op."""
     wanted = (setting, policy, None, OPTIMIZED)
     return [row for row in rows if (row.setting, row.policy, row.capacity_factor, row.moe_op) == wanted]
 
 
-def _begin(rows: Sequence[Row], moe_op: str) -> Row | None:
+def _begin(rows: Sequence[StepRow], moe_op: str) -> StepRow | None:
     wanted = (ROUTED, SEQUENTIAL, EVEN, None, moe_op)
     return next(
         (row for row in rows if (row.setting, row.method, row.policy, row.capacity_factor, row.moe_op) == wanted), None
     )
 
 
-def _placed(rows: Sequence[Row]) -> Row:
+def _placed(rows: Sequence[StepRow]) -> StepRow:
     """By the best method; all policies choose alike without replicas, but searches know more moves for some."""
     return _best([row for policy in (EVEN, OPTIMAL) for row in _plain(rows, ROUTED, policy)])
 
 
-def _replicated(rows: Sequence[Row], policy: str) -> Row:
+def _replicated(rows: Sequence[StepRow], policy: str) -> StepRow:
     return _best(_plain(rows, ALL, policy))
 
 
-def _limited(rows: Sequence[Row]) -> Row:
+def _limited(rows: Sequence[StepRow]) -> StepRow:
     """The best with a capacity that reroutes few enough; the step before where there is none."""
     capped = [row for row in rows if row.setting == ALL and row.capacity_factor is not None]
     allowed = [row for row in capped if row.selection_rerouted <= MOST_REROUTED]
     return _best(allowed) if allowed else _replicated(rows, OPTIMAL)
 
 
-def _best(rows: Sequence[Row]) -> Row:
+def _best(rows: Sequence[StepRow]) -> StepRow:
     """On the selection batches, so that the test batches do not flatter."""
     return min(rows, key=lambda row: row.selection_us)
 
 
-def _bound(rows: Sequence[Row]) -> tuple[float, float] | None:
+def _bound(rows: Sequence[StepRow]) -> tuple[float, float] | None:
     row = _replicated(rows, OPTIMAL)
     return None if row.bound_p50_us is None or row.bound_p99_us is None else (row.bound_p50_us, row.bound_p99_us)

@@ -15,7 +15,7 @@ Block = tuple[str, int, str, str, str, int, float, int | None, str]
 Place = tuple[str, float | None]
 
 
-class Row(BaseModel):
+class StepRow(BaseModel):
     """One placement under one routing policy and capacity, in the order of the file's columns.
 
     version: of this program; setting: `routed` or `all`, as of `settings`; limit, moves and seed: of the planning;
@@ -74,7 +74,7 @@ class Row(BaseModel):
         return self.policy, self.capacity_factor
 
 
-class Journal:
+class StepJournal:
     """The rows of a file, by block.
 
     Searches that are ended by the clock do not find the same twice, so rows of a block that is incomplete are not
@@ -83,27 +83,27 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.blocks = path, dict[Block, list[Row]]()
+        self.path, self.blocks = path, dict[Block, list[StepRow]]()
         content = path.read_bytes() if path.exists() else b""
-        head = header(Row).encode()
+        head = header(StepRow).encode()
         whole = b"" if head.startswith(content) else content[: content.rfind(b"\n") + 1] or content
-        for row in parse(path, whole, Row, OPTION):
+        for row in parse(path, whole, StepRow, OPTION):
             self.blocks.setdefault(row.block, []).append(row)
         if not whole:
             write_whole(path, head.decode())
         elif len(whole) < len(content):
             os.truncate(path, len(whole))
 
-    def rows(self, block: Block) -> list[Row]:
+    def rows(self, block: Block) -> list[StepRow]:
         """Those of a block so far."""
         return self.blocks.get(block, [])
 
-    def put(self, rows: Sequence[Row]) -> None:
+    def put(self, rows: Sequence[StepRow]) -> None:
         """Add all rows of one block, instead of those that there are."""
         known = rows[0].block in self.blocks
         self.blocks[rows[0].block] = list(rows)
         if known:
             kept = (row for of_block in self.blocks.values() for row in of_block)
-            write_whole(self.path, header(Row) + lines(kept))
+            write_whole(self.path, header(StepRow) + lines(kept))
         else:
             append(self.path, rows)

@@ -10,8 +10,8 @@ import numpy as np
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check
 from optimizer.experiments.optimality_ladder.runs import program_version
-from optimizer.experiments.optimisation_steps.rows import Block, Journal, Place, Row
-from optimizer.experiments.optimisation_steps.settings import ROUTED, Setting
+from optimizer.experiments.optimisation_steps.rows import Block, Place, StepJournal, StepRow
+from optimizer.experiments.optimisation_steps.settings import ROUTED, StepSetting
 from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited, limited, run
 from optimizer.planning.portfolio import Portfolio
@@ -68,12 +68,12 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class StepCase:
     """One setting of one layer of a data set."""
 
     dataset: str
     layer: int
-    setting: Setting
+    setting: StepSetting
     terms: Terms
 
     @property
@@ -93,13 +93,13 @@ class Case:
         where = self.dataset, self.layer, self.setting.name
         return (*where, *op, terms.seed, terms.limit, terms.moves, self.setting.digest)
 
-    def missing(self, journal: Journal) -> list[Op]:
+    def missing(self, journal: StepJournal) -> list[Op]:
         """The plans that the journal does not have all rows of."""
         known = {op: {row.place for row in journal.rows(self.block(op))} for op in self.ops}
         return [op for op in self.ops if not set(places(op)) <= known[op]]
 
 
-def rows_of(case: Case, journal: Journal, notify: Notify) -> list[Row]:
+def rows_of(case: StepCase, journal: StepJournal, notify: Notify) -> list[StepRow]:
     """The rows of a case. What the journal has is not run again; the rest is added to it, plan by plan."""
     missing = case.missing(journal)
     if missing:
@@ -108,7 +108,7 @@ def rows_of(case: Case, journal: Journal, notify: Notify) -> list[Row]:
     return [row for op in case.ops for row in journal.rows(case.block(op))]
 
 
-def compile_all(case: Case, notify: Notify) -> None:
+def compile_all(case: StepCase, notify: Notify) -> None:
     """Run everything once on a few batches, so that the time of no run is spent on compiling."""
     few = Sets(*(batches.part(0, COMPILATION_BATCHES) for batches in case.setting.sets))
     problem = replace(case.problem, load=case.problem.load[:COMPILATION_BATCHES])
@@ -118,7 +118,7 @@ def compile_all(case: Case, notify: Notify) -> None:
         pass
 
 
-def _made(case: Case, ops: list[Op], notify: Notify) -> Iterator[list[Row]]:
+def _made(case: StepCase, ops: list[Op], notify: Notify) -> Iterator[list[StepRow]]:
     """The rows of each of the plans that are asked for."""
     portfolio = Portfolio.of(case.problem, case.setting.sets, Conditions(), POLICIES)
     found = list(seeds_and_formulation(case.problem, case.terms.effort(), notify))
@@ -135,7 +135,7 @@ def _made(case: Case, ops: list[Op], notify: Notify) -> Iterator[list[Row]]:
         yield _rows(case, portfolio, op, _suited(portfolio) + _trials(op, placements), seconds, notify)
 
 
-def _functional(case: Case) -> Portfolio:
+def _functional(case: StepCase) -> Portfolio:
     problem = replace(case.problem, cost=replace(case.problem.cost, moe_op=FUNCTIONAL))
     return Portfolio.of(problem, case.setting.sets, Conditions(), [EVEN])
 
@@ -169,7 +169,9 @@ def _suited(portfolio: Portfolio) -> list[Trial]:
     return [] if best is None else [Trial(best.routing, best.placement, round(best.capacity_factor, 2))]
 
 
-def _rows(case: Case, portfolio: Portfolio, op: Op, trials: list[Trial], seconds: float, notify: Notify) -> list[Row]:
+def _rows(
+    case: StepCase, portfolio: Portfolio, op: Op, trials: list[Trial], seconds: float, notify: Notify
+) -> list[StepRow]:
     """Of one plan; of trials under the same conditions the last."""
     found = {}
     for done, trial in enumerate(trials):
@@ -179,7 +181,7 @@ def _rows(case: Case, portfolio: Portfolio, op: Op, trials: list[Trial], seconds
     return list(found.values())
 
 
-def _row(case: Case, portfolio: Portfolio, op: Op, trial: Trial, seconds: float) -> Row:
+def _row(case: StepCase, portfolio: Portfolio, op: Op, trial: Trial, seconds: float) -> StepRow:
     sets, mesh, terms = case.setting.sets, case.problem.mesh, case.terms
     report = _judged(portfolio, trial, sets.test)
     selection = _judged(portfolio, trial, sets.selection.part(0, SELECTION_BATCHES))
@@ -187,7 +189,7 @@ def _row(case: Case, portfolio: Portfolio, op: Op, trial: Trial, seconds: float)
     mean, what = float(report.latency_us.mean()), report.rerouting
     bounded = what is None and op.moe_op == OPTIMIZED
     least = case.setting.floor if bounded else None
-    return Row(
+    return StepRow(
         version=program_version(),
         dataset=case.dataset,
         layer=case.layer,

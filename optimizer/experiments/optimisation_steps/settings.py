@@ -19,7 +19,7 @@ ROUTED, ALL = "routed", "all"
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class StepSetting:
     """What is to be placed where: ROUTED without replicas and without shared experts, or ALL of a model."""
 
     name: str
@@ -42,7 +42,7 @@ class Setting:
         return floor(bounds, problem.cost, problem.mesh, test.tokens)
 
 
-def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[Setting]:
+def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[StepSetting]:
     """Both settings of a layer. Raises InputError where the experts do not fit."""
     model, sets = source.model, source.sets(layer)
     alone = replace(model, shared_experts=0)
@@ -51,8 +51,8 @@ def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[
     load = sets.train.load(model.experts)
     whole = make_problem(model, mesh, cost, load, None)
     part = make_problem(alone, fewest, cost, load[:, : model.routed_experts].copy(), None, extra_replicas=0)
-    yield Setting(ROUTED, part, without)
-    yield Setting(ALL, whole, sets)
+    yield StepSetting(ROUTED, part, without)
+    yield StepSetting(ALL, whole, sets)
 
 
 def _routed(batches: Batches, top_k: int) -> Batches:

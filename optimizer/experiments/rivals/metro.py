@@ -4,7 +4,7 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.routing.context import Site
+from optimizer.routing.context import RoutingContext
 from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 from optimizer.simulation.simulator import Simulation
 from optimizer.traces.batches import Batches
@@ -16,10 +16,10 @@ class MetroSimulation(Simulation):
     """The simulator, with METRO in place of the policy of its conditions, which name it for the report."""
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
-        return metro(batches.experts, source, self._site, self.model.routed_experts)
+        return metro(batches.experts, source, self._context, self.model.routed_experts)
 
 
-def metro(experts: Ints, source: Ints, site: Site, routed: int) -> Ints:
+def metro(experts: Ints, source: Ints, context: RoutingContext, routed: int) -> Ints:
     """The replica of each pair, `[batch, token, k]` flat slots: as few activated experts as possible on the device that
     has most of them.
 
@@ -27,12 +27,12 @@ def metro(experts: Ints, source: Ints, site: Site, routed: int) -> Ints:
     finds the optimum by max-flow and approaches it greedily; this is the optimum. It speaks of no replicated shared
     expert: here its pairs go to the nearest replica, and each replica used counts as activated.
     """
-    used = np.unique(site.nearest_slot[:, routed:]).astype(np.int32)
-    held = site.slot[: site.start[routed]]
-    start = np.concatenate([site.start[: routed + 1], len(held) + 1 + np.arange(len(used))]).astype(np.int32)
-    depth = len(site.device_of) // site.devices
-    replicas = graph(start, np.concatenate([held, used]), site.devices, depth)
-    return _metro(experts, source, replicas, site.nearest_slot, routed, site.devices)
+    used = np.unique(context.nearest_slot[:, routed:]).astype(np.int32)
+    held = context.slot[: context.start[routed]]
+    start = np.concatenate([context.start[: routed + 1], len(held) + 1 + np.arange(len(used))]).astype(np.int32)
+    depth = len(context.device_of) // context.devices
+    replicas = graph(start, np.concatenate([held, used]), context.devices, depth)
+    return _metro(experts, source, replicas, context.nearest_slot, routed, context.devices)
 
 
 @kernel

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from optimizer.errors import LostWorkerError
 from optimizer.planning.many_layers.run import Run
-from optimizer.planning.many_layers.shares import Shares
+from optimizer.planning.many_layers.shares import TimeShares
 
 Task = TypeVar("Task")
 Part = TypeVar("Part")
@@ -32,7 +32,7 @@ def in_parallel(
     done: dict[int, Part] = {}
     for again in reversed(range(TRIES)):
         left = [layer for layer in in_order(weights) if layer not in done]
-        shares = Shares([weights[layer] for layer in left], run.crew.size, run.end, run.spent)
+        shares = TimeShares([weights[layer] for layer in left], run.crew.size, run.end, run.spent)
         begun = takewhile(lambda layer: not in_time or run.spent() < run.end, left)
         timed = ((layer, task(layer), shares.next()) for layer in begun)
         try:

@@ -8,7 +8,7 @@ from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.statistics.summarise import layers_of_files
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
-from optimizer.traces.source import Named, TraceSource, open_traces
+from optimizer.traces.source import TraceInput, TraceSource, open_traces
 
 MOST_BYTES = 500_000_000  # of the layers that are open; while they are read they are there twice
 SMALL_FILES = 50_000_000  # bytes on disk that fit in memory even if they are compressed
@@ -18,7 +18,7 @@ SMALL_FILES = 50_000_000  # bytes on disk that fit in memory even if they are co
 class LayerReader:
     """Opens the layers of what was named, as many at once as memory may hold; the last ones stay open."""
 
-    named: Named
+    named: TraceInput
     model: Model
     mesh: Mesh
     layers: tuple[int, ...]
@@ -32,7 +32,7 @@ class LayerReader:
     @classmethod
     def of(
         cls,
-        named: Named,
+        named: TraceInput,
         choice: Model | ModelChoice,
         mesh: Mesh,
         layers: Sequence[int] | None,
@@ -80,7 +80,7 @@ class LayerReader:
         return source
 
 
-def _all_layers(named: Named, model: Model) -> tuple[int, ...]:
+def _all_layers(named: TraceInput, model: Model) -> tuple[int, ...]:
     if named.traces:
         return layers_of_files(named.files, model, named.first_moe_layer)
     if not model.moe_layers:

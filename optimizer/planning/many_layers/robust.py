@@ -15,7 +15,7 @@ from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.many_layers.survey import surveyed, weights
-from optimizer.planning.many_layers.together import BATCHES, TogetherTask, plan_together, pool_of, tested
+from optimizer.planning.many_layers.together import BATCHES, DataSetsTask, plan_together, pool_of, tested
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import provenance_of
 from optimizer.statistics.drift import Drift, routed_counts
@@ -26,7 +26,7 @@ CHOOSING_SECONDS = 2.0  # for one choice; there is one more for each data set th
 
 
 @dataclass
-class Together:
+class DataSetsToPlan:
     """What is to be planned: the layers of all data sets, a reader for each; start: a plan to start from."""
 
     settings: Settings
@@ -55,7 +55,7 @@ class Together:
         """A layer with the mix of all batches."""
         return self.apart(layer).mix
 
-    def apart(self, layer: int) -> TogetherTask:
+    def apart(self, layer: int) -> DataSetsTask:
         """A layer with the batches of each data set, read now."""
         sources = [reader.source_of(layer) for reader in self.readers]
         sets = [source.sets(layer, BATCHES) for source in sources]
@@ -66,7 +66,7 @@ class Together:
         provenance = provenance_of(sources[0], layer, mix, self.settings.seed)
         provenance |= {"origin": self._origin(), "traces": self.fingerprint(layer)}
         together = LayerTask(self.settings, layer, mix, provenance, self.start)
-        return TogetherTask(together, self.names, tuple(sets), shares)
+        return DataSetsTask(together, self.names, tuple(sets), shares)
 
     def _origin(self) -> str:
         return ", ".join(f"{each.weight:.1%} {each.name}" for each in self.datasets)
@@ -82,7 +82,7 @@ class Together:
 
 
 @dataclass(frozen=True, eq=False)
-class Robust:
+class RobustPlan:
     """The plan for all data sets; each data set's own, chosen without a look at the others; how robust they are, and
     how the data sets differ."""
 
@@ -92,7 +92,7 @@ class Robust:
     drift: Drift
 
 
-def plan_robust(run: Run, together: Together, criterion: Criterion) -> Robust:
+def plan_robust(run: Run, together: DataSetsToPlan, criterion: Criterion) -> RobustPlan:
     """The plan that is best for all data sets by this criterion, under the policy whose seeds are fastest on their mix.
 
     Raises as `whole.plan_whole` does, and KeyboardInterrupt where no layer was planned on all data sets.
@@ -119,10 +119,10 @@ def plan_robust(run: Run, together: Together, criterion: Criterion) -> Robust:
     }
     robustness = Robustness.of(choices, [tested(together.names, planned[layer]) for layer in sorted(planned)])
     own = {name: plans[name] for name in together.names}
-    return Robust(plans[choices.names[-1]], own, robustness, chosen.drift())
+    return RobustPlan(plans[choices.names[-1]], own, robustness, chosen.drift())
 
 
-def _choices(together: Together, planned: dict[int, list[LayerPlan]], criterion: Criterion, seed: int) -> Choices:
+def _choices(together: DataSetsToPlan, planned: dict[int, list[LayerPlan]], criterion: Criterion, seed: int) -> Choices:
     pools = tuple(pool_of(layer, together.names, planned[layer]) for layer in sorted(planned))
     shares = np.array([each.weight for each in together.datasets])
     return choose_plans(Pools(together.names, shares, pools), criterion, Limits(CHOOSING_SECONDS, seed=seed))

@@ -9,7 +9,7 @@ LEAST_SECONDS = 0.5  # a task that starts late still gets its seeds judged
 
 
 @dataclass
-class Shares:
+class TimeShares:
     """Seconds for tasks that are begun in turn by whichever worker is free, in proportion to their weights.
 
     weights: of the tasks, in the order in which they begin; workers: how many run at once; end: on the clock. What a

@@ -16,7 +16,7 @@ LEAST_WEIGHT = 0.2  # of the mean: a layer at its bound may still save hops
 TINY = 1e-9
 
 
-class Asked(Protocol):
+class LayersToSurvey(Protocol):
     """The layers that are to be planned."""
 
     @property
@@ -31,7 +31,7 @@ class Asked(Protocol):
         """Of the traces of a layer, as its task's provenance has it."""
 
 
-def surveyed(run: Run, asked: Asked) -> Plan:
+def surveyed(run: Run, asked: LayersToSurvey) -> Plan:
     """The plan of seeds, made now or by the run that is gone on with."""
     kept = None if run.work is None else run.work.survey()
     if kept is not None:
@@ -65,7 +65,7 @@ def _best_policy(routings: Sequence[str], found: dict[int, dict[str, LayerPlan]]
     return best, parts[best]
 
 
-def _check_traces(asked: Asked, survey: Plan) -> None:
+def _check_traces(asked: LayersToSurvey, survey: Plan) -> None:
     for layer, part in survey.layers.items():
         if asked.fingerprint(layer) != part.provenance.get("traces"):
             raise InputError(

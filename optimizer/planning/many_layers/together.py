@@ -14,7 +14,7 @@ from optimizer.planning.choose_for_datasets import FIGURES, LayerPool, latency_f
 from optimizer.planning.many_layers.layer import LayerTask, seeds_for, silent
 from optimizer.planning.plan_file import LayerPlan
 from optimizer.planning.plan_layer import part_of
-from optimizer.planning.portfolio import Judge
+from optimizer.planning.portfolio import LayerJudge
 from optimizer.search.choose import LATENCIES, figures
 from optimizer.search.stop import Deadline
 from optimizer.traces.batches import Sets
@@ -31,7 +31,7 @@ TAIL = 3  # of the latencies in `choose.figures`: the mean of the worst 3 %, whi
 
 
 @dataclass(frozen=True, eq=False)
-class TogetherTask:
+class DataSetsTask:
     """A layer with the batches of each data set; mix: with those of all together, as every other layer's task."""
 
     mix: LayerTask
@@ -51,13 +51,13 @@ class TogetherTask:
         return made
 
 
-def plan_together(task: TogetherTask, seconds: float) -> list[LayerPlan] | None:
+def plan_together(task: DataSetsTask, seconds: float) -> list[LayerPlan] | None:
     """The best placement found on each data set and on mixes, each once, with its scores on all data sets; None after
     an interruption.
 
     Their quality and bounds are of the mix of test batches, their loads of the mix of train batches.
     """
-    clock, found, judged = Deadline(seconds), list[LayerPlan](), Judging.of(task)
+    clock, found, judged = Deadline(seconds), list[LayerPlan](), DataSetsJudge.of(task)
     judging = JUDGING * seconds / len(task.makings)
     try:
         for place, (name, sets) in enumerate(task.makings.items()):
@@ -83,19 +83,19 @@ def _best_on(mix: LayerTask, sets: Sets, seconds: float) -> Placement:
 
 
 @dataclass(frozen=True, eq=False)
-class Judging:
+class DataSetsJudge:
     """What all candidates of a layer are judged by: the simulator as taught by the mix, and the bounds of its test
     batches."""
 
-    task: TogetherTask
-    judge: Judge
+    task: DataSetsTask
+    judge: LayerJudge
     bounds: list[Bound]
 
     @classmethod
-    def of(cls, task: TogetherTask) -> "Judging":
+    def of(cls, task: DataSetsTask) -> "DataSetsJudge":
         """Of a layer."""
         given, problem = task.mix.settings, task.mix.problem()
-        judge = Judge(problem, task.mix.sets, replace(given.conditions, routing=given.routings[0]))
+        judge = LayerJudge(problem, task.mix.sets, replace(given.conditions, routing=given.routings[0]))
         return cls(task, judge, bound_any(task.mix.sets.test, problem.model, problem.mesh, problem.cost))
 
     def part(self, name: str, placement: Placement) -> LayerPlan:
@@ -110,7 +110,7 @@ class Judging:
         return replace(part, quality=part.quality | {SELECTION: selection, TEST: test})
 
 
-def _score(judge: Judge, placement: Placement, sets: Sets) -> float:
+def _score(judge: LayerJudge, placement: Placement, sets: Sets) -> float:
     return float(figures(judge.on(placement, sets.selection))[LATENCIES][TAIL])
 
 

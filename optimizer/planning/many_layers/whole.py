@@ -19,7 +19,7 @@ EXTRA = "extra_replicas"
 
 
 @dataclass
-class Whole:
+class ModelToPlan:
     """What is to be planned: the layers of the reader; start: a plan to start from; extra_replicas: by layer, where
     these differ."""
 
@@ -46,7 +46,7 @@ class Whole:
         provenance |= {} if extra is None else {EXTRA: extra}
         return LayerTask(self.settings, layer, sets, provenance, self.start, extra)
 
-    def with_slots(self, run: Run, budget: int) -> "Whole":
+    def with_slots(self, run: Run, budget: int) -> "ModelToPlan":
         """With so many extra replicas of all layers together, where they help most; as they were shared out before,
         where a run is gone on with."""
         kept = None if run.work is None else run.work.survey()
@@ -57,7 +57,7 @@ class Whole:
         return replace(self, extra_replicas=shares.extra)
 
 
-def plan_whole(run: Run, whole: Whole) -> Plan:
+def plan_whole(run: Run, whole: ModelToPlan) -> Plan:
     """The plan of all layers, under the routing policy whose seeds are fastest over all layers.
 
     Layers that were not planned, for want of time or after Ctrl-C, have their seeds, as their provenance says. Raises

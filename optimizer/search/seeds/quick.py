@@ -13,7 +13,7 @@ import numpy as np
 
 from formulations.expected_load.load_annealing import Layout, anneal, layout_of, slots_of
 from formulations.expected_load.load_regrouping import regroup
-from formulations.expected_load.replication import Budget, counts_for_loads
+from formulations.expected_load.replication import ReplicaBudget, counts_for_loads
 from formulations.kit.arrays import Bools, Floats, Ints
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
@@ -115,7 +115,7 @@ def _shared_out(problem: Problem, load: Floats, given: Ints, done: Bools) -> Int
     `[expert]`."""
     for closed in (done, problem.spread):
         most = np.where(closed, given, problem.mesh.devices)
-        counts = counts_for_loads(load, Budget(min(problem.most_replicas, int(most.sum())), given, most)).value
+        counts = counts_for_loads(load, ReplicaBudget(min(problem.most_replicas, int(most.sum())), given, most)).value
         assert counts is not None  # the given ones fit
         given = counts
     return given

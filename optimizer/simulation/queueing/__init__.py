@@ -14,10 +14,10 @@ Links. A link carries one message at a time, in order of their arrival at the li
 A message is at the far end of the link `hop_us` after it has been carried whole (store and forward); a port is a link.
 Dispatch and combine have links of their own, as if combine were another network: it does not wait for dispatch.
 
-Compute. The tokens of a slot make jobs, see `Work`: tiles of so many tokens in order of arrival (the last one of a slot
-may be partly filled), all of them, or those of one block. A job is ready when its last token has arrived, the job of an
-idle slot at `dispatch_base`. A device works on one job at a time in order of readiness; on a tie the lower slot goes
-first, then the job whose first token came first. A slot's first job is the one that is ready first.
+Compute. The tokens of a slot make jobs, see `DeviceWork`: tiles of so many tokens in order of arrival (the last one of
+a slot may be partly filled), all of them, or those of one block. A job is ready when its last token has arrived, the
+job of an idle slot at `dispatch_base`. A device works on one job at a time in order of readiness; on a tie the lower
+slot goes first, then the job whose first token came first. A slot's first job is the one that is ready first.
 
 Combine. One result per (token, device), released `combine_base` after the last of the token's jobs on the device, or
 one per (token, expert), released `combine_base` after its job. It runs back the way its token came, alone: along the
@@ -33,11 +33,11 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.network import Network
-from optimizer.simulation.queueing.devices import Work, work_off
+from optimizer.simulation.queueing.devices import DeviceWork, work_off
 from optimizer.simulation.queueing.ports import port_pairs, through_ports
 from optimizer.simulation.queueing.rings import on_rings, ring_legs
 
-__all__ = ["Overlap", "Work", "overlap"]
+__all__ = ["DeviceWork", "Overlap", "overlap"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def overlap(
     back_link_us: Floats,
     dispatch_base: float,
     combine_base: float,
-    work: Work,
+    work: DeviceWork,
     out_per_expert: bool,
     back_per_expert: bool,
     slowdown: Floats,

@@ -13,7 +13,7 @@ _NO_BLOCKS = np.zeros((1, 0), dtype=np.int32)
 _ALL = 2**31 - 1  # tokens: more than any slot has
 
 
-class Work(NamedTuple):
+class DeviceWork(NamedTuple):
     """How the tokens of a slot make jobs, and what these cost in microseconds.
 
     tile_tokens: a job is so many tokens in order of arrival; 0: the tokens of one block, block `[batch, token]` int32
@@ -28,17 +28,17 @@ class Work(NamedTuple):
     idle_us: Floats
 
     @classmethod
-    def tiles(cls, tile_tokens: int, first_us: float, further_us: float, slots: int) -> "Work":
+    def tiles(cls, tile_tokens: int, first_us: float, further_us: float, slots: int) -> "DeviceWork":
         """Tiles of so many tokens each, the last one of a slot partly filled."""
         return cls(tile_tokens, _NO_BLOCKS, np.full((1, slots), first_us), further_us, np.zeros(slots))
 
     @classmethod
-    def whole_slots(cls, slot_us: Floats) -> "Work":
+    def whole_slots(cls, slot_us: Floats) -> "DeviceWork":
         """One job per active slot; slot_us `[batch, slot]`."""
         return cls(_ALL, _NO_BLOCKS, np.ascontiguousarray(slot_us, dtype=np.float64), 0.0, np.zeros(slot_us.shape[1]))
 
     @classmethod
-    def blocks(cls, block: Ints, block_us: float, load_us: float, filled: Bools) -> "Work":
+    def blocks(cls, block: Ints, block_us: float, load_us: float, filled: Bools) -> "DeviceWork":
         """One job per slot and block of tokens; filled `[slot]`: the slots that are loaded, with tokens or without."""
         first = np.full((1, len(filled)), load_us + block_us)
         return cls(0, np.ascontiguousarray(block, dtype=np.int32), first, block_us, np.where(filled, load_us, 0.0))
@@ -46,7 +46,7 @@ class Work(NamedTuple):
 
 @kernel
 def work_off(
-    chosen: Ints, arrival: Floats, device_of: Ints, work: Work, slowdown: Floats, loaded: float
+    chosen: Ints, arrival: Floats, device_of: Ints, work: DeviceWork, slowdown: Floats, loaded: float
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """When each pair has been computed `[batch, token, k]` and the last job is done `[batch]`, and how long, in sum,
     the jobs waited and took `[batch, device]`.
@@ -74,7 +74,7 @@ def work_off(
 
 @kernel
 def _list_jobs(
-    chosen: Ints, arrival: Floats, work: Work, block: Ints, first_us: Floats, loaded: float
+    chosen: Ints, arrival: Floats, work: DeviceWork, block: Ints, first_us: Floats, loaded: float
 ) -> tuple[Ints, Ints, Floats, Floats]:
     """The jobs of a batch, numbered by slot, then in order of their first tokens.
 

@@ -15,7 +15,7 @@ AGAINST = np.array([NOWHERE, DESCENDS, CLIMBS, BOTH_WAYS], dtype=np.int32)
 
 
 class Leg(NamedTuple):
-    """The part of all journeys that runs along one kind of ring.
+    """The part of all link_paths that runs along one kind of ring.
 
     ring, start, way and hops `[source, device]` int32: the ring, the place on it where the leg begins, how and how far
     it runs. There are `rings` rings of `length` places; `first` is the first link of the first of them.

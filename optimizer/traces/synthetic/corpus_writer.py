@@ -18,7 +18,7 @@ LENGTH_SIGMA, LONGEST = 0.7, 8  # lengths are log-normal, and no longer than 8 t
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusRecipe:
     """What to generate: `requests` for each data set, of these mean lengths in tokens (0 for none at all).
 
     A data set is a name, and a folder of its own; the one without a name has no topic, and lies in the corpus's folder.
@@ -54,7 +54,7 @@ def synthesise(
     out: Path,
     model: Model,
     layers: Sequence[int],
-    corpus: Corpus,
+    corpus: CorpusRecipe,
     counts: Ints | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> None:
@@ -88,7 +88,7 @@ def _empty_folder(folder: Path) -> Path:
     return folder
 
 
-def _request(gates: Gates, corpus: Corpus, dataset: str, number: int) -> Request:
+def _request(gates: Gates, corpus: CorpusRecipe, dataset: str, number: int) -> Request:
     model, rng = gates.model, np.random.default_rng([stream("lengths", corpus.seed, dataset), number])
     prompt, output = (_length(mean, rng) for mean in corpus.means)
     numbers, lengths = np.array([number]), np.array([prompt + output])

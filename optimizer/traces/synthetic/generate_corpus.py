@@ -9,13 +9,13 @@ from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice, model_without_trace
-from optimizer.traces.source import Named, open_counts
-from optimizer.traces.synthetic.corpus_writer import Corpus, synthesise
+from optimizer.traces.source import TraceInput, open_counts
+from optimizer.traces.synthetic.corpus_writer import CorpusRecipe, synthesise
 
 
 def generate_corpus(
     out: Path,
-    recipe: Corpus,
+    recipe: CorpusRecipe,
     choice: ModelChoice,
     layers: Sequence[int] | None,
     counts: str | None,
@@ -38,7 +38,7 @@ def generate_corpus(
 def _counts(path: str | None, choice: ModelChoice) -> tuple[Counts, Model] | None:
     if path is None:
         return None
-    found = open_counts(Named(traces=[path]), choice)
+    found = open_counts(TraceInput(traces=[path]), choice)
     if found is None:
         raise InputError(f"--counts {path}: holds requests, not counts; give a file of counts")
     return found

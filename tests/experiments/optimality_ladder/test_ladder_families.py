@@ -15,8 +15,8 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES, alone, even_peak, routed_peak, total
-from optimizer.experiments.optimality_ladder.ladder import Instance
-from optimizer.experiments.optimality_ladder.runs import FORMULATION, Case
+from optimizer.experiments.optimality_ladder.ladder import LadderInstance
+from optimizer.experiments.optimality_ladder.runs import FORMULATION, LadderCase
 
 LIMITS = Limits(20.0)
 
@@ -103,11 +103,11 @@ def test_replicas_alone_have_devices_of_their_own_in_the_same_rows() -> None:
 def test_no_heuristic_is_better_than_what_was_proven(
     seed: int, family: str, experts: int, rows: int, shared: int
 ) -> None:
-    """`Case` checks each placement, and its value against the bound."""
+    """`LadderCase` checks each placement, and its value against the bound."""
     problem = drawn(seed, experts + shared, rows)
     model = Model("drawn", experts, shared, 1)
     problem = make_problem(model, problem.mesh, problem.cost, problem.load.copy(), "auto")
-    case = Case(family, Instance("drawn", f"{rows}x2", problem), seed, 0.05)
+    case = LadderCase(family, LadderInstance("drawn", f"{rows}x2", problem), seed, 0.05)
     bound = case.run(FORMULATION, None).bound
     assert bound is not None
     for method in FAMILIES[family].methods:

@@ -11,7 +11,7 @@ from optimizer.experiments.optimality_ladder.ladder import (
     DEVICE_PAIRS,
     LADDER,
     LAYERS,
-    Instance,
+    LadderInstance,
     generated,
     of_trace,
     tiny,
@@ -22,7 +22,7 @@ def quiet(stage: str, share: float) -> None:
     assert 0 <= share <= 1, stage
 
 
-def read(path: Path, *sizes: str) -> list[Instance]:
+def read(path: Path, *sizes: str) -> list[LadderInstance]:
     return list(of_trace(str(path), sizes or list(LADDER), quiet))
 
 

@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 
 from formulations.kit.outcome import SolveStatus
 from optimizer.errors import InputError
-from optimizer.experiments.optimality_ladder.rows import COLUMNS, Journal, Row
+from optimizer.experiments.optimality_ladder.rows import COLUMNS, LadderJournal, LadderRow
 
-ROW = Row(
+ROW = LadderRow(
     version="1", family="batches", size="1x8", instance='a "b", layer 3', digest="0f", method="greedy", seed=0,
     limit=2.5, value=0.1 + 0.2, bound=0.25, status=SolveStatus.FEASIBLE, gap=0.2, seconds=1e-7,
 )  # fmt: skip
 
 
-def other(**changes: Any) -> Row:
-    return Row(**(ROW.model_dump() | changes))
+def other(**changes: Any) -> LadderRow:
+    return LadderRow(**(ROW.model_dump() | changes))
 
 
-def journal(tmp_path: Path, *rows: Row) -> Path:
+def journal(tmp_path: Path, *rows: LadderRow) -> Path:
     path = tmp_path / "rows.csv"
-    kept = Journal(path)
+    kept = LadderJournal(path)
     for row in rows:
         kept.add(row)
     return path
@@ -39,7 +39,7 @@ def test_what_is_written_is_read_again(
 ) -> None:
     rows = [ROW, other(method="ilp", instance=name, value=value, bound=bound, status=status)]
     path = journal(tmp_path_factory.mktemp("rows"), *rows)
-    assert list(Journal(path).rows.values()) == rows
+    assert list(LadderJournal(path).rows.values()) == rows
 
 
 def test_a_run_that_is_killed_between_rows_leaves_a_readable_file(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_run_that_is_killed_between_rows_leaves_a_readable_file(tmp_path: Path
     assert lines[0].rstrip().split(",") == COLUMNS
     for number in range(len(lines) + 1):
         path.write_text("".join(lines[:number]))
-        assert list(Journal(path).rows.values()) == rows[: max(number - 1, 0)]
+        assert list(LadderJournal(path).rows.values()) == rows[: max(number - 1, 0)]
 
 
 def test_rows_differ_by_what_was_run_and_not_by_what_came_out() -> None:
@@ -77,7 +77,7 @@ def test_a_file_of_anything_else_is_refused_and_kept(tmp_path: Path, old: str, n
     assert old in text
     path.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=said):
-        Journal(path)
+        LadderJournal(path)
     assert path.read_text() == text.replace(old, new)
 
 
@@ -85,4 +85,4 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xff\x00")
     with pytest.raises(InputError, match="not a CSV file"):
-        Journal(path)
+        LadderJournal(path)

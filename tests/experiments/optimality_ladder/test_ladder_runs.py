@@ -13,10 +13,16 @@ from optimizer.commands.report.benchmark import as_json, figures
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES, even_peak
-from optimizer.experiments.optimality_ladder.ladder import Instance, tiny
+from optimizer.experiments.optimality_ladder.ladder import LadderInstance, tiny
 from optimizer.experiments.optimality_ladder.methods import METHODS
-from optimizer.experiments.optimality_ladder.rows import Journal, Row
-from optimizer.experiments.optimality_ladder.runs import FORMULATION, Case, WrongAnswerError, program_version, run_all
+from optimizer.experiments.optimality_ladder.rows import LadderJournal, LadderRow
+from optimizer.experiments.optimality_ladder.runs import (
+    FORMULATION,
+    LadderCase,
+    WrongAnswerError,
+    program_version,
+    run_all,
+)
 from optimizer.planning.candidates import Effort
 from optimizer.search.stop import Deadline
 
@@ -24,8 +30,8 @@ SPARE, FULL = tiny()
 BOTH = ("expected", "batches")
 
 
-def run(path: Path, families: tuple[str, ...] = BOTH, limit: float = 0.2, seed: int = 0) -> list[Row]:
-    return run_all(families, [SPARE, FULL], seed, limit, Journal(path), lambda stage, share: None)
+def run(path: Path, families: tuple[str, ...] = BOTH, limit: float = 0.2, seed: int = 0) -> list[LadderRow]:
+    return run_all(families, [SPARE, FULL], seed, limit, LadderJournal(path), lambda stage, share: None)
 
 
 def test_every_method_is_run_on_every_case_once_and_never_again(
@@ -58,16 +64,16 @@ def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_finds_the_same_values_and_another_seed_others() -> None:
-    case = Case("batches", FULL, 1, 5.0)
+    case = LadderCase("batches", FULL, 1, 5.0)
     for method in FAMILIES["batches"].methods:
         assert case.run(method, None).value == case.run(method, None).value
-    values = [Case("batches", FULL, seed, 5.0).run("random", None).value for seed in range(8)]
+    values = [LadderCase("batches", FULL, seed, 5.0).run("random", None).value for seed in range(8)]
     assert len(set(values)) > 1
 
 
 def test_steps_without_tokens_are_no_batches_to_route(tmp_path: Path) -> None:
-    counted = Instance("steps", "1x2", SPARE.problem, counted=True)
-    rows = run_all(tuple(FAMILIES), [counted], 0, 0.2, Journal(tmp_path / "r.csv"), lambda *_: None)
+    counted = LadderInstance("steps", "1x2", SPARE.problem, counted=True)
+    rows = run_all(tuple(FAMILIES), [counted], 0, 0.2, LadderJournal(tmp_path / "r.csv"), lambda *_: None)
     assert {row.family for row in rows} == {"expected", "replication"}
 
 
@@ -85,11 +91,11 @@ def test_a_placement_that_breaks_a_rule_is_an_error(monkeypatch: pytest.MonkeyPa
     broken = Placement(np.zeros((2, 3), dtype=np.int32))
     monkeypatch.setitem(FAMILIES["batches"].methods, "greedy", lambda problem, effort: broken)
     with pytest.raises(WrongAnswerError, match="greedy on 4 experts, 1x2, batches: expert without a slot: 1, 2, 3"):
-        Case("batches", SPARE, 0, 5.0).run("greedy", None)
+        LadderCase("batches", SPARE, 0, 5.0).run("greedy", None)
 
 
 def test_a_value_below_the_bound_is_an_error() -> None:
-    case = Case("batches", SPARE, 0, 5.0)
+    case = LadderCase("batches", SPARE, 0, 5.0)
     value = case.run("greedy", None).value
     assert value is not None
     assert case.run("greedy", value).status is SolveStatus.OPTIMAL
@@ -102,7 +108,7 @@ def test_a_formulation_that_finds_nothing_leaves_its_bound(monkeypatch: pytest.M
         return Outcome(None, None, 3.0, SolveStatus.UNKNOWN, 0.0)
 
     monkeypatch.setitem(FAMILIES, "batches", replace(FAMILIES["batches"], optimum=nothing))
-    row = Case("batches", SPARE, 0, 5.0).run(FORMULATION, None)
+    row = LadderCase("batches", SPARE, 0, 5.0).run(FORMULATION, None)
     assert (row.value, row.gap, row.bound, row.status) == (None, None, 3.0, SolveStatus.UNKNOWN)
     assert [(each.mean_gap, each.optimal) for each in figures([row])] == [(None, 0.0)]
 

@@ -17,21 +17,21 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.errors import InputError
 from optimizer.experiments.optimisation_steps import runs
-from optimizer.experiments.optimisation_steps.everything import Asked, experiment
+from optimizer.experiments.optimisation_steps.everything import StepsRequest, experiment
 from optimizer.experiments.optimisation_steps.floor import floor
 from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
-from optimizer.experiments.optimisation_steps.rows import Journal, Place, Row
+from optimizer.experiments.optimisation_steps.rows import Place, StepJournal, StepRow
 from optimizer.experiments.optimisation_steps.runs import (
     FACTORS,
     FUNCTIONAL,
     METHODS,
     OPTIMIZED,
     POLICIES,
-    Case,
+    StepCase,
     Terms,
     places,
 )
-from optimizer.experiments.optimisation_steps.settings import Setting, settings_of
+from optimizer.experiments.optimisation_steps.settings import StepSetting, settings_of
 from optimizer.planning.bounds import TIME, bound_any
 from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited
@@ -41,11 +41,11 @@ from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, Source, TraceSource, open_source
+from optimizer.traces.source import Source, TraceInput, TraceSource, open_source
 
 MESH, MODEL = Mesh(2, 2, 3), Model("drawn", 7, 1, 2)
 TERMS = Terms(60.0, 200, 0)
-NAMED = Named(batch_tokens=24)
+NAMED = TraceInput(batch_tokens=24)
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +69,19 @@ def source_of(corpus: Path, **more: Any) -> Source:
     return open_source(named, [1], MODEL, MESH, lambda share: None)
 
 
-def run_all(corpus: Path, path: Path, **names: Any) -> list[Row]:
-    asked = Asked([1], ModelChoice(routed_experts=7, shared_experts=1), MESH, cost(), TERMS)
+def run_all(corpus: Path, path: Path, **names: Any) -> list[StepRow]:
+    asked = StepsRequest([1], ModelChoice(routed_experts=7, shared_experts=1), MESH, cost(), TERMS)
     sets = {"one": replace(NAMED, traces=[str(corpus)]), **names}
-    return experiment(sets, asked, Journal(path), lambda stage, share: None)[0]
+    return experiment(sets, asked, StepJournal(path), lambda stage, share: None)[0]
 
 
 @pytest.fixture(scope="module")
-def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], Path]:
+def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[StepRow], Path]:
     path = tmp_path_factory.mktemp("rows") / "rows.csv"
     return run_all(corpus, path), path
 
 
-def figures(row: Row) -> dict[str, Any]:
+def figures(row: StepRow) -> dict[str, Any]:
     return row.model_dump(exclude={"seconds", "version"})
 
 
@@ -185,7 +185,7 @@ def test_the_functional_op_has_no_floor(corpus: Path) -> None:
 # Runs
 
 
-def test_every_method_is_judged_in_all_ways_in_both_settings(made: tuple[list[Row], Path]) -> None:
+def test_every_method_is_judged_in_all_ways_in_both_settings(made: tuple[list[StepRow], Path]) -> None:
     rows, path = made
     assert {len(row) for row in map(str.split, path.read_text().splitlines())} == {1}
     places_of = {(row.setting, row.method, row.policy, row.capacity_factor) for row in rows if row.moe_op == OPTIMIZED}
@@ -194,10 +194,10 @@ def test_every_method_is_judged_in_all_ways_in_both_settings(made: tuple[list[Ro
             assert {(setting, method, policy, factor) for policy in POLICIES for factor in FACTORS} <= places_of
     (first,) = [row for row in rows if row.moe_op == FUNCTIONAL]
     assert (first.setting, first.method, first.policy) == ("routed", "sequential", "even")
-    assert [row for of_block in Journal(path).blocks.values() for row in of_block] == rows
+    assert [row for of_block in StepJournal(path).blocks.values() for row in of_block] == rows
 
 
-def test_figures_are_the_simulators(made: tuple[list[Row], Path], corpus: Path) -> None:
+def test_figures_are_the_simulators(made: tuple[list[StepRow], Path], corpus: Path) -> None:
     for setting in settings_of(source_of(corpus), 1, MESH, cost()):
         problem, test = setting.problem, setting.sets.test
         found = {each.method: each for each in seeds_and_formulation(problem, TERMS.effort(), lambda *_: None)}
@@ -218,7 +218,7 @@ def test_figures_are_the_simulators(made: tuple[list[Row], Path], corpus: Path) 
             assert row.selection_us == pytest.approx(chosen_by.latency_us.mean())
 
 
-def test_capacities_are_judged_as_simulate_judges_them(made: tuple[list[Row], Path], corpus: Path) -> None:
+def test_capacities_are_judged_as_simulate_judges_them(made: tuple[list[StepRow], Path], corpus: Path) -> None:
     _, setting = settings_of(source_of(corpus), 1, MESH, cost())
     problem = setting.problem
     found = {each.method: each for each in seeds_and_formulation(problem, TERMS.effort(), lambda *_: None)}
@@ -240,7 +240,7 @@ def test_capacities_are_judged_as_simulate_judges_them(made: tuple[list[Row], Pa
     assert max(row.rerouted or 0 for row in wanted) > 0
 
 
-def test_bounds_are_not_beaten_and_gaps_are_from_them(made: tuple[list[Row], Path]) -> None:
+def test_bounds_are_not_beaten_and_gaps_are_from_them(made: tuple[list[StepRow], Path]) -> None:
     rows = [row for row in made[0] if row.bound_us is not None]
     assert {row.setting for row in rows} == {"routed", "all"}
     assert all(row.capacity_factor is None and row.moe_op == OPTIMIZED for row in rows)
@@ -252,13 +252,13 @@ def test_bounds_are_not_beaten_and_gaps_are_from_them(made: tuple[list[Row], Pat
         assert (row.bound_p99_us or 0) <= row.latency_p99_us * (1 + 1e-9)
 
 
-def test_without_replicas_no_policy_differs(made: tuple[list[Row], Path]) -> None:
+def test_without_replicas_no_policy_differs(made: tuple[list[StepRow], Path]) -> None:
     for method in METHODS[:-1]:
         rows = [row for row in made[0] if (row.setting, row.method, row.moe_op) == ("routed", method, OPTIMIZED)]
         assert len({(row.capacity_factor, row.latency_us, row.rerouted) for row in rows}) == len(FACTORS)
 
 
-def test_nothing_is_run_twice(made: tuple[list[Row], Path], corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_run_twice(made: tuple[list[StepRow], Path], corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("run again")
 
@@ -269,38 +269,40 @@ def test_nothing_is_run_twice(made: tuple[list[Row], Path], corpus: Path, monkey
 
 
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
-    made: tuple[list[Row], Path], corpus: Path, tmp_path: Path
+    made: tuple[list[StepRow], Path], corpus: Path, tmp_path: Path
 ) -> None:
     rows, whole = made
     content, path = whole.read_bytes(), tmp_path / "rows.csv"
     for share in (0.0, 0.3, 0.97):
         path.write_bytes(content[: int(share * len(content))])
-        kept = [of_block for of_block in Journal(path).blocks.values() if {*places_in(of_block)} <= {*map_of(of_block)}]
+        kept = [
+            of_block for of_block in StepJournal(path).blocks.values() if {*places_in(of_block)} <= {*map_of(of_block)}
+        ]
         again = run_all(corpus, path)
         assert [figures(row) for row in again] == [figures(row) for row in rows]
         assert all(row in again for of_block in kept for row in of_block)
         assert sorted(map(str, map(figures, written(path)))) == sorted(map(str, map(figures, rows)))
 
 
-def places_in(rows: list[Row]) -> list[Place]:
+def places_in(rows: list[StepRow]) -> list[Place]:
     return places(runs.Op(rows[0].moe_op, rows[0].method))
 
 
-def map_of(rows: list[Row]) -> list[Place]:
+def map_of(rows: list[StepRow]) -> list[Place]:
     return [row.place for row in rows]
 
 
-def written(path: Path) -> list[Row]:
-    return [row for of_block in Journal(path).blocks.values() for row in of_block]
+def written(path: Path) -> list[StepRow]:
+    return [row for of_block in StepJournal(path).blocks.values() for row in of_block]
 
 
 def test_a_plan_whose_rows_are_not_all_there_is_made_anew(
-    made: tuple[list[Row], Path], corpus: Path, tmp_path: Path
+    made: tuple[list[StepRow], Path], corpus: Path, tmp_path: Path
 ) -> None:
     """Rows of two searches are not mixed: the one that is there is recognised by its tiles, which are none."""
     rows, path = made[0], tmp_path / "rows.csv"
-    journal = Journal(path)
-    for of_block in Journal(made[1]).blocks.values():
+    journal = StepJournal(path)
+    for of_block in StepJournal(made[1]).blocks.values():
         marked = [row.model_copy(update={"tiles": 0.0}) for row in of_block]
         journal.put(marked[:-1] if marked[0].method == "search" else marked)
     again = run_all(corpus, path)
@@ -323,16 +325,18 @@ def test_a_search_that_is_interrupted_leaves_no_row(
 
 
 def test_another_seed_is_another_run(corpus: Path) -> None:
-    setting: Setting = next(iter(settings_of(source_of(corpus), 1, MESH, cost())))
+    setting: StepSetting = next(iter(settings_of(source_of(corpus), 1, MESH, cost())))
     op = runs.Op(OPTIMIZED, "search")
-    blocks = {Case("one", 1, setting, Terms(*terms)).block(op) for terms in [(9.0, 5, 0), (9.0, 5, 1), (9.0, None, 0)]}
+    blocks = {
+        StepCase("one", 1, setting, Terms(*terms)).block(op) for terms in [(9.0, 5, 0), (9.0, 5, 1), (9.0, None, 0)]
+    }
     assert len(blocks) == 3
 
 
 def test_hardware_without_a_functional_op_begins_with_the_other(corpus: Path) -> None:
     hardware = Cost("h800", load_hardware("h800"))
     setting = next(iter(settings_of(source_of(corpus), 1, MESH, hardware)))
-    assert {op.moe_op for op in Case("one", 1, setting, TERMS).ops} == {OPTIMIZED}
+    assert {op.moe_op for op in StepCase("one", 1, setting, TERMS).ops} == {OPTIMIZED}
 
 
 def test_a_suited_capacity_is_judged_if_one_helps(
@@ -352,15 +356,15 @@ def test_a_suited_capacity_is_judged_if_one_helps(
 # The ladder
 
 
-def row(setting: str, method: str, policy: str, selection: float, test: float, **more: Any) -> Row:
+def row(setting: str, method: str, policy: str, selection: float, test: float, **more: Any) -> StepRow:
     told = {"setting": setting, "method": method, "policy": policy, "selection_us": selection, "latency_p50_us": test,
             "latency_p99_us": 2 * test, "experts": 8 + (setting == "all"), "slots": 8 if setting == "routed" else 12,
             "bound_p50_us": None if more.get("capacity_factor") else 5, "layer": 3,
             "bound_p99_us": None if more.get("capacity_factor") else 6}  # fmt: skip
-    return Row(**(ROW.model_dump() | told | more))
+    return StepRow(**(ROW.model_dump() | told | more))
 
 
-def layer(number: int = 3, most: float = 0.01) -> list[Row]:
+def layer(number: int = 3, most: float = 0.01) -> list[StepRow]:
     """Where the test batches would choose otherwise than the selection batches in every step."""
     limits = {"capacity_factor": 2.0, "rerouted": 0.005, "over_capacity": 0.001, "gate_weight_kept": 0.99}
     found = [

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import InputError
-from optimizer.experiments.optimisation_steps.rows import Journal, Row
+from optimizer.experiments.optimisation_steps.rows import StepJournal, StepRow
 
 
-def other(**changes: Any) -> Row:
-    return Row(**(ROW.model_dump() | changes))
+def other(**changes: Any) -> StepRow:
+    return StepRow(**(ROW.model_dump() | changes))
 
 
 PLANS = [
@@ -23,15 +23,15 @@ PLANS = [
 ]
 
 
-def written(path: Path, plans: list[list[Row]]) -> Path:
-    journal = Journal(path)
+def written(path: Path, plans: list[list[StepRow]]) -> Path:
+    journal = StepJournal(path)
     for rows in plans:
         journal.put(rows)
     return path
 
 
-def read(path: Path) -> list[list[Row]]:
-    return list(Journal(path).blocks.values())
+def read(path: Path) -> list[list[StepRow]]:
+    return list(StepJournal(path).blocks.values())
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1)
@@ -57,7 +57,7 @@ def test_wherever_a_run_was_killed_its_file_is_gone_on_with(tmp_path: Path) -> N
         assert found == everything[: sum(head <= size for head in heads[1:])]
         assert path.read_bytes() == content[: max([heads[0], *(head for head in heads if head <= size)])]
         for rows in PLANS:
-            journal = Journal(path)
+            journal = StepJournal(path)
             if journal.rows(rows[0].block) != rows:
                 journal.put(rows)
         assert read(path) == PLANS
@@ -66,7 +66,7 @@ def test_wherever_a_run_was_killed_its_file_is_gone_on_with(tmp_path: Path) -> N
 def test_a_plan_that_is_made_anew_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.csv", PLANS)
     again = [row.model_copy(update={"tiles": 2.0}) for row in PLANS[0]]
-    Journal(path).put(again)
+    StepJournal(path).put(again)
     assert sorted(map(str, read(path))) == sorted(map(str, [again, *PLANS[1:]]))
     assert len(path.read_text().splitlines()) == 8
 
@@ -100,7 +100,7 @@ def test_a_file_of_anything_else_is_refused_and_kept(tmp_path: Path, old: str, n
     content = text.replace(old, new, 1).encode(errors="surrogateescape") + b"half a line"
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"{said}.*--csv"):
-        Journal(path)
+        StepJournal(path)
     assert path.read_bytes() == content
 
 
@@ -109,5 +109,5 @@ def test_a_line_without_an_end_is_not_cut_off_a_file_of_others(tmp_path: Path, c
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match="name another --csv"):
-        Journal(path)
+        StepJournal(path)
     assert path.read_bytes() == content

@@ -17,8 +17,8 @@ Replica = tuple[int, int]  # expert, device
 
 
 def routed_by_metro(drawn: Case) -> Ints:
-    site = drawn.site(RINGS, 1, 1)
-    return metro(drawn.batches.experts, drawn.batches.source_row, site, drawn.model.routed_experts)
+    context = drawn.context(RINGS, 1, 1)
+    return metro(drawn.batches.experts, drawn.batches.source_row, context, drawn.model.routed_experts)
 
 
 def activated(drawn: Case, chosen: Ints, batch: int) -> set[Replica]:
@@ -46,7 +46,7 @@ def test_the_fullest_device_has_as_few_activated_experts_as_can_be(drawn: Case) 
         used = {expert for expert, _ in found if expert < routed}
         if 2 ** len(used) > 2000:
             continue
-        nearest = drawn.site(RINGS, 1, 1).nearest_slot[:, routed:].ravel() // drawn.mesh.slots_per_device
+        nearest = drawn.context(RINGS, 1, 1).nearest_slot[:, routed:].ravel() // drawn.mesh.slots_per_device
         shared = {(routed, int(device)) for device in nearest}
         fullest = max(Counter(device for _, device in found | shared).values())
         assert fullest == least_activated(drawn, shared, used)
@@ -63,7 +63,7 @@ def test_every_pair_goes_to_a_replica_of_its_expert_and_all_of_an_expert_to_the_
 
 def test_shared_experts_are_served_nearby() -> None:
     drawn = case(5, (4, 3), 3, shared=1)
-    chosen, nearest = routed_by_metro(drawn), drawn.site(RINGS, 1, 1).nearest_slot
+    chosen, nearest = routed_by_metro(drawn), drawn.context(RINGS, 1, 1).nearest_slot
     shared = drawn.batches.experts == drawn.model.routed_experts
     rows = drawn.batches.source_row[..., None].repeat(chosen.shape[2], axis=2)
     assert (chosen[shared] == nearest[rows[shared], drawn.model.routed_experts]).all()

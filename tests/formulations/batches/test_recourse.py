@@ -11,7 +11,7 @@ from ortools.sat.python import cp_model
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements, routed_total
 
 from formulations.batches import recourse
-from formulations.batches.recourse import Instance, place_for_batches
+from formulations.batches.recourse import BatchInstance, place_for_batches
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for
@@ -24,19 +24,19 @@ SHAPES = [(1, 3), (2, 1), (2, 2), (2, 4), (3, 1), (3, 2), (4, 1), (4, 2)]
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     """Kernels are compiled before a time limit counts."""
-    place_for_batches(Instance(np.array([[9, 4, 1], [1, 9, 4]]), 2, 2), None, LIMITS)
+    place_for_batches(BatchInstance(np.array([[9, 4, 1], [1, 9, 4]]), 2, 2), None, LIMITS)
 
 
 @st.composite
-def instances(draw: st.DrawFn) -> Instance:
+def instances(draw: st.DrawFn) -> BatchInstance:
     devices, depth = draw(st.sampled_from(SHAPES))
     experts = draw(st.integers(1, min(4, devices * depth)))
     most = draw(st.sampled_from([4, 30]))
     batch = st.lists(st.integers(0, most), min_size=experts, max_size=experts)
-    return Instance(np.array(draw(st.lists(batch, min_size=1, max_size=3))), devices, depth)
+    return BatchInstance(np.array(draw(st.lists(batch, min_size=1, max_size=3))), devices, depth)
 
 
-def check(instance: Instance, found: Outcome[Ints]) -> int:
+def check(instance: BatchInstance, found: Outcome[Ints]) -> int:
     """The sum of peaks, recomputed; the placement is valid and the bound below."""
     assert found.value is not None
     assert found.objective is not None
@@ -49,7 +49,7 @@ def check(instance: Instance, found: Outcome[Ints]) -> int:
     return total
 
 
-def best_of(instance: Instance) -> int:
+def best_of(instance: BatchInstance) -> int:
     best = least_total(instance.load.tolist(), instance.devices, instance.slots_per_device)
     assert best is not None
     return best
@@ -57,7 +57,7 @@ def best_of(instance: Instance) -> int:
 
 @settings(max_examples=150)
 @given(instances(), st.sampled_from([0, 1, 30]), st.sampled_from([0, 100]))
-def test_optimum_equals_brute_force(instance: Instance, descents: int, first_sets: int) -> None:
+def test_optimum_equals_brute_force(instance: BatchInstance, descents: int, first_sets: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recourse, "DESCENTS", descents)  # without them the model has to find all
         patch.setattr(recourse, "FIRST_SETS", first_sets)  # without them cuts have to
@@ -68,7 +68,7 @@ def test_optimum_equals_brute_force(instance: Instance, descents: int, first_set
 
 @settings(max_examples=300)
 @given(instances(), st.sampled_from([0.0, 1e-9, 1e-3]), st.integers(0, 400))
-def test_cut_short_the_bound_holds(instance: Instance, deterministic: float, largest: int) -> None:
+def test_cut_short_the_bound_holds(instance: BatchInstance, deterministic: float, largest: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recourse, "DESCENTS", 0)
         patch.setattr(recourse, "LARGEST_MODEL", largest)
@@ -82,7 +82,7 @@ def test_cut_short_the_bound_holds(instance: Instance, deterministic: float, lar
 def test_six_experts_equal_brute_force(shape: tuple[int, int]) -> None:
     for seed in range(3):
         load = drawn_loads(seed, 6, 4, 60, 0.9, 0.9)
-        instance = Instance(load, *shape)
+        instance = BatchInstance(load, *shape)
         found = place_for_batches(instance, None, LIMITS)
         assert found.status is SolveStatus.OPTIMAL
         every = placements(6, shape[0], shape[1], shape[1])
@@ -109,7 +109,7 @@ def test_six_experts_equal_brute_force(shape: tuple[int, int]) -> None:
 def test_each_constraint_binds_and_has_a_feasible_and_an_infeasible_case(
     load: list[list[int]], devices: int, depth: int, objective: int | None
 ) -> None:
-    found = place_for_batches(Instance(np.array(load), devices, depth), None, LIMITS)
+    found = place_for_batches(BatchInstance(np.array(load), devices, depth), None, LIMITS)
     assert found.status is (SolveStatus.INFEASIBLE if objective is None else SolveStatus.OPTIMAL)
     assert found.objective == objective
 
@@ -136,7 +136,7 @@ def peak(batch: int, value: int) -> Fix:
     return fix
 
 
-SMALL = Instance(np.array([[12, 4, 4], [4, 12, 4]]), 3, 2)
+SMALL = BatchInstance(np.array([[12, 4, 4], [4, 12, 4]]), 3, 2)
 SOME = np.array([[0, 1], [0, 2], [1, 2]])  # peaks of 8 and 8
 
 
@@ -168,9 +168,9 @@ def test_each_family_of_the_model_has_a_feasible_and_an_infeasible_case(fixes: l
     assert status == (cp_model.OPTIMAL if feasible else cp_model.INFEASIBLE)
 
 
-def hard_for_its_size(seed: int = 1) -> Instance:
+def hard_for_its_size(seed: int = 1) -> BatchInstance:
     """Eight experts on four devices of three slots, some far hotter than the rest in each batch."""
-    return Instance(drawn_loads(seed, 8, 5, 80, 0.6, 0.9), 4, 3)
+    return BatchInstance(drawn_loads(seed, 8, 5, 80, 0.6, 0.9), 4, 3)
 
 
 def listen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -231,12 +231,12 @@ def test_a_hint_is_improved_or_refused() -> None:
 @pytest.mark.parametrize("load", [np.zeros((0, 3), dtype=np.int64), np.array([3, 4]), np.array([[3, -1]])])
 def test_loads_that_are_none_are_refused(load: Ints) -> None:
     with pytest.raises(ValueError, match="no count of pairs"):
-        Instance(load, 2, 2)
+        BatchInstance(load, 2, 2)
 
 
 def test_same_seed_same_answer_and_a_deadline_ends_descents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recourse, "DESCENTS", 3)
-    instance = Instance(drawn_loads(2, 12, 6, 150, 0.9, 0.9), 4, 4)
+    instance = BatchInstance(drawn_loads(2, 12, 6, 150, 0.9, 0.9), 4, 4)
     limits = Limits(seconds=600, deterministic=0.1, seed=4)
     one, two = (place_for_batches(instance, None, limits) for _ in range(2))
     assert one.value is not None
@@ -250,7 +250,7 @@ def test_same_seed_same_answer_and_a_deadline_ends_descents(monkeypatch: pytest.
 
 @pytest.mark.parametrize(("slots_per_device", "sigma", "burst"), [(3, 0.9, 0.1), (4, 0.9, 0.1), (4, 0.6, 0.3)])
 def test_24_experts_on_4x2_devices_are_placed_to_optimality(slots_per_device: int, sigma: float, burst: float) -> None:
-    instance = Instance(drawn_loads(2, 24, 16, 512, sigma, burst), 8, slots_per_device)
+    instance = BatchInstance(drawn_loads(2, 24, 16, 512, sigma, burst), 8, slots_per_device)
     found = place_for_batches(instance, None, LIMITS)
     assert found.status is SolveStatus.OPTIMAL
     check(instance, found)
@@ -258,7 +258,7 @@ def test_24_experts_on_4x2_devices_are_placed_to_optimality(slots_per_device: in
 
 def test_bursts_that_are_too_much_leave_an_honest_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recourse, "DESCENTS", 0)
-    instance = Instance(drawn_loads(1, 24, 16, 512, 1.0, 0.6), 8, 4)
+    instance = BatchInstance(drawn_loads(1, 24, 16, 512, 1.0, 0.6), 8, 4)
     found = place_for_batches(instance, None, Limits(seconds=600, deterministic=0.01))
     check(instance, found)
     assert found.status is SolveStatus.FEASIBLE

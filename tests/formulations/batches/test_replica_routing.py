@@ -14,7 +14,7 @@ from reference import best_split_peak
 
 from formulations.batches.replica_routing import (
     CriticalSet,
-    Split,
+    ReplicaSplit,
     holders_of,
     least_peaks,
     proven_bound,
@@ -55,7 +55,7 @@ def largest_ratio(load: Ints, holders: Bools) -> Fraction:
     return max(ratios)
 
 
-def solved(outcome: Outcome[Split], units: Ints, holders: Bools) -> Split:
+def solved(outcome: Outcome[ReplicaSplit], units: Ints, holders: Bools) -> ReplicaSplit:
     """The split of an optimal outcome, after every unit has been followed."""
     assert outcome.status is SolveStatus.OPTIMAL
     assert outcome.value is not None

@@ -9,7 +9,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations.expected_load.joint_placement import Layer, place_in_steps, place_jointly
+from formulations.expected_load.joint_placement import JointInstance, place_in_steps, place_jointly
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits
@@ -20,17 +20,17 @@ FEW_ROUNDS = Limits(seconds=60, deterministic=3)
 
 def layer(
     load: list[int], rows: int, cols: int, depth: int, spread: tuple[int, ...] = (), most: int | None = None
-) -> Layer:
-    return Layer(np.array(load), np.isin(np.arange(len(load)), spread), rows, cols, depth, most)
+) -> JointInstance:
+    return JointInstance(np.array(load), np.isin(np.arange(len(load)), spread), rows, cols, depth, most)
 
 
-def large(seed: int) -> Layer:
+def large(seed: int) -> JointInstance:
     """257 experts, the last one chosen by every token, on 128 devices."""
     routed = (1000 * np.random.default_rng(seed).lognormal(0, 0.6, 256)).astype(np.int64)
-    return Layer(np.append(routed, routed.sum() // 8), np.arange(257) == 256, 16, 8, 3)
+    return JointInstance(np.append(routed, routed.sum() // 8), np.arange(257) == 256, 16, 8, 3)
 
 
-def assert_valid(case: Layer, slots: Ints) -> None:
+def assert_valid(case: JointInstance, slots: Ints) -> None:
     assert Placement(slots).violations(len(case.load), case.devices, case.slots_per_device) == []
     by_row = slots.reshape(case.rows, -1)
     for expert in np.flatnonzero(case.spread):
@@ -77,7 +77,7 @@ def test_the_optimum_lies_between_bound_and_value(data: st.DataObject) -> None:
         (layer([9, 9, 1], 2, 1, 2, spread=(0, 1)), False),  # the spread ones fill both rows
     ],
 )
-def test_what_does_not_fit_is_infeasible(case: Layer, feasible: bool) -> None:
+def test_what_does_not_fit_is_infeasible(case: JointInstance, feasible: bool) -> None:
     outcome = place_jointly(case, None, FEW_ROUNDS)
     assert (outcome.status is SolveStatus.INFEASIBLE) is not feasible
     if outcome.value is not None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
 from formulations.expected_load import layer_placement
-from formulations.expected_load.layer_placement import Instance, place_replicas
+from formulations.expected_load.layer_placement import LayerInstance, place_replicas
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, solver_for, status_of
 from optimizer.domain.placement import Placement
@@ -20,9 +20,9 @@ LIMITS = Limits(seconds=60, deterministic=20)
 
 def instance(
     load: list[int], count: list[int], rows: int, cols: int, depth: int, spread: tuple[int, ...] = ()
-) -> Instance:
+) -> LayerInstance:
     mask = np.isin(np.arange(len(load)), spread)
-    return Instance(np.array(load), np.array(count), mask, rows, cols, depth)
+    return LayerInstance(np.array(load), np.array(count), mask, rows, cols, depth)
 
 
 @settings(max_examples=40)
@@ -62,7 +62,7 @@ def test_optimum_equals_brute_force_and_its_placement_is_valid(data: st.DataObje
         (instance([9, 9, 1], [2, 2, 1], 2, 1, 2, spread=(0, 1)), False),  # the spread ones fill both rows
     ],
 )
-def test_each_constraint_family_has_a_feasible_and_an_infeasible_case(case: Instance, feasible: bool) -> None:
+def test_each_constraint_family_has_a_feasible_and_an_infeasible_case(case: LayerInstance, feasible: bool) -> None:
     outcome = place_replicas(case, None, LIMITS)
     assert outcome.status is (SolveStatus.OPTIMAL if feasible else SolveStatus.INFEASIBLE)
 
@@ -103,7 +103,7 @@ def test_shares_stay_exact_until_they_grow_too_large() -> None:
 
 def test_a_time_out_still_has_a_placement_and_a_malformed_model_is_an_error() -> None:
     load = np.random.default_rng(0).integers(100, 120, 31)  # 31 much alike on 15 devices: far from the mean
-    case = Instance(load, np.ones(31, dtype=np.int64), np.zeros(31, dtype=np.bool_), 5, 3, 4)
+    case = LayerInstance(load, np.ones(31, dtype=np.int64), np.zeros(31, dtype=np.bool_), 5, 3, 4)
     outcome = place_replicas(case, None, Limits(60, deterministic=1e-9))
     assert outcome.status is SolveStatus.FEASIBLE
     assert outcome.value is not None
@@ -124,7 +124,7 @@ def test_a_better_hint_than_what_is_found_stands(monkeypatch: pytest.MonkeyPatch
 def test_columns_prove_most_of_what_regrouping_finds() -> None:
     """Greedy counts, small experts beside large ones; the same with the same limits, whatever the clock says."""
     load = (1000 * np.random.default_rng(3).lognormal(0, 0.6, 32)).astype(np.int64)
-    case = Instance(load, greedy_counts(load, 48), np.zeros(32, dtype=np.bool_), 4, 4, 3)
+    case = LayerInstance(load, greedy_counts(load, 48), np.zeros(32, dtype=np.bool_), 4, 4, 3)
     one, two = (place_replicas(case, None, Limits(60, deterministic=1)) for _ in range(2))
     assert one.gap <= 1e-3
     assert one.value is not None

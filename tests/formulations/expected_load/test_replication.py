@@ -11,7 +11,13 @@ from ortools.sat.python import cp_model
 from reference import count_vectors
 
 from formulations.expected_load import replication
-from formulations.expected_load.replication import Budget, counts_for_batches, counts_for_loads, mean_peak, risk_loads
+from formulations.expected_load.replication import (
+    ReplicaBudget,
+    counts_for_batches,
+    counts_for_loads,
+    mean_peak,
+    risk_loads,
+)
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer
@@ -19,7 +25,7 @@ from formulations.kit.solver import Limits, MilpAnswer
 LIMITS = Limits(seconds=30)
 
 
-def cp_sat_peak(load: list[int], budget: Budget) -> Fraction | None:
+def cp_sat_peak(load: list[int], budget: ReplicaBudget) -> Fraction | None:
     """Least max of load / count by CP-SAT: counts as integers, count * peak >= load, all in units of 1 / lcm."""
     scale = math.lcm(*range(1, int(budget.most.max()) + 1))
     model = cp_model.CpModel()
@@ -39,21 +45,21 @@ def cp_sat_peak(load: list[int], budget: Budget) -> Fraction | None:
 
 
 @st.composite
-def budgets(draw: st.DrawFn) -> Budget:
+def budgets(draw: st.DrawFn) -> ReplicaBudget:
     experts, devices = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     ends = [sorted(draw(st.tuples(*[st.integers(1, devices)] * 2))) for _ in range(experts)]
     least, most = np.array(ends).T
-    return Budget(draw(st.integers(experts, experts * devices)), least, most)
+    return ReplicaBudget(draw(st.integers(experts, experts * devices)), least, most)
 
 
-def allowed(budget: Budget) -> list[list[int]]:
+def allowed(budget: ReplicaBudget) -> list[list[int]]:
     every = count_vectors(len(budget.least), budget.slots, int(budget.most.max()))
     return [counts for counts in every if budget.violations(np.array(counts)) == []]
 
 
 @settings(max_examples=60)
 @given(budgets(), st.data())
-def test_greedy_counts_are_optimal(budget: Budget, data: st.DataObject) -> None:
+def test_greedy_counts_are_optimal(budget: ReplicaBudget, data: st.DataObject) -> None:
     experts = len(budget.least)
     load = data.draw(st.lists(st.integers(0, 60), min_size=experts, max_size=experts))
     outcome = counts_for_loads(np.array(load), budget)
@@ -72,7 +78,7 @@ def test_greedy_counts_are_optimal(budget: Budget, data: st.DataObject) -> None:
 
 @settings(max_examples=60)
 @given(budgets(), st.data())
-def test_counts_for_batches_equal_brute_force(budget: Budget, data: st.DataObject) -> None:
+def test_counts_for_batches_equal_brute_force(budget: ReplicaBudget, data: st.DataObject) -> None:
     experts = len(budget.least)
     one = st.lists(st.integers(0, 30), min_size=experts, max_size=experts)
     loads = data.draw(st.lists(one, min_size=1, max_size=6))
@@ -99,7 +105,7 @@ def hot_loads(batches: int, experts: int) -> Ints:
 
 
 def test_the_model_alone_finds_what_exchanges_find_and_its_bound_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    load, budget = hot_loads(12, 30), Budget.of(30, 45, 16)
+    load, budget = hot_loads(12, 30), ReplicaBudget.of(30, 45, 16)
     best = counts_for_batches(load, budget, LIMITS)
     monkeypatch.setattr(replication, "_exchange", lambda load, budget, counts, deadline: budget.least + 0)
     with_model = counts_for_batches(load, budget, LIMITS)
@@ -114,18 +120,18 @@ def test_the_model_alone_finds_what_exchanges_find_and_its_bound_holds(monkeypat
 @pytest.mark.parametrize(
     ("budget", "feasible"),
     [
-        (Budget.of(3, 4, 2), True),
-        (Budget.of(3, 2, 2), False),  # fewer slots than experts
-        (Budget.of(3, 6, 2), True),
-        (Budget.of(3, 7, 2), False),  # more slots than experts times devices
-        (Budget.of(3, 5, 4, shared=(2,), rows=3), True),
-        (Budget.of(3, 4, 4, shared=(2,), rows=3), False),  # the shared expert needs three
-        (Budget.of(3, 6, 4, most=2), True),
-        (Budget.of(3, 7, 4, most=2), False),
-        (Budget.of(2, 4, 2, shared=(1,), rows=3), False),  # more rows than devices
+        (ReplicaBudget.of(3, 4, 2), True),
+        (ReplicaBudget.of(3, 2, 2), False),  # fewer slots than experts
+        (ReplicaBudget.of(3, 6, 2), True),
+        (ReplicaBudget.of(3, 7, 2), False),  # more slots than experts times devices
+        (ReplicaBudget.of(3, 5, 4, shared=(2,), rows=3), True),
+        (ReplicaBudget.of(3, 4, 4, shared=(2,), rows=3), False),  # the shared expert needs three
+        (ReplicaBudget.of(3, 6, 4, most=2), True),
+        (ReplicaBudget.of(3, 7, 4, most=2), False),
+        (ReplicaBudget.of(2, 4, 2, shared=(1,), rows=3), False),  # more rows than devices
     ],
 )
-def test_each_constraint_family_has_a_feasible_and_an_infeasible_case(budget: Budget, feasible: bool) -> None:
+def test_each_constraint_family_has_a_feasible_and_an_infeasible_case(budget: ReplicaBudget, feasible: bool) -> None:
     load = np.array([[5, 9, 4]])[:, : len(budget.least)]
     for outcome in (counts_for_loads(load[0], budget), counts_for_batches(load, budget, LIMITS)):
         assert outcome.status is (SolveStatus.OPTIMAL if feasible else SolveStatus.INFEASIBLE)
@@ -134,7 +140,7 @@ def test_each_constraint_family_has_a_feasible_and_an_infeasible_case(budget: Bu
 
 
 def test_options_fix_least_and_most() -> None:
-    budget = Budget.of(4, 12, 6, most=3, shared=(3,), rows=4)
+    budget = ReplicaBudget.of(4, 12, 6, most=3, shared=(3,), rows=4)
     assert (budget.least.tolist(), budget.most.tolist()) == ([1, 1, 1, 4], [3, 3, 3, 6])
     outcome = counts_for_loads(np.array([90, 9, 9, 1]), budget)
     assert outcome.value is not None
@@ -145,7 +151,7 @@ def test_options_fix_least_and_most() -> None:
         "11 replicas for 12 slots",
     ]
     with pytest.raises(ValueError, match="needs a replica"):
-        Budget(3, np.array([0, 1]), np.array([2, 2]))
+        ReplicaBudget(3, np.array([0, 1]), np.array([2, 2]))
 
 
 def test_risk_loads_are_mean_plus_deviations() -> None:
@@ -156,7 +162,7 @@ def test_risk_loads_are_mean_plus_deviations() -> None:
 
 def test_counts_of_batches_beat_those_of_means_and_a_hint_is_never_lost() -> None:
     load = np.array([[10, 48], [10, 0], [10, 0], [10, 0], [10, 0]])
-    budget = Budget.of(2, 3, 2)
+    budget = ReplicaBudget.of(2, 3, 2)
     by_mean = counts_for_loads(load.mean(axis=0), budget)
     outcome = counts_for_batches(load, budget, LIMITS)
     assert by_mean.value is not None
@@ -167,7 +173,7 @@ def test_counts_of_batches_beat_those_of_means_and_a_hint_is_never_lost() -> Non
 
 
 def test_out_of_time_is_feasible_with_a_bound_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    load, budget = hot_loads(40, 120), Budget.of(120, 180, 60)
+    load, budget = hot_loads(40, 120), ReplicaBudget.of(120, 180, 60)
     none = MilpAnswer(SolveStatus.UNKNOWN, None, None, -np.inf, 0.0)
     exact = counts_for_batches(load, budget, Limits(seconds=3))
     monkeypatch.setattr(replication, "minimise", lambda *_: none)

@@ -13,7 +13,7 @@ from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer
 from formulations.rows import row_placement
-from formulations.rows.mesh_row import Row
+from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_placement import place_row
 from formulations.rows.row_split import tail_mean, tail_weights
 
@@ -41,7 +41,7 @@ def worst_mean(peaks: list[float], level: float) -> float:
     return total / share
 
 
-def worth(row: Row, held: list[set[int]]) -> float:
+def worth(row: MeshRow, held: list[set[int]]) -> float:
     """The objective where device d of the row holds the experts held[d]."""
     inside = np.array([[expert in here for here in held] for expert in range(row.load.shape[1])])
     there = np.hstack([inside, row.elsewhere])
@@ -51,7 +51,7 @@ def worth(row: Row, held: list[set[int]]) -> float:
     )
 
 
-def best_worth(row: Row) -> float | None:
+def best_worth(row: MeshRow) -> float | None:
     """Brute force: every set of at most so many experts on every device. Equal devices once."""
     experts = range(row.load.shape[1])
     sets = [set(c) for size in range(row.slots_per_device + 1) for c in combinations(experts, size)]
@@ -68,14 +68,14 @@ def compiled() -> None:
 
 
 @st.composite
-def rows(draw: st.DrawFn) -> Row:
+def rows(draw: st.DrawFn) -> MeshRow:
     devices, depth = draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (3, 1)]))
     experts, outside, batches = draw(st.integers(1, 4)), draw(st.integers(0, 3)), draw(st.integers(1, 3))
     numbers = st.lists(st.integers(0, 20), min_size=batches, max_size=batches)
     load = [draw(numbers) for _ in range(experts)]
     fixed = [draw(numbers) for _ in range(outside)]
     elsewhere = [draw(st.lists(st.booleans(), min_size=outside, max_size=outside)) for _ in range(experts)]
-    return Row(
+    return MeshRow(
         np.array(load).T,
         np.array(elsewhere, dtype=np.bool_).reshape(experts, outside),
         np.array(fixed, dtype=np.float64).reshape(outside, batches).T,
@@ -91,7 +91,7 @@ def held(slots: Ints) -> list[set[int]]:
 
 @settings(max_examples=60, deadline=None)
 @given(rows(), st.booleans())
-def test_optimum_equals_brute_force_and_its_value_is_recomputed(row: Row, model_alone: bool) -> None:
+def test_optimum_equals_brute_force_and_its_value_is_recomputed(row: MeshRow, model_alone: bool) -> None:
     best = best_worth(row)
     with pytest.MonkeyPatch.context() as patch:
         if model_alone:
@@ -111,7 +111,7 @@ def test_optimum_equals_brute_force_and_its_value_is_recomputed(row: Row, model_
 def test_six_experts_on_three_devices_equal_brute_force() -> None:
     rng = np.random.default_rng(3)
     elsewhere = np.array([[1, 0], [0, 1], [1, 1], [0, 0], [0, 0], [0, 0]], dtype=np.bool_)
-    row = Row(rng.integers(0, 30, (3, 6)), elsewhere, rng.integers(0, 30, (3, 2)), 3, 2)
+    row = MeshRow(rng.integers(0, 30, (3, 6)), elsewhere, rng.integers(0, 30, (3, 2)), 3, 2)
     outcome = place_row(row, None, LIMITS)
     assert outcome.objective == pytest.approx(best_worth(row))
     assert outcome.gap <= 1e-4
@@ -123,7 +123,7 @@ def test_peaks_equal_linear_programs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     experts, outside = int(rng.integers(1, 9)), int(rng.integers(1, 6))
     elsewhere = rng.random((experts, outside)) < 0.4
-    row = Row(rng.integers(0, 60, (2, experts)), elsewhere, rng.random((2, outside)) * 40, 4, 3)
+    row = MeshRow(rng.integers(0, 60, (2, experts)), elsewhere, rng.random((2, outside)) * 40, 4, 3)
     slots = rng.permuted(np.tile(np.arange(-1, experts), (4, 3)), axis=1)[:, :3]
     slots[:, 0] = np.resize(row.bound_to_row, 4) if len(row.bound_to_row) else -1
     if row.violations(slots):
@@ -135,8 +135,10 @@ def test_peaks_equal_linear_programs(seed: int) -> None:
     assert row.compact().peaks(slots) == pytest.approx(expected)
 
 
-def instance(load: list[list[int]], outside: list[list[int]], fixed: list[list[int]], devices: int, depth: int) -> Row:
-    return Row(np.array(load), np.array(outside, dtype=np.bool_), np.array(fixed), devices, depth)
+def instance(
+    load: list[list[int]], outside: list[list[int]], fixed: list[list[int]], devices: int, depth: int
+) -> MeshRow:
+    return MeshRow(np.array(load), np.array(outside, dtype=np.bool_), np.array(fixed), devices, depth)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def instance(load: list[list[int]], outside: list[list[int]], fixed: list[list[i
     ],
 )
 def test_each_constraint_family_binds_and_has_a_feasible_and_an_infeasible_case(
-    case: Row, feasible: bool, objective: float | None
+    case: MeshRow, feasible: bool, objective: float | None
 ) -> None:
     outcome = place_row(case, None, LIMITS)
     assert outcome.status is (SolveStatus.OPTIMAL if feasible else SolveStatus.INFEASIBLE)
@@ -163,7 +165,7 @@ def test_each_constraint_family_binds_and_has_a_feasible_and_an_infeasible_case(
 def test_a_tail_is_planned_for_rather_than_the_mean() -> None:
     # batches 0-3: experts 0 and 1 are busy together; batch 4: 0 and 2, more so
     load = np.array([[10, 10, 0, 0]] * 4 + [[18, 0, 18, 0]])
-    row = Row(load, np.zeros((4, 0), dtype=np.bool_), np.zeros((5, 0)), 2, 2)
+    row = MeshRow(load, np.zeros((4, 0), dtype=np.bool_), np.zeros((5, 0)), 2, 2)
     mean, tail = place_row(row, None, LIMITS), place_row(replace(row, level=0.8), None, LIMITS)
     assert mean.value is not None
     assert tail.value is not None
@@ -181,13 +183,13 @@ def test_tail_mean_is_that_of_the_worst_batches(peaks: list[int], level: float) 
     assert tail_weights(array, level).sum() == pytest.approx(1)
 
 
-def crowded_row() -> tuple[Row, Ints]:
+def crowded_row() -> tuple[MeshRow, Ints]:
     """Eight devices of three slots, 30 experts of which 12 are outside too, 16 batches; and a placement."""
     rng = np.random.default_rng(5)
     elsewhere = np.zeros((30, 10), dtype=np.bool_)
     elsewhere[np.arange(18, 30), np.arange(12) % 10] = True
     load = rng.poisson(rng.lognormal(2.5, 0.5, 30), (16, 30))
-    return Row(load, elsewhere, rng.poisson(25, (16, 10)), 8, 3), np.arange(24).reshape(3, 8).T.copy()
+    return MeshRow(load, elsewhere, rng.poisson(25, (16, 10)), 8, 3), np.arange(24).reshape(3, 8).T.copy()
 
 
 def test_the_start_is_improved_and_the_bound_holds_at_full_size() -> None:

@@ -17,7 +17,7 @@ from optimizer.planning.many_layers import reading
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Named, TraceSource, open_traces
+from optimizer.traces.source import TraceInput, TraceSource, open_traces
 
 MODEL, MESH, LAYERS = Model("drawn", 8, 1, 2), Mesh(2, 2, 4), (0, 1, 2, 3, 4)
 LAYER_BYTES = 5 * 20 * 2  # requests, tokens, top-k of uint8
@@ -41,7 +41,7 @@ class Opened:
         self.most_alive = 0
         monkeypatch.setattr(reading, "open_traces", self)
 
-    def __call__(self, named: Named, layers: Any, *rest: Any) -> TraceSource:
+    def __call__(self, named: TraceInput, layers: Any, *rest: Any) -> TraceSource:
         gc.collect()
         self.most_alive = max(self.most_alive, len(self.alive) + 1)
         self.layers.append(tuple(layers))
@@ -61,7 +61,7 @@ def few_at_once(monkeypatch: pytest.MonkeyPatch, layers: float) -> None:
 
 
 def reader(corpus: Path, layers: tuple[int, ...] | None = LAYERS, **named: Any) -> LayerReader:
-    given = Named(traces=[str(corpus)], batch_tokens=24, **named)
+    given = TraceInput(traces=[str(corpus)], batch_tokens=24, **named)
     return LayerReader.of(given, MODEL, MESH, layers, lambda share: None)
 
 
@@ -80,7 +80,7 @@ def test_small_files_are_opened_once(corpus: Path, opened: Opened) -> None:
 def test_groups_give_what_all_at_once_does(
     corpus: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch, fitting: float
 ) -> None:
-    whole = open_traces(Named(traces=[str(corpus)], batch_tokens=24), LAYERS, MODEL, MESH, lambda share: None)
+    whole = open_traces(TraceInput(traces=[str(corpus)], batch_tokens=24), LAYERS, MODEL, MESH, lambda share: None)
     few_at_once(monkeypatch, fitting)
     read, size = reader(corpus), max(1, int(fitting))
     for layer in LAYERS:
@@ -140,7 +140,7 @@ def test_all_layers_are_those_with_experts(tmp_path: Path, rng: np.random.Genera
 
 def test_all_layers_of_the_built_in_trace_are_the_models() -> None:
     def of(choice: Model | ModelChoice) -> LayerReader:
-        return LayerReader.of(Named(), choice, MESH, None, lambda share: None)
+        return LayerReader.of(TraceInput(), choice, MESH, None, lambda share: None)
 
     assert of(ModelChoice(None, None, None, None)).layers == tuple(range(3, 61))
     with pytest.raises(InputError, match="--layer all: how many layers drawn has is not known"):
@@ -149,4 +149,4 @@ def test_all_layers_of_the_built_in_trace_are_the_models() -> None:
 
 def test_a_batch_file_holds_one_layer(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--batches holds one layer"):
-        LayerReader.of(Named(batches=tmp_path / "b.npz"), MODEL, MESH, None, lambda share: None)
+        LayerReader.of(TraceInput(batches=tmp_path / "b.npz"), MODEL, MESH, None, lambda share: None)

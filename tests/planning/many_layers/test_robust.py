@@ -16,7 +16,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_hardware
 from optimizer.planning.many_layers.reading import LayerReader
-from optimizer.planning.many_layers.robust import Robust, Together, plan_robust
+from optimizer.planning.many_layers.robust import DataSetsToPlan, RobustPlan, plan_robust
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.many_layers.together import BATCHES, MADE_ON, SELECTION, TEST, plan_together
@@ -26,7 +26,7 @@ from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.datasets import DataSet
-from optimizer.traces.source import Named
+from optimizer.traces.source import TraceInput
 
 HARDWARE = "tt-wormhole-galaxy"
 MODEL, MESH = Model("small", 8, 0, 2), Mesh(2, 2, 3)
@@ -47,17 +47,17 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     return {name: tmp_path / name for name in ("code", "chat")}
 
 
-def together(folders: dict[str, Path], weights: tuple[float, float] = (0.5, 0.5)) -> Together:
-    settings = Settings(MODEL, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), seed=1, evaluations=200)
+def together(folders: dict[str, Path], weights: tuple[float, float] = (0.5, 0.5)) -> DataSetsToPlan:
+    settings = Settings(MODEL, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), seed=1, iterations=200)
     sets = [
-        DataSet(name, Named([str(path)], batch_tokens=24), weight)
+        DataSet(name, TraceInput([str(path)], batch_tokens=24), weight)
         for (name, path), weight in zip(folders.items(), weights, strict=True)
     ]
     readers = [LayerReader.of(each.named, MODEL, MESH, (0, 2), lambda share: None, 2) for each in sets]
-    return Together(settings, sets, readers)
+    return DataSetsToPlan(settings, sets, readers)
 
 
-def planned(folders: dict[str, Path], criterion: Criterion = Criterion.WORST) -> Robust:
+def planned(folders: dict[str, Path], criterion: Criterion = Criterion.WORST) -> RobustPlan:
     return plan_robust(Run(Crew(1), Deadline(60), lambda stage, share: None), together(folders), criterion)
 
 

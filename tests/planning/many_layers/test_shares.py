@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.planning.many_layers.shares import LEAST_SECONDS, Shares
+from optimizer.planning.many_layers.shares import LEAST_SECONDS, TimeShares
 
 END = 1000.0
 WORKERS = st.integers(1, 8)
@@ -28,7 +28,7 @@ def played(
 ) -> Played:
     """Whichever worker is free first begins the next task, which takes what is said, by default what it was given."""
     now, free, out = [0.0], [0.0] * workers, Played([], [], [])
-    shares = Shares(weights, workers, end, lambda: now[0])
+    shares = TimeShares(weights, workers, end, lambda: now[0])
     for number in range(len(weights)):
         now[0] = heapq.heappop(free)
         out.begun.append(now[0])

@@ -19,14 +19,14 @@ from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.many_layers.run import WRITING_SECONDS, Run
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.many_layers.survey import surveyed, weights
-from optimizer.planning.many_layers.whole import Whole, plan_whole
+from optimizer.planning.many_layers.whole import ModelToPlan, plan_whole
 from optimizer.planning.many_layers.work import WorkFolder
 from optimizer.planning.many_layers.workers import Crew
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.portfolio import Portfolio
 from optimizer.search.stop import Deadline
 from optimizer.traces.batches import Sets
-from optimizer.traces.source import Named
+from optimizer.traces.source import TraceInput
 
 MODEL, MESH = Model("drawn", 8, 0, 2), Mesh(2, 2, 3)
 TIME = 1e6
@@ -52,13 +52,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(**changed: Any) -> Settings:
-    known: dict[str, Any] = {"routings": ("even", "nearest"), "evaluations": 100, "constraints": Constraints("auto")}
+    known: dict[str, Any] = {"routings": ("even", "nearest"), "iterations": 100, "constraints": Constraints("auto")}
     return Settings(MODEL, MESH, cost(), **(known | changed))
 
 
-def whole(corpus: Path, **changed: Any) -> Whole:
-    reader = LayerReader.of(Named([str(corpus)], batch_tokens=96), MODEL, MESH, (0, 1, 2), lambda share: None)
-    return Whole(settings(**changed), reader)
+def whole(corpus: Path, **changed: Any) -> ModelToPlan:
+    reader = LayerReader.of(TraceInput([str(corpus)], batch_tokens=96), MODEL, MESH, (0, 1, 2), lambda share: None)
+    return ModelToPlan(settings(**changed), reader)
 
 
 def alone(work: WorkFolder | None = None) -> Run:
@@ -159,7 +159,7 @@ def test_no_layer_begins_when_time_is_up(corpus: Path) -> None:
 
 
 def test_layers_may_differ_in_extra_replicas(corpus: Path) -> None:
-    asked = whole(corpus, evaluations=0)
+    asked = whole(corpus, iterations=0)
     asked.extra_replicas.update({0: 0, 2: 3})
     plan = plan_whole(alone(), asked)
     held = {layer: int((part.placement.slots >= 0).sum()) for layer, part in plan.layers.items()}

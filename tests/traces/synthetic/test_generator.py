@@ -25,7 +25,7 @@ from optimizer.errors import InputError
 from optimizer.traces.corpus import find_files, read_traces
 from optimizer.traces.formats.request import Request
 from optimizer.traces.formats.write import write_request
-from optimizer.traces.synthetic.corpus_writer import Corpus, synthesise
+from optimizer.traces.synthetic.corpus_writer import CorpusRecipe, synthesise
 from optimizer.traces.synthetic.generator import Gates, builtin_trace, calibrated_gates, generate, stream
 from optimizer.traces.synthetic.marginals import calibrate, lognormal_shares, shares_of_counts
 from optimizer.traces.trace import OUTPUT, PROMPT
@@ -349,7 +349,7 @@ def test_impossible_counts_and_models_are_refused() -> None:
 
 
 def test_a_corpus_is_read_back_layer_by_layer(tmp_path: Path) -> None:
-    corpus = Corpus(6, 10, 20, ("law", "maths"), seed=4)
+    corpus = CorpusRecipe(6, 10, 20, ("law", "maths"), seed=4)
     synthesise(tmp_path / "all", GROUPED, range(1, 6), corpus)
     synthesise(tmp_path / "some", GROUPED, [2, 4], corpus)
     whole = read_traces(find_files([str(tmp_path / "all")]), GROUPED, [1, 2, 3, 4, 5], strict=True)
@@ -373,7 +373,7 @@ def test_a_corpus_is_read_back_layer_by_layer(tmp_path: Path) -> None:
 
 def test_all_moe_layers_of_a_model_are_written_as_they_are(tmp_path: Path) -> None:
     model = replace(GROUPED, layers=9, first_moe_layer=3)
-    synthesise(tmp_path, model, range(3, 9), Corpus(2, 3, 3))
+    synthesise(tmp_path, model, range(3, 9), CorpusRecipe(2, 3, 3))
     files = find_files([str(tmp_path)])
     with np.load(files[0].path) as archive:
         assert archive["routed_experts"].shape[1] == 6
@@ -384,7 +384,9 @@ def test_all_moe_layers_of_a_model_are_written_as_they_are(tmp_path: Path) -> No
 
 def test_files_are_the_same_for_a_seed_whatever_their_number(tmp_path: Path) -> None:
     for name, requests, seed in (("a", 4, 0), ("b", 7, 0), ("c", 4, 1)):
-        synthesise(tmp_path / name, GROUPED, [1], Corpus(requests, 4, 9, seed=seed, candidates=True, weights=True))
+        synthesise(
+            tmp_path / name, GROUPED, [1], CorpusRecipe(requests, 4, 9, seed=seed, candidates=True, weights=True)
+        )
     for number in range(4):
         one, same, other = (tmp_path / name / f"request_{number:05}.npz" for name in "abc")
         assert one.read_bytes() == same.read_bytes() != other.read_bytes()
@@ -393,7 +395,7 @@ def test_files_are_the_same_for_a_seed_whatever_their_number(tmp_path: Path) -> 
 
 def test_lengths_follow_their_means_and_progress_ends_at_one(tmp_path: Path) -> None:
     seen: list[float] = []
-    synthesise(tmp_path, Model("m", 8, 0, 2), [0], Corpus(400, 30, 60), progress=seen.append)
+    synthesise(tmp_path, Model("m", 8, 0, 2), [0], CorpusRecipe(400, 30, 60), progress=seen.append)
     trace = read_traces(find_files([str(tmp_path)]), Model("m", 8, 0, 2), [0])
     assert (trace.phase == PROMPT).sum() / 400 == pytest.approx(30, rel=0.15)
     assert (trace.phase == OUTPUT).sum() / 400 == pytest.approx(60, rel=0.15)
@@ -402,24 +404,24 @@ def test_lengths_follow_their_means_and_progress_ends_at_one(tmp_path: Path) -> 
     assert np.std(lengths) > 20
     assert seen == sorted(seen)
     assert seen[-1] == 1
-    synthesise(tmp_path / "outputs", Model("m", 8, 0, 2), [0], Corpus(3, 0, 5))
+    synthesise(tmp_path / "outputs", Model("m", 8, 0, 2), [0], CorpusRecipe(3, 0, 5))
     assert (read_traces(find_files([str(tmp_path / "outputs")]), Model("m", 8, 0, 2), [0]).phase == OUTPUT).all()
 
 
 def test_a_corpus_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one request and a positive mean length"):
-        Corpus(0, 5, 5)
+        CorpusRecipe(0, 5, 5)
     with pytest.raises(InputError, match="at least one request and a positive mean length"):
-        Corpus(1, 0, 0)
+        CorpusRecipe(1, 0, 0)
     for names in (("a", "a"), ("a/b",), ("..",), (".",), ()):
         with pytest.raises(InputError, match="each names a folder"):
-            Corpus(1, 5, 5, names)
+            CorpusRecipe(1, 5, 5, names)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: cannot be made"):
-        synthesise(tmp_path / "file", GROUPED, [1], Corpus(1, 5, 5))
-    synthesise(tmp_path / "made", GROUPED, [1], Corpus(1, 5, 5))
+        synthesise(tmp_path / "file", GROUPED, [1], CorpusRecipe(1, 5, 5))
+    synthesise(tmp_path / "made", GROUPED, [1], CorpusRecipe(1, 5, 5))
     with pytest.raises(InputError, match=r"request_00000\.npz: is there already"):
-        synthesise(tmp_path / "made", GROUPED, [1], Corpus(1, 5, 5))
+        synthesise(tmp_path / "made", GROUPED, [1], CorpusRecipe(1, 5, 5))
 
 
 def test_a_request_is_written_with_all_it_has(tmp_path: Path, rng: np.random.Generator) -> None:
