@@ -55,8 +55,8 @@ def floor(name: str) -> tuple[int, int]:
     """Where a module stands in the order: its top, then its room; loose modules stand before all rooms."""
     top, *rest = name.split(".")
     rooms = {"formulations": FORMULATION_ROOMS, "optimizer": ROOMS}.get(top, ())
-    if not rest:
-        return TOPS.index(top), len(rooms)
+    if not rest:  # the package itself, from which rooms take the version; `cli` stands above all
+        return TOPS.index(top), -1
     if rest[0] in rooms:
         return TOPS.index(top), rooms.index(rest[0])
     return TOPS.index(top), -1
@@ -79,6 +79,17 @@ def test_formulations_know_no_trace_no_search_and_no_file(path: Path) -> None:
         for alias in node.names
     }
     assert not names & {"optimizer", "cli", "click", "pydantic", "pathlib", "json", "rich"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_rooms_take_nothing_but_the_version_from_the_face(path: Path) -> None:
+    taken = {
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "optimizer"
+        for alias in node.names
+    }
+    assert taken <= {"__version__"}
 
 
 def test_the_loose_modules_are_those_that_are_meant_to_be() -> None:
