@@ -1,9 +1,17 @@
-"""What ends a run: input that cannot be used, or a machine that cannot go on."""
+"""The two ways in which a run ends early: input that cannot be used, and a machine that cannot go on."""
 
 
 class InputError(Exception):
-    """Bad input, said in one sentence: which file, field or row, what was expected, what to do."""
+    """Input that cannot be used, described in one sentence: which file, field or row, what was expected, what to do.
+
+    field: the name of the parameter or option field at fault, such as `mesh`, where there is one; whoever asked for the
+    input knows under which name the user gave it.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class LostWorkerError(Exception):
-    """A process that was planning died."""
+    """A worker process that was planning a layer has died."""
