@@ -1,6 +1,5 @@
 """The command line: its commands, and how it ends."""
 
-import time
 from typing import Any
 
 import click
@@ -9,26 +8,26 @@ from optimizer import __version__
 from optimizer.commands.benchmark import benchmark
 from optimizer.commands.bound import bound
 from optimizer.commands.compare import compare
-from optimizer.commands.errors import BadInput, FailedRun
 from optimizer.commands.experiment import experiment
-from optimizer.commands.simulate import simulate, sweep
+from optimizer.commands.failures import BadInput, FailedRun
+from optimizer.commands.session import begun
+from optimizer.commands.simulate import simulate
 from optimizer.commands.slots import slots
 from optimizer.commands.solve import solve
 from optimizer.commands.stats import stats
+from optimizer.commands.sweep import sweep
 from optimizer.commands.traces import convert, synth
 from optimizer.commands.validate import validate
 from optimizer.errors import InputError, LostWorkerError
-from optimizer.interrupts import heard_by, interrupt
 
 
 class Moeplan(click.Group):
-    """Turns what went wrong into one line and an exit code."""
+    """The group of commands, which turns whatever ends a command early into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """2 for what the user gave, 1 for what the machine could not do. Time limits count from here."""
-        ctx.obj = time.monotonic()
+        """Run a command. Its time limit counts from here, and Ctrl-C asks its token."""
         try:
-            with heard_by(interrupt):
+            with begun() as ctx.obj:
                 return super().invoke(ctx)
         except InputError as error:
             raise BadInput(" ".join(str(error).split())) from None
@@ -38,7 +37,7 @@ class Moeplan(click.Group):
             raise FailedRun(f"the run failed: {error or type(error).__name__}") from None
 
 
-@click.group(cls=Moeplan, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Moeplan, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="moeplan")
 def main() -> None:
     """Place the experts of a Mixture-of-Experts model on a device mesh, from recorded routing traces.

@@ -1,8 +1,76 @@
-"""moeplan: where the experts of a Mixture-of-Experts model live, and how tokens choose among their replicas."""
+"""moeplan: where the experts of a Mixture-of-Experts model live, and how tokens choose among their replicas.
 
+The names below are imported when they are first used, so that `import optimizer` is quick.
+"""
+
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optimizer.api.judging import bound as bound
+    from optimizer.api.judging import compare as compare
+    from optimizer.api.judging import simulate as simulate
+    from optimizer.api.models import ModelRun as ModelRun
+    from optimizer.api.models import plan_model as plan_model
+    from optimizer.api.planning import plan_expected as plan_expected
+    from optimizer.api.planning import plan_layer as plan_layer
+    from optimizer.api.traces import open_traces as open_traces
+    from optimizer.domain.hardware import Hardware as Hardware
+    from optimizer.domain.mesh import Mesh as Mesh
+    from optimizer.domain.model import Model as Model
+    from optimizer.domain.placement import Placement as Placement
+    from optimizer.domain.problem import Constraints as Constraints
+    from optimizer.errors import InputError as InputError
+    from optimizer.interrupts import Cancel as Cancel
+    from optimizer.planning.options import SolveOptions as SolveOptions
+    from optimizer.planning.plan_file import Plan as Plan
+    from optimizer.planning.plan_file import read_plan as read_plan
+    from optimizer.planning.plan_file import write_plan as write_plan
+    from optimizer.simulation.conditions import Conditions as Conditions
+
+_HOME = {
+    "Cancel": "optimizer.interrupts",
+    "Conditions": "optimizer.simulation.conditions",
+    "Constraints": "optimizer.domain.problem",
+    "Hardware": "optimizer.domain.hardware",
+    "InputError": "optimizer.errors",
+    "Mesh": "optimizer.domain.mesh",
+    "Model": "optimizer.domain.model",
+    "ModelRun": "optimizer.api.models",
+    "Placement": "optimizer.domain.placement",
+    "Plan": "optimizer.planning.plan_file",
+    "SolveOptions": "optimizer.planning.options",
+    "bound": "optimizer.api.judging",
+    "compare": "optimizer.api.judging",
+    "open_traces": "optimizer.api.traces",
+    "plan_expected": "optimizer.api.planning",
+    "plan_layer": "optimizer.api.planning",
+    "plan_model": "optimizer.api.models",
+    "read_plan": "optimizer.planning.plan_file",
+    "simulate": "optimizer.api.judging",
+    "write_plan": "optimizer.planning.plan_file",
+}
+"""The module that each name of the face is defined in."""
+
+__all__ = [  # noqa: RUF022 (in the order in which a reader meets them)
+    "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "bound", "compare", "read_plan",
+    "write_plan", "Plan", "Placement", "Mesh", "Model", "Hardware", "SolveOptions", "Constraints", "Conditions",
+    "ModelRun", "Cancel", "InputError", "__version__",
+]  # fmt: skip
 
 try:
     __version__ = version("moeplan")
 except PackageNotFoundError:  # a checkout that is run without being installed
-    __version__ = "0.0.0+checkout"
+    __version__ = "0.2.0+checkout"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the face from its module (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'optimizer' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -20,6 +20,7 @@ ROOMS = (
     "search",
     "planning",
     "experiments",
+    "report",
     "commands",
 )
 LOOSE = {"errors", "files", "interrupts"}

@@ -1,90 +1,94 @@
-"""What users write on the command line, as values."""
+"""What users write on the command line as text, read as values.
+
+Every function here raises InputError with the parameter's name and a sentence that says how to write the text.
+"""
 
 from decimal import Decimal
 
 from optimizer.errors import InputError
-from optimizer.planning.portfolio import AUTO
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.formats.sniff import Format
 
-MOST_STEPS = 1000  # of a range
-MOST_LAYERS = 10_000  # so that a slip of the keyboard does not make a list of billions
+MOST_STEPS = 1000
+"""Values that a range may have: beyond that a step is most likely a slip of the keyboard."""
+
+MOST_LAYERS = 10_000
+"""No model has so many layers; a slip of the keyboard would otherwise make a list of billions."""
 
 
 def format_named(name: str | None) -> Format | None:
-    """The trace format of this name, None for none. Raises InputError that says which there are."""
+    """The trace format of this name, None for None."""
     if name is None:
         return None
     try:
         return Format(name)
     except ValueError:
-        raise InputError(f"--format '{name}' is not known; there are {', '.join(Format)}") from None
+        raise InputError(f"'{name}' is not a known format; there are {', '.join(Format)}", "format") from None
 
 
 def row_users(text: str | None) -> tuple[int, ...] | None:
-    """Numbers separated by commas, None for none. Raises InputError for anything else."""
+    """Numbers of users separated by commas, None for None."""
     if text is None:
         return None
     if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise InputError(f"--row-users '{text}' is not a list of numbers; write one per mesh row, like 32,32,16,32")
+        raise InputError(f"'{text}' is not a list of numbers; write one per mesh row, like 32,32,16,32", "row_users")
     return tuple(int(part) for part in text.split(","))
 
 
 def policy_names(text: str, most: int | None = None) -> list[str]:
-    """The routing policies that a text names: one, several with commas between, or all; at most so many.
-
-    Raises InputError for an unknown one, or for more.
-    """
+    """The routing policies in a text: one, several with commas between, or `all`; no more than `most`."""
     names = list(POLICIES) if text == "all" else [name.strip() for name in text.split(",")]
     strange = [name for name in names if name not in POLICIES]
     if strange:
-        raise InputError(f"--routing '{strange[0]}' is not known; there are {', '.join(POLICIES)}")
+        raise InputError(f"'{strange[0]}' is not a known policy; there are {', '.join(POLICIES)}", "routing")
     if most is not None and len(names) > most:
-        raise InputError(f"--routing '{text}' names {len(names)} policies; give one of {', '.join(POLICIES)}")
+        raise InputError(f"'{text}' names {len(names)} policies; give one of {', '.join(POLICIES)}", "routing")
     return list(dict.fromkeys(names))
 
 
 def routings_named(text: str) -> tuple[str, ...]:
-    """The policies from which `solve` takes the best: those named, or `portfolio.AUTO`. Raises InputError."""
+    """The policies from which `solve` takes the best: those in the text, or the usual ones for `auto`."""
+    from optimizer.planning.options import AUTO
+
     return AUTO if text == "auto" else tuple(policy_names(text))
 
 
-def spaced(option: str, text: str) -> list[float]:
-    """Positive numbers FROM:TO:STEP, both ends included, or a single one. Raises InputError for anything else."""
+def spaced(text: str) -> list[float]:
+    """The positive numbers of a capacity range FROM:TO:STEP, both ends included, or a single number."""
     try:
         first, last, step = map(Decimal, text.split(":")) if ":" in text else (Decimal(text), Decimal(text), Decimal(1))
         count = int((last - first) / step) + 1
         if not (first > 0 and step > 0 and 1 <= count <= MOST_STEPS):
             raise ValueError
     except (ValueError, ArithmeticError):
-        raise InputError(f"{option} '{text}' is no range; write FROM:TO:STEP, like 1.0:3.0:0.25") from None
+        raise InputError(f"'{text}' is not a range; write FROM:TO:STEP, like 1.0:3.0:0.25", "capacity_factor") from None
     return [float(first + place * step) for place in range(count)]
 
 
-def factors(text: str | None) -> dict[int, float]:
-    """Slow-down factors by device from `3=1.5,7=2`. Raises InputError for anything else."""
+def slow_devices(text: str | None) -> dict[int, float]:
+    """How many times slower devices compute, from `3=1.5,7=2`; no device for None."""
     found = {}
     for part in text.split(",") if text else []:
         device, _, factor = part.strip().partition("=")
         try:
             found[int(device)] = float(factor)
         except ValueError:
-            raise InputError(f"--slow '{text}': '{part}' is not DEVICE=FACTOR; write it like 3=1.5") from None
+            raise InputError(f"'{text}': '{part}' is not DEVICE=FACTOR; write it like 3=1.5", "slow") from None
         if not 0 < found[int(device)] < 1e6:
-            raise InputError(f"--slow '{text}': the factor of device {device} must be positive and below a million")
+            raise InputError(f"'{text}': the factor of device {device} must be positive and below a million", "slow")
     return found
 
 
-def devices(text: str | None) -> tuple[int, ...]:
-    """Device numbers separated by commas, none for None. Raises InputError for anything else."""
+def dead_devices(text: str | None) -> tuple[int, ...]:
+    """Device numbers separated by commas; none for None."""
     parts = text.split(",") if text else []
     if not all(part.strip().isdecimal() for part in parts):
-        raise InputError(f"--dead '{text}' is not a list of devices; write it like 3,17")
+        raise InputError(f"'{text}' is not a list of devices; write it like 3,17", "dead")
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def layer_ids(text: str) -> list[int] | None:
-    """Layer ids from `12`, `12,15`, `3-60` and mixtures of these; None for `all`. Raises InputError for others."""
+    """Layer ids from `12`, `12,15`, `3-60` and mixtures of these; None for `all`."""
     if text == "all":
         return None
     found: list[int] = []
@@ -92,6 +96,6 @@ def layer_ids(text: str) -> list[int] | None:
         first, dash, last = part.strip().partition("-")
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < MOST_LAYERS):
-            raise InputError(f"layers '{text}' are none; write 12, or 12,15, or 3-60, or all")
+            raise InputError(f"'{text}' does not name layers; write 12, or 12,15, or 3-60, or all", "layer")
         found += [layer for layer in range(int(first), int(last) + 1) if layer not in found]
     return found

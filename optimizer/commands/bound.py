@@ -1,35 +1,54 @@
 """`bound`: what no plan can beat."""
 
-import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-import click
+from optimizer.commands.declare import Option, command
+from optimizer.commands.options import (
+    NOT_NEGATIVE,
+    BatchOptions,
+    CostOptions,
+    HardwareOptions,
+    JsonOptions,
+    ModelOptions,
+    SeedOptions,
+    TraceOptions,
+    trace_input,
+)
+from optimizer.commands.output import progress, say, show, show_json
 
-from optimizer.commands.given import cost_of, mesh_of, model_choice, named_of, progress, say
-from optimizer.commands.options import batch_options, cost_options, problem_options, trace_options
+
+@dataclass(frozen=True)
+class BoundTarget:
+    """Which layer is bounded."""
+
+    SECTION: ClassVar[str] = "What to bound"
+    layer: Annotated[int, Option(("--layer",), "Model layer to bound.", NOT_NEGATIVE, "N", essential=True)]
 
 
-@click.command()
-@trace_options
-@batch_options
-@problem_options
-@cost_options
-@click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to bound.")
-def bound(layer: int, as_json: bool, **given: Any) -> None:
+@command(example="moeplan bound traces/ --layer 12")
+def bound(
+    target: BoundTarget,
+    traces: TraceOptions,
+    batches: BatchOptions,
+    model: ModelOptions,
+    hardware: HardwareOptions,
+    cost: CostOptions,
+    seed: SeedOptions,
+    figures: JsonOptions,
+) -> None:
     """Print what no placement of a layer can beat, on the test batches by which `solve` judges its plans.
 
     Bounds are of the mean over batches and, where they hold for each batch alone, of p50 and p99 too: imbalance, tiles,
     copies of tokens, hops, time of compute. Where TRACES are counts without tokens, the expected load is bounded.
     """
-    from optimizer.commands.report import bounds as report
-    from optimizer.planning.bound_traces import bound_layer
+    from optimizer.api.judging import bound as bound_layer
 
-    mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
-    with progress() as notify:
-        reading = lambda share: notify("reading traces", share)  # noqa: E731
-        found = bound_layer(named_of(given), model_choice(given), layer, mesh, cost, reading)
+    given = trace_input(traces, batches, seed.seed)
+    with progress() as tell:
+        found = bound_layer(given, target.layer, model.choice(), hardware.to_hardware(cost), seed.seed, tell)
     say(found.notes)
-    if as_json:
-        click.echo(json.dumps(report.as_json(found), indent=1))
+    if figures.as_json:
+        show_json(found.as_json())
         return
-    report.show(found)
+    show(found.parts())

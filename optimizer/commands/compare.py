@@ -1,59 +1,63 @@
 """`compare`: our plan beside those of published planners."""
 
-import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-import click
-
-from optimizer.commands.given import cost_of, mesh_of, model_choice, named_of, progress, say
-from optimizer.commands.options import batch_options, cost_options, problem_options, replica_options, trace_options
-
-
-@click.command()
-@trace_options
-@batch_options
-@problem_options
-@cost_options
-@replica_options
-@click.option("--layer", type=click.IntRange(min=0), required=True, help="Model layer to plan.")
-@click.option("--routing", default="auto", show_default=True, help="Policy of our plan, as in solve.")
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=1),
-    default=60.0,
-    show_default=True,
-    help="Seconds for our plan; the others take what they take.",
+from optimizer.commands.declare import Option, command
+from optimizer.commands.options import (
+    NOT_NEGATIVE,
+    BatchOptions,
+    CostOptions,
+    HardwareOptions,
+    JsonOptions,
+    ModelOptions,
+    ReplicaOptions,
+    SeedOptions,
+    TraceOptions,
+    trace_input,
 )
-@click.option("--iterations", type=click.IntRange(min=0), help="Moves that our search may evaluate.")
-def compare(layer: int, routing: str, time_limit: float, iterations: int | None, as_json: bool,
-            **given: Any) -> None:  # fmt: skip
+from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.search_options import SearchOptions, solve_options
+from optimizer.commands.session import session
+
+
+@dataclass(frozen=True)
+class CompareTarget:
+    """Which layer is planned by everyone."""
+
+    SECTION: ClassVar[str] = "What to plan"
+    layer: Annotated[int, Option(("--layer",), "Model layer to plan.", NOT_NEGATIVE, "N", essential=True)]
+
+
+@command(example="moeplan compare traces/ --layer 12 --time-limit 60")
+def compare(
+    target: CompareTarget,
+    traces: TraceOptions,
+    batches: BatchOptions,
+    model: ModelOptions,
+    hardware: HardwareOptions,
+    cost: CostOptions,
+    replicas: ReplicaOptions,
+    search: SearchOptions,
+    seed: SeedOptions,
+    figures: JsonOptions,
+) -> None:
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
 
     EPLB (also by groups, with METRO's routing and with optimal routing), SGLang's maximum per step (also packed as EPLB
     does), FlashLB, one more copy of the hottest with balanced rows, and plain orders. Each placement is judged under
     the routing that it was published with, and under optimal routing in tokens and tiles, or in --unit. Planning times
-    are without compilation.
+    are without compilation. The time limit is that of our plan; the others take what they take.
     """
-    from optimizer.commands.arguments import routings_named
-    from optimizer.commands.report import compare as report
-    from optimizer.domain.problem import Constraints
-    from optimizer.errors import InputError
-    from optimizer.experiments.compare_rivals import OwnPlanning
-    from optimizer.experiments.compare_rivals import compare as compare_layer
-    from optimizer.simulation.conditions import Conditions
-    from optimizer.traces.source import open_counts, open_source
+    from optimizer.api.judging import compare as compare_planners
 
-    mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
-    ours = OwnPlanning(time_limit, iterations, Conditions(unit=given["unit"]), routings_named(routing))
-    constraints = Constraints(given["shared_replicas"], given["extra_replicas"])
-    named, choice = named_of(given), model_choice(given)
-    with progress() as notify:
-        if open_counts(named, choice) is not None:
-            raise InputError("compare needs token traces: with counts alone there is nothing to route")
-        source = open_source(named, [layer], choice, mesh, lambda share: notify("reading traces", share))
-        found = compare_layer(source, layer, mesh, cost, constraints, given["seed"], ours, notify)
-    say([source.origin, *source.notes])
-    if as_json:
-        click.echo(json.dumps(report.as_json(found), indent=1))
+    given = trace_input(traces, batches, seed.seed)
+    options = solve_options(search, seed, cost, replicas.constraints())
+    machine, cancel = hardware.to_hardware(cost), session().cancel
+    with progress() as tell:
+        found = compare_planners(given, target.layer, model.choice(), machine, options, tell, cancel)
+    say(found.notes)
+    if figures.as_json:
+        show_json(found.as_json())
         return
-    report.show(found)
+    show(found.parts())

@@ -1,36 +1,62 @@
 """`experiment`: each step of optimisation on its own."""
 
-import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
 import click
 
-from optimizer.commands.given import cost_of, mesh_of, model_choice, named_of, progress, say
-from optimizer.commands.options import batch_options, problem_options, trace_options
+from optimizer.commands.declare import Option, command
+from optimizer.commands.options import (
+    NOT_NEGATIVE,
+    BatchOptions,
+    HardwareOptions,
+    JsonOptions,
+    ModelOptions,
+    SeedOptions,
+    TraceOptions,
+    trace_input,
+)
+from optimizer.commands.output import progress, say, show, show_json
 
 
-@click.command()
-@trace_options
-@batch_options
-@problem_options
-@click.option("--layer", "layers", default="12", show_default=True, help="Model layers: 12, or 12,15, or 3-60, or all.")
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0.1),
-    default=20.0,
-    show_default=True,
-    help="Seconds for each search, of which there are two for a layer; judging takes about as long.",
-)
-@click.option("--iterations", type=click.IntRange(min=0), help="Moves that a search may evaluate, as in solve.")
-@click.option(
-    "--csv",
-    type=click.Path(path_type=Path),
-    default="experiment.csv",
-    show_default=True,
-    help="One row per run. What it has already is not run again.",
-)
-def experiment(layers: str, time_limit: float, iterations: int | None, csv: Path, as_json: bool, **given: Any) -> None:
+@dataclass(frozen=True)
+class StepsOptions:
+    """Which layers, for how long, and where the rows go."""
+
+    SECTION: ClassVar[str] = "What to run"
+    layer: Annotated[
+        str,
+        Option(("--layer",), "Model layers: 12, or 12,15, or 3-60, or all.", metavar="LAYERS", essential=True),
+    ] = "12"
+    time_limit: Annotated[
+        float,
+        Option(
+            ("--time-limit",),
+            "Seconds for each search, of which there are two for a layer; judging takes about as long.",
+            click.FloatRange(min=0.1),
+            essential=True,
+        ),
+    ] = 20.0
+    iterations: Annotated[
+        int | None,
+        Option(("--iterations",), "Moves that a search may evaluate, as in solve.", NOT_NEGATIVE, "N"),
+    ] = None
+    csv: Annotated[
+        Path, Option(("--csv",), "One row per run. What it has already is not run again.", essential=True)
+    ] = Path("experiment.csv")
+
+
+@command(example="moeplan experiment traces/ --layer 12 --time-limit 20")
+def experiment(
+    target: StepsOptions,
+    traces: TraceOptions,
+    batches: BatchOptions,
+    model: ModelOptions,
+    hardware: HardwareOptions,
+    seed: SeedOptions,
+    figures: JsonOptions,
+) -> None:
     """Show what each step of optimisation wins, on the same test batches.
 
     TRACES may be data sets, each as NAME=PATH. A layer's routed experts are placed in as few slots as hold them, and
@@ -38,30 +64,28 @@ def experiment(layers: str, time_limit: float, iterations: int | None, csv: Path
     Every placement is judged under even, least-loaded and optimal routing, without and with capacities. The ladder
     leads from the functional MoE op to the bound; what stands on it was chosen on selection batches.
     """
-    from dataclasses import replace
-
     from optimizer.commands.arguments import layer_ids
-    from optimizer.commands.report import experiment as report
     from optimizer.experiments.optimisation_steps.everything import StepsRequest
     from optimizer.experiments.optimisation_steps.everything import experiment as run
-    from optimizer.experiments.optimisation_steps.rows import OPTION, StepJournal
+    from optimizer.experiments.optimisation_steps.rows import StepJournal
     from optimizer.experiments.optimisation_steps.runs import Terms
     from optimizer.files import check_writable
+    from optimizer.report import experiment as report
     from optimizer.traces.datasets import datasets_of
 
-    check_writable(csv, OPTION)
-    mesh, cost = mesh_of(given), cost_of(given["hardware"], given | {"moe_op": "optimized", "dispatch_model": None})
-    terms = Terms(time_limit, iterations, given["seed"])
-    named = named_of(given)
-    sets = datasets_of(given["traces"]) or {"traces" if given["traces"] else "built-in": given["traces"]}
-    datasets = {name: replace(named, traces=paths) for name, paths in sets.items()}
-    asked = StepsRequest(layer_ids(layers), model_choice(given), mesh, cost, terms)
-    journal = StepJournal(csv)
-    with progress() as notify:
-        rows, notes = run(datasets, asked, journal, notify)
+    check_writable(target.csv, "csv")
+    given = trace_input(traces, batches, seed.seed)
+    sets = datasets_of(traces.traces) or {"traces" if traces.traces else "built-in": traces.traces}
+    datasets = {name: replace(given, traces=paths) for name, paths in sets.items()}
+    machine = hardware.to_hardware()
+    request = StepsRequest(layer_ids(target.layer), model.choice(), machine.mesh, machine.cost,
+                           Terms(target.time_limit, target.iterations, seed.seed))  # fmt: skip
+    journal = StepJournal(target.csv)
+    with progress() as tell:
+        rows, notes = run(datasets, request, journal, tell)
     say(notes)
-    if as_json:
-        click.echo(json.dumps(report.as_json(rows) | {"csv": str(csv)}, indent=1))
+    if figures.as_json:
+        show_json(report.as_json(rows) | {"csv": str(target.csv)})
         return
-    report.show(rows)
-    click.echo(f"{len(rows)} runs; each is a row of {csv}.")
+    show(report.parts(rows))
+    click.echo(f"{len(rows)} runs; each is a row of {target.csv}.")

@@ -1,46 +1,77 @@
 """`slots`: how many extra replicas layers need."""
 
-import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import click
-
-from optimizer.commands.given import cost_of, mesh_of, model_choice, named_of, progress, say
+from optimizer.commands.declare import Option, command
 from optimizer.commands.options import (
-    batch_options,
-    cost_options,
-    options,
-    problem_options,
-    replica_options,
-    trace_options,
+    NOT_NEGATIVE,
+    POSITIVE,
+    BatchOptions,
+    CostOptions,
+    HardwareOptions,
+    JsonOptions,
+    ModelOptions,
+    ReplicaOptions,
+    SeedOptions,
+    TraceOptions,
+    trace_input,
 )
+from optimizer.commands.output import progress, say, show, show_json
+from optimizer.errors import InputError
 
 if TYPE_CHECKING:
-    from optimizer.planning.candidates import Notify
+    from optimizer.domain.hardware import Hardware
+    from optimizer.planning.options import Progress, SolveOptions
     from optimizer.planning.replica_curves import ReplicaCurve
-
-slots_options = options(
-    click.option("--layer", "layers", default="all", show_default=True, metavar="LAYERS",
-                 help="Model layers: 12, or 12,15, or 3-60, or all."),
-    click.option("--routing", type=click.Choice(["even", "optimal"]), default="even", show_default=True,
-                 help="Policy that replicas are placed for and judged under."),
-    click.option("--slot-budget", type=click.IntRange(min=0), metavar="N",
-                 help="Extra replicas of all layers together, to be shared out where they help most."),
-    click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Processes."),
-    click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE",
-                 help="Write the curves of all layers into this file, too."),
-)  # fmt: skip
+    from optimizer.traces.infer import ModelChoice
+    from optimizer.traces.source import TraceInput
 
 
-@click.command()
-@trace_options
-@batch_options
-@problem_options
-@cost_options
-@replica_options
-@slots_options
-def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given: Any) -> None:
+@dataclass(frozen=True)
+class SlotsOptions:
+    """Which layers, under which policy, and which budget is shared out."""
+
+    SECTION: ClassVar[str] = "What to plan"
+    layer: Annotated[
+        str,
+        Option(("--layer",), "Model layers: 12, or 12,15, or 3-60, or all.", metavar="LAYERS", essential=True),
+    ] = "all"
+    routing: Annotated[
+        Literal["even", "optimal"],
+        Option(("--routing",), "Policy that replicas are placed for and judged under.", essential=True),
+    ] = "even"
+    slot_budget: Annotated[
+        int | None,
+        Option(
+            ("--slot-budget",),
+            "Extra replicas of all layers together, to be shared out where they help most.",
+            NOT_NEGATIVE,
+            "N",
+            essential=True,
+        ),
+    ] = None
+    jobs: Annotated[int, Option(("--jobs",), "Processes that plan layers at once.", POSITIVE)] = 2
+    csv: Annotated[
+        Path | None,
+        Option(("--csv",), "Write the curves of all layers into this file, too.", metavar="FILE"),
+    ] = None
+
+
+@command(example="moeplan slots traces/ --layer all")
+def slots(
+    target: SlotsOptions,
+    traces: TraceOptions,
+    batches: BatchOptions,
+    model: ModelOptions,
+    hardware: HardwareOptions,
+    cost: CostOptions,
+    replicas: ReplicaOptions,
+    seed: SeedOptions,
+    figures: JsonOptions,
+) -> None:
     """Print what extra replicas win: imbalance, tiles and latency against their number, which answers how many
     redundant experts a layer needs; and for servers whose layers may differ, who should get how many of a budget.
 
@@ -48,53 +79,52 @@ def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given
     selection batches; what is printed is of test batches. Slots that are not needed stay empty. `solve` finds better
     placements, in more time.
     """
-    from optimizer.commands.report import slots as report
     from optimizer.files import check_writable, write_whole
+    from optimizer.planning.options import SolveOptions
     from optimizer.planning.replica_curves import share_slots
+    from optimizer.report import slots as report
 
-    if csv_file is not None:
-        check_writable(csv_file, "--csv")
-    with progress() as notify:
-        curves, notes = _curves(slot_budget, given, notify)
-    shares = None if slot_budget is None else share_slots(curves, slot_budget)
-    routing, unit = given["routing"], cost_of(given["hardware"], given).unit
-    if csv_file is not None:
-        write_whole(csv_file, report.as_csv(curves, shares))
-        notes.append(f"written: {csv_file}")
+    if target.csv is not None:
+        check_writable(target.csv, "csv")
+    options = SolveOptions(
+        seed=seed.seed, routings=(target.routing,), unit=cost.unit, constraints=replicas.constraints()
+    )
+    given, machine = trace_input(traces, batches, seed.seed), hardware.to_hardware(cost)
+    with progress() as tell:
+        curves, notes = _curves(target, given, model.choice(), machine, options, tell)
+    shares = None if target.slot_budget is None else share_slots(curves, target.slot_budget)
+    if target.csv is not None:
+        write_whole(target.csv, report.as_csv(curves, shares))
+        notes.append(f"written: {target.csv}")
     say(notes)
-    if as_json:
-        click.echo(json.dumps(report.as_json(curves, shares, routing, unit), indent=1))
+    unit = machine.cost.unit
+    if figures.as_json:
+        show_json(report.as_json(curves, shares, target.routing, unit))
         return
-    report.show(curves, shares, routing, unit)
+    show(report.parts(curves, shares, target.routing, unit))
 
 
-def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") -> "tuple[list[ReplicaCurve], list[str]]":
-    """Of all layers in order, and what the user should read."""
+def _curves(
+    target: SlotsOptions,
+    given: "TraceInput",
+    choice: "ModelChoice",
+    machine: "Hardware",
+    options: "SolveOptions",
+    tell: "Progress",
+) -> "tuple[list[ReplicaCurve], list[str]]":
+    """The curves of all layers in order, and what the user should read."""
     from optimizer.commands.arguments import layer_ids
-    from optimizer.domain.problem import Constraints
-    from optimizer.errors import InputError
     from optimizer.planning.many_layers.curves import curves_of
     from optimizer.planning.many_layers.reading import LayerReader
     from optimizer.planning.many_layers.settings import Settings
     from optimizer.planning.many_layers.workers import Workers
-    from optimizer.simulation.conditions import Conditions
     from optimizer.traces.source import open_counts
 
-    named, choice, mesh = named_of(given), model_choice(given), mesh_of(given)
-    if open_counts(named, choice) is not None:
+    if open_counts(given, choice) is not None:
         raise InputError("slots needs token traces: with counts alone there are no batches to be balanced")
-    reading = lambda share: notify("reading traces", share)  # noqa: E731
-    reader = LayerReader.of(named, choice, mesh, layer_ids(given["layers"]), reading)
-    wanted = [] if slot_budget is None else [slot_budget // len(reader.layers)]
-    settings = Settings(
-        reader.model,
-        mesh,
-        cost_of(given["hardware"], given),
-        Constraints(given["shared_replicas"], given["extra_replicas"]),
-        Conditions(unit=given["unit"]),
-        (given["routing"],),
-        given["seed"],
-    )
-    with Workers(given["jobs"]).ready() as crew:
-        curves = curves_of(reader, settings, crew, wanted, notify)
+    reader = LayerReader.of(given, choice, machine.mesh, layer_ids(target.layer), partial(tell, "reading traces"))
+    wanted = [] if target.slot_budget is None else [target.slot_budget // len(reader.layers)]
+    settings = Settings(reader.model, machine.mesh, machine.cost, options)
+    with Workers(target.jobs).ready() as crew:
+        curves = curves_of(reader, settings, crew, wanted, tell)
     return curves, list(reader.notes)

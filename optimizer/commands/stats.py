@@ -1,43 +1,70 @@
 """`stats`: look at traces."""
 
-import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
 import click
 
-from optimizer.commands.given import mesh_of, model_choice, named_of, progress, say
-from optimizer.commands.options import problem_options, trace_options
-
-
-@click.command()
-@trace_options
-@problem_options
-@click.option("--layer", "layers", required=True, help="Model layers to look at: 12, or 12,15, or 3-60, or all.")
-@click.option(
-    "--csv",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Write all figures as CSV files into this folder, too.",
+from optimizer.commands.declare import Option, command
+from optimizer.commands.options import (
+    HardwareOptions,
+    JsonOptions,
+    ModelOptions,
+    SeedOptions,
+    TraceOptions,
+    trace_input,
 )
-def stats(layers: str, folder: Path | None, as_json: bool, **given: Any) -> None:  # fmt: skip
+from optimizer.commands.output import progress, say, show, show_json
+
+
+@dataclass(frozen=True)
+class StatsOptions:
+    """Which layers are looked at, and where all figures go."""
+
+    SECTION: ClassVar[str] = "What to look at"
+    layer: Annotated[
+        str,
+        Option(
+            ("--layer",), "Model layers to look at: 12, or 12,15, or 3-60, or all.", metavar="LAYERS", essential=True
+        ),
+    ]
+    csv: Annotated[
+        Path | None,
+        Option(
+            ("--csv",),
+            "Write all figures as CSV files into this folder, too.",
+            click.Path(path_type=Path, file_okay=False),
+            "DIR",
+            essential=True,
+        ),
+    ] = None
+
+
+@command(example="moeplan stats traces/ --layer 12")
+def stats(
+    target: StatsOptions,
+    traces: TraceOptions,
+    model: ModelOptions,
+    hardware: HardwareOptions,
+    seed: SeedOptions,
+    figures: JsonOptions,
+) -> None:
     """Print what the traces say: hot experts, bursts, co-activation, drift. One table per question."""
     from optimizer.commands.arguments import layer_ids
-    from optimizer.commands.report.statistics import as_json as statistics_json
-    from optimizer.commands.report.statistics import tables, write_csv
-    from optimizer.commands.report.tables import show_table
+    from optimizer.report.statistics import as_json, tables, write_csv
     from optimizer.statistics.inspect_traces import look
 
-    with progress() as notify:
-        reading = lambda share: notify("reading traces", share)  # noqa: E731
-        reports, notes = look(named_of(given), model_choice(given), layer_ids(layers), mesh_of(given), reading)
+    given, mesh = trace_input(traces, seed=seed.seed), hardware.to_hardware().mesh
+    with progress() as tell:
+        reading = partial(tell, "reading traces")
+        reports, notes = look(given, model.choice(), layer_ids(target.layer), mesh, reading)
     say(notes)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        say(f"written: {path}" for path in write_csv(folder, reports))
-    if as_json:
-        click.echo(json.dumps(statistics_json(reports), indent=1))
+    if target.csv is not None:
+        target.csv.mkdir(parents=True, exist_ok=True)
+        say(f"written: {path}" for path in write_csv(target.csv, reports))
+    if figures.as_json:
+        show_json(as_json(reports))
         return
-    for table in tables(reports):
-        show_table(table)
+    show(tables(reports))

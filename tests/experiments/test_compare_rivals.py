@@ -8,11 +8,11 @@ import pytest
 from random_problems import WORMHOLE, cost, request_experts, write_request
 from running_commands import SHORT, fault, run
 
-from optimizer.commands.report.compare import routing
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.experiments.compare_rivals import OURS, Comparison, OwnPlanning, compare
+from optimizer.report.compare import routing
 from optimizer.routing.context import Unit
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate

@@ -15,16 +15,6 @@ from rich.table import Table
 from formulations.choice.robust_choice import Criterion, criterion_value
 from formulations.kit.arrays import Floats
 from formulations.kit.solver import Limits
-from optimizer.commands.report.robustness import (
-    WITHOUT,
-    as_json,
-    drift_table,
-    latency_table,
-    lines,
-    regret_table,
-    robustness_page,
-    show,
-)
 from optimizer.domain.placement import Placement
 from optimizer.planning.choose_for_datasets import (
     FIGURES,
@@ -34,6 +24,16 @@ from optimizer.planning.choose_for_datasets import (
     Robustness,
     choose_plans,
     latency_figures,
+)
+from optimizer.report.robustness import (
+    WITHOUT,
+    as_json,
+    drift_table,
+    latency_table,
+    lines,
+    regret_table,
+    robustness_page,
+    show,
 )
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from random_problems import cost, request_experts, write_request
 
-from optimizer.commands.report import fast as report
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
 from optimizer.planning.plan_fast import TEST, TOKENS, TRAIN, FastLayer, fast_plan, loads_of
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
+from optimizer.report import fast as report
 from optimizer.traces.batches import split_requests
 from optimizer.traces.source import TraceInput, TraceSource, open_source
 from optimizer.traces.trace import OUTPUT, PROMPT

@@ -8,10 +8,10 @@ import pytest
 from random_problems import small_problem
 
 from formulations.kit.outcome import SolveStatus
-from optimizer.commands.report.solution import as_json, proof
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.planning.plan_layer import LayerSolution, solve
+from optimizer.report.solution import as_json, proof
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions

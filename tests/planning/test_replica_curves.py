@@ -15,7 +15,6 @@ from random_problems import small_problem
 from reference_split import least_feasible, ortools_carries
 from running_commands import fault, run
 
-from optimizer.commands.report.slots import enough, ranges
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.replica_curves import (
@@ -29,6 +28,7 @@ from optimizer.planning.replica_curves import (
     share_slots,
     task_of,
 )
+from optimizer.report.slots import enough, ranges
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.quick import quick
 from optimizer.search.seeds.risk import risk

@@ -9,7 +9,6 @@ import pytest
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
-from optimizer.commands.report.benchmark import as_json, figures
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES, even_peak
@@ -24,6 +23,7 @@ from optimizer.experiments.optimality_ladder.runs import (
     run_all,
 )
 from optimizer.planning.candidates import Effort
+from optimizer.report.benchmark import as_json, figures
 from optimizer.search.stop import Deadline
 
 SPARE, FULL = tiny()

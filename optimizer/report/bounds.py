@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import click
 from rich.table import Table
 
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.bound_traces import LayerBounds
 from optimizer.planning.bounds import Bound, Gap
+from optimizer.report.tables import Part, make_table
 
 
-def show(found: LayerBounds) -> None:
-    """Print the bounds, and when they hold."""
-    show_table(bound_table(f"Layer {found.layer}, {found.of}: no placement in these slots goes below", found.bounds))
-    click.echo("All hold as long as every token is served by its own experts: none dropped, none rerouted.")
+def parts(found: LayerBounds) -> list[Part]:
+    """The table of bounds, and a sentence that says when they hold."""
+    title = f"Layer {found.layer}, {found.of}: no placement in these slots goes below"
+    condition = "All hold as long as every token is served by its own experts: none dropped, none rerouted."
+    return [bound_table(title, found.bounds), condition]
 
 
 def bound_table(title: str, bounds: Sequence[Bound]) -> Table:
@@ -30,8 +30,8 @@ def bound_table(title: str, bounds: Sequence[Bound]) -> Table:
     return table
 
 
-def show_gaps(gaps: Sequence[Gap]) -> None:
-    """Print how far a plan is from what cannot be beaten: mean over test batches."""
+def gap_table(gaps: Sequence[Gap]) -> Table:
+    """How far a plan is from what cannot be beaten: means over the test batches, one row for each unit."""
     table = make_table("What the plan reaches on average, and what is proven to be out of reach", "mean of", ["plan"])
     for column in ("its own best routing", "gap", "any placement", "gap"):
         table.add_column(column, justify="right")
@@ -41,7 +41,7 @@ def show_gaps(gaps: Sequence[Gap]) -> None:
         free = _figure(gap.any_placement.mean)
         cells = (_figure(gap.reached), own, _percent(gap.to_this), free, _percent(gap.to_any))
         table.add_row(gap.unit.replace("_", " "), *cells, gap.any_placement.name)
-    show_table(table)
+    return table
 
 
 def _figure(value: float) -> str:

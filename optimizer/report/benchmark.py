@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 
 from formulations.kit.outcome import SolveStatus
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.experiments.optimality_ladder.families import FAMILIES
 from optimizer.experiments.optimality_ladder.rows import LadderRow
+from optimizer.report.tables import Part, make_table
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def figures(rows: Sequence[LadderRow]) -> list[Figures]:
     return [Figures.of(*group, of_group) for group, of_group in groups.items()]
 
 
-def show(rows: Sequence[LadderRow]) -> None:
-    """Print a table for each family."""
-    for family, found in groupby(figures(rows), key=lambda each: each.family):
-        show_table(family_table(family, list(found)))
+def parts(rows: Sequence[LadderRow]) -> list[Part]:
+    """A table for each family of questions."""
+    families = groupby(figures(rows), key=lambda each: each.family)
+    return [family_table(family, list(found)) for family, found in families]
 
 
 def family_table(family: str, found: Sequence[Figures]) -> Table:

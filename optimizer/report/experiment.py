@@ -6,14 +6,13 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-import click
 from rich.table import Table
 
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.experiments.optimisation_steps.floor import SAYS
 from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
 from optimizer.experiments.optimisation_steps.rows import StepRow
 from optimizer.experiments.optimisation_steps.runs import FACTORS, OPTIMAL, OPTIMIZED, POLICIES, SEARCH
+from optimizer.report.tables import Part, make_table
 
 KEYS = ("setting", "experts", "slots", "moe_op", "method", "policy", "capacity_factor")
 FIGURES = ("imbalance_p50", "imbalance_p99", "tiles", "latency_us", "latency_p50_us", "latency_p99_us", "bound_us",
@@ -51,14 +50,13 @@ def summary(rows: Sequence[StepRow]) -> list[Line]:
     ]
 
 
-def show(rows: Sequence[StepRow]) -> None:
-    """The ladder of each data set, then the summary of all."""
+def parts(rows: Sequence[StepRow]) -> list[Part]:
+    """The ladder of each data set with its sentences, then the summary of all data sets."""
+    shown: list[Part] = []
     for name, of_set in groupby(rows, key=lambda row: row.dataset):
         found = list(of_set)
-        show_table(ladder_table(name, found, ladder(found)))
-        for sentence in sentences(found):
-            click.echo(sentence)
-    show_table(summary_table(summary(rows)))
+        shown += [ladder_table(name, found, ladder(found)), *sentences(found)]
+    return [*shown, summary_table(summary(rows))]
 
 
 def ladder_table(name: str, rows: Sequence[StepRow], rungs: Sequence[Rung]) -> Table:

@@ -5,24 +5,20 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import numpy as np
 from rich.table import Table
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.replica_curves import Figures, ReplicaCurve, SlotShares
+from optimizer.report.tables import Part, make_table
 
 ENOUGH = 1.01  # of what the most replicas reach
 
 
-def show(curves: Sequence[ReplicaCurve], shares: SlotShares | None, routing: str, unit: str) -> None:
-    """Print the curves, what is enough, and the budget if there is one."""
-    show_table(curves_table(curves, routing, unit))
-    click.echo(enough_said(curves))
-    if shares is not None:
-        show_table(shares_table(shares, unit))
-        show_table(layers_table(shares))
+def parts(curves: Sequence[ReplicaCurve], shares: SlotShares | None, routing: str, unit: str) -> list[Part]:
+    """The curves, how many replicas are enough, and how a budget is shared out if there is one."""
+    shown: list[Part] = [curves_table(curves, routing, unit), enough_said(curves)]
+    return shown if shares is None else [*shown, shares_table(shares, unit), layers_table(shares)]
 
 
 def curves_table(curves: Sequence[ReplicaCurve], routing: str, unit: str) -> Table:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import click
 import numpy as np
 from plotly import graph_objects
 from plotly.io import to_html
@@ -11,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from formulations.kit.arrays import Floats
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.choose_for_datasets import FIGURES, Robustness
+from optimizer.report.tables import Part, make_table
 from optimizer.statistics.drift import Drift
 
 SHOWN = "p99"
@@ -21,12 +20,9 @@ MOST_NAMED = 8  # data sets whose names fit beside their figures; more go by the
 MANY_US = 10_000  # from here on tables are in milliseconds
 
 
-def show(found: Robustness, drift: Drift) -> None:
-    """Print the tables, and what they come to."""
-    for table in (drift_table(drift), latency_table(found), regret_table(found)):
-        show_table(table)
-    for line in lines(found):
-        click.echo(line)
+def parts(found: Robustness, drift: Drift) -> list[Part]:
+    """How far the data sets are apart, every plan's latency and regret on each of them, and a summary in words."""
+    return [drift_table(drift), latency_table(found), regret_table(found), *lines(found)]
 
 
 def drift_table(drift: Drift) -> Table:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from optimizer.commands.report.bounds import show_gaps
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.plan_expected_load import ExpectedSolution
+from optimizer.report.bounds import gap_table
+from optimizer.report.tables import Part, make_table
 
 
-def show(solution: ExpectedSolution, layer: int) -> None:
-    """Print the table and what the bounds say."""
+def parts(solution: ExpectedSolution, layer: int) -> list[Part]:
+    """The table of methods, and how far the plan is from its bounds."""
     steps = len(solution.rows[0].imbalance)
     held = "steps that nothing was planned on" if solution.unseen else "the steps that were planned on"
     title = f"Layer {layer}: imbalance of the expected load in {steps} recorded steps ({held}), even split"
@@ -16,8 +16,7 @@ def show(solution: ExpectedSolution, layer: int) -> None:
     for row in solution.rows:
         cells = (f"{row.imbalance.mean():.4f}", f"{row.imbalance.max():.4f}", f"{row.seconds:.3f}")
         table.add_row(row.method, *cells, style="bold" if row is solution.rows[-1] else None)
-    show_table(table)
-    show_gaps(solution.gaps)
+    return [table, gap_table(solution.gaps)]
 
 
 def as_json(solution: ExpectedSolution) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from formulations.kit.arrays import Floats
-from optimizer.commands.report.tables import make_table
 from optimizer.files import write_whole
+from optimizer.report.tables import make_table
 from optimizer.statistics.layer_report import LayerReport
 from optimizer.statistics.loads import HOTTEST, LIFT_QUANTILES, five_figures
 

@@ -2,25 +2,22 @@
 
 from typing import Any
 
-import click
 import numpy as np
 from rich.table import Table
 
-from optimizer.commands.report.bounds import show_gaps
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.plan_layer import LayerSolution, MethodResult
+from optimizer.report.bounds import gap_table
+from optimizer.report.tables import Part, make_table
 from optimizer.simulation.report import Rerouting
 
 
-def show(solution: LayerSolution, layer: int) -> None:
-    """Print the table and what the bounds say."""
-    show_table(solution_table(solution, layer))
-    if solution.gaps:
-        show_gaps(solution.gaps)
+def parts(solution: LayerSolution, layer: int) -> list[Part]:
+    """The table of methods, how far the plan is from its bounds, and how the search went."""
+    shown: list[Part] = [solution_table(solution, layer)]
+    shown += [gap_table(solution.gaps)] if solution.gaps else []
     rerouting = solution.rows[-1].report.rerouting
-    if rerouting is not None:
-        click.echo(rerouted(rerouting))
-    click.echo(proof(solution))
+    shown += [] if rerouting is None else [rerouted(rerouting)]
+    return [*shown, proof(solution)]
 
 
 def solution_table(solution: LayerSolution, layer: int) -> Table:

@@ -2,21 +2,20 @@
 
 from typing import Any
 
-import click
 import numpy as np
 from rich.table import Table
 
-from optimizer.commands.report.tables import show_table
 from optimizer.experiments.compare_rivals import OPTIMAL, OURS, ComparedPlan, Comparison
+from optimizer.report.tables import Part
 
 
-def show(found: Comparison) -> None:
-    """Print the table, and what its gaps are measured from."""
-    show_table(compare_table(found))
-    click.echo(
+def parts(found: Comparison) -> list[Part]:
+    """The table of planners, and a sentence that says what its gaps are measured from."""
+    reference = (
         f"Gaps are of means over batches, from what no placement and routing goes below: imbalance "
         f"{found.imbalance_bound:.3f}, {found.unit} on the fullest device {found.tiles_bound:.2f}."
     )
+    return [compare_table(found), reference]
 
 
 def compare_table(found: Comparison) -> Table:

@@ -5,18 +5,18 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.report.tables import Part, make_table
 
 EXPECTED = {"mean": "mean", "worst step": "max"}
 STATISTICS = ("mean", "p50", "p99")
 COLUMNS = ("imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "compute above bound")
 
 
-def show(plan: Plan) -> None:
-    """Print the table: of batches, or where there were counts alone of the expected load."""
+def parts(plan: Plan) -> list[Part]:
+    """One table of all layers: figures of batches, or of the expected load where there were counts alone."""
     counted = any("expected_imbalance" in part.quality for part in plan.layers.values())
-    show_table(expected_table(plan) if counted else layers_table(plan))
+    return [expected_table(plan) if counted else layers_table(plan)]
 
 
 def expected_table(plan: Plan) -> Table:

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.commands.report.tables import make_table, show_table
 from optimizer.planning.plan_fast import FastLayer
+from optimizer.report.tables import Part, make_table
 
 SHOWN = 12  # layers that have a row of their own; of more there are the mean and the worst
 
 
-def show(rows: Sequence[FastLayer]) -> None:
-    """Print the table."""
+def parts(rows: Sequence[FastLayer]) -> list[Part]:
+    """One table: each layer where they are few, and the mean and the worst of several."""
     train, test = figures(rows)
     table = make_table("Imbalance of the expected load, even split", "layer", ["train requests", "test requests"])
     for place, row in enumerate(rows if len(rows) <= SHOWN else ()):
@@ -20,7 +20,7 @@ def show(rows: Sequence[FastLayer]) -> None:
     if len(rows) > 1:
         table.add_row(f"mean of {len(rows)}", f"{train.mean():.4f}", f"{test.mean():.4f}")
         table.add_row("worst", f"{train.max():.4f}", f"{test.max():.4f}")
-    show_table(table)
+    return [table]
 
 
 def figures(rows: Sequence[FastLayer]) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 from plotly import graph_objects
 from plotly.io import to_html
 
-from optimizer.commands.report.simulation import estimates, model_line
+from optimizer.report.simulation import estimates, model_line
 from optimizer.simulation.report import SimulationReport
 
 LABEL_APART = 0.04  # of the width: closer points are told apart by hovering only

@@ -3,28 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import numpy as np
 from rich.table import Table
 
-from optimizer.commands.report.tables import make_table, show_table
+from optimizer.report.tables import Part, make_table
 from optimizer.simulation.report import FIGURES, SimulationReport
 from optimizer.statistics.loads import FIVE, five_figures
 
 
-def show(reports: Sequence[SimulationReport], layer: int) -> None:
-    """One policy in detail, several side by side."""
+def parts(reports: Sequence[SimulationReport], layer: int) -> list[Part]:
+    """One policy in detail with sentences, or several policies side by side."""
     if len(reports) > 1:
-        show_table(side_by_side(reports, layer))
-        return
-    show_table(one_policy(reports[0], layer))
-    for line in lines(reports[0]):
-        click.echo(line)
-
-
-def show_sweep(reports: Sequence[SimulationReport], layer: int) -> None:
-    """One row per capacity factor."""
-    show_table(sweep_table(reports, layer))
+        return [side_by_side(reports, layer)]
+    return [one_policy(reports[0], layer), *lines(reports[0])]
 
 
 TERMS = ("dispatch", "compute", "combine")

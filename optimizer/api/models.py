@@ -1,0 +1,242 @@
+"""Planning several layers in one plan: in parallel or on a cluster, for one data set or for several."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from formulations.choice.robust_choice import Criterion
+from optimizer.api.results import PlannedModel
+from optimizer.api.traces import Traces, as_choice, choice_of, opened
+from optimizer.domain.hardware import Hardware
+from optimizer.domain.model import Model
+from optimizer.errors import InputError
+from optimizer.interrupts import Cancel
+from optimizer.planning.many_layers.plan_model import ModelToPlan
+from optimizer.planning.many_layers.plan_model import plan_model as plan_all_layers
+from optimizer.planning.many_layers.plan_model_counts import plan_model_counts
+from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.many_layers.robust import DataSetsToPlan, plan_robust
+from optimizer.planning.many_layers.run import Run
+from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.many_layers.work import WorkFolder
+from optimizer.planning.many_layers.workers import Workers
+from optimizer.planning.options import Progress, SolveOptions, silent
+from optimizer.planning.plan_fast import FastLayer, fast_plan
+from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.traces.datasets import DataSet, data_sets
+from optimizer.traces.formats.counts import Counts
+from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import TraceInput, open_counts
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """How a run of many layers is made, besides what `SolveOptions` say of each layer.
+
+    start: a plan to start from as well. fast: plan on expected load alone, for even routing. slot_budget: extra
+    replicas of all layers together, shared out where they help most; None for as many in each layer as its slots hold.
+    work: a folder that keeps finished layers; resume: go on with the run in it. cluster: address of a dask scheduler.
+    For several data sets, criterion: what the plan is chosen by over them; weights: their shares in the mix, None for
+    equal ones. phases: the phases that batches are made of; each is a data set of its own, None for the traces' own.
+    """
+
+    start: Plan | None = None
+    fast: bool = False
+    slot_budget: int | None = None
+    work: Path | None = None
+    resume: bool = False
+    cluster: str | None = None
+    criterion: Criterion = Criterion.MEAN
+    weights: Mapping[str, float] | None = None
+    phases: tuple[str, ...] | None = None
+
+
+def plan_model(
+    traces: Traces | Mapping[str, Traces],
+    layers: Sequence[int] | None = None,
+    model: Model | ModelChoice | None = None,
+    hardware: Hardware | None = None,
+    options: SolveOptions | None = None,
+    run: ModelRun | None = None,
+    progress: Progress = silent,
+    cancel: Cancel | None = None,
+) -> PlannedModel:
+    """Plan several layers in one plan, which share the time and the routing policy.
+
+    Parameters
+    ----------
+    traces
+        What `open_traces` gives, or paths; for several data sets a mapping of their names to such.
+    layers
+        Model layer ids; None for all that the traces hold.
+    model
+        The model, or what is known of it; None to infer it from the traces.
+    hardware
+        Mesh and costs; None for `Hardware.of()`.
+    options
+        Time for the whole run, seed, search, routing policies, constraints, and how many layers are planned at once.
+    run
+        Where finished layers are kept, on which cluster, for which data sets; None for the defaults of `ModelRun`.
+    progress
+        Called with a stage and its share done, 0 to 1.
+    cancel
+        A token; once it is asked, the run ends with the layers that are finished.
+
+    Returns
+    -------
+    PlannedModel
+        One plan of all layers, and for several data sets each one's own plan as well.
+
+    Raises
+    ------
+    InputError
+        For traces, sizes or options that cannot be used; its `field` names the one at fault.
+    LostWorkerError
+        Where worker processes die again and again.
+    KeyboardInterrupt
+        Where the run was cancelled before any layer had a plan.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optimizer import open_traces
+    >>> rng = np.random.default_rng(0)
+    >>> requests = [rng.permuted(np.tile(np.arange(4), (30, 2, 1)), axis=2)[:, :, :2] for _ in range(10)]
+    >>> traces = open_traces(requests, batch_tokens=16)
+    >>> wanted = SolveOptions(time_limit=5, jobs=1)
+    >>> found = plan_model(traces, None, Model("tiny", 4, 0, 2), Hardware.of(mesh="2x2"), wanted, ModelRun(fast=True))
+    >>> sorted(found.plan.layers)
+    [0, 1]
+    """
+    request = _Request.of(
+        traces, layers, model, hardware or Hardware.of(), options or SolveOptions(), run or ModelRun()
+    )
+    return request.planned(progress, cancel or Cancel())
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Everything that was asked for; `traces` by data set, under the name of `data_sets` where there is one alone."""
+
+    traces: Mapping[str, TraceInput]
+    named: bool
+    layers: Sequence[int] | None
+    choice: Model | ModelChoice
+    hardware: Hardware
+    options: SolveOptions
+    run: ModelRun
+
+    @classmethod
+    def of(
+        cls,
+        traces: Traces | Mapping[str, Traces],
+        layers: Sequence[int] | None,
+        model: Model | ModelChoice | None,
+        hardware: Hardware,
+        options: SolveOptions,
+        run: ModelRun,
+    ) -> "_Request":
+        """The request with every trace opened under the seed of the options."""
+        named = isinstance(traces, Mapping)
+        given = traces if isinstance(traces, Mapping) else {"all": traces}
+        inputs = {name: replace(opened(each), seed=options.seed) for name, each in given.items()}
+        return cls(inputs, named, layers, choice_of(model), hardware, options, run)
+
+    @property
+    def only(self) -> TraceInput:
+        """The traces of the first data set, which is the only one where there are not several."""
+        return next(iter(self.traces.values()))
+
+    def planned(self, progress: Progress, cancel: Cancel) -> PlannedModel:
+        """The plan, by the way that suits what was asked for."""
+        phases = self.run.phases or (self.only.phase or "decode",)
+        if self.named or len(phases) > 1:
+            return self._for_datasets(phases, progress, cancel)
+        traces = replace(self.only, phase=phases[0])
+        if (counted := open_counts(traces, as_choice(self.choice))) is not None:
+            return self._from_counts(*counted, progress, cancel)
+        reading = partial(progress, "reading traces")
+        reader = LayerReader.of(traces, self.choice, self.hardware.mesh, self.layers, reading)
+        return self._fast(reader, progress) if self.run.fast else self._in_full(reader, progress, cancel)
+
+    def _settings(self, model: Model, layers: int) -> Settings:
+        chains = max(1, self.options.jobs // layers)
+        return Settings(model, self.hardware.mesh, self.hardware.cost, self.options, chains)
+
+    def _in_full(self, reader: LayerReader, progress: Progress, cancel: Cancel) -> PlannedModel:
+        asked = ModelToPlan(self._settings(reader.model, len(reader.layers)), reader, self.run.start)
+        budget = self.run.slot_budget
+        more = {"slot_budget": budget}
+        with self._running(asked.settings, reader.layers, more, progress, cancel) as running:
+            plan = plan_all_layers(running, asked if budget is None else asked.with_slots(running, budget))
+        return PlannedModel(plan, tuple(reader.notes))
+
+    def _from_counts(self, counts: Counts, model: Model, progress: Progress, cancel: Cancel) -> PlannedModel:
+        layers = tuple(self.layers or counts.layers)
+        settings = self._settings(model, len(layers))
+        with self._running(settings, layers, {}, progress, cancel) as running:
+            plan = plan_model_counts(running, settings, counts, layers, self.run.start)
+        return PlannedModel(plan, (f"{counts.source}: counts alone, so the expected load is planned",))
+
+    def _fast(self, reader: LayerReader, progress: Progress) -> PlannedModel:
+        """Group by group of layers, as they are read."""
+        layers: list[FastLayer] = []
+        parts: dict[int, LayerPlan] = {}
+        notes: dict[str, None] = {}
+        plan: Plan | None = None
+        for source, held in reader.sources():
+            found = fast_plan(source, held, self.hardware.mesh, self.hardware.cost, self.options, progress)
+            plan = plan or found.plan
+            parts |= found.plan.layers
+            layers += found.layers
+            notes |= dict.fromkeys(found.notes)
+        assert plan is not None  # a reader has at least one layer
+        return PlannedModel(replace(plan, layers=parts), tuple(notes), layers)
+
+    def _for_datasets(self, phases: tuple[str, ...], progress: Progress, cancel: Cancel) -> PlannedModel:
+        sets = data_sets(self.traces, phases, self.run.weights, self.named)
+        asked = self._together(sets, progress)
+        weights = {"datasets": {each.name: each.weight for each in sets}}
+        with self._running(asked.settings, asked.layers, weights, progress, cancel) as running:
+            found = plan_robust(running, asked, self.run.criterion)
+        notes = tuple(note for reader in asked.readers for note in reader.notes)
+        return PlannedModel(found.plan, notes, datasets=found)
+
+    def _together(self, sets: Sequence[DataSet], progress: Progress) -> DataSetsToPlan:
+        """A reader for each data set, for one model and the same layers."""
+        mesh, reading = self.hardware.mesh, partial(progress, "reading traces")
+        every = LayerReader.of(self._joined(sets), self.choice, mesh, self.layers, reading)
+        readers = [LayerReader.of(each.named, every.model, mesh, every.layers, reading, len(sets)) for each in sets]
+        return DataSetsToPlan(self._settings(every.model, len(every.layers)), sets, readers, self.run.start)
+
+    def _joined(self, sets: Sequence[DataSet]) -> TraceInput:
+        """The traces of all data sets together, which tell the model and its layers."""
+        if any(each.named.memory is not None for each in sets):
+            return sets[0].named
+        paths = tuple(dict.fromkeys(path for each in sets for path in each.named.traces))
+        return replace(sets[0].named, traces=paths)
+
+    @contextmanager
+    def _running(
+        self, settings: Settings, layers: Sequence[int], more: dict[str, Any], progress: Progress, cancel: Cancel
+    ) -> Iterator[Run]:
+        """Workers at the ready, and the work folder, if it is of a run that was asked for the same."""
+        if self.run.resume and self.run.work is None:
+            raise InputError("goes on with a run that kept its layers; name their folder as well", "resume")
+        asked = self._asked(settings, layers) | more
+        work = None if self.run.work is None else WorkFolder.opened(self.run.work, asked, self.run.resume)
+        with Workers(self.options.jobs, self.run.cluster).ready() as crew:
+            yield Run(crew, self.options.effort(cancel).deadline, progress, work)
+
+    def _asked(self, settings: Settings, layers: Sequence[int]) -> dict[str, Any]:
+        """What decides on the plan, besides the traces."""
+        start, traces = self.run.start, self.only
+        placed = None
+        if start is not None:
+            placed = {str(layer): part.placement.slots.tolist() for layer, part in start.layers.items()}
+        phase = None if self.run.phases is None else ",".join(self.run.phases)
+        batches = {"phase": phase, "batch_tokens": traces.batch_tokens, "row_users": traces.row_users}
+        return {"layers": list(layers), "start": placed} | batches | settings.as_json()

@@ -1,0 +1,131 @@
+"""Planning one layer: on recorded tokens, or on counts alone."""
+
+from dataclasses import replace
+from functools import partial
+
+from optimizer.api.results import PlannedLayer
+from optimizer.api.traces import Traces, as_choice, choice_of, opened
+from optimizer.domain.hardware import Hardware
+from optimizer.domain.model import Model
+from optimizer.errors import InputError
+from optimizer.interrupts import Cancel
+from optimizer.planning.options import Progress, SolveOptions, silent
+from optimizer.planning.plan_expected_load import plan_counts
+from optimizer.planning.plan_file import Plan
+from optimizer.planning.plan_layer import plan_tokens
+from optimizer.traces.infer import ModelChoice
+from optimizer.traces.source import Source, open_counts, open_source, synthesised
+
+
+def plan_layer(
+    traces: Traces,
+    layer: int,
+    model: Model | ModelChoice | None = None,
+    hardware: Hardware | None = None,
+    options: SolveOptions | None = None,
+    start: Plan | None = None,
+    progress: Progress = silent,
+    cancel: Cancel | None = None,
+) -> PlannedLayer:
+    """Plan one layer on recorded tokens: replica counts, placement and routing policy together.
+
+    Requests are split into train, selection and test; what is reported is of the test batches. Counts without tokens
+    are planned by `plan_expected`.
+
+    Parameters
+    ----------
+    traces
+        What `open_traces` gives, or paths.
+    layer
+        The model's layer id.
+    model
+        The model, or what is known of it; None to infer it from the traces.
+    hardware
+        Mesh and costs; None for `Hardware.of()`, the home case of 16 x 8 Wormhole devices.
+    options
+        Time, seed, search, routing policies and constraints; None for the defaults.
+    start
+        A plan to start from as well.
+    progress
+        Called with a stage and its share done, 0 to 1.
+    cancel
+        A token; once it is asked, the search ends with the best plan so far.
+
+    Returns
+    -------
+    PlannedLayer
+        The plan, its `placement`, and the test figures of all methods.
+
+    Raises
+    ------
+    InputError
+        For traces, sizes or options that cannot be used; its `field` names the one at fault.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> chosen = np.random.default_rng(0).integers(0, 4, (40, 32, 1))
+    >>> options = SolveOptions(time_limit=20, iterations=200, routings=("even",))
+    >>> found = plan_layer(open_traces(batches=chosen), 0, Model("tiny", 4, 0, 1), Hardware.of(mesh="2x2"), options)
+    >>> sorted(set(found.placement.slots.ravel().tolist()))
+    [0, 1, 2, 3]
+    """
+    given, wanted, machine = opened(traces), options or SolveOptions(), hardware or Hardware.of()
+    effort = wanted.effort(cancel)
+    given = replace(given, seed=wanted.seed, extras=wanted.max_rerouted is not None)
+    counted = open_counts(given, as_choice(model))
+    if counted is not None and not given.synthesise:
+        return plan_expected(given, layer, model, machine, wanted, start, progress, cancel)
+    if counted is not None:
+        source: Source = synthesised(*counted, layer, given, machine.mesh)
+    else:
+        source = open_source(given, [layer], choice_of(model), machine.mesh, partial(progress, "reading traces"))
+    found = plan_tokens(source, layer, machine.mesh, machine.cost, wanted, effort, progress, start)
+    return PlannedLayer(layer, found.plan, found.solution, tuple(found.notes))
+
+
+def plan_expected(
+    counts: Traces,
+    layer: int,
+    model: Model | ModelChoice | None = None,
+    hardware: Hardware | None = None,
+    options: SolveOptions | None = None,
+    start: Plan | None = None,
+    progress: Progress = silent,
+    cancel: Cancel | None = None,
+) -> PlannedLayer:
+    """Plan one layer on counts: the expected load of the devices, and nothing that needs tokens.
+
+    Parameters
+    ----------
+    counts
+        What `open_traces` gives for a file of counts, or `Counts` in memory.
+    layer, model, hardware, options, start, progress, cancel
+        As of `plan_layer`.
+
+    Returns
+    -------
+    PlannedLayer
+        The plan, which is for even routing, and the expected imbalance of every method on held-out steps.
+
+    Raises
+    ------
+    InputError
+        For traces that are no counts, for an unknown top-k, and as `plan_layer` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optimizer.traces.formats.counts import Counts
+    >>> counted = Counts(np.array([[[90, 30, 20, 10]]]), (0,), None, 1, (), "by hand")
+    >>> wanted = SolveOptions(time_limit=20, iterations=200)
+    >>> found = plan_expected(counted, 0, Model("tiny", 4, 0, 1), Hardware.of(mesh="2x2"), wanted)
+    >>> float(found.solution.chosen.imbalance.mean()) < 1.1
+    True
+    """
+    given, wanted, machine = opened(counts), options or SolveOptions(), hardware or Hardware.of()
+    counted = open_counts(given, as_choice(model))
+    if counted is None:
+        raise InputError("these traces hold tokens, not counts; plan them by `plan_layer`", "counts")
+    found = plan_counts(counted, layer, machine.mesh, machine.cost, wanted, wanted.effort(cancel), progress, start)
+    return PlannedLayer(layer, found.plan, found.solution, tuple(found.notes))

@@ -1,0 +1,141 @@
+"""What the functions of the API return: plans and figures that print as tables in a terminal and in a notebook."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from optimizer.domain.placement import Placement
+from optimizer.experiments.compare_rivals import Comparison
+from optimizer.planning.bound_traces import LayerBounds
+from optimizer.planning.many_layers.robust import RobustPlan
+from optimizer.planning.plan_expected_load import ExpectedSolution
+from optimizer.planning.plan_fast import FastLayer
+from optimizer.planning.plan_file import Plan
+from optimizer.planning.plan_layer import LayerSolution
+from optimizer.report import bounds as bounds_report
+from optimizer.report import compare as compare_report
+from optimizer.report import expected as expected_report
+from optimizer.report import fast as fast_report
+from optimizer.report import robustness as robustness_report
+from optimizer.report import simulation as simulation_report
+from optimizer.report import solution as solution_report
+from optimizer.report import whole as model_report
+from optimizer.report.rendering import Printable
+from optimizer.report.tables import Part
+from optimizer.simulation.report import SimulationReport
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedLayer(Printable):
+    """The plan of one layer with the test figures of every method that was tried; prints as tables.
+
+    notes: sentences about the traces that a user should read.
+    """
+
+    layer: int
+    plan: Plan
+    solution: LayerSolution | ExpectedSolution
+    notes: tuple[str, ...]
+
+    @property
+    def placement(self) -> Placement:
+        """Which expert lives in which slot, `slots [device, slot]`."""
+        return self.plan.layers[self.layer].placement
+
+    def parts(self) -> list[Part]:
+        """The table of methods, the bounds, and how the search went."""
+        if isinstance(self.solution, LayerSolution):
+            return solution_report.parts(self.solution, self.layer)
+        return expected_report.parts(self.solution, self.layer)
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures of the tables in their stable JSON form."""
+        if isinstance(self.solution, LayerSolution):
+            return {"layer": self.layer, **solution_report.as_json(self.solution)}
+        return {"layer": self.layer, **expected_report.as_json(self.solution)}
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated(Printable):
+    """What the simulator says of a plan: for each layer a report under each of the conditions; prints as tables."""
+
+    reports: dict[int, list[SimulationReport]]
+    notes: tuple[str, ...]
+
+    @property
+    def report(self) -> SimulationReport:
+        """The first report of the first layer, which is the only one where one layer ran under one condition."""
+        return next(iter(self.reports.values()))[0]
+
+    def parts(self) -> list[Part]:
+        """One policy of a layer in detail, several policies side by side."""
+        return [part for layer, reports in self.reports.items() for part in simulation_report.parts(reports, layer)]
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures of all layers in their stable JSON form."""
+        return {"layers": {str(layer): simulation_report.as_json(reports) for layer, reports in self.reports.items()}}
+
+
+@dataclass(frozen=True, eq=False)
+class Bounded(Printable):
+    """What no placement of a layer goes below, and sentences about the traces; prints as a table."""
+
+    bounds: LayerBounds
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that a user should read."""
+        return self.bounds.notes
+
+    def parts(self) -> list[Part]:
+        """The table of bounds."""
+        return bounds_report.parts(self.bounds)
+
+    def as_json(self) -> dict[str, Any]:
+        """All bounds in their stable JSON form."""
+        return bounds_report.as_json(self.bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class Compared(Printable):
+    """Published planners and ours on the same held-out batches; prints as a table."""
+
+    comparison: Comparison
+    notes: tuple[str, ...]
+
+    def parts(self) -> list[Part]:
+        """The table of planners and routing policies."""
+        return compare_report.parts(self.comparison)
+
+    def as_json(self) -> dict[str, Any]:
+        """All rows and bounds in their stable JSON form."""
+        return compare_report.as_json(self.comparison)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedModel(Printable):
+    """One plan of several layers; prints as tables.
+
+    fast: the layers' figures where the plan is of expected load alone; datasets: the plans and figures of several data
+    sets, where there are several; notes: sentences about the traces that a user should read.
+    """
+
+    plan: Plan
+    notes: tuple[str, ...]
+    fast: list[FastLayer] = field(default_factory=list)
+    datasets: RobustPlan | None = None
+
+    def parts(self) -> list[Part]:
+        """A table of layers, and for several data sets every plan on every data set."""
+        if self.fast:
+            return fast_report.parts(self.fast)
+        several = self.datasets
+        more = [] if several is None else robustness_report.parts(several.robustness, several.drift)
+        return [*model_report.parts(self.plan), *more]
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures of the tables in their stable JSON form."""
+        if self.fast:
+            return fast_report.as_json(self.fast)
+        several = self.datasets
+        more = {} if several is None else robustness_report.as_json(several.robustness, several.drift)
+        return model_report.as_json(self.plan) | more

@@ -1,0 +1,70 @@
+"""The options of `simulate` and `sweep`: which plan is run, and under what conditions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from optimizer.commands.declare import Argument, Option
+from optimizer.commands.options import POSITIVE, CostOptions
+
+if TYPE_CHECKING:
+    from optimizer.domain.hardware import Hardware
+    from optimizer.planning.plan_file import Plan
+    from optimizer.simulation.conditions import Conditions
+
+
+@dataclass(frozen=True)
+class PlanArgument:
+    """The plan file."""
+
+    SECTION: ClassVar[str] = "Plan"
+    plan: Annotated[Path, Argument("PLAN")]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Under what conditions a plan is run."""
+
+    SECTION: ClassVar[str] = "Conditions"
+    batch_count: Annotated[
+        int | None,
+        Option(
+            ("--batch-count",),
+            "Batches to simulate, in bounded memory; by default 1024, or all of a batch file.",
+            POSITIVE,
+            "N",
+            essential=True,
+        ),
+    ] = None
+    timing: Annotated[
+        Literal["barrier", "overlap"],
+        Option(("--timing",), "Dispatch, compute and combine one after another, or each token as soon as it can."),
+    ] = "barrier"
+    drop: Annotated[
+        bool, Option(("--drop",), "Drop pairs that find no room, instead of serving them over capacity.")
+    ] = False
+    slow: Annotated[
+        str | None,
+        Option(("--slow",), "Devices that compute slower, by these factors.", metavar="DEVICE=FACTOR,..."),
+    ] = None
+    dead: Annotated[str | None, Option(("--dead",), "Devices whose replicas are gone.", metavar="DEVICE,...")] = None
+
+    def conditions(self, plan: "Plan", cost: CostOptions) -> "Conditions":
+        """What a plan is run under, but for its policy and capacity."""
+        from optimizer.commands.arguments import dead_devices, slow_devices
+        from optimizer.simulation.conditions import Conditions
+
+        return Conditions(
+            unit=cost.unit or plan.unit,
+            timing=self.timing,
+            drop=self.drop,
+            slow=slow_devices(self.slow),
+            dead=dead_devices(self.dead),
+        )
+
+
+def hardware_of(plan: "Plan", cost: CostOptions) -> "Hardware":
+    """The plan's own hardware, with the MoE op and dispatch model that were asked for."""
+    from optimizer.domain.hardware import Hardware
+
+    return Hardware.of(plan.hardware, plan.mesh, None, cost.moe_op, cost.dispatch_model)

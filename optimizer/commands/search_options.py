@@ -1,0 +1,129 @@
+"""The options of a search, and the tables of its parameters in a `--config` file, as `SolveOptions`."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import click
+
+from optimizer.commands.config import TABLES, unknown
+from optimizer.commands.declare import Option
+from optimizer.commands.failures import BadInput
+from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, CostOptions, SeedOptions
+
+if TYPE_CHECKING:
+    from optimizer.domain.problem import Constraints
+    from optimizer.planning.options import SolveOptions
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How long and by which search a layer is planned, and for which routing policies."""
+
+    SECTION: ClassVar[str] = "Search"
+    PARAMETER_TABLES: ClassVar[bool] = True
+    routing: Annotated[
+        str,
+        Option(
+            ("--routing",),
+            "Policy that the plan is made for and shipped with, or several to take the fastest of (comma-separated); "
+            "auto: even,nearest,optimal. See simulate --help for all.",
+            essential=True,
+        ),
+    ] = "auto"
+    time_limit: Annotated[
+        float,
+        Option(
+            ("--time-limit",),
+            "Seconds for the whole command; a limit under 5 s, or 20 s in the first run, which compiles, is overrun. "
+            "What is found in a given time may differ from run to run.",
+            click.FloatRange(min=1),
+            essential=True,
+        ),
+    ] = 60.0
+    iterations: Annotated[
+        int | None,
+        Option(
+            ("--iterations",),
+            "Moves that the search of a layer may evaluate. Where these end the search before the time limit does, the "
+            "same seed gives the same plan.",
+            NOT_NEGATIVE,
+            "N",
+        ),
+    ] = None
+    search: Annotated[
+        Literal["auto", "descent", "tabu", "annealing", "lns"],
+        Option(
+            ("--search",),
+            "Descent and tabu search split loads evenly, annealing and large-neighbourhood search (lns) as is best for "
+            "a batch; auto: descent, annealing.",
+        ),
+    ] = "auto"
+    jobs: Annotated[
+        int,
+        Option(
+            ("--jobs",),
+            "Layers that are planned at once, each in a process; of one layer, chains of annealing, each in a thread.",
+            POSITIVE,
+        ),
+    ] = 2
+
+
+def solve_options(search: SearchOptions, seed: SeedOptions, cost: CostOptions, constraints: "Constraints",
+                  max_rerouted: float | None = None) -> "SolveOptions":  # fmt: skip
+    """What was asked of planning, with the search parameters of a `--config` file.
+
+    The time limit counts from the start of the command, so imports and reading options have used some of it.
+    """
+    from optimizer.commands.arguments import routings_named
+    from optimizer.planning.options import SolveOptions
+
+    return SolveOptions(
+        time_limit=search.time_limit,
+        seed=seed.seed,
+        iterations=search.iterations,
+        jobs=search.jobs,
+        search=search.search,
+        routings=routings_named(search.routing),
+        unit=cost.unit,
+        constraints=constraints,
+        max_rerouted=max_rerouted,
+        **_parameters(),
+    )
+
+
+def parameter_tables() -> dict[str, Any]:
+    """The dataclasses of search parameters by the name of their table, with their defaults."""
+    from optimizer.planning.options import SolveOptions
+
+    usual = SolveOptions()
+    values = {field.name: getattr(usual, field.name) for field in fields(SolveOptions)}
+    return {name: value for name, value in values.items() if hasattr(value, "__dataclass_fields__")}
+
+
+def _parameters() -> dict[str, Any]:
+    """The checked search parameters of the tables in the `--config` file; those that it lacks keep their defaults."""
+    given: dict[str, dict[str, Any]] = click.get_current_context().meta.get(TABLES, {})
+    if not given:
+        return {}
+    known = parameter_tables()
+    strange = [name for name in given if name not in known]
+    if strange:
+        raise BadInput(f"--config: {unknown(strange[0], known, 'a search; tables')}")
+    return {name: _checked(name, known[name], table) for name, table in given.items()}
+
+
+def _checked(name: str, usual: Any, table: dict[str, Any]) -> Any:
+    """The parameters of one table, whose keys must be fields and whose values must have the fields' types."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kind, allowed = type(usual), [field.name for field in fields(usual)]
+    for key in table:
+        if key not in allowed:
+            raise BadInput(f"--config: [{name}] {unknown(key, allowed, 'this table')}")
+    values = {field: getattr(usual, field) for field in allowed} | table
+    try:
+        return TypeAdapter(kind).validate_python(values, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or ", ".join(table)
+        raise BadInput(f"--config: [{name}] {where}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,154 @@
+"""What `solve` was asked for, checked, and handed to the function of the API that plans it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimizer.commands.failures import BadInput
+from optimizer.commands.options import BatchOptions, ModelOptions, TraceOptions, trace_input
+from optimizer.commands.session import session
+from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, TargetOptions
+
+if TYPE_CHECKING:
+    from optimizer.api.models import ModelRun
+    from optimizer.api.results import PlannedLayer, PlannedModel
+    from optimizer.domain.hardware import Hardware
+    from optimizer.planning.options import Progress, SolveOptions
+    from optimizer.planning.plan_file import Plan
+    from optimizer.traces.source import TraceInput
+
+FOR_ONE_LAYER = ("max_rerouted", "synthesise")
+FOR_ONE_DATASET = ("max_rerouted", "synthesise", "fast", "batches")
+FOR_DATASETS = ("separate", "matrix", "weights")
+"""Options that a run of many layers or of several data sets refuses, and those that only several data sets take."""
+
+
+@dataclass(frozen=True)
+class SolveRequest:
+    """The options of `solve` as the program's own types, where they have such."""
+
+    target: TargetOptions
+    traces: TraceOptions
+    batches: BatchOptions
+    model: ModelOptions
+    hardware: "Hardware"
+    options: "SolveOptions"
+    many: ManyLayerOptions
+    datasets: DatasetOptions
+
+    @property
+    def layers(self) -> list[int] | None:
+        """Layer ids, None for all."""
+        from optimizer.commands.arguments import layer_ids
+
+        return layer_ids(self.target.layer)
+
+    @property
+    def paths(self) -> dict[str, tuple[str, ...]] | None:
+        """The paths of each data set by its name; None where TRACES are plain paths."""
+        from optimizer.traces.datasets import datasets_of
+
+        return datasets_of(self.traces.traces)
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases that batches are made of."""
+        from optimizer.traces.datasets import phases_of
+
+        return phases_of(self.batches.phase)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one data set."""
+        return self.paths is not None or len(self.phases) > 1
+
+    @property
+    def one_layer(self) -> bool:
+        """Whether a single layer is planned in this process, without a work folder or a cluster."""
+        spread = self.many.work, self.many.cluster, self.target.fast
+        return not self.several and self.layers is not None and len(self.layers) == 1 and not any(spread)
+
+    def check(self) -> None:
+        """Refuse options that do not go together. Raises BadInput that names the option and what to do."""
+        given = {
+            name: value for part in (self.target, self.traces, self.datasets) for name, value in vars(part).items()
+        }
+        given["max_rerouted"] = self.options.max_rerouted
+        if self.many.resume and self.many.work is None:
+            raise BadInput("--resume goes on with a run that kept its layers; name their folder with --work")
+        if self.several:
+            _refuse(given, FOR_ONE_DATASET, "is for one data set; name no other")
+            return
+        said = "is for several data sets; name them as NAME=PATH, or by --phase decode,prefill"
+        _refuse(given, FOR_DATASETS, said)
+        if not self.one_layer:
+            _refuse(given, FOR_ONE_LAYER, "is for one layer; name it with --layer")
+        elif self.many.slot_budget is not None:
+            raise BadInput("--slot-budget is shared out over layers; of one layer limit them with --replicas")
+
+    def planned(self, tell: "Progress") -> "PlannedLayer | PlannedModel":
+        """The plan, within what is left of the time limit, which counts from the start of the command."""
+        from optimizer.api.models import plan_model
+        from optimizer.api.planning import plan_layer
+
+        self.check()
+        choice, cancel, layers = self.model.choice(), session().cancel, self.layers
+        options = replace(self.options, time_limit=session().left(self.options.time_limit))
+        if self.one_layer and layers is not None:
+            traces = replace(self._input(), synthesise=self.target.synthesise)
+            return plan_layer(traces, layers[0], choice, self.hardware, options, self._start(), tell, cancel)
+        traces_by_name: Any = self._inputs() if self.paths is not None else self._input()
+        return plan_model(traces_by_name, layers, choice, self.hardware, options, self._run(), tell, cancel)
+
+    def own_files(self, output: Path) -> dict[str, Path]:
+        """Where each data set's own plan is written, by the name of the data set: plan.json's as plan.NAME.json."""
+        from optimizer.api.models import dataset_names
+        from optimizer.files import file_names
+
+        if not self.datasets.separate:
+            return {}
+        names = file_names(dataset_names(list(self.paths or ()), self.phases))
+        return {name: output.with_name(f"{output.stem}.{part}{output.suffix}") for name, part in names.items()}
+
+    def page(self, found: "PlannedModel") -> str:
+        """Every plan on every data set, as a page for a browser."""
+        from optimizer.report.robustness import robustness_page
+
+        assert found.datasets is not None  # --matrix is refused elsewhere
+        return robustness_page(found.datasets.robustness)
+
+    def _input(self) -> "TraceInput":
+        phase = self.phases[0] if self.batches.phase is not None else None
+        return trace_input(self.traces, replace(self.batches, phase=phase), self.options.seed)
+
+    def _inputs(self) -> "dict[str, TraceInput]":
+        whole = self._input()
+        return {name: replace(whole, traces=paths) for name, paths in (self.paths or {}).items()}
+
+    def _run(self) -> "ModelRun":
+        from formulations.choice.robust_choice import Criterion
+        from optimizer.api.models import ModelRun
+        from optimizer.traces.datasets import weights_of
+
+        return ModelRun(
+            start=self._start(),
+            fast=self.target.fast,
+            slot_budget=self.many.slot_budget,
+            work=self.many.work,
+            resume=self.many.resume,
+            cluster=self.many.cluster,
+            criterion=Criterion(self.datasets.robust),
+            weights=weights_of(self.datasets.weights),
+            phases=None if self.batches.phase is None else self.phases,
+        )
+
+    def _start(self) -> "Plan | None":
+        from optimizer.planning.plan_file import read_plan
+
+        return None if self.target.start is None else read_plan(self.target.start)
+
+
+def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if given.get(name):
+            raise BadInput(f"--{name.replace('_', '-')} {why}")

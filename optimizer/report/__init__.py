@@ -1,0 +1,1 @@
+"""Results as tables, sentences, pictures and JSON. Must not know where they are shown: it never prints."""

@@ -1,0 +1,17 @@
+"""Tables and sentences: what every report is made of."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+Part = Table | str
+"""One part of a report: a table with a title, or a sentence."""
+
+
+def make_table(title: str, first: str, columns: Sequence[str]) -> Table:
+    """An empty table whose first column is left-aligned and whose other columns are right-aligned."""
+    table = Table(title=title)
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
