@@ -102,12 +102,13 @@ class SolveRequest:
 
     def own_files(self, output: Path) -> dict[str, Path]:
         """Where each data set's own plan is written, by the name of the data set: plan.json's as plan.NAME.json."""
-        from optimizer.api.models import dataset_names
         from optimizer.files import file_names
+        from optimizer.traces.datasets import ALL, dataset_names
 
         if not self.datasets.separate:
             return {}
-        names = file_names(dataset_names(list(self.paths or ()), self.phases))
+        paths = self.paths
+        names = file_names(dataset_names([ALL] if paths is None else list(paths), self.phases, paths is not None))
         return {name: output.with_name(f"{output.stem}.{part}{output.suffix}") for name, part in names.items()}
 
     def page(self, found: "PlannedModel") -> str:

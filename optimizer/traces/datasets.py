@@ -4,6 +4,7 @@ import glob
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,23 @@ def datasets(named: TraceInput, phases: Sequence[str], weights: Mapping[str, flo
     sets = datasets_of(named.traces)
     named_paths = sets or {ALL: tuple(named.traces)}
     parts = {name: replace(named, traces=paths) for name, paths in named_paths.items()}
+    return data_sets(parts, phases, weights, named=sets is not None)
+
+
+def data_sets(
+    parts: Mapping[str, TraceInput],
+    phases: Sequence[str],
+    weights: Mapping[str, float] | None = None,
+    named: bool = True,
+) -> list[DataSet]:
+    """A data set for each of the opened traces and each phase, as of `datasets`.
+
+    named: whether somebody gave the traces these names; otherwise a data set is called by its phase alone. Raises
+    InputError for weights that do not fit, and for data sets that have a file in common.
+    """
     _check_apart(parts)
-    labels = [(_full_name(name, phase, len(phases), sets is None), name, phase) for name in parts for phase in phases]
+    labels = [(label, name, phase) for label, (name, phase) in zip(
+        dataset_names(list(parts), phases, named), product(parts, phases), strict=True)]  # fmt: skip
     shares = _weights(labels, weights)
     return [
         DataSet(full, replace(parts[name], phase=phase), share)
@@ -114,10 +130,11 @@ def datasets(named: TraceInput, phases: Sequence[str], weights: Mapping[str, flo
     ]
 
 
-def _full_name(name: str, phase: str, phases: int, unnamed: bool) -> str:
-    if phases == 1:
-        return name
-    return phase if unnamed else f"{name} {phase}"
+def dataset_names(names: Sequence[str], phases: Sequence[str], named: bool = True) -> list[str]:
+    """What the data sets of some traces in some phases are called: each phase of each of the traces in turn."""
+    if len(phases) == 1:
+        return list(names)
+    return [f"{name} {phase}" if named else phase for name, phase in product(names, phases)]
 
 
 def _check_apart(parts: Mapping[str, TraceInput]) -> None:

@@ -21,6 +21,7 @@ from optimizer.traces.formats.batch_file import explicit_batches, read_batches
 from optimizer.traces.formats.counts import Counts, read_counts, step_counts
 from optimizer.traces.formats.sniff import COUNTS_ONLY, Format
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files, model_without_trace
+from optimizer.traces.memory import BatchArray, Memory, with_layers
 from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
@@ -33,10 +34,12 @@ TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns: each has ran
 class TraceInput:
     """What the user named; without traces and batch file it is the built-in trace.
 
-    extras: gate weights and ranked candidates are wanted too, where a trace has them.
+    memory: what a program has in memory already, instead of files; extras: gate weights and ranked candidates are
+    wanted too, where a trace has them; synthesise: of counts, generate tokens that choose experts as often.
     """
 
     traces: Sequence[str] = ()
+    memory: Memory | None = None
     format: Format | None = None
     cache: Path | None = None
     batches: Path | None = None
@@ -47,6 +50,7 @@ class TraceInput:
     seed: int = 0
     strict: bool = False
     extras: bool = False
+    synthesise: bool = False
 
     @cached_property
     def files(self) -> list[TraceFile]:
@@ -189,6 +193,11 @@ def open_source(
         known = model if isinstance(model, Model) else model_of_array(model, experts.shape[2], int(experts.max()))
         batches = explicit_batches(named.batches, experts, rows, known, mesh.rows)
         return BatchSource(known, batches, f"{batches.count} batches of {named.batches.name}")
+    if isinstance(named.memory, BatchArray):
+        experts, rows = named.memory
+        known = model if isinstance(model, Model) else model_of_array(model, experts.shape[2], int(experts.max()))
+        batches = explicit_batches(Path("the array"), experts, rows, known, mesh.rows)
+        return BatchSource(known, batches, f"{batches.count} batches in memory")
     return open_traces(named, layers, model, mesh, progress)
 
 
@@ -197,6 +206,12 @@ def open_traces(
 ) -> TraceSource:
     """The same where traces were named, or nothing."""
     composition = named.composition(mesh)
+    if isinstance(named.memory, RoutingTrace):
+        held = named.memory
+        known = (
+            model if isinstance(model, Model) else model_of_array(model, held.experts.shape[2], int(held.experts.max()))
+        )
+        return TraceSource(known, composition, with_layers(held, layers), named.seed)
     if named.traces:
         known = model if isinstance(model, Model) else model_of_files(model, named.files)
         trace = _read(named, known, layers, progress)
@@ -222,6 +237,8 @@ def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] 
 
     Raises InputError for counts beside anything else, and where the top-k is known to nobody.
     """
+    if isinstance(named.memory, Counts):
+        return named.memory, _model_of_counts(named.memory, choice)
     counted = [file for file in named.files if file.format in COUNTS_ONLY]
     if not counted:
         return None
@@ -237,10 +254,17 @@ def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] 
         if named.first_moe_layer is None and len(counts.layers) == model.moe_layers:
             counts = read_counts(path, kind, model.first_moe_layer)  # an axis of the model's MoE layers starts there
         return counts, model
+    return counts, _model_of_counts(counts, choice)
+
+
+def _model_of_counts(counts: Counts, choice: ModelChoice) -> Model:
+    """The model that counts are of. Raises InputError where the top-k is known to nobody."""
+    if choice.name:
+        return model_without_trace(choice)
     top_k = choice.top_k or counts.top_k
     if top_k is None:
-        raise InputError(f"{path}: does not say how many experts a token uses; set --top-k or --model")
-    return counts, choice.applied(Model("custom", counts.load.shape[2], 0, top_k))
+        raise InputError(f"{counts.source} does not say how many experts a token uses; name that or the model", "top_k")
+    return choice.applied(Model("custom", counts.load.shape[2], 0, top_k))
 
 
 def synthesised(counts: Counts, model: Model, layer: int, named: TraceInput, mesh: Mesh) -> TraceSource:
