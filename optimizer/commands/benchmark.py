@@ -64,7 +64,7 @@ def benchmark(traces: tuple[str, ...], family: str | None, sizes: str | None, ti
     from optimizer.files import check_writable
 
     families, meshes = named("--family", family, FAMILIES), named("--sizes", sizes, LADDER)
-    check_writable(output, "--output")
+    check_writable(output, "output")
     journal = LadderJournal(output)
     known = len(journal.rows)
     with progress() as notify:

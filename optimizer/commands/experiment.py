@@ -44,12 +44,12 @@ def experiment(layers: str, time_limit: float, iterations: int | None, csv: Path
     from optimizer.commands.report import experiment as report
     from optimizer.experiments.optimisation_steps.everything import StepsRequest
     from optimizer.experiments.optimisation_steps.everything import experiment as run
-    from optimizer.experiments.optimisation_steps.rows import OPTION, StepJournal
+    from optimizer.experiments.optimisation_steps.rows import StepJournal
     from optimizer.experiments.optimisation_steps.runs import Terms
     from optimizer.files import check_writable
     from optimizer.traces.datasets import datasets_of
 
-    check_writable(csv, OPTION)
+    check_writable(csv, "csv")
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given | {"moe_op": "optimized", "dispatch_model": None})
     terms = Terms(time_limit, iterations, given["seed"])
     named = named_of(given)

@@ -87,7 +87,7 @@ def sweep(plan: Path, routing: str | None, factors: str, plot: Path, as_json: bo
     from optimizer.files import check_writable, write_whole
     from optimizer.planning.plan_file import read_plan
 
-    check_writable(plot, "--plot")
+    check_writable(plot, "plot")
     read = read_plan(plan)
     conditions = replace(conditions_of(given, read), routing=policy_names(routing or read.policy, most=1)[0])
     tried = spaced("--capacity-factor", factors)

@@ -53,7 +53,7 @@ def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given
     from optimizer.planning.replica_curves import share_slots
 
     if csv_file is not None:
-        check_writable(csv_file, "--csv")
+        check_writable(csv_file, "csv_file")
     with progress() as notify:
         curves, notes = _curves(slot_budget, given, notify)
     shares = None if slot_budget is None else share_slots(curves, slot_budget)

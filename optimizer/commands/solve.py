@@ -44,9 +44,9 @@ def solve(layer_text: str, output: Path, as_json: bool, **given: Any) -> None:
     from optimizer.files import check_writable, write_whole
     from optimizer.planning.plan_file import write_plan
 
-    check_writable(output, "--output")
+    check_writable(output, "output")
     if given["matrix"] is not None:
-        check_writable(given["matrix"], "--matrix")
+        check_writable(given["matrix"], "matrix")
     if given["resume"] and given["work"] is None:
         raise BadInput("--resume goes on with a run that kept its layers; name their folder with --work")
     layers = layer_ids(layer_text)
