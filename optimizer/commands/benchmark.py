@@ -59,14 +59,14 @@ def benchmark(traces: tuple[str, ...], family: str | None, sizes: str | None, ti
     from optimizer.commands.report import benchmark as report
     from optimizer.experiments.optimality_ladder.families import FAMILIES
     from optimizer.experiments.optimality_ladder.ladder import LADDER, generated, of_trace
-    from optimizer.experiments.optimality_ladder.rows import LadderJournal
+    from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal
     from optimizer.experiments.optimality_ladder.runs import WrongAnswerError, run_all
     from optimizer.files import check_writable
 
     families, meshes = named("--family", family, FAMILIES), named("--sizes", sizes, LADDER)
     check_writable(output, "output")
     journal = LadderJournal(output)
-    known = len(journal.rows)
+    known = len(journal)
     with progress() as notify:
         read = [instance for path in traces for instance in of_trace(path, meshes, notify)]
         instances = [*generated(meshes, notify), *read]
@@ -78,4 +78,4 @@ def benchmark(traces: tuple[str, ...], family: str | None, sizes: str | None, ti
         click.echo(json.dumps({"output": str(output), "figures": report.as_json(rows)}, indent=1))
         return
     report.show(rows)
-    click.echo(f"{len(rows)} runs, {len(journal.rows) - known} of them made now; each is a row of {output}.")
+    click.echo(f"{len(rows)} runs, {len(journal) - known} of them made now; each is a row of {output}.")

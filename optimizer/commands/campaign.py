@@ -1,7 +1,7 @@
 """What `solve` gives to a run of many layers."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from optimizer.commands.given import cost_of, deadline_of, mesh_of
@@ -49,8 +49,8 @@ def running(asked: dict[str, Any], given: dict[str, Any], notify: "Notify") -> "
     from optimizer.planning.many_layers.work import WorkFolder
     from optimizer.planning.many_layers.workers import Workers
 
-    work = None if given["work"] is None else WorkFolder.opened(given["work"], asked, given["resume"])
-    with Workers(given["jobs"], given["cluster"]).ready() as crew:
+    folder = nullcontext() if given["work"] is None else WorkFolder.opened(given["work"], asked, given["resume"])
+    with folder as work, Workers(given["jobs"], given["cluster"]).ready() as crew:
         yield Run(crew, deadline_of(given), notify, work)
 
 

@@ -42,10 +42,10 @@ def experiment(layers: str, time_limit: float, iterations: int | None, csv: Path
 
     from optimizer.commands.arguments import layer_ids
     from optimizer.commands.report import experiment as report
-    from optimizer.experiments.optimisation_steps.everything import StepsRequest
-    from optimizer.experiments.optimisation_steps.everything import experiment as run
-    from optimizer.experiments.optimisation_steps.rows import StepJournal
+    from optimizer.experiments.optimisation_steps.run_experiment import StepsRequest
+    from optimizer.experiments.optimisation_steps.run_experiment import experiment as run
     from optimizer.experiments.optimisation_steps.runs import Terms
+    from optimizer.experiments.optimisation_steps.step_row import StepJournal
     from optimizer.files import check_writable
     from optimizer.traces.datasets import datasets_of
 

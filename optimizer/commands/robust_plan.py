@@ -26,6 +26,7 @@ def solve_robustly(layers: list[int] | None, given: dict[str, Any]) -> Found:
     from formulations.choice.robust_choice import Criterion
     from optimizer.commands.report import robustness as report
     from optimizer.commands.report import whole
+    from optimizer.files import file_names
     from optimizer.planning.many_layers.robust import plan_robust
     from optimizer.traces.datasets import datasets, phases_of, weights_of
 
@@ -33,6 +34,8 @@ def solve_robustly(layers: list[int] | None, given: dict[str, Any]) -> Found:
         if given[option]:
             raise BadInput(f"--{option.replace('_', '-')} is for one data set; name no other")
     sets = datasets(named_of(given | {"phase": None}), phases_of(given["phase"]), weights_of(given["weights"]))
+    if given["separate"]:
+        file_names(each.name for each in sets)
     with progress() as notify:
         together = _together(sets, layers, given, notify)
         asked = asked_of(together.settings, together.layers, together.start, given)

@@ -41,7 +41,7 @@ def solve(layer_text: str, output: Path, as_json: bool, **given: Any) -> None:
     routing policy, then layers far above their bound get more time than others.
     """
     from optimizer.commands.arguments import layer_ids
-    from optimizer.files import check_writable, write_whole
+    from optimizer.files import check_writable, file_names, write_whole
     from optimizer.planning.plan_file import write_plan
 
     check_writable(output, "output")
@@ -53,9 +53,9 @@ def solve(layer_text: str, output: Path, as_json: bool, **given: Any) -> None:
     found = _found(layers, given)
     write_plan(output, found.plan)
     written = [output]
-    for name, plan in found.own.items() if given["separate"] else ():
-        written.append(output.with_name(f"{output.stem}.{name.replace(' ', '-')}{output.suffix}"))
-        write_plan(written[-1], plan)
+    for name, part in file_names(found.own).items() if given["separate"] else ():
+        written.append(output.with_name(f"{output.stem}.{part}{output.suffix}"))
+        write_plan(written[-1], found.own[name])
     if given["matrix"] is not None:
         write_whole(given["matrix"], found.page)
     say(found.notes)

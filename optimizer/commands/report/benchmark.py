@@ -11,7 +11,7 @@ from rich.table import Table
 from formulations.kit.outcome import SolveStatus
 from optimizer.commands.report.tables import make_table, show_table
 from optimizer.experiments.optimality_ladder.families import FAMILIES
-from optimizer.experiments.optimality_ladder.rows import LadderRow
+from optimizer.experiments.optimality_ladder.ladder_row import LadderRow
 
 
 @dataclass(frozen=True)

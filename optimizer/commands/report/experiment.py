@@ -12,8 +12,8 @@ from rich.table import Table
 from optimizer.commands.report.tables import make_table, show_table
 from optimizer.experiments.optimisation_steps.floor import SAYS
 from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
-from optimizer.experiments.optimisation_steps.rows import StepRow
 from optimizer.experiments.optimisation_steps.runs import FACTORS, OPTIMAL, OPTIMIZED, POLICIES, SEARCH
+from optimizer.experiments.optimisation_steps.step_row import StepRow
 
 KEYS = ("setting", "experts", "slots", "moe_op", "method", "policy", "capacity_factor")
 FIGURES = ("imbalance_p50", "imbalance_p99", "tiles", "latency_us", "latency_p50_us", "latency_p99_us", "bound_us",
