@@ -1,7 +1,7 @@
 """Planning several layers in one plan: in parallel or on a cluster, for one data set or for several."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -227,8 +227,8 @@ class _Request:
         if self.run.resume and self.run.work is None:
             raise InputError("goes on with a run that kept its layers; name their folder as well", "resume")
         asked = self._asked(settings, layers) | more
-        work = None if self.run.work is None else WorkFolder.opened(self.run.work, asked, self.run.resume)
-        with Workers(self.options.jobs, self.run.cluster).ready() as crew:
+        folder = nullcontext() if self.run.work is None else WorkFolder.opened(self.run.work, asked, self.run.resume)
+        with folder as work, Workers(self.options.jobs, self.run.cluster).ready() as crew:
             yield Run(crew, self.options.effort(cancel).deadline, progress, work)
 
     def _asked(self, settings: Settings, layers: Sequence[int]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def benchmark(what: LadderOptions, figures: JsonOptions) -> None:
     """
     from optimizer.experiments.optimality_ladder.families import FAMILIES
     from optimizer.experiments.optimality_ladder.ladder import LADDER, generated, of_trace
-    from optimizer.experiments.optimality_ladder.rows import LadderJournal
+    from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal
     from optimizer.experiments.optimality_ladder.runs import WrongAnswerError, run_all
     from optimizer.files import check_writable
     from optimizer.report import benchmark as report
@@ -71,7 +71,7 @@ def benchmark(what: LadderOptions, figures: JsonOptions) -> None:
     families, meshes = _named("--family", what.family, FAMILIES), _named("--sizes", what.sizes, LADDER)
     check_writable(what.output, "output")
     journal = LadderJournal(what.output)
-    known = len(journal.rows)
+    known = len(journal)
     with progress() as tell:
         read = [instance for path in what.traces for instance in of_trace(path, meshes, tell)]
         instances = [*generated(meshes, tell), *read]
@@ -83,7 +83,7 @@ def benchmark(what: LadderOptions, figures: JsonOptions) -> None:
         show_json({"output": str(what.output), "figures": report.as_json(rows)})
         return
     show(report.parts(rows))
-    click.echo(f"{len(rows)} runs, {len(journal.rows) - known} of them made now; each is a row of {what.output}.")
+    click.echo(f"{len(rows)} runs, {len(journal) - known} of them made now; each is a row of {what.output}.")
 
 
 def _named(option: str, text: str | None, known: Iterable[str]) -> list[str]:

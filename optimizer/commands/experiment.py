@@ -65,10 +65,10 @@ def experiment(
     leads from the functional MoE op to the bound; what stands on it was chosen on selection batches.
     """
     from optimizer.commands.arguments import layer_ids
-    from optimizer.experiments.optimisation_steps.everything import StepsRequest
-    from optimizer.experiments.optimisation_steps.everything import experiment as run
-    from optimizer.experiments.optimisation_steps.rows import StepJournal
+    from optimizer.experiments.optimisation_steps.run_experiment import StepsRequest
+    from optimizer.experiments.optimisation_steps.run_experiment import experiment as run
     from optimizer.experiments.optimisation_steps.runs import Terms
+    from optimizer.experiments.optimisation_steps.step_row import StepJournal
     from optimizer.files import check_writable
     from optimizer.report import experiment as report
     from optimizer.traces.datasets import datasets_of

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from formulations.kit.outcome import SolveStatus
 from optimizer.experiments.optimality_ladder.families import FAMILIES
-from optimizer.experiments.optimality_ladder.rows import LadderRow
+from optimizer.experiments.optimality_ladder.ladder_row import LadderRow
 from optimizer.report.tables import Part, make_table
 
 

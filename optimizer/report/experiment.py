@@ -10,8 +10,8 @@ from rich.table import Table
 
 from optimizer.experiments.optimisation_steps.floor import SAYS
 from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
-from optimizer.experiments.optimisation_steps.rows import StepRow
 from optimizer.experiments.optimisation_steps.runs import FACTORS, OPTIMAL, OPTIMIZED, POLICIES, SEARCH
+from optimizer.experiments.optimisation_steps.step_row import StepRow
 from optimizer.report.tables import Part, make_table
 
 KEYS = ("setting", "experts", "slots", "moe_op", "method", "policy", "capacity_factor")

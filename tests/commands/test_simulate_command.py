@@ -194,7 +194,7 @@ def test_bad_conditions_are_one_line(traces: Path, arguments: tuple[str, ...], s
         (("--capacity-factor", "1:0"), "--capacity-factor '1:0' is no range"),
         (("--capacity-factor", "0:1:1"), "is no range"),
         (("--routing", "all"), "names 8 policies"),
-        (("--plot", "none/page.html"), "--plot none/page.html: cannot be written"),
+        (("--plot", "none/page.html"), "none/page.html cannot be written"),
     ],
 )
 def test_bad_sweeps_are_one_line(traces: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -186,7 +186,7 @@ def refused(corpus: Path, *more: object) -> str:
         (["--max-row-traffic", "0"], "--max-row-traffic 0"),
         (["--shared-experts", "1", "--shared-replicas", "9"], "replicas"),
         (["--batches", "b.npz"], "exclude each other"),
-        (["--work", __file__], "--work"),
+        (["--work", __file__], "cannot be written"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(unbroken: Path, more: list[str], said: str) -> None:

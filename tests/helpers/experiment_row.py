@@ -1,6 +1,6 @@
 """One row of the experiments with every kind of cell: quotes, letters beyond ASCII, empty cells, long numbers."""
 
-from optimizer.experiments.optimisation_steps.rows import StepRow
+from optimizer.experiments.optimisation_steps.step_row import StepRow
 
 ROW = StepRow(
     version="1", dataset='a "b", ü', layer=3, setting="all", experts=9, slots=12, moe_op="optimized", method="greedy",

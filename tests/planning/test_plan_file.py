@@ -1,7 +1,6 @@
 """The plan file: round trip, one sentence per fault, written whole or not at all."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
-from optimizer.files import check_writable, write_whole
 from optimizer.planning.plan_file import LayerPlan, Plan, read_plan, write_plan
 from optimizer.routing.context import LearnedShares
 
@@ -167,23 +165,3 @@ def test_an_invalid_placement_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layer 7: expert without a slot: 4"):
         write_plan(tmp_path / "plan.json", plan([[0, 1], [1, 2], [3, -1], [0, 2]]))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failing_write_leaves_the_old_file_and_nothing_else(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = written.read_text()
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_whole(written, "half a pl")
-    assert written.read_text() == old
-    assert list(written.parent.iterdir()) == [written]
-
-
-def test_an_output_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new.json", "--output")
-    for path in (tmp_path, tmp_path / "none" / "plan.json"):
-        with pytest.raises(InputError, match=r"--output .* cannot be written"):
-            check_writable(path, "--output")

@@ -1,22 +1,19 @@
 """Running the ladder: every method on every instance of every family, each answer checked and valued from scratch."""
 
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from math import isfinite
-from pathlib import Path
-from shutil import which
 
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits
-from optimizer import __version__
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES
 from optimizer.experiments.optimality_ladder.ladder import LadderInstance, Notify, tiny
-from optimizer.experiments.optimality_ladder.rows import Key, LadderJournal, LadderRow
+from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal, LadderRow, LadderRun
+from optimizer.experiments.program_version import program_version
 from optimizer.planning.candidates import Effort
 from optimizer.search.stop import Deadline
 
@@ -50,8 +47,8 @@ class LadderCase:
         """The formulation first, whose bound is that of all others."""
         return (FORMULATION, *FAMILIES[self.family].methods)
 
-    def key(self, method: str) -> Key:
-        """Of the row that a method makes."""
+    def ran(self, method: str) -> LadderRun:
+        """What is run when a method is applied to the case."""
         instance = self.instance
         return (self.family, instance.size, instance.name, instance.digest, method, self.seed, self.limit)
 
@@ -84,7 +81,7 @@ class LadderCase:
         proven = value is not None and bound is not None and value <= bound * (1 + ROUNDING)
         found = SolveStatus.OPTIMAL if proven else SolveStatus.UNKNOWN if value is None else SolveStatus.FEASIBLE
         gap = max(value / bound - 1, 0.0) if value is not None and bound else None
-        family, size, name, digest, _, seed, limit = self.key(method)
+        family, size, name, digest, _, seed, limit = self.ran(method)
         return LadderRow(
             version=program_version(),
             family=family,
@@ -115,7 +112,7 @@ def run_all(
     Raises WrongAnswerError.
     """
     cases = list(_cases(families, instances, seed, limit))
-    if any(case.key(method) not in journal.rows for case in cases for method in case.methods):
+    if any(journal.row(case.ran(method)) is None for case in cases for method in case.methods):
         _compile(families, notify)
     return [row for number, case in enumerate(cases) for row in _rows(case, journal, number / len(cases), notify)]
 
@@ -141,19 +138,9 @@ def _rows(case: LadderCase, journal: LadderJournal, share: float, notify: Notify
     bound = None
     for method in case.methods:
         notify(f"{case.family} {case.instance.size} {method}", share)
-        row = journal.rows.get(case.key(method)) or case.run(method, bound)
-        if row.key not in journal.rows:
-            journal.add(row)
+        row = journal.row(case.ran(method))
+        if row is None:
+            row = case.run(method, bound)
+            journal.put([row])
         bound = row.bound
         yield row
-
-
-@cache
-def program_version() -> str:
-    """The version, and the commit where the program is run from a checkout."""
-    root, number = Path(__file__).resolve().parents[3], __version__
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    if not (root / ".git").exists() or which(command[0]) is None:
-        return number
-    described = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"{number}+{described.stdout.strip()}" if described.returncode == 0 else number

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from optimizer.experiments.optimisation_steps.rows import StepRow
 from optimizer.experiments.optimisation_steps.runs import (
     EVEN,
     FUNCTIONAL,
@@ -15,6 +14,7 @@ from optimizer.experiments.optimisation_steps.runs import (
     SEQUENTIAL,
 )
 from optimizer.experiments.optimisation_steps.settings import ALL, ROUTED
+from optimizer.experiments.optimisation_steps.step_row import StepRow
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check
-from optimizer.experiments.optimality_ladder.runs import program_version
-from optimizer.experiments.optimisation_steps.rows import Block, Place, StepJournal, StepRow
 from optimizer.experiments.optimisation_steps.settings import ROUTED, StepSetting
+from optimizer.experiments.optimisation_steps.step_row import Block, Place, StepJournal, StepRow
+from optimizer.experiments.program_version import program_version
 from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited, limited, run
 from optimizer.planning.portfolio import Portfolio

@@ -13,15 +13,15 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES, even_peak
 from optimizer.experiments.optimality_ladder.ladder import LadderInstance, tiny
+from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal, LadderRow
 from optimizer.experiments.optimality_ladder.methods import METHODS
-from optimizer.experiments.optimality_ladder.rows import LadderJournal, LadderRow
 from optimizer.experiments.optimality_ladder.runs import (
     FORMULATION,
     LadderCase,
     WrongAnswerError,
-    program_version,
     run_all,
 )
+from optimizer.experiments.program_version import program_version
 from optimizer.planning.candidates import Effort
 from optimizer.report.benchmark import as_json, figures
 from optimizer.search.stop import Deadline
@@ -38,7 +38,7 @@ def test_every_method_is_run_on_every_case_once_and_never_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = run(tmp_path / "rows.csv")
-    assert len({row.key for row in rows}) == len(rows) == 2 * sum(1 + len(FAMILIES[name].methods) for name in BOTH)
+    assert len({row.block for row in rows}) == len(rows) == 2 * sum(1 + len(FAMILIES[name].methods) for name in BOTH)
 
     def never(problem: Problem, effort: Effort) -> Placement:
         raise AssertionError("run again")
@@ -59,7 +59,9 @@ def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
         path.write_text("".join(lines[:number]))
         again = run(path)
         assert again[: number - 1] == rows[: number - 1]
-        assert [(row.key, row.value, row.bound) for row in again] == [(row.key, row.value, row.bound) for row in rows]
+        assert [(row.block, row.value, row.bound) for row in again] == [
+            (row.block, row.value, row.bound) for row in rows
+        ]
         assert len(path.read_text().splitlines()) == len(lines)
 
 

@@ -17,10 +17,9 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.errors import InputError
 from optimizer.experiments.optimisation_steps import runs
-from optimizer.experiments.optimisation_steps.everything import StepsRequest, experiment
 from optimizer.experiments.optimisation_steps.floor import floor
 from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
-from optimizer.experiments.optimisation_steps.rows import Place, StepJournal, StepRow
+from optimizer.experiments.optimisation_steps.run_experiment import StepsRequest, experiment
 from optimizer.experiments.optimisation_steps.runs import (
     FACTORS,
     FUNCTIONAL,
@@ -32,6 +31,7 @@ from optimizer.experiments.optimisation_steps.runs import (
     places,
 )
 from optimizer.experiments.optimisation_steps.settings import StepSetting, settings_of
+from optimizer.experiments.optimisation_steps.step_row import Place, StepJournal, StepRow
 from optimizer.planning.bounds import TIME, bound_any
 from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited
@@ -318,7 +318,7 @@ def test_a_search_that_is_interrupted_leaves_no_row(
         arguments[-1]("interrupted", 1.0)
 
     monkeypatch.setattr(Portfolio, "search", interrupted)
-    monkeypatch.setattr("optimizer.experiments.optimisation_steps.everything.compile_all", lambda *_: None)
+    monkeypatch.setattr("optimizer.experiments.optimisation_steps.run_experiment.compile_all", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         run_all(corpus, tmp_path / "rows.csv")
     assert {row.method for row in written(tmp_path / "rows.csv")} == {*METHODS} - {"search"}

@@ -144,6 +144,13 @@ def test_the_command_writes_the_plan_the_own_plans_and_the_picture(folders: dict
     assert "robust (regret)" in page.read_text()
 
 
+def test_names_that_would_share_a_file_are_refused_before_the_work(folders: dict[str, Path], tmp_path: Path) -> None:
+    named = dict(zip(("code a", "code-a"), folders.values(), strict=True))
+    said = fault(solved(named, tmp_path / "plan.json", "--separate"))
+    assert "the data sets 'code a' and 'code-a' would share one file" in said
+    assert list(tmp_path.glob("*.json")) == []
+
+
 def test_tables_name_data_sets_and_plans(folders: dict[str, Path], tmp_path: Path) -> None:
     said = solved(folders, tmp_path / "plan.json").stdout
     for words in ("1 code", "2 chat", "mix", "robust (mean)", "chosen without it", "Slowest data set, p99"):

@@ -219,4 +219,4 @@ def test_ctrl_c_during_the_survey_leaves_nothing(corpus: Path, tmp_path: Path, m
     monkeypatch.setattr("optimizer.planning.many_layers.survey.survey_layer", pressed)
     with pytest.raises(KeyboardInterrupt):
         plan_whole(run, whole(corpus))
-    assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "settings.json"]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.errors import InputError
-from optimizer.experiments.optimisation_steps.rows import StepJournal, StepRow
 from optimizer.experiments.optimisation_steps.runs import StepCase, Terms, compile_all, rows_of
 from optimizer.experiments.optimisation_steps.settings import settings_of
+from optimizer.experiments.optimisation_steps.step_row import StepJournal, StepRow
 from optimizer.planning.candidates import Notify
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.traces.infer import ModelChoice

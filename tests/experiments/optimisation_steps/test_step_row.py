@@ -1,4 +1,4 @@
-"""The file of the experiments: whole plans, resumable wherever it was left."""
+"""The file of the experiments: it holds whole plans, and a run goes on with it wherever another was killed."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import InputError
-from optimizer.experiments.optimisation_steps.rows import StepJournal, StepRow
+from optimizer.experiments.optimisation_steps.step_row import StepJournal, StepRow
 
 
 def other(**changes: Any) -> StepRow:
+    """ROW with some fields changed."""
     return StepRow(**(ROW.model_dump() | changes))
 
 
@@ -24,6 +25,7 @@ PLANS = [
 
 
 def written(path: Path, plans: list[list[StepRow]]) -> Path:
+    """The path of a file to which the rows of these plans were added."""
     journal = StepJournal(path)
     for rows in plans:
         journal.put(rows)
@@ -31,6 +33,7 @@ def written(path: Path, plans: list[list[StepRow]]) -> Path:
 
 
 def read(path: Path) -> list[list[StepRow]]:
+    """The rows of a file, plan by plan."""
     return list(StepJournal(path).blocks.values())
 
 
@@ -99,8 +102,9 @@ def test_a_file_of_anything_else_is_refused_and_kept(tmp_path: Path, old: str, n
     assert old in text
     content = text.replace(old, new, 1).encode(errors="surrogateescape") + b"half a line"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"{said}.*--csv"):
+    with pytest.raises(InputError, match=f"{said}.*name another file") as caught:
         StepJournal(path)
+    assert caught.value.field == "csv"
     assert path.read_bytes() == content
 
 
@@ -108,6 +112,6 @@ def test_a_file_of_anything_else_is_refused_and_kept(tmp_path: Path, old: str, n
 def test_a_line_without_an_end_is_not_cut_off_a_file_of_others(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="name another --csv"):
+    with pytest.raises(InputError, match="name another file"):
         StepJournal(path)
     assert path.read_bytes() == content

@@ -1,5 +1,6 @@
-"""The file of results: whole lines, read again, or refused."""
+"""The file of the benchmark's results: it is read again as it was written, or refused."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from formulations.kit.outcome import SolveStatus
 from optimizer.errors import InputError
-from optimizer.experiments.optimality_ladder.rows import COLUMNS, LadderJournal, LadderRow
+from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal, LadderRow
 
 ROW = LadderRow(
     version="1", family="batches", size="1x8", instance='a "b", layer 3', digest="0f", method="greedy", seed=0,
@@ -18,18 +19,27 @@ ROW = LadderRow(
 
 
 def other(**changes: Any) -> LadderRow:
+    """ROW with some fields changed."""
     return LadderRow(**(ROW.model_dump() | changes))
 
 
 def journal(tmp_path: Path, *rows: LadderRow) -> Path:
+    """A new file with these rows, each put as a run of its own."""
     path = tmp_path / "rows.csv"
     kept = LadderJournal(path)
     for row in rows:
-        kept.add(row)
+        kept.put([row])
     return path
 
 
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+def read(path: Path) -> list[LadderRow]:
+    """The rows of a file, in their order."""
+    return [row for rows in LadderJournal(path).blocks.values() for row in rows]
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1) | st.sampled_from(
+    ["\r", "\n", "\r\n", '"']
+)
 figures = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -39,23 +49,37 @@ def test_what_is_written_is_read_again(
 ) -> None:
     rows = [ROW, other(method="ilp", instance=name, value=value, bound=bound, status=status)]
     path = journal(tmp_path_factory.mktemp("rows"), *rows)
-    assert list(LadderJournal(path).rows.values()) == rows
+    assert read(path) == rows
 
 
 def test_a_run_that_is_killed_between_rows_leaves_a_readable_file(tmp_path: Path) -> None:
     rows = [ROW, other(seed=1), other(seed=2)]
     path = journal(tmp_path, *rows)
     lines = path.read_text().splitlines(keepends=True)
-    assert lines[0].rstrip().split(",") == COLUMNS
+    assert lines[0].rstrip().split(",") == list(LadderRow.model_fields)
     for number in range(len(lines) + 1):
         path.write_text("".join(lines[:number]))
-        assert list(LadderJournal(path).rows.values()) == rows[: max(number - 1, 0)]
+        assert read(path) == rows[: max(number - 1, 0)]
+
+
+def test_half_a_last_line_is_cut_off_and_the_run_goes_on(tmp_path: Path) -> None:
+    rows = [ROW, other(seed=1)]
+    path = journal(tmp_path, *rows)
+    content = path.read_bytes()
+    first = content.index(b"\n") + 1
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
+        kept = LadderJournal(path)
+        assert path.read_bytes() == content[: max(first, content.rfind(b"\n", 0, size) + 1)]
+        for row in rows[len(kept) :]:
+            kept.put([row])
+        assert path.read_bytes() == content
 
 
 def test_rows_differ_by_what_was_run_and_not_by_what_came_out() -> None:
-    assert other(value=3.0, seconds=9.0, version="2").key == ROW.key
+    assert other(value=3.0, seconds=9.0, version="2").block == ROW.block
     for change in ({"digest": "1f"}, {"method": "ilp"}, {"seed": 1}, {"limit": 3.0}, {"size": "4x2"}):
-        assert other(**change).key != ROW.key
+        assert other(**change).block != ROW.block
 
 
 @pytest.mark.parametrize(
@@ -67,7 +91,7 @@ def test_rows_differ_by_what_was_run_and_not_by_what_came_out() -> None:
         ("feasible", "fine", "line 2: status"),
         ("0.25", "inf", "line 2: bound"),
         ("greedy", "", "line 2: method"),
-        (",1e-07\n", ",1e", "line 2: seconds"),
+        (",1e-07\n", ",1e\n", "line 2: seconds"),
         (',"a', ',"a"x', "not a CSV file"),
     ],
 )
@@ -76,8 +100,10 @@ def test_a_file_of_anything_else_is_refused_and_kept(tmp_path: Path, old: str, n
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         LadderJournal(path)
+    assert caught.value.field == "output"
+    assert "--" not in str(caught.value)
     assert path.read_text() == text.replace(old, new)
 
 
@@ -86,3 +112,10 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\x00")
     with pytest.raises(InputError, match="not a CSV file"):
         LadderJournal(path)
+
+
+def test_the_null_device_takes_rows_and_gives_none(tmp_path: Path) -> None:
+    journal = LadderJournal(Path(os.devnull))
+    journal.put([ROW])
+    assert journal.row(ROW.block) == ROW
+    assert len(LadderJournal(Path(os.devnull))) == 0
