@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
 from formulations.kit.arrays import Ints
-from optimizer.commands.arguments import devices, factors, policy_names, spaced
+from optimizer.commands.arguments import dead_devices, policy_names, slow_devices, spaced
 from optimizer.errors import InputError
 from optimizer.planning.plan_file import read_plan
 from optimizer.routing.policies import POLICIES
@@ -191,7 +191,7 @@ def test_bad_conditions_are_one_line(traces: Path, arguments: tuple[str, ...], s
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--capacity-factor", "1:0"), "--capacity-factor '1:0' is no range"),
+        (("--capacity-factor", "1:0"), "--capacity-factor: '1:0' is not a range"),
         (("--capacity-factor", "0:1:1"), "is no range"),
         (("--routing", "all"), "names 8 policies"),
         (("--plot", "none/page.html"), "none/page.html cannot be written"),
@@ -212,13 +212,13 @@ def test_too_many_explicit_batches_are_asked_for(tmp_path: Path, rng: np.random.
 
 
 def test_words_of_the_command_line_become_values() -> None:
-    assert spaced("--x", "1.0:3.0:0.25") == np.arange(1, 3.25, 0.25).tolist()
-    assert spaced("--x", "0.1:0.3:0.1") == [0.1, 0.2, 0.3]
-    assert spaced("--x", "1.5") == [1.5]
-    assert factors("3=1.5, 7=2") == {3: 1.5, 7: 2.0}
-    assert factors(None) == {}
-    assert devices("3, 17,3") == (3, 17)
+    assert spaced("1.0:3.0:0.25") == np.arange(1, 3.25, 0.25).tolist()
+    assert spaced("0.1:0.3:0.1") == [0.1, 0.2, 0.3]
+    assert spaced("1.5") == [1.5]
+    assert slow_devices("3=1.5, 7=2") == {3: 1.5, 7: 2.0}
+    assert slow_devices(None) == {}
+    assert dead_devices("3, 17,3") == (3, 17)
     assert policy_names("even, optimal,even") == ["even", "optimal"]
     for wrong in ("", "a", "1:2", "1:2:0", "2:1:1", "nan", "1:1e9:1e-9", "inf:inf:1"):
-        with pytest.raises(InputError, match="is no range"):
-            spaced("--x", wrong)
+        with pytest.raises(InputError, match="is not a range"):
+            spaced(wrong)

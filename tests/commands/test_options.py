@@ -1,0 +1,118 @@
+"""Options of the commands: how help shows them, how files give them, and which option an error names."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running_commands import SHORT, fault, run, solve
+
+from cli import main
+from optimizer.commands.declare import FIRST_SECTION, OptionsCommand
+from optimizer.commands.failures import OPTION_OF_FIELD, option_of
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [command for command in main.commands.values() if isinstance(command, OptionsCommand)]
+
+
+def names(command: OptionsCommand) -> str:
+    """What pytest calls a command."""
+    return str(command.name)
+
+
+def test_all_commands_show_their_options_in_sections() -> None:
+    assert len(COMMANDS) == len(main.commands) == 12
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=names)
+def test_help_shows_every_option_once_an_example_and_lines_of_at_most_100_columns(command: OptionsCommand) -> None:
+    text = run(command.name, "--help").stdout
+    assert "Example:" in text
+    assert f"moeplan {command.name}" in text
+    assert max(map(len, text.splitlines())) <= 100
+    shown = [option for options in command.sections.values() for option in options]
+    assert len(shown) == len({option.name for option in shown})
+    for option in shown:
+        assert text.count(f"  {max(option.opts, key=len)} ") + text.count(f", {max(option.opts, key=len)} ") <= 1
+        assert max(option.opts, key=len) in text
+
+
+def test_the_help_of_solve_begins_with_the_ten_options_that_everybody_needs() -> None:
+    solving = next(command for command in COMMANDS if command.name == "solve")
+    assert list(solving.sections)[0] == FIRST_SECTION
+    assert {max(option.opts, key=len) for option in solving.sections[FIRST_SECTION]} == {
+        "--layer", "--output", "--time-limit", "--hardware", "--mesh", "--slots", "--model", "--batch-tokens",
+        "--routing", "--json",
+    }  # fmt: skip
+    for title in ("What to plan", "Hardware", "Replicas and limits", "Search", "Many layers", "Output"):
+        assert solving.sections[title]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from cli import main\n"
+        "CliRunner().invoke(main, ['solve', '--help'])\n"
+        "print(sorted({'numpy', 'numba', 'scipy', 'ortools', 'pydantic', 'rich', 'plotly', 'networkx'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
+
+
+def test_options_are_read_from_a_file_and_flags_win(traces: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'layer = 1\nmesh = "2x2"\nslots = 3\niterations = 100\ntime-limit = 20\nbatch_tokens = 24\nseed = 3\n'
+    )
+    plan = tmp_path / "p.json"
+    assert run("solve", traces, "--config", config, "--seed", 5, "-o", plan).exit_code == 0
+    written = json.loads(plan.read_text())
+    assert written["mesh"] == {"rows": 2, "cols": 2, "slots_per_device": 3}
+    assert written["layers"]["1"]["provenance"]["seed"] == 5
+    assert written["layers"]["1"]["provenance"]["batch_tokens"] == 24
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mehs = '2x2'", "did you mean 'mesh'?"),
+        ("[mesh]\nrows = 2", "mesh is a table; write a value"),
+        ("layer = ", "cannot be read as TOML"),
+        ("[annealing]\nworsning = 0.1", "did you mean 'worsening'?"),
+        ("[annealing]\nworsening = 7.0", "[annealing] worsening"),
+        ("[annealing]\nworsening = 'much'", "[annealing] worsening"),
+        ("[anealing]\nworsening = 0.1", "did you mean 'annealing'?"),
+        ("time_limit = 'long'", "--time-limit"),
+    ],
+)
+def test_a_fault_in_the_file_is_one_line(traces: Path, tmp_path: Path, text: str, said: str) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(text)
+    result = run("solve", traces, "--layer", 1, *SHORT[:2], "--config", config, "-o", tmp_path / "p.json")
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+def test_search_parameters_of_the_file_reach_the_search(traces: Path, tmp_path: Path) -> None:
+    config, plans = tmp_path / "run.toml", []
+    for table in ("", "[annealing]\nworsening = 0.5\ncooling = 1.0\n"):
+        config.write_text(table)
+        plan, result = solve(traces, "--config", config, "--routing", "optimal", "--search", "annealing", "--seed", 1)
+        assert result.exit_code == 0, result.output
+        plans.append(json.loads(plan.read_text())["layers"]["1"]["slots"])
+    assert plans[0] != plans[1]
+
+
+def test_an_error_about_a_field_names_the_option_that_the_user_knows(traces: Path) -> None:
+    assert fault(solve(traces, "--shared-replicas", 2)[1]).startswith("Error: --shared-replicas: ")
+    assert fault(run("solve", traces, "--layer", 1, "--mesh", "2by2")).startswith("Error: --mesh: ")
+
+
+def test_fields_with_other_names_than_their_options_are_translated() -> None:
+    solving = next(command for command in COMMANDS if command.name == "solve")
+    flags = {max(param.opts, key=len) for param in solving.params}
+    assert set(OPTION_OF_FIELD.values()) <= flags
+    assert {option_of(field, solving.params) for field in OPTION_OF_FIELD} <= flags
+    assert option_of("nothing", solving.params) is None
+    assert option_of(None, solving.params) is None
