@@ -11,6 +11,7 @@ from optimizer.commands.bound import bound
 from optimizer.commands.compare import compare
 from optimizer.commands.errors import BadInput, FailedRun
 from optimizer.commands.experiment import experiment
+from optimizer.commands.given import Invocation
 from optimizer.commands.simulate import simulate, sweep
 from optimizer.commands.slots import slots
 from optimizer.commands.solve import solve
@@ -18,7 +19,7 @@ from optimizer.commands.stats import stats
 from optimizer.commands.traces import convert, synth
 from optimizer.commands.validate import validate
 from optimizer.errors import InputError, LostWorkerError
-from optimizer.interrupts import heard_by, interrupt
+from optimizer.interrupts import Cancel, asking, heard_by
 
 
 class Moeplan(click.Group):
@@ -26,9 +27,9 @@ class Moeplan(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """2 for what the user gave, 1 for what the machine could not do. Time limits count from here."""
-        ctx.obj = time.monotonic()
+        ctx.obj = Invocation(time.monotonic(), Cancel())
         try:
-            with heard_by(interrupt):
+            with heard_by(asking(ctx.obj.cancel)):
                 return super().invoke(ctx)
         except InputError as error:
             raise BadInput(" ".join(str(error).split())) from None

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from optimizer.errors import InputError
-from optimizer.planning.portfolio import AUTO
+from optimizer.planning.options import AUTO
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.formats.sniff import Format
 

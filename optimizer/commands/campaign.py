@@ -4,36 +4,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from optimizer.commands.given import cost_of, deadline_of, mesh_of
+from optimizer.commands.given import cost_of, deadline_of, mesh_of, solve_options
 
 if TYPE_CHECKING:
     from optimizer.domain.model import Model
-    from optimizer.planning.candidates import Notify
     from optimizer.planning.many_layers.run import Run
     from optimizer.planning.many_layers.settings import Settings
+    from optimizer.planning.options import Progress
     from optimizer.planning.plan_file import Plan
 
 WRITTEN = "The plan is written"
 
 
 def settings_of(model: "Model", layers: int, given: dict[str, Any]) -> "Settings":
-    from optimizer.commands.arguments import routings_named
-    from optimizer.domain.problem import Constraints
     from optimizer.planning.many_layers.settings import Settings
-    from optimizer.simulation.conditions import Conditions
 
-    return Settings(
-        model,
-        mesh_of(given),
-        cost_of(given["hardware"], given),
-        Constraints(given["shared_replicas"], given["extra_replicas"], given["max_row_traffic"]),
-        Conditions(unit=given["unit"]),
-        routings_named(given["routing"]),
-        given["seed"],
-        given["iterations"],
-        given["search"],
-        chains=max(1, given["jobs"] // layers),
-    )
+    chains = max(1, given["jobs"] // layers)
+    return Settings(model, mesh_of(given), cost_of(given["hardware"], given), solve_options(given), chains)
 
 
 def start_of(given: dict[str, Any]) -> "Plan | None":
@@ -43,7 +30,7 @@ def start_of(given: dict[str, Any]) -> "Plan | None":
 
 
 @contextmanager
-def running(asked: dict[str, Any], given: dict[str, Any], notify: "Notify") -> "Iterator[Run]":
+def running(asked: dict[str, Any], given: dict[str, Any], notify: "Progress") -> "Iterator[Run]":
     """Workers at the ready, and the work folder, if it is of a run that was asked for the same."""
     from optimizer.planning.many_layers.run import Run
     from optimizer.planning.many_layers.work import WorkFolder

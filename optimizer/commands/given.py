@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+
+from optimizer.interrupts import Cancel
 
 if TYPE_CHECKING:
     from optimizer.domain.cost import Cost
     from optimizer.domain.mesh import Mesh
+    from optimizer.planning.options import SolveOptions
     from optimizer.planning.plan_file import Plan
     from optimizer.search.stop import Deadline
     from optimizer.simulation.conditions import Conditions
@@ -55,11 +58,41 @@ def named_of(given: dict[str, Any]) -> "TraceInput":
     return TraceInput(**known, row_users=users, format=format_named(given["format_name"]))
 
 
+class Invocation(NamedTuple):
+    """A run of the command line: when it started, a reading of time.monotonic, and the token that Ctrl-C asks."""
+
+    started: float
+    cancel: Cancel
+
+
+def solve_options(given: dict[str, Any]) -> "SolveOptions":
+    from optimizer.commands.arguments import routings_named
+    from optimizer.domain.problem import Constraints
+    from optimizer.planning.options import SolveOptions
+
+    return SolveOptions(
+        given["time_limit"],
+        given["seed"],
+        given["iterations"],
+        given["jobs"],
+        given["search"],
+        routings_named(given["routing"]),
+        given["unit"],
+        Constraints(given["shared_replicas"], given["extra_replicas"], given["max_row_traffic"]),
+        given["max_rerouted"],
+    )
+
+
 def deadline_of(given: dict[str, Any]) -> "Deadline":
     """The time limit counts from the start of the command, imports and compilation included."""
     from optimizer.search.stop import Deadline
 
-    return Deadline(given["time_limit"], click.get_current_context().obj)
+    return Deadline(given["time_limit"], *invocation())
+
+
+def invocation() -> Invocation:
+    found: Invocation = click.get_current_context().obj
+    return found
 
 
 def conditions_of(given: dict[str, Any], plan: "Plan") -> "Conditions":

@@ -8,8 +8,8 @@ from optimizer.commands.found import Found
 from optimizer.commands.given import mesh_of, model_choice, named_of, progress
 
 if TYPE_CHECKING:
-    from optimizer.planning.candidates import Notify
     from optimizer.planning.many_layers.robust import DataSetsToPlan
+    from optimizer.planning.options import Progress
     from optimizer.traces.datasets import DataSet
 
 FOR_ONE = ("max_rerouted", "synthesise", "fast", "batches")
@@ -50,7 +50,7 @@ def solve_robustly(layers: list[int] | None, given: dict[str, Any]) -> Found:
 
 
 def _together(
-    sets: "list[DataSet]", layers: list[int] | None, given: dict[str, Any], notify: "Notify"
+    sets: "list[DataSet]", layers: list[int] | None, given: dict[str, Any], notify: "Progress"
 ) -> "DataSetsToPlan":
     """A reader for each data set, for one model and the same layers."""
     from dataclasses import replace

@@ -17,7 +17,7 @@ from optimizer.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from optimizer.planning.candidates import Notify
+    from optimizer.planning.options import Progress
     from optimizer.planning.replica_curves import ReplicaCurve
 
 slots_options = options(
@@ -68,7 +68,9 @@ def slots(slot_budget: int | None, csv_file: Path | None, as_json: bool, **given
     report.show(curves, shares, routing, unit)
 
 
-def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") -> "tuple[list[ReplicaCurve], list[str]]":
+def _curves(
+    slot_budget: int | None, given: dict[str, Any], notify: "Progress"
+) -> "tuple[list[ReplicaCurve], list[str]]":
     """Of all layers in order, and what the user should read."""
     from optimizer.commands.arguments import layer_ids
     from optimizer.domain.problem import Constraints
@@ -77,7 +79,7 @@ def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") ->
     from optimizer.planning.many_layers.reading import LayerReader
     from optimizer.planning.many_layers.settings import Settings
     from optimizer.planning.many_layers.workers import Workers
-    from optimizer.simulation.conditions import Conditions
+    from optimizer.planning.options import SolveOptions
     from optimizer.traces.source import open_counts
 
     named, choice, mesh = named_of(given), model_choice(given), mesh_of(given)
@@ -86,15 +88,13 @@ def _curves(slot_budget: int | None, given: dict[str, Any], notify: "Notify") ->
     reading = lambda share: notify("reading traces", share)  # noqa: E731
     reader = LayerReader.of(named, choice, mesh, layer_ids(given["layers"]), reading)
     wanted = [] if slot_budget is None else [slot_budget // len(reader.layers)]
-    settings = Settings(
-        reader.model,
-        mesh,
-        cost_of(given["hardware"], given),
-        Constraints(given["shared_replicas"], given["extra_replicas"]),
-        Conditions(unit=given["unit"]),
-        (given["routing"],),
-        given["seed"],
+    options = SolveOptions(
+        seed=given["seed"],
+        routings=(given["routing"],),
+        unit=given["unit"],
+        constraints=Constraints(given["shared_replicas"], given["extra_replicas"]),
     )
+    settings = Settings(reader.model, mesh, cost_of(given["hardware"], given), options)
     with Workers(given["jobs"]).ready() as crew:
         curves = curves_of(reader, settings, crew, wanted, notify)
     return curves, list(reader.notes)

@@ -17,7 +17,7 @@ def show(solution: LayerSolution, layer: int) -> None:
     show_table(solution_table(solution, layer))
     if solution.gaps:
         show_gaps(solution.gaps)
-    rerouting = solution.rows[-1].report.rerouting
+    rerouting = solution.chosen.report.rerouting
     if rerouting is not None:
         click.echo(rerouted(rerouting))
     click.echo(proof(solution))
@@ -33,7 +33,7 @@ def solution_table(solution: LayerSolution, layer: int) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     for row in solution.rows:
-        table.add_row(*_solution_cells(row), style="bold" if row is solution.rows[-1] else None)
+        table.add_row(*_solution_cells(row), style="bold" if row is solution.chosen else None)
     return table
 
 

@@ -23,7 +23,7 @@ from optimizer.experiments.optimality_ladder.runs import (
     program_version,
     run_all,
 )
-from optimizer.planning.candidates import Effort
+from optimizer.planning.options import Effort
 from optimizer.search.stop import Deadline
 
 SPARE, FULL = tiny()
