@@ -12,11 +12,8 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import make_problem
-from optimizer.planning.candidates import Effort
+from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import LayerSolution, solve
-from optimizer.planning.portfolio import AUTO
-from optimizer.search.stop import Deadline
-from optimizer.simulation.conditions import Conditions
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import TraceInput, open_source
 
@@ -37,7 +34,7 @@ def solution_of(traces: str, layer: int, mesh: Mesh, seconds: float) -> LayerSol
     problem = make_problem(
         source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts), None
     )
-    return solve(problem, sets, Effort(Deadline(seconds)), lambda stage, share: None, Conditions(), AUTO)
+    return solve(problem, sets, SolveOptions(seconds))
 
 
 def draw(solution: LayerSolution, path: str, title: str) -> None:

@@ -24,11 +24,9 @@ from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.experiments.compare_rivals import judged, timed
 from optimizer.experiments.rivals.planners import planners
-from optimizer.planning.candidates import Effort
+from optimizer.planning.options import AUTO, SolveOptions
 from optimizer.planning.plan_layer import solve
-from optimizer.planning.portfolio import AUTO
 from optimizer.routing.context import Unit
-from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
@@ -90,8 +88,7 @@ def ours(problem: Problem, sets: Sets, seed: int, seconds: float) -> dict[str, F
     found = {}
     for kind, (unit, routings) in OURS.items():
         started = time.monotonic()
-        effort = Effort(Deadline(seconds), seed)
-        plan = solve(problem, sets, effort, lambda stage, share: None, Conditions(unit=unit), routings).rows[-1]
+        plan = solve(problem, sets, SolveOptions(seconds, seed, routings=routings, unit=unit)).chosen
         found[kind] = figures(plan.report) | {"seconds": time.monotonic() - started}
     return found
 

@@ -26,8 +26,9 @@ from speed import HARDWARE, MESH
 from optimizer.commands.arguments import layer_ids
 from optimizer.domain.cost import Cost
 from optimizer.domain.presets import load_hardware
-from optimizer.domain.problem import Constraints, make_problem
+from optimizer.domain.problem import make_problem
 from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_expected_load import expected_imbalance
 from optimizer.planning.plan_fast import TRAIN, fast_plan, loads_of
 from optimizer.search.seeds.greedy import greedy
@@ -114,7 +115,7 @@ def fast(traces: str, layers: str) -> None:
     for source, held_layers in reader.sources():
         for _ in range(2):
             started = time.monotonic()
-            _, rows, _ = fast_plan(source, held_layers, MESH, cost, Constraints(), 0, lambda stage, share: None)
+            rows = fast_plan(source, held_layers, MESH, cost, SolveOptions()).layers
             seconds = time.monotonic() - started
         print(f"{len(rows)} layers in {seconds:.2f} s; imbalance on train and test requests, mean and worst:")
         load = loads_of(source, held_layers)

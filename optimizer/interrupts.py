@@ -1,4 +1,4 @@
-"""Ctrl-C, raised where it does no harm."""
+"""How a run is ended early: the token by which it is asked to end, and the handler of Ctrl-C that asks it."""
 
 import _thread
 import signal
@@ -7,8 +7,60 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-UNSAFE = ("numba.", "llvmlite.", "ctypes")  # numba calls the last one, too, where a kernel takes a random generator
-RETRY_SECONDS = 0.05
+Handler = Callable[[int, FrameType | None], None]
+
+UNSAFE = ("numba.", "llvmlite.", "ctypes")
+"""Modules whose callbacks lose an exception. Numba calls ctypes as well where a kernel takes a random generator."""
+
+RETRY_SECONDS = 0.05  # short for somebody who waits, long for the compiler, most of whose callbacks are over by then
+
+
+class Cancel:
+    """The token by which whoever waits for a plan asks its searches to end as if their time were up.
+
+    What is best so far is kept. Any thread may ask. A copy in another process (by pickle) is a token of its own that
+    nobody has asked yet.
+    """
+
+    def __init__(self) -> None:
+        self._asked = self._heeded = False
+
+    def __reduce__(self) -> "tuple[type[Cancel], tuple[()]]":
+        return Cancel, ()
+
+    @property
+    def asked(self) -> bool:
+        """Whether the end was asked for."""
+        return self._asked
+
+    @property
+    def heeded(self) -> bool:
+        """Whether the work under way looks at this token; otherwise Ctrl-C raises KeyboardInterrupt."""
+        return self._heeded
+
+    def ask(self) -> None:
+        """Ask for the end: searches stop within some tenths of a second and keep what they have."""
+        self._asked = True
+
+    def heed(self, heeded: bool = True) -> None:
+        """Say that from now on there is something worth keeping, and that the work under way looks at this token; or
+        that it does not any more."""
+        self._heeded = heeded
+
+
+def asking(cancel: Cancel) -> Handler:
+    """A handler of SIGINT that asks the token the first time, and raises KeyboardInterrupt the second time.
+
+    Where nothing heeds the token yet, there is nothing to keep: then KeyboardInterrupt is raised the first time too.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        again = cancel.asked
+        cancel.ask()
+        if again or not cancel.heeded:
+            interrupt(number, frame)
+
+    return ask
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -33,8 +85,8 @@ def _unsafe(frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def heard_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle SIGINT so, where this thread may say how."""
+def heard_by(handler: Handler) -> Iterator[None]:
+    """Let this handler hear SIGINT inside the block; in threads that may not set handlers, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -12,11 +12,10 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Constraints, Problem, check, make_problem
 from optimizer.experiments.rivals.metro import METRO, MetroSimulation
 from optimizer.experiments.rivals.planners import Planner, planners
-from optimizer.planning.candidates import Effort, Notify
+from optimizer.planning.options import Progress, SolveOptions
 from optimizer.planning.plan_layer import solve
-from optimizer.planning.portfolio import LayerJudge
+from optimizer.planning.pool import LayerJudge
 from optimizer.routing.context import Unit
-from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
@@ -79,7 +78,7 @@ def compare(
     constraints: Constraints,
     seed: int,
     ours: OwnPlanning,
-    notify: Notify,
+    notify: Progress,
 ) -> Comparison:
     """Every planner plans on the train batches; each placement is judged on the test batches under its own routings and
     under the optimal one, in the unit of the conditions or, where they name none, in tokens and in tiles."""
@@ -117,18 +116,19 @@ def timed(planner: Planner, problem: Problem) -> PlannerResult:
     return PlannerResult(planner.name, placement, time.perf_counter() - started, planner.routings)
 
 
-def _rivals(problem: Problem, seed: int, notify: Notify) -> Iterator[PlannerResult]:
+def _rivals(problem: Problem, seed: int, notify: Progress) -> Iterator[PlannerResult]:
     rivals = planners(problem, seed)
     for done, planner in enumerate(rivals):
         notify(planner.name, done / len(rivals))
         yield timed(planner, problem)
 
 
-def _ours(problem: Problem, sets: Sets, seed: int, ours: OwnPlanning, notify: Notify) -> PlannerResult:
+def _ours(problem: Problem, sets: Sets, seed: int, ours: OwnPlanning, notify: Progress) -> PlannerResult:
     """What `solve` plans in the time that is given to it; its clock starts here."""
     started = time.perf_counter()
-    effort = Effort(Deadline(ours.seconds), seed, ours.iterations)
-    plan = solve(problem, sets, effort, notify, ours.conditions, ours.routings).rows[-1]
+    unit, routings = ours.conditions.unit, ours.routings
+    options = SolveOptions(ours.seconds, seed, ours.iterations, routings=routings, unit=unit)
+    plan = solve(problem, sets, options, progress=notify).chosen
     return PlannerResult(OURS, plan.placement, time.perf_counter() - started, (plan.report.routing,))
 
 

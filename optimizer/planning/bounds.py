@@ -154,7 +154,8 @@ def by_mean(bound: Bound) -> float:
 
 def _check_fit(experts: int, mesh: Mesh) -> None:
     if experts > mesh.slots:
-        raise InputError(f"{experts} experts do not fit in {mesh.slots} slots; raise --slots or --mesh")
+        said = f"{experts} experts do not fit in {mesh.slots} slots; take more slots per device, or a larger mesh"
+        raise InputError(said, field="slots")
 
 
 def _of(name: str, unit: str, says: str, values: Floats | Ints, given: bool = False) -> Bound:

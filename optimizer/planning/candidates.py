@@ -1,7 +1,8 @@
 """The candidates for one layer, in the order in which they are ready: seeds, formulation, then descents from them."""
 
 import time
-from collections.abc import Callable, Container, Iterator
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,8 @@ from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.planning.options import COOL, MEMORY, Effort, Progress, SearchName
+from optimizer.planning.portfolio_shares import USUAL, PortfolioShares
 from optimizer.search.annealing import AnnealingSchedule, anneal
 from optimizer.search.latency import LatencyPrices, anneal_latency
 from optimizer.search.multistart import DescentGoal, multistart
@@ -25,52 +28,38 @@ from optimizer.search.seeds.orders import random_permutation, sequential
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.risk import risk
 from optimizer.search.seeds.steps import steps
-from optimizer.search.stop import Deadline, SearchBudget
-from optimizer.search.tabu import tabu
+from optimizer.search.stop import SearchBudget
+from optimizer.search.tabu import TabuMemory, tabu
 
-FLEXIBILITY = "flexibility"  # the seed for policies that follow the load of the batch
-COOL = AnnealingSchedule(worsening=0.003)  # keeps what is good about that seed; .01 loses some of it
-FORMULATION_SHARE, FORMULATION_SECONDS = 0.1, 5.0  # of the time left, at most so many seconds
-FORMULATION_WORK = 4.0  # its limit in deterministic units where moves are counted instead of seconds
-STARTS = ("start", "greedy", "steps", "formulation", "pairing")  # of the descents, in turn
-JOBS = 2  # chains of annealing, each in a thread
-FINALISTS = 2  # of what a search for optimal routing passes, the last ones
-EARLY = 0.5  # share of its time after which a search for latency has to have found something; hot at first, it loses
+FLEXIBILITY = "flexibility"
+"""The seed for policies that follow the load of the batch."""
+
+FORMULATION_WORK = 4.0  # deterministic units that limit the formulation where moves are counted; untuned: a few seconds
+STARTS = ("start", "greedy", "steps", "formulation", "pairing")
+"""The candidates from which descents for even routing begin, in turn."""
+
+FINALISTS = 2  # placements that a search hands on to be judged: judging all that it passes would take its time
 
 EvenSearch = Literal["descent", "tabu"]
 SplitSearch = Literal["annealing", "lns"]
-SEARCHES: dict[str, tuple[EvenSearch | None, SplitSearch | None]] = {
+SEARCHES: dict[SearchName, tuple[EvenSearch | None, SplitSearch | None]] = {
     "auto": ("descent", "annealing"),
     "descent": ("descent", None),
     "tabu": ("tabu", None),
     "annealing": (None, "annealing"),
     "lns": (None, "lns"),
 }
-"""What runs for even routing and for routing that follows the load of the batch."""
-
-Notify = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to try, until the deadline or for this many evaluated moves if that comes first; by which search, one of
-    `SEARCHES`; and in how many threads, where it can use several."""
-
-    deadline: Deadline
-    seed: int = 0
-    iterations: int | None = None
-    search: str = "auto"
-    jobs: int = JOBS
+"""For each name that a user may give: what runs for even routing, and for routing that follows the batch's load."""
 
 
 @dataclass(frozen=True)
 class SearchShare:
-    """What one search may spend, its seed, its threads, and who is told of its progress."""
+    """What one search may spend, its seed, the annealers that it may run at once, and who is told of its progress."""
 
     budget: SearchBudget
     seed: int
-    jobs: int
-    notify: Notify
+    chains: int
+    progress: Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +72,23 @@ class Candidate:
     outcome: Outcome[Ints] | None = None
 
 
-def seeds_and_formulation(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
-    """One candidate of each: the given start, the constructions, and the formulation, which begins at greedy's."""
-    notify("seeds", 0.0)
+def seeds_and_formulation(
+    problem: Problem, effort: Effort, progress: Progress, shares: PortfolioShares = USUAL
+) -> Iterator[Candidate]:
+    """One candidate of each: the given start, the constructions, and the formulation, which begins at greedy's.
+
+    Once the end is asked for there is no further one; the first is always there.
+    """
+    progress("seeds", 0.0)
     hint = None
     for candidate in seeds(problem, effort.seed):
         hint = candidate.placement if candidate.method == "greedy" else hint
         yield candidate
+        if effort.cancel.asked:
+            return
     assert hint is not None
-    notify("formulation", 0.0)
-    yield _formulated(problem, hint, effort)
+    progress("formulation", 0.0)
+    yield _formulated(problem, hint, effort, shares)
 
 
 def seeds(problem: Problem, seed: int, wanted: Container[str] | None = None) -> Iterator[Candidate]:
@@ -117,33 +113,38 @@ def seeds(problem: Problem, seed: int, wanted: Container[str] | None = None) -> 
 
 
 def split_evenly(
-    problem: Problem, goal: DescentGoal, found: list[Candidate], search: EvenSearch, spell: SearchShare
+    problem: Problem,
+    goal: DescentGoal,
+    found: list[Candidate],
+    search: EvenSearch,
+    spell: SearchShare,
+    memory: TabuMemory = MEMORY,
 ) -> Iterator[Placement]:
     """What a search for even routing ends with or passes, from the found candidates."""
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
-    rng, notify = np.random.default_rng(spell.seed), spell.notify
-    look = multistart if search == "descent" else tabu
-    return look(problem, goal, starts, spell.budget, rng, lambda share: notify(search, share))
+    rng = np.random.default_rng(spell.seed)
+    common = problem, goal, starts, spell.budget, rng, lambda share: spell.progress(search, share)
+    return multistart(*common) if search == "descent" else tabu(*common, memory)
 
 
 def split_at_best(
-    problem: Problem, found: list[Candidate], tiles: bool, search: SplitSearch, spell: SearchShare
+    problem: Problem,
+    found: list[Candidate],
+    tiles: bool,
+    search: SplitSearch,
+    spell: SearchShare,
+    schedule: AnnealingSchedule = COOL,
 ) -> list[Placement]:
     """The best placements that a search for optimal routing passes, in tiles or tokens, the last ones first."""
     start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
     units = problem.cost.tiles(problem.load) if tiles else problem.load
-    rng, notify = np.random.default_rng(spell.seed), spell.notify
-    passed: list[Placement] = []
-    shape, told = (problem.spread, problem.mesh.cols), lambda share: notify(search, share)
+    rng = np.random.default_rng(spell.seed)
+    shape, told = (problem.spread, problem.mesh.cols), lambda share: spell.progress(search, share)
     if search == "annealing":
-        bettered = anneal(start, units, *shape, spell.budget, rng, COOL, spell.jobs, problem.most_replicas, told)
+        bettered = anneal(start, units, *shape, spell.budget, rng, schedule, spell.chains, problem.most_replicas, told)
     else:
         bettered = search_neighbourhoods(start, units, *shape, spell.budget, rng, problem.most_replicas, told)
-    try:
-        passed.extend(bettered)
-    except KeyboardInterrupt:
-        notify("interrupted", 1.0)
-    return passed[: -1 - FINALISTS : -1]
+    return _finalists(bettered)
 
 
 def shorten(
@@ -153,51 +154,55 @@ def shorten(
     prices: LatencyPrices,
     spell: SearchShare,
     better: Callable[[Placement], bool],
+    early: float = USUAL.early,
 ) -> list[Placement]:
     """The best placements that a search for the latency of rings passes, the last ones first.
 
-    It starts from a placement that is good in tiles, and goes on while it is `better`, which is asked once. (At 1,024
-    and 2,048 tokens, where full devices decide how far tokens go, the search finds nothing that routing can use.)
+    It starts from a placement that is good in tiles. After the share `early` of its time it is asked once whether what
+    it has found is `better`, and given up with nothing if not. (At 1,024 and 2,048 tokens, where full devices decide
+    how far tokens go, the search finds nothing that routing can use.)
     """
     rng, shares = np.random.default_rng(spell.seed), [0.0]
-    passed: list[Placement] = []
     bettered = anneal_latency(
-        start, problem.cost.tiles(problem.load), demand, prices, problem.spread, problem.mesh.cols, spell.budget, rng,
-        spell.jobs, problem.most_replicas, shares.append,
+        start, problem.cost.tiles(problem.load), demand, prices, problem.spread, problem.mesh.cols,
+        spell.budget, rng, spell.chains, problem.most_replicas, shares.append,
     )  # fmt: skip
-    early = True
-    try:
-        for placement in bettered:
-            passed.append(placement)
-            spell.notify("latency", shares[-1])
-            if early and shares[-1] >= EARLY:
-                early = False
-                if not better(placement):
-                    return []
-    except KeyboardInterrupt:
-        spell.notify("interrupted", 1.0)
-    return passed[: -1 - FINALISTS : -1]
+    passed: list[Placement] = []
+    asked = False
+    for placement in bettered:
+        passed.append(placement)
+        spell.progress("latency", shares[-1])
+        if not asked and shares[-1] >= early:
+            asked = True
+            if not better(placement):
+                return []
+    return _finalists(passed)
 
 
-def _formulated(problem: Problem, hint: Placement, effort: Effort) -> Candidate:
+def _finalists(passed: Iterable[Placement]) -> list[Placement]:
+    """The last placements that a search passes, which are its best, the very last first."""
+    return [*deque(passed, FINALISTS)][::-1]
+
+
+def _formulated(problem: Problem, hint: Placement, effort: Effort, shares: PortfolioShares) -> Candidate:
     """The least peak expected load, from a placement that is the hint and stands if nothing is better.
 
     Where all counts are free they are chosen as well; where some are fixed, those of the hint are kept.
     """
     mesh, load, spread = problem.mesh, problem.total_load, problem.spread
-    shape = mesh.rows, mesh.cols, mesh.slots_per_device
+    shape, limits = (mesh.rows, mesh.cols, mesh.slots_per_device), _limits(effort, shares)
     if problem.free_counts:
-        outcome = place_jointly(JointInstance(load, spread, *shape, problem.most_replicas), hint.slots, _limits(effort))
+        outcome = place_jointly(JointInstance(load, spread, *shape, problem.most_replicas), hint.slots, limits)
     else:
-        outcome = place_replicas(
-            LayerInstance(load, hint.counts(problem.model.experts), spread, *shape), hint.slots, _limits(effort)
-        )
+        counts = hint.counts(problem.model.experts)
+        outcome = place_replicas(LayerInstance(load, counts, spread, *shape), hint.slots, limits)
     placement = hint if outcome.value is None else Placement(outcome.value)
     return Candidate("formulation", placement, outcome.runtime, outcome)
 
 
-def _limits(effort: Effort) -> Limits:
+def _limits(effort: Effort, shares: PortfolioShares) -> Limits:
     """A share of the time left; where moves are counted, solver work is too, so that the clock decides nothing."""
+    left = effort.deadline.remaining()
     if effort.iterations is not None:
-        return Limits(effort.deadline.remaining(), deterministic=FORMULATION_WORK, seed=effort.seed)
-    return Limits(min(FORMULATION_SHARE * effort.deadline.remaining(), FORMULATION_SECONDS), seed=effort.seed)
+        return Limits(left, deterministic=FORMULATION_WORK, seed=effort.seed)
+    return Limits(min(shares.formulation * left, shares.formulation_seconds), seed=effort.seed)

@@ -4,15 +4,17 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from optimizer.domain.placement import Placement
+from optimizer.interrupts import Cancel
 from optimizer.planning.portfolio import Portfolio
 from optimizer.search.choose import LATENCIES, figures
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation
 from optimizer.traces.batches import Batches
 
-STEP, MOST_STEPS = 0.05, 200  # capacity factors that are tried: up to 10
-LOOKED_AT = 128  # selection batches
-TRIED = 3  # candidates of each policy
+STEP = 0.05  # between capacity factors that are tried; a compromise between fineness and time, not tuned
+MOST_STEPS = 200  # factors up to 10; a larger capacity is hardly a limit any more
+LOOKED_AT = 128  # selection batches that candidates are compared on; a compromise between time and noise, not tuned
+TRIED = 3  # best candidates of each policy; a compromise, not tuned
 
 
 class Limited(NamedTuple):
@@ -23,17 +25,20 @@ class Limited(NamedTuple):
     capacity_factor: float
 
 
-def limited(portfolio: Portfolio, most: float) -> Limited | None:
+def limited(portfolio: Portfolio, most: float, cancel: Cancel) -> Limited | None:
     """The candidate and capacity factor with the least latency, of those that reroute at most this share of pairs, if
     that is less than without a capacity.
 
-    The fewer pairs a replica takes the more are rerouted, so each candidate's factor is the least that is allowed.
-    None where none is allowed, or faster. Judged on selection batches.
+    most: the share of pairs, 0 to 1. The fewer pairs a replica takes the more are rerouted, so each candidate's factor
+    is the least that is allowed. None where none is allowed, or faster. Judged on selection batches; once the token is
+    asked, no further candidate is looked at.
     """
     found: dict[Limited, float] = {}
     few = portfolio.sets.selection.part(0, LOOKED_AT)
     for routing, pool in portfolio.pools.items():
         for placement in pool.ranked()[:TRIED]:
+            if cancel.asked:
+                break
             steps = _least_steps(portfolio, routing, placement, few, most)
             if steps is None:
                 continue

@@ -1,11 +1,12 @@
 """Plans before the simulator, on traces of the user's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from optimizer.domain.cost import Cost
 from optimizer.errors import InputError
+from optimizer.planning.options import Progress
 from optimizer.planning.plan_file import Plan
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import TAUGHT
@@ -15,11 +16,9 @@ from optimizer.simulation.simulator import Simulation
 from optimizer.traces.composition import PHASES
 from optimizer.traces.source import BATCHES_PER_SET, Source, TraceInput, open_source
 
-Notify = Callable[[str, float], None]
-
 
 def judge(
-    plan: Plan, named: TraceInput, cost: Cost, trials: Sequence[Conditions], batch_count: int | None, notify: Notify
+    plan: Plan, named: TraceInput, cost: Cost, trials: Sequence[Conditions], batch_count: int | None, progress: Progress
 ) -> tuple[dict[int, list[SimulationReport]], list[str]]:
     """Simulate every layer of a plan under each of the conditions, all on the same batches.
 
@@ -28,11 +27,12 @@ def judge(
     one batch file where the plan has several layers.
     """
     if named.batches is not None and len(plan.layers) > 1:
-        raise InputError(f"--batches holds one layer, but the plan has {len(plan.layers)}; give TRACES instead")
+        said = f"a batch file holds one layer, but the plan has {len(plan.layers)}; give traces instead"
+        raise InputError(said, field="batches")
     layers = sorted(plan.layers)
     limited = any(conditions.capacity_factor is not None for conditions in trials)
     named = replace(_as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
-    source = open_source(named, layers, plan.model, plan.mesh, lambda share: notify("reading traces", share))
+    source = open_source(named, layers, plan.model, plan.mesh, lambda share: progress("reading traces", share))
     reports, notes = {}, [source.origin, *source.notes]
     for done, layer in enumerate(layers):
         unseen = plan.layers[layer].provenance.get("traces") == source.fingerprint(layer)
@@ -49,7 +49,7 @@ def judge(
             for simulation in simulations:
                 simulation.feed(chunk)
             share = simulations[0].batches / (batch_count or BATCHES_PER_SET)
-            notify(f"layer {layer}", (done + share) / len(layers))
+            progress(f"layer {layer}", (done + share) / len(layers))
         reports[layer] = [simulation.report() for simulation in simulations]
     return reports, notes + _untaught(plan, trials)
 

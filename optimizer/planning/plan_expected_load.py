@@ -12,18 +12,11 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import Constraints, Problem, check, make_problem
+from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.errors import InputError
 from optimizer.planning.bounds import IMBALANCE, Gap, bound_steps, gaps
-from optimizer.planning.candidates import (
-    SEARCHES,
-    Candidate,
-    Effort,
-    Notify,
-    SearchShare,
-    seeds_and_formulation,
-    split_evenly,
-)
+from optimizer.planning.candidates import SEARCHES, Candidate, SearchShare, seeds_and_formulation, split_evenly
+from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.warm_start import started
 from optimizer.search.multistart import DescentGoal
@@ -31,9 +24,9 @@ from optimizer.search.stop import SearchBudget
 from optimizer.traces.formats.counts import Counts, step_counts
 
 ROUTING = "even"
-STEP_PAIRS = 1 << 18  # pairs that each recorded step is scaled to: small and large steps weigh alike
+STEP_PAIRS = 1 << 18  # pairs that each step is scaled to, so that small and large steps weigh the same
 HELD_OUT = 5  # every fifth step is kept for judging
-FINISH_SECONDS = 0.3
+FINISH_SECONDS = 0.3  # kept for judging and writing the plan; generous, not measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +41,33 @@ class ExpectedMethodResult:
 
 @dataclass(frozen=True, eq=False)
 class ExpectedSolution:
-    """All methods' rows, `search` last; `unseen` is whether they are judged on steps that nothing was planned on."""
+    """What planning one layer of counts came to, all judged on the test steps.
 
-    rows: list[ExpectedMethodResult]
-    outcome: Outcome[Ints]
+    seeds: of the given start and the constructions. formulation, and outcome, which is the formulation's: None where an
+    early end came before it. chosen: the best of all, which becomes the plan. gaps: of the chosen one to its bounds.
+    unseen: whether the test steps are steps that nothing was planned on.
+    """
+
+    seeds: tuple[ExpectedMethodResult, ...]
+    formulation: ExpectedMethodResult | None
+    chosen: ExpectedMethodResult
+    outcome: Outcome[Ints] | None
     gaps: list[Gap]
     unseen: bool
+
+    @property
+    def rows(self) -> tuple[ExpectedMethodResult, ...]:
+        """All results in the order in which reports show them, the chosen one last."""
+        return (*self.seeds, *([] if self.formulation is None else [self.formulation]), self.chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedResult:
+    """The plan of one layer of counts, how it was found, and sentences that the user should read."""
+
+    plan: Plan
+    solution: ExpectedSolution
+    notes: list[str]
 
 
 def step_loads(counts: Counts, layer: int, model: Model) -> Ints:
@@ -64,8 +78,9 @@ def step_loads(counts: Counts, layer: int, model: Model) -> Ints:
     routed = step_counts(counts, layer)
     if routed.shape[1] != model.routed_experts:
         raise InputError(
-            f"{counts.source} counts {routed.shape[1]} experts, not {model.routed_experts}; "
-            "set --model or --routed-experts"
+            f"{counts.source} counts {routed.shape[1]} experts, not {model.routed_experts}; name another model, or say "
+            "how many experts are routed",
+            field="routed_experts",
         )
     tokens = routed.sum(axis=1, keepdims=True) / model.top_k
     load = np.concatenate([routed, np.repeat(tokens, model.shared_experts, axis=1)], axis=1)
@@ -88,56 +103,75 @@ def expected_imbalance(placement: Placement, load: Ints) -> Floats:
     return ratio
 
 
-def solve_expected(problem: Problem, test: Ints, unseen: bool, effort: Effort, notify: Notify) -> ExpectedSolution:
-    """Plan on the problem's steps for the least summed peak, judge on the test steps `[step, expert]`."""
-    found = list(seeds_and_formulation(problem, effort, notify))
-    started = time.monotonic()
-    experts = problem.model.experts
+def solve_expected(
+    problem: Problem, test: Ints, unseen: bool, options: SolveOptions, effort: Effort, progress: Progress
+) -> ExpectedSolution:
+    """Plan on the problem's steps for the least summed peak, judge on the test steps `[step, expert]`.
+
+    Once the effort's cancel token is asked, it ends with the best so far; from the first seed on the token is heeded.
+    """
+    found: list[Candidate] = []
+    for candidate in seeds_and_formulation(problem, effort, progress, options.shares):
+        found.append(candidate)
+        effort.cancel.heed()
+    started, experts = time.monotonic(), problem.model.experts
     goal = DescentGoal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail=False)
     pool = [candidate.placement for candidate in found]
-    budget = SearchBudget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.iterations)
-    search = SEARCHES[effort.search][0] or "descent"
-    pool += split_evenly(problem, goal, found, search, SearchShare(budget, effort.seed, effort.jobs, notify))
+    if not effort.cancel.asked:
+        budget = SearchBudget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.iterations)
+        spell = SearchShare(budget, effort.seed, effort.jobs, progress)
+        pool += split_evenly(problem, goal, found, SEARCHES[effort.search][0] or "descent", spell, options.tabu)
     best = min(pool, key=lambda placement: float(expected_imbalance(placement, problem.load).mean()))
-    found.append(Candidate("search", best, time.monotonic() - started))
-    rows = [
-        ExpectedMethodResult(
-            candidate.method, candidate.placement, candidate.seconds, expected_imbalance(candidate.placement, test)
-        )
-        for candidate in found
-    ]
-    outcome = found[-2].outcome
-    assert outcome is not None  # the formulation comes last but one
+    chosen = _judged(Candidate("search", best, time.monotonic() - started), test)
+    formulated = next((candidate for candidate in found if candidate.outcome is not None), None)
     return ExpectedSolution(
-        rows, outcome, gaps(bound_steps(test, problem.mesh), {IMBALANCE: float(rows[-1].imbalance.mean())}), unseen
+        tuple(_judged(candidate, test) for candidate in found if candidate is not formulated),
+        None if formulated is None else _judged(formulated, test),
+        chosen,
+        None if formulated is None else formulated.outcome,
+        gaps(bound_steps(test, problem.mesh), {IMBALANCE: float(chosen.imbalance.mean())}),
+        unseen,
     )
 
 
+def _judged(candidate: Candidate, test: Ints) -> ExpectedMethodResult:
+    """A candidate on the test steps `[step, expert]`."""
+    imbalance = expected_imbalance(candidate.placement, test)
+    return ExpectedMethodResult(candidate.method, candidate.placement, candidate.seconds, imbalance)
+
+
 def plan_counts(
-    counts: Counts,
-    model: Model,
+    counted: tuple[Counts, Model],
     layer: int,
     mesh: Mesh,
     cost: Cost,
-    constraints: Constraints,
-    effort: Effort,
-    notify: Notify,
+    options: SolveOptions,
+    effort: Effort | None = None,
+    progress: Progress = silent,
     start: Plan | None = None,
-) -> tuple[Plan, ExpectedSolution, list[str]]:
-    """Plan one layer of counts: the plan, all figures, and sentences that the user should read. start: a plan to start
-    from, too."""
-    if constraints.row_traffic is not None:
-        raise InputError("--max-row-traffic needs token traces: counts do not say from which rows tokens come")
+) -> ExpectedResult:
+    """Plan one layer of counts, as `source.open_counts` gives them with their model.
+
+    Of the options, routing policies, units and rerouting do not apply. effort: None for that of the options, from now
+    on. start: a plan to start from, besides the seeds. Raises InputError for a limit to traffic between rows, for a
+    layer that the counts lack, and where the model does not fit the mesh.
+    """
+    (counts, model), effort = counted, effort or options.effort()
+    if options.constraints.row_traffic is not None:
+        raise InputError(
+            "a limit to the traffic between rows needs token traces: counts do not say from which rows tokens come",
+            field="max_row_traffic",
+        )
     train, test, unseen = split_steps(step_loads(counts, layer, model))
-    problem = make_problem(model, mesh, cost, train, *constraints)
-    solution = solve_expected(started(problem, start, layer), test, unseen, effort, notify)
-    chosen = solution.rows[-1]
+    problem = make_problem(model, mesh, cost, train, *options.constraints)
+    solution = solve_expected(started(problem, start, layer), test, unseen, options, effort, progress)
+    chosen = solution.chosen
     check(problem, chosen.placement)
     quality = {"expected_imbalance": {"mean": float(chosen.imbalance.mean()), "max": float(chosen.imbalance.max())}}
     provenance = {
         "moeplan": __version__,
         "method": chosen.method,
-        "seed": effort.seed,
+        "seed": options.seed,
         "origin": counts.source,
         "train_steps": len(train),
         "test_steps": len(test),
@@ -145,4 +179,4 @@ def plan_counts(
     }
     part = LayerPlan(chosen.placement, quality, {gap.unit: gap.summary() for gap in solution.gaps}, provenance)
     note = f"{counts.source}: counts alone, so the expected load is planned; p99 and co-activation need token traces"
-    return Plan(model, mesh, cost.name, ROUTING, {layer: part}), solution, [note]
+    return ExpectedResult(Plan(model, mesh, cost.name, ROUTING, {layer: part}), solution, [note])

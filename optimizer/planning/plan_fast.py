@@ -15,9 +15,9 @@ from optimizer import __version__
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import Constraints, Problem, check, make_problem
+from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.errors import InputError
-from optimizer.planning.candidates import JOBS, Notify
+from optimizer.planning.options import JOBS, Progress, SolveOptions, silent
 from optimizer.planning.plan_expected_load import ROUTING, expected_imbalance
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.search.seeds.quick import quick
@@ -42,38 +42,49 @@ class FastLayer:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class FastResult:
+    """The plan of all layers, the figures of each, and sentences that the user should read."""
+
+    plan: Plan
+    layers: list[FastLayer]
+    notes: list[str]
+
+
 def fast_plan(
     source: TraceSource,
     layers: Sequence[int],
     mesh: Mesh,
     cost: Cost,
-    constraints: Constraints,
-    seed: int,
-    notify: Notify,
-    jobs: int = JOBS,
-) -> tuple[Plan, list[FastLayer], list[str]]:
-    """Plan every layer on the loads of the train requests, in so many threads, and judge it on those of the test ones.
+    options: SolveOptions,
+    progress: Progress = silent,
+) -> FastResult:
+    """Plan every layer on the loads of the train requests, and judge it on those of the test requests.
 
-    The plan is for even routing. Returns it, the figures of each layer, and sentences that the user should read. The
-    seed and a layer's loads decide about it, whatever other layers there are. Raises InputError for a limit to traffic,
-    and where experts or requests do not suffice.
+    The plan is for even routing. Of the options, constraints, seed and jobs (threads) apply. The seed and a layer's
+    loads decide about it, whatever other layers there are. Raises InputError for a limit to traffic between rows, and
+    where experts or requests do not suffice.
     """
-    if constraints.row_traffic is not None:
-        raise InputError("--max-row-traffic cannot be kept by a fast plan, which routes no token; leave one out")
-    load = loads_of(source, layers, jobs)
-    problems = [make_problem(source.model, mesh, cost, of[None], *constraints) for of in load[TRAIN]]
-    with ThreadPoolExecutor(jobs) as pool:
+    if options.constraints.row_traffic is not None:
+        raise InputError(
+            "a limit to the traffic between rows cannot be kept by a fast plan, which routes no token; leave one out",
+            field="max_row_traffic",
+        )
+    load = loads_of(source, layers, options.jobs)
+    problems = [make_problem(source.model, mesh, cost, of[None], *options.constraints) for of in load[TRAIN]]
+    with ThreadPoolExecutor(options.jobs) as pool:
         rows = []
-        for row in pool.map(partial(_row, seed), layers, problems, load[TEST]):
+        for row in pool.map(partial(_planned, options.seed), layers, problems, load[TEST]):
             rows.append(row)
-            notify("planning", len(rows) / len(layers))
-    made = map(partial(_part, source, seed), rows, fingerprints(source.trace, layers))
+            progress("planning", len(rows) / len(layers))
+    made = map(partial(_part, source, options.seed), rows, fingerprints(source.trace, layers))
     plan = Plan(source.model, mesh, cost.name, ROUTING, dict(zip(layers, made, strict=True)))
     note = "planned on expected load alone, without batches; `moeplan simulate` says what that comes to"
-    return plan, rows, [source.origin, *source.notes, note]
+    return FastResult(plan, rows, [source.origin, *source.notes, note])
 
 
-def _row(seed: int, layer: int, problem: Problem, test: Ints) -> FastLayer:
+def _planned(seed: int, layer: int, problem: Problem, test: Ints) -> FastLayer:
+    """The quick seed of one layer, with its figures on its own loads and on test `[expert]`."""
     started = time.perf_counter()
     placement = quick(problem, np.random.default_rng([seed, layer]))
     seconds = time.perf_counter() - started

@@ -1,8 +1,8 @@
-"""One layer from batches to a judged placement: wiring only."""
+"""One layer from batches to a judged placement; what each step does stands in the modules that this one calls."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from formulations.kit.arrays import Ints
@@ -11,22 +11,23 @@ from optimizer import __version__
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import Constraints, Problem, check, make_problem
+from optimizer.domain.problem import Problem, check, make_problem
+from optimizer.interrupts import Cancel
 from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps, reached_by
-from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
+from optimizer.planning.candidates import Candidate, seeds_and_formulation
 from optimizer.planning.capacity_choice import limited, run
+from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.warm_start import started
 from optimizer.routing.learned_shares import learn
 from optimizer.search.multistart import slot_value
-from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
 
-FINISH_SHARE = 0.02  # of the time limit, kept for writing, besides what bounding was measured to take
-MOST_BOUNDING = 3  # the bounds of the plan take at most so many times as long as those of any placement
+MOST_BOUNDING = 3
+"""How many times as long as the bounds of any placement those of the plan are allowed to take; they take less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,100 +42,127 @@ class MethodResult:
 
 @dataclass(frozen=True, eq=False)
 class LayerSolution:
-    """All methods' rows; `search` has one for each routing policy that was tried, the plan's last. outcome: of the
-    formulation, with free_counts or greedy's, None where an interruption came before it; first_result: seconds until a
-    complete plan was judged."""
+    """What planning one layer came to, all judged on the test batches.
 
-    rows: list[MethodResult]
+    seeds: of the given start and the constructions, in the order in which they were made. formulation: None where an
+    early end came before it. searched: the best candidate by routing policy, that of the chosen policy last; after an
+    early end the chosen policy's alone. rerouted: with a capacity factor, where one was asked for and pays. outcome: of
+    the formulation, which chose replica counts too if free_counts, and else kept greedy's. gaps: of the chosen result
+    to its bounds. candidates: how many were compared. first_result: seconds until a complete plan was judged.
+    """
+
+    seeds: tuple[MethodResult, ...]
+    formulation: MethodResult | None
+    searched: dict[str, MethodResult]
+    rerouted: MethodResult | None
     outcome: Outcome[Ints] | None
     free_counts: bool
     gaps: list[Gap]
     candidates: int
     first_result: float
 
+    @property
+    def chosen(self) -> MethodResult:
+        """The result that becomes the plan."""
+        return self.rerouted or list(self.searched.values())[-1]
+
+    @property
+    def rows(self) -> tuple[MethodResult, ...]:
+        """All results in the order in which reports show them, the chosen one last."""
+        after = [each for each in (self.formulation, *self.searched.values(), self.rerouted) if each is not None]
+        return (*self.seeds, *after)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerResult:
+    """The plan of one layer, how it was found, and sentences that the user should read."""
+
+    plan: Plan
+    solution: LayerSolution
+    notes: list[str]
+
 
 def solve(
-    problem: Problem,
-    sets: Sets,
-    effort: Effort,
-    notify: Notify,
-    conditions: Conditions,
-    routings: Sequence[str],
-    most_rerouted: float | None = None,
+    problem: Problem, sets: Sets, options: SolveOptions, effort: Effort | None = None, progress: Progress = silent
 ) -> LayerSolution:
-    """Plan on train batches, choose on selection batches and judge on test batches, under these conditions and the best
-    of the routing policies; seeds are judged under the first of them. most_rerouted: the share of pairs that may go to
-    another expert of the token's, for which a capacity factor is chosen with the plan."""
-    portfolio = Portfolio.of(problem, sets, conditions, routings)
-    seeds = Seeds.judged(problem, portfolio, effort, notify)
+    """Plan on train batches, choose on selection batches and judge on test batches, under the best of the routing
+    policies of the options; seeds are judged under the first of them.
+
+    effort: None for that of the options, from now on. Once its cancel token is asked, planning ends with the best that
+    it has; from the first judged seed on the token is heeded.
+    """
+    effort = effort or options.effort()
+    portfolio = Portfolio.of(problem, sets, options)
+    seeds = Seeds.judged(portfolio, effort, progress)
     started = time.monotonic()
     bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost)
     bounding = time.monotonic() - started
     started = time.monotonic()
-    finish = MOST_BOUNDING * bounding + FINISH_SHARE * effort.deadline.seconds
-    try:
-        if seeds.complete:
-            portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, notify)
-    except KeyboardInterrupt:
-        notify("interrupted", 1.0)
-    portfolio.fall_back(seeds.found)
+    finish = MOST_BOUNDING * bounding + options.shares.finish * effort.deadline.seconds
+    if not effort.cancel.asked:
+        portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, progress)
+    portfolio.fall_back(seeds.found, effort)
     portfolio.settle()
     seconds = time.monotonic() - started
-    notify("judging", 1.0)
-    rows = seeds.rows + _searched(portfolio, seconds)
-    if most_rerouted is not None and (best := limited(portfolio, most_rerouted)) is not None:
-        rows.append(MethodResult("rerouted", best.placement, seconds, run(portfolio, best, sets.test)))
-    plan = rows[-1]
+    progress("judging", 1.0)
+    searched, rerouted = _searched(portfolio, seconds, effort.cancel), None
+    if options.max_rerouted is not None:
+        best = limited(portfolio, options.max_rerouted, effort.cancel)
+        rerouted = best and MethodResult("rerouted", best.placement, seconds, run(portfolio, best, sets.test))
+    plan = rerouted or list(searched.values())[-1]
     bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
     if plan.report.rerouting is not None:
         bounds = []  # they are of tokens that are served by their own experts
-    found = gaps(bounds, reached_by(plan.report))
-    return LayerSolution(rows, seeds.outcome, problem.free_counts, found, portfolio.candidates, seeds.first_result)
+    return LayerSolution(
+        tuple(seeds.constructed),
+        seeds.formulation,
+        searched,
+        rerouted,
+        seeds.outcome,
+        problem.free_counts,
+        gaps(bounds, reached_by(plan.report)),
+        portfolio.candidates,
+        seeds.first_result,
+    )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Seeds:
-    """The candidates of the constructions and of the formulation, those that there are after an interruption, and their
-    rows. first_result: seconds until the first was judged."""
+    """The candidates of the constructions and of the formulation, and their results; after an early end those that
+    there are. first_result: seconds until the first was judged."""
 
-    found: list[Candidate]
-    rows: list[MethodResult]
-    first_result: float
+    found: list[Candidate] = field(default_factory=list)
+    constructed: list[MethodResult] = field(default_factory=list)
+    formulation: MethodResult | None = None
+    outcome: Outcome[Ints] | None = None
+    first_result: float = 0.0
 
     @classmethod
-    def judged(cls, problem: Problem, portfolio: Portfolio, effort: Effort, notify: Notify) -> "Seeds":
-        """Plan and judge each in turn; Ctrl-C ends it with those that there are, if there is any."""
-        found: list[Candidate] = []
-        rows: list[MethodResult] = []
-        first_result = 0.0
-        try:
-            for candidate in seeds_and_formulation(problem, effort, notify):
-                report = portfolio.judge_of(candidate.method).test(candidate.placement)
-                rows.append(MethodResult(candidate.method, candidate.placement, candidate.seconds, report))
-                first_result = first_result or effort.deadline.elapsed()
-                found.append(candidate)
-        except KeyboardInterrupt:
-            if not found:
-                raise
-        return cls(found, rows[: len(found)], first_result)
-
-    @property
-    def outcome(self) -> Outcome[Ints] | None:
-        """The formulation's, which comes last."""
-        return self.found[-1].outcome
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing interrupted them."""
-        return self.outcome is not None
+    def judged(cls, portfolio: Portfolio, effort: Effort, progress: Progress) -> "Seeds":
+        """Plan and judge each in turn, until the end is asked for; there is always one."""
+        seeds = cls()
+        for candidate in seeds_and_formulation(portfolio.problem, effort, progress, portfolio.options.shares):
+            report = portfolio.judge_of(candidate.method).test(candidate.placement)
+            result = MethodResult(candidate.method, candidate.placement, candidate.seconds, report)
+            if candidate.outcome is None:
+                seeds.constructed.append(result)
+            else:
+                seeds.formulation, seeds.outcome = result, candidate.outcome
+            seeds.first_result = seeds.first_result or effort.deadline.elapsed()
+            seeds.found.append(candidate)
+            effort.cancel.heed()
+        return seeds
 
 
-def _searched(portfolio: Portfolio, seconds: float) -> list[MethodResult]:
-    """The best candidate of each policy on the test batches, the chosen policy's last."""
+def _searched(portfolio: Portfolio, seconds: float, cancel: Cancel) -> dict[str, MethodResult]:
+    """The best candidate of each policy on the test batches, the chosen policy's last, and alone after an early end."""
     chosen = portfolio.chosen()
-    order = sorted(portfolio.pools, key=lambda name: name == chosen)
-    best = {name: portfolio.pools[name].placements[portfolio.pools[name].best()] for name in order}
-    return [MethodResult("search", best[name], seconds, portfolio.pools[name].judge.test(best[name])) for name in order]
+    others = [] if cancel.asked else [name for name in portfolio.pools if name != chosen]
+    best = {name: portfolio.pools[name].placements[portfolio.pools[name].best()] for name in (*others, chosen)}
+    return {
+        name: MethodResult("search", placement, seconds, portfolio.pools[name].judge.test(placement))
+        for name, placement in best.items()
+    }
 
 
 def plan_tokens(
@@ -142,32 +170,32 @@ def plan_tokens(
     layer: int,
     mesh: Mesh,
     cost: Cost,
-    constraints: Constraints,
-    effort: Effort,
-    notify: Notify,
-    conditions: Conditions,
-    routings: Sequence[str],
+    options: SolveOptions,
+    effort: Effort | None = None,
+    progress: Progress = silent,
     start: Plan | None = None,
-    most_rerouted: float | None = None,
-) -> tuple[Plan, LayerSolution, list[str]]:
-    """Plan one layer of a source of batches for the best of the routing policies: the plan, all figures, and sentences
-    that the user should read. start: a plan to start from, too; most_rerouted as of `solve`."""
+) -> LayerResult:
+    """Plan one layer of a source of batches for the best of the routing policies of the options.
+
+    effort and early ends as of `solve`; start: a plan to start from, besides the seeds. Raises InputError where the
+    model does not fit the mesh, or the start does not fit what is asked for.
+    """
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *constraints)
-    solution = solve(started(problem, start, layer), sets, effort, notify, conditions, routings, most_rerouted)
-    chosen = solution.rows[-1]
+    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *options.constraints)
+    solution = solve(started(problem, start, layer), sets, options, effort, progress)
+    chosen = solution.chosen
     check(problem, chosen.placement)
-    provenance = provenance_of(source, layer, sets, effort.seed)
+    provenance = provenance_of(source, layer, sets, options.seed)
     provenance |= {"method": chosen.method, "candidates": solution.candidates}
     part = part_of(problem, chosen.placement, chosen.report, solution.gaps, provenance)
     limit = chosen.report.rerouting
     factor = None if limit is None else limit.capacity_factor
-    plan = Plan(problem.model, mesh, cost.name, chosen.report.routing, {layer: part}, conditions.unit, factor)
-    return plan, solution, [source.origin, *source.notes]
+    plan = Plan(problem.model, mesh, cost.name, chosen.report.routing, {layer: part}, options.unit, factor)
+    return LayerResult(plan, solution, [source.origin, *source.notes])
 
 
 def provenance_of(source: Source, layer: int, sets: Sets, seed: int) -> dict[str, Any]:
-    """What a layer's plan is made from, but for the method."""
+    """What a layer's plan says that it is made from, all but the method, which the caller adds."""
     composition = source.composition
     found = {
         "moeplan": __version__,
@@ -187,6 +215,6 @@ def provenance_of(source: Source, layer: int, sets: Sets, seed: int) -> dict[str
 def part_of(
     problem: Problem, placement: Placement, report: SimulationReport, found: Sequence[Gap], provenance: dict[str, Any]
 ) -> LayerPlan:
-    """A layer of a plan: the placement, how it was judged, and what train batches teach."""
+    """One layer for the plan file: the placement, how it was judged, and what train batches teach its policy."""
     taught = learn(placement, problem.load, slot_value(problem))
     return LayerPlan(placement, report.summary(), {gap.unit: gap.summary() for gap in found}, provenance, taught)

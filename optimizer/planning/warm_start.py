@@ -1,4 +1,4 @@
-"""A plan to start from."""
+"""A problem that is planned from an earlier plan."""
 
 from dataclasses import replace
 
@@ -16,14 +16,18 @@ def started(problem: Problem, plan: Plan | None, layer: int) -> Problem:
     if plan is None:
         return problem
     if _sizes(plan.model) != _sizes(problem.model):
-        raise InputError(f"--start is a plan for {_sizes(plan.model)}, not for {_sizes(problem.model)}")
+        said = f"the plan to start from is for {_sizes(plan.model)}, not for {_sizes(problem.model)}"
+        raise InputError(said, field="start")
     if plan.mesh != problem.mesh:
-        raise InputError(f"--start is a plan for {plan.mesh}, not for {problem.mesh}; change --mesh and --slots")
+        said = f"the plan to start from is for {plan.mesh}, not for {problem.mesh}; plan for the same mesh and slots"
+        raise InputError(said, field="start")
     if layer not in plan.layers:
-        raise InputError(f"--start has no layer {layer}; it has {', '.join(map(str, sorted(plan.layers)))}")
+        there = ", ".join(map(str, sorted(plan.layers)))
+        raise InputError(f"the plan to start from has no layer {layer}; it has {there}", field="start")
     placement = plan.layers[layer].placement
     if faults := problem.violations(placement):
-        raise InputError(f"--start breaks what is asked for: layer {layer} has {'; '.join(faults)}")
+        said = f"the plan to start from breaks what is asked for: layer {layer} has {'; '.join(faults)}"
+        raise InputError(said, field="start")
     return replace(problem, start=placement)
 
 

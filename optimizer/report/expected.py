@@ -9,13 +9,13 @@ from optimizer.report.tables import Part, make_table
 
 def parts(solution: ExpectedSolution, layer: int) -> list[Part]:
     """The table of methods, and how far the plan is from its bounds."""
-    steps = len(solution.rows[0].imbalance)
+    steps = len(solution.chosen.imbalance)
     held = "steps that nothing was planned on" if solution.unseen else "the steps that were planned on"
     title = f"Layer {layer}: imbalance of the expected load in {steps} recorded steps ({held}), even split"
     table = make_table(title, "method", ["mean", "worst step", "planned in, s"])
     for row in solution.rows:
         cells = (f"{row.imbalance.mean():.4f}", f"{row.imbalance.max():.4f}", f"{row.seconds:.3f}")
-        table.add_row(row.method, *cells, style="bold" if row is solution.rows[-1] else None)
+        table.add_row(row.method, *cells, style="bold" if row is solution.chosen else None)
     return [table, gap_table(solution.gaps)]
 
 
@@ -30,7 +30,7 @@ def as_json(solution: ExpectedSolution) -> dict[str, Any]:
             }
             for row in solution.rows
         ],
-        "steps": len(solution.rows[0].imbalance),
+        "steps": len(solution.chosen.imbalance),
         "unseen_steps": solution.unseen,
         "bounds": {gap.unit: gap.summary() for gap in solution.gaps},
     }

@@ -15,7 +15,7 @@ def parts(solution: LayerSolution, layer: int) -> list[Part]:
     """The table of methods, how far the plan is from its bounds, and how the search went."""
     shown: list[Part] = [solution_table(solution, layer)]
     shown += [gap_table(solution.gaps)] if solution.gaps else []
-    rerouting = solution.rows[-1].report.rerouting
+    rerouting = solution.chosen.report.rerouting
     shown += [] if rerouting is None else [rerouted(rerouting)]
     return [*shown, proof(solution)]
 
@@ -30,7 +30,7 @@ def solution_table(solution: LayerSolution, layer: int) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     for row in solution.rows:
-        table.add_row(*_solution_cells(row), style="bold" if row is solution.rows[-1] else None)
+        table.add_row(*_solution_cells(row), style="bold" if row is solution.chosen else None)
     return table
 
 

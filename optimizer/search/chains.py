@@ -76,12 +76,12 @@ class _Pace:
 
     def share(self, tally: Tally) -> float:
         """Share spent: of the iterations where they are limited, else of the time; 1 once either is spent."""
-        elapsed = self.budget.deadline.elapsed()
-        if elapsed >= self.budget.seconds:
+        if self.budget.over:
             return 1.0
         if self.iterations is not None:
             return min(1.0, tally.spent / max(self.iterations, 1))
-        return (elapsed - self.started) / (self.budget.seconds - self.started)
+        elapsed = self.budget.deadline.elapsed() - self.started
+        return min(1.0, elapsed / (self.budget.seconds - self.started))
 
     def draws(self, tally: Tally) -> int:
         """Moves to draw now."""

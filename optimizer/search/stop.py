@@ -1,36 +1,44 @@
-"""When to stop: a wall clock shared by a whole command, and a count of evaluated moves."""
+"""When to stop: a wall clock shared by a whole command, a token that asks for the end, and a count of moves."""
 
 import time
 from dataclasses import dataclass, field
 
+from optimizer.interrupts import Cancel
+
 
 @dataclass
 class Deadline:
-    """`seconds` from `started` (a reading of time.monotonic) on."""
+    """The moment `seconds` after `started` (a reading of time.monotonic), or earlier if `cancel` is asked."""
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
+    cancel: Cancel = field(default_factory=Cancel)
 
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.started
 
     def remaining(self) -> float:
-        """Seconds left, never negative."""
-        return max(0.0, self.seconds - self.elapsed())
+        """Seconds left, never negative; 0 once the token was asked."""
+        return 0.0 if self.cancel.asked else max(0.0, self.seconds - self.elapsed())
 
 
 @dataclass
 class SearchBudget:
-    """What a search may spend: the time until `seconds` on its clock, and these `iterations`, if given."""
+    """What a search may spend: the time until `seconds` on its clock, and this number of `iterations`, if given."""
 
     deadline: Deadline
     seconds: float
     iterations: int | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the time is spent, or the token was asked."""
+        return self.deadline.cancel.asked or self.deadline.elapsed() >= self.seconds
+
     def grant(self, chunk: int) -> int:
         """Evaluations that may be made now, at most `chunk`; 0 once the time or the count is spent."""
-        if self.deadline.elapsed() >= self.seconds:
+        if self.over:
             return 0
         return chunk if self.iterations is None else min(chunk, self.iterations)
 
@@ -41,4 +49,4 @@ class SearchBudget:
 
     def share(self) -> float:
         """Share of the time spent so far."""
-        return min(1.0, self.deadline.elapsed() / self.seconds)
+        return 1.0 if self.over else min(1.0, self.deadline.elapsed() / self.seconds)

@@ -15,6 +15,7 @@ from small_model import FEW, LAYERS, solving, with_few_batches, write_corpus
 from optimizer.planning.many_layers import workers
 from optimizer.planning.many_layers.layer import LayerTask, plan_layer
 from optimizer.planning.plan_file import LayerPlan
+from optimizer.search.stop import Deadline
 
 QUICK = ("--iterations", "0", "--routing", "even")
 
@@ -83,7 +84,7 @@ def test_a_resumed_run_ends_with_the_same_plan(unbroken: Path, tmp_path: Path, l
 
 
 def test_a_run_that_was_finished_is_told_again(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", None)
+    monkeypatch.setattr("optimizer.planning.many_layers.plan_model.plan_layer", None)
     work = unbroken / "work"
     planned(unbroken / "traces", tmp_path / "plan.json", "--jobs", 1, "--work", work, "--resume")
     assert (tmp_path / "plan.json").read_bytes() == (unbroken / "plan.json").read_bytes()
@@ -132,12 +133,12 @@ def test_a_plan_to_start_from_is_given_to_every_layer(
 ) -> None:
     starts: dict[int, Any] = {}
 
-    def spied(task: LayerTask, seconds: float) -> LayerPlan | None:
+    def spied(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
         start = task.problem().start
         starts[task.layer] = None if start is None else start.slots.tolist()
-        return plan_layer(task, seconds)
+        return plan_layer(task, deadline)
 
-    monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", spied)
+    monkeypatch.setattr("optimizer.planning.many_layers.plan_model.plan_layer", spied)
     given = json.loads((unbroken / "plan.json").read_text())["layers"]
     more = ("--jobs", 1, *QUICK, "--start", unbroken / "plan.json", "--work", tmp_path / "work")
     planned(unbroken / "traces", tmp_path / "plan.json", *more)

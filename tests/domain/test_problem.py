@@ -10,7 +10,8 @@ from running_commands import SHORT, fault, run
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import check
-from optimizer.planning.candidates import Effort, seeds_and_formulation
+from optimizer.planning.candidates import seeds_and_formulation
+from optimizer.planning.options import Effort
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.stop import Deadline
 

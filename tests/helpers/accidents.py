@@ -14,9 +14,9 @@ from dying_workers import MARKS, plan_layer_with_mark, wait_for
 from small_model import with_few_batches
 
 from cli import main
-from optimizer.planning.many_layers import whole
+from optimizer.interrupts import Cancel
+from optimizer.planning.many_layers import plan_model
 from optimizer.planning.many_layers.work import WorkFolder
-from optimizer.planning.many_layers.workers import Stop
 
 MOST_BYTES = 12_000  # of a file: less than the plan of all layers, more than that of one
 
@@ -45,7 +45,7 @@ def soon(happens: Callable[[], None]) -> Callable[[], None]:
 
 def once_two_layers_have_begun(happens: Callable[[], None]) -> None:
     """Let it happen in a worker's time."""
-    vars(whole)["plan_layer"] = plan_layer_with_mark
+    vars(plan_model)["plan_layer"] = plan_layer_with_mark
 
     def watch() -> None:
         wait_for(lambda: len(os.listdir(os.environ[MARKS])) == 2)
@@ -77,7 +77,7 @@ def interrupted() -> None:
 def interrupted_twice() -> None:
     """The second time while workers go on."""
     once_two_layers_have_begun(me)
-    at(Stop, "__call__", 1, soon(me))
+    at(Cancel, "ask", 1, soon(me))
 
 
 def short_of_room() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optimizer.planning.many_layers.layer import LayerTask, plan_layer
 from optimizer.planning.plan_file import LayerPlan
+from optimizer.search.stop import Deadline
 
 MARKS = "MOEPLAN_TEST_MARKS"  # in the environment: a folder
 PATIENCE = 120.0  # seconds, on a machine that has much else to do
@@ -40,20 +41,20 @@ class Job:
         return len(list(self.folder.glob(f"{self.number}-*")))
 
 
-def square(job: Job, seconds: float) -> int:
+def square(job: Job, deadline: Deadline) -> int:
     """What the job is for."""
     job.begin()
     return job.number**2
 
 
-def square_or_die_once(job: Job, seconds: float) -> int:
+def square_or_die_once(job: Job, deadline: Deadline) -> int:
     """Job 3 takes its process with it the first time."""
     if job.begin() == 1 and job.number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return job.number**2
 
 
-def square_or_die(job: Job, seconds: float) -> int:
+def square_or_die(job: Job, deadline: Deadline) -> int:
     """Job 3 takes its process with it, whenever it is begun, after all others have come to an end."""
     job.begin()
     if job.number == 3:
@@ -62,7 +63,7 @@ def square_or_die(job: Job, seconds: float) -> int:
     return job.number**2
 
 
-def square_or_fail(job: Job, seconds: float) -> int:
+def square_or_fail(job: Job, deadline: Deadline) -> int:
     """Job 3 cannot be done."""
     job.begin()
     if job.number == 3:
@@ -70,14 +71,14 @@ def square_or_fail(job: Job, seconds: float) -> int:
     return job.number**2
 
 
-def square_or_be_interrupted(job: Job, seconds: float) -> int:
+def square_or_be_interrupted(job: Job, deadline: Deadline) -> int:
     """Job 3 hears Ctrl-C."""
     if job.begin() and job.number == 3:
         raise KeyboardInterrupt
     return job.number**2
 
 
-def square_once_asked_to_stop(job: Job, seconds: float) -> int:
+def square_once_asked_to_stop(job: Job, deadline: Deadline) -> int:
     """All but job 0 wait until a stop was asked for, which job 2 does."""
     job.begin()
     if job.number == 2:
@@ -87,7 +88,7 @@ def square_once_asked_to_stop(job: Job, seconds: float) -> int:
     return job.number**2
 
 
-def work_on_deafly(job: Job, seconds: float) -> int:
+def work_on_deafly(job: Job, deadline: Deadline) -> int:
     """All but job 0 hear no Ctrl-C, and take longer than anybody waits."""
     job.begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -96,23 +97,23 @@ def work_on_deafly(job: Job, seconds: float) -> int:
     return job.number**2
 
 
-def plan_layer_with_mark(task: LayerTask, seconds: float) -> LayerPlan | None:
+def plan_layer_with_mark(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
     """Leaves a file when it begins."""
     (Path(os.environ[MARKS]) / str(task.layer)).touch()
-    return plan_layer(task, seconds)
+    return plan_layer(task, deadline)
 
 
-def plan_layer_or_die(task: LayerTask, seconds: float) -> LayerPlan | None:
+def plan_layer_or_die(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
     """Layer 1 takes its process with it."""
     if task.layer == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return plan_layer(task, seconds)
+    return plan_layer(task, deadline)
 
 
-def plan_layer_or_die_once(task: LayerTask, seconds: float) -> LayerPlan | None:
+def plan_layer_or_die_once(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
     """Layer 1 takes its process with it the first time."""
     mark = Path(os.environ[MARKS]) / "died"
     if task.layer == 1 and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return plan_layer(task, seconds)
+    return plan_layer(task, deadline)

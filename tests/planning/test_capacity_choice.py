@@ -7,12 +7,13 @@ import pytest
 from random_problems import small_problem
 from running_commands import fault, run, solve
 
-from optimizer.planning.candidates import Effort, seeds_and_formulation
+from optimizer.interrupts import Cancel
+from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.capacity_choice import STEP, limited
 from optimizer.planning.capacity_choice import run as run_limited
+from optimizer.planning.options import Effort, SolveOptions
 from optimizer.planning.portfolio import Portfolio
 from optimizer.search.stop import Deadline
-from optimizer.simulation.conditions import Conditions
 
 ASKED = ("--routing", "primary", "--max-rerouted", "0.4", "--batch-tokens", "200")
 
@@ -20,7 +21,7 @@ ASKED = ("--routing", "primary", "--max-rerouted", "0.4", "--batch-tokens", "200
 def portfolio_of(routings: tuple[str, ...]) -> Portfolio:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     effort = Effort(Deadline(60), 0, 1000)
-    portfolio = Portfolio.of(problem, sets, Conditions(), routings)
+    portfolio = Portfolio.of(problem, sets, SolveOptions(routings=routings))
     portfolio.search(list(seeds_and_formulation(problem, effort, lambda *_: None)), effort, 60, lambda *_: None)
     return portfolio
 
@@ -28,7 +29,7 @@ def portfolio_of(routings: tuple[str, ...]) -> Portfolio:
 @pytest.mark.parametrize("most", [0.1, 0.2, 0.5])
 def test_the_factor_is_the_least_that_reroutes_few_enough(most: float) -> None:
     portfolio = portfolio_of(("even",))
-    found = limited(portfolio, most)
+    found = limited(portfolio, most, Cancel())
     assert found is not None
     assert any(found.placement is placement for placement in portfolio.pools[found.routing].placements)
     shares = []
@@ -45,7 +46,7 @@ def test_more_rerouting_is_never_slower_and_none_is_chosen_that_is() -> None:
     pool = portfolio.pools["even"]
     mean = [pool.judge.on(pool.placements[pool.best()], portfolio.sets.selection).latency_us.mean()]
     for most in (0.1, 0.5):
-        found = limited(portfolio, most)
+        found = limited(portfolio, most, Cancel())
         assert found is not None
         mean.append(run_limited(portfolio, found, portfolio.sets.selection).latency_us.mean())
     assert mean[0] > mean[1] >= mean[2]
@@ -53,7 +54,7 @@ def test_more_rerouting_is_never_slower_and_none_is_chosen_that_is() -> None:
 
 def test_capacities_that_never_suffice_help_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optimizer.planning.capacity_choice.MOST_STEPS", 2)
-    assert limited(portfolio_of(("even",)), 0.0) is None
+    assert limited(portfolio_of(("even",)), 0.0, Cancel()) is None
 
 
 def test_solve_chooses_a_capacity_that_simulate_takes_from_the_plan(traces: Path) -> None:

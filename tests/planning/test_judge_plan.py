@@ -10,15 +10,13 @@ from random_problems import WORMHOLE, cost, request_experts, write_request
 
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
-from optimizer.planning.candidates import Effort
 from optimizer.planning.judge_plan import judge
+from optimizer.planning.options import SolveOptions, silent
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.planning.plan_layer import plan_tokens
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import POLICIES, TAUGHT
-from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation, simulate
@@ -27,10 +25,6 @@ from optimizer.traces.source import TraceInput, open_source
 
 MODEL, MESH, LAYER = Model("small", 8, 0, 2), Mesh(3, 2, 3), 1
 TOKENS, COUNT = 24, 12
-
-
-def silent(stage: str, share: float) -> None:
-    """Nobody watches."""
 
 
 @pytest.fixture
@@ -62,8 +56,8 @@ def named(folder: Path, **more: Any) -> TraceInput:
 def planned(folder: Path, policy: str = "even", **more: Any) -> Plan:
     """A plan of one layer, of little effort."""
     source = open_source(named(folder, batch_tokens=TOKENS, **more), [LAYER], MODEL, MESH, lambda share: None)
-    effort = Effort(Deadline(60), more.get("seed", 0), 200)
-    return plan_tokens(source, LAYER, MESH, cost(), Constraints(), effort, silent, Conditions(), (policy,))[0]
+    options = SolveOptions(60, more.get("seed", 0), 200, routings=(policy,))
+    return plan_tokens(source, LAYER, MESH, cost(), options).plan
 
 
 def judged(
@@ -185,7 +179,7 @@ def test_a_batch_file_is_judged_whole_or_as_far_as_is_asked(traces: Path, tmp_pa
     with pytest.raises(InputError, match=r"--batch-count 31: 30 batches of b\.npz hold 30 batches"):
         judged(plan, TraceInput(batches=file), Conditions(), count=31)
     two = replace(plan, layers={1: plan.layers[1], 2: plan.layers[1]})
-    with pytest.raises(InputError, match="--batches holds one layer, but the plan has 2"):
+    with pytest.raises(InputError, match="a batch file holds one layer, but the plan has 2"):
         judge(two, TraceInput(batches=file), cost(), [Conditions()], None, silent)
 
 

@@ -10,11 +10,9 @@ from random_problems import cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
-from optimizer.planning.candidates import Effort
+from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_expected_load import STEP_PAIRS, expected_imbalance, plan_counts, split_steps, step_loads
-from optimizer.search.stop import Deadline
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import TraceInput, open_counts, synthesised
@@ -67,15 +65,15 @@ def test_a_plan_from_counts_is_valid_better_than_greedy_and_above_its_bounds() -
     rng = np.random.default_rng(0)
     load = rng.integers(1, 500, (10, 2, 16)) * rng.integers(1, 6, (1, 2, 16))
     model, mesh = Model("m", 16, 1, 2), Mesh(2, 4, 3)
-    effort = Effort(Deadline(60), 0, 20_000)
-    plan, solution, notes = plan_counts(counts(load), model, 3, mesh, cost(), Constraints(), effort, lambda *_: None)
+    result = plan_counts((counts(load), model), 3, mesh, cost(), SolveOptions(60, 0, 20_000))
+    plan, solution, notes = result.plan, result.solution, result.notes
     placement = plan.layers[3].placement
     assert placement.violations(17, 8, 3) == []
     train = step_loads(counts(load), 3, model)[[0, 1, 2, 3, 5, 6, 7, 8]]
     greedy = next(row.placement for row in solution.rows if row.method == "greedy")
     assert expected_imbalance(placement, train).mean() < expected_imbalance(greedy, train).mean()
     (gap,) = solution.gaps
-    assert gap.reached == pytest.approx(solution.rows[-1].imbalance.mean())
+    assert gap.reached == pytest.approx(solution.chosen.imbalance.mean())
     assert 0.999 <= gap.any_placement.mean <= gap.reached
     assert solution.unseen
     assert "p99 and co-activation need token traces" in notes[0]

@@ -11,6 +11,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
 from optimizer.errors import InputError
+from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_fast import TEST, TOKENS, TRAIN, FastLayer, fast_plan, loads_of
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.report import fast as report
@@ -68,7 +69,9 @@ def test_loads_are_what_plain_counting_gives(corpus: Path, phase: str, shares: t
 
 
 def planned(corpus: Path, limits: Constraints = NO_LIMITS) -> tuple[Plan, list[FastLayer], list[str]]:
-    return fast_plan(opened(corpus), LAYERS, MESH, cost(), limits, 0, lambda stage, share: None)
+    """The plan of all layers, their figures, and the notes."""
+    made = fast_plan(opened(corpus), LAYERS, MESH, cost(), SolveOptions(constraints=limits))
+    return made.plan, made.layers, made.notes
 
 
 @pytest.mark.parametrize(
@@ -122,8 +125,8 @@ def test_the_plan_can_be_written_and_says_what_it_was_made_from(corpus: Path, tm
 
 def test_seed_and_loads_alone_decide(corpus: Path) -> None:
     def slots(layers: list[int], seed: int, jobs: int) -> dict[int, list[list[int]]]:
-        made = fast_plan(opened(corpus), layers, MESH, cost(), Constraints(), seed, lambda stage, share: None, jobs)
-        return {layer: part.placement.slots.tolist() for layer, part in made[0].layers.items()}
+        made = fast_plan(opened(corpus), layers, MESH, cost(), SolveOptions(seed=seed, jobs=jobs))
+        return {layer: part.placement.slots.tolist() for layer, part in made.plan.layers.items()}
 
     every = slots([0, 1, 2], 0, 2)
     assert every == slots([2, 1, 0], 0, 1)
@@ -132,7 +135,7 @@ def test_seed_and_loads_alone_decide(corpus: Path) -> None:
 
 
 def test_what_cannot_be_kept_is_refused(corpus: Path) -> None:
-    with pytest.raises(InputError, match="--max-row-traffic"):
+    with pytest.raises(InputError, match="traffic between rows"):
         planned(corpus, Constraints(row_traffic=3))
     with pytest.raises(InputError, match="shared"):
         planned(corpus, Constraints(100))

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Iterator
-from itertools import islice
 
 import pytest
 from random_problems import small_problem
 
 from formulations.kit.outcome import SolveStatus
 from optimizer.domain.problem import Problem
-from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
+from optimizer.planning.candidates import Candidate, seeds_and_formulation
+from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.plan_layer import LayerSolution, solve
+from optimizer.planning.portfolio_shares import PortfolioShares
 from optimizer.report.solution import as_json, proof
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
@@ -24,14 +25,12 @@ def solved(
     seed: int = 0, iterations: int | None = 4000, seconds: float = 60, routings: tuple[str, ...] = ("even",)
 ) -> LayerSolution:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    return solve(
-        problem, sets, Effort(Deadline(seconds), seed, iterations), lambda stage, share: None, Conditions(), routings
-    )
+    return solve(problem, sets, SolveOptions(seconds, seed, iterations, routings=routings))
 
 
 def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    solution = solve(problem, sets, Effort(Deadline(60), 0, 4000), lambda stage, share: None, Conditions(), ("even",))
+    solution = solve(problem, sets, SolveOptions(60, 0, 4000, routings=("even",)))
     assert [row.method for row in solution.rows] == METHODS
     for row in solution.rows:
         assert row.placement.violations(15, 8, 3) == []
@@ -41,8 +40,8 @@ def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> No
 
 def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    effort = Effort(Deadline(60), 0, 40_000)
-    rows = {row.method: row for row in solve(problem, sets, effort, lambda *_: None, Conditions(), ("even",)).rows}
+    options = SolveOptions(60, 0, 40_000, routings=("even",))
+    rows = {row.method: row for row in solve(problem, sets, options).rows}
     judged = {
         name: figures(
             simulate(rows[name].placement, sets.selection, problem.model, problem.mesh, problem.cost, Conditions())
@@ -63,7 +62,7 @@ def test_with_an_iteration_limit_the_seed_alone_decides() -> None:
 
 def test_bounds_are_below_what_was_reached() -> None:
     solution = solved()
-    report = solution.rows[-1].report
+    report = solution.chosen.report
     found = {gap.unit: gap for gap in solution.gaps}
     assert set(found) == {"imbalance", "tiles", "copies_per_token", "hops_per_token", "compute_us"}
     assert found["imbalance"].reached == pytest.approx(report.imbalance.mean())
@@ -92,10 +91,14 @@ def test_the_time_limit_ends_an_unlimited_search() -> None:
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])
-def test_ctrl_c_among_the_seeds_leaves_those_that_there_are(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
-        yield from islice(seeds_and_formulation(problem, effort, notify), after)
-        raise KeyboardInterrupt
+def test_an_early_end_among_the_seeds_leaves_those_that_there_are(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(
+        problem: Problem, effort: Effort, progress: Progress, shares: PortfolioShares
+    ) -> Iterator[Candidate]:
+        for number, candidate in enumerate(seeds_and_formulation(problem, effort, progress, shares), 1):
+            if number == after:
+                effort.cancel.ask()
+            yield candidate
 
     monkeypatch.setattr("optimizer.planning.plan_layer.seeds_and_formulation", interrupted)
     solution = solved()
@@ -108,11 +111,14 @@ def test_ctrl_c_among_the_seeds_leaves_those_that_there_are(after: int, monkeypa
     assert "Interrupted before the formulation" in proof(solution)
 
 
-def test_ctrl_c_before_any_seed_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(problem: Problem, effort: Effort, notify: Notify) -> Iterator[Candidate]:
-        raise KeyboardInterrupt
-        yield
-
-    monkeypatch.setattr("optimizer.planning.plan_layer.seeds_and_formulation", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        solved()
+def test_the_token_is_heeded_once_there_is_a_complete_plan() -> None:
+    """Before that there is nothing to keep, and Ctrl-C ends the run; a token asked before still gives one seed."""
+    effort = Effort(Deadline(60), 0, 100)
+    heeded: list[bool] = []
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    options = SolveOptions(routings=("even",))
+    solve(problem, sets, options, effort, lambda stage, share: heeded.append(effort.cancel.heeded))
+    assert not heeded[0]
+    assert all(heeded[1:])
+    effort.cancel.ask()
+    assert [row.method for row in solve(problem, sets, options, effort).rows] == ["sequential", "search"]

@@ -1,6 +1,5 @@
 """Which searches run for which policies, and what is chosen of what they find."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,11 @@ from random_problems import small_problem
 
 from optimizer.domain.placement import Placement
 from optimizer.planning import portfolio as module
-from optimizer.planning.candidates import SEARCHES, Effort, seeds_and_formulation
+from optimizer.planning.candidates import SEARCHES, seeds_and_formulation
+from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, silent
 from optimizer.planning.plan_layer import solve
-from optimizer.planning.portfolio import AUTO, NEAR, SPLITTING, LayerJudge, Portfolio
+from optimizer.planning.pool import NEAR, SPLITTING, LayerJudge
+from optimizer.planning.portfolio import Portfolio
 from optimizer.routing.policies import POLICIES
 from optimizer.search.choose import LATENCIES, SelectionGoal, figures
 from optimizer.search.stop import Deadline
@@ -21,14 +22,11 @@ from optimizer.simulation.conditions import Conditions
 EFFORT = Effort(Deadline(60), 0, 3000)
 
 
-def silent(stage: str, share: float) -> None:
-    return None
-
-
-def searched(routings: tuple[str, ...], effort: Effort = EFFORT, **conditions: Any) -> Portfolio:
+def searched(routings: tuple[str, ...], effort: Effort = EFFORT) -> Portfolio:
+    """A small problem's portfolio after all searches."""
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     found = list(seeds_and_formulation(problem, effort, silent))
-    portfolio = Portfolio.of(problem, sets, Conditions(**conditions), routings)
+    portfolio = Portfolio.of(problem, sets, SolveOptions(routings=routings))
     portfolio.search(found, effort, 60, silent)
     return portfolio
 
@@ -72,15 +70,22 @@ def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
     assert set(NEAR) - {*SPLITTING} == {"nearest"}
 
 
-def test_an_interrupt_ends_the_search_and_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> Iterator[Placement]:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("search", ["split_evenly", "split_at_best"])
+def test_a_search_that_ends_early_leaves_a_plan_of_what_it_has(monkeypatch: pytest.MonkeyPatch, search: str) -> None:
+    """The search asks the token itself, goes on to its end, and what it found is judged; no other search begins."""
+    effort, real, found = replace(EFFORT, deadline=Deadline(60)), getattr(module, search), list[Placement]()
 
-    monkeypatch.setattr(module, "split_evenly", interrupted)
+    def ended(*arguments: Any) -> list[Placement]:
+        effort.cancel.ask()
+        found.extend(real(*arguments))
+        return found
+
+    monkeypatch.setattr(module, search, ended)
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    solution = solve(problem, sets, EFFORT, silent, Conditions(), AUTO)
-    assert {row.report.routing for row in solution.rows if row.method == "search"} == {*AUTO}
-    assert solution.rows[-1].placement.violations(15, 8, 3) == []
+    solution = solve(problem, sets, SolveOptions(), effort)
+    assert list(solution.searched) == [solution.chosen.report.routing]
+    assert solution.chosen.placement.violations(15, 8, 3) == []
+    assert len(found) <= 2
 
 
 def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +93,7 @@ def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> N
 
     def noted(name: str) -> Any:
         def search(*arguments: Any) -> list[Placement]:
-            spent[name] = arguments[-1].budget.iterations
+            spent[name] = arguments[-2].budget.iterations
             return []
 
         return search
@@ -114,12 +119,12 @@ def test_the_seed_alone_decides_where_moves_are_limited() -> None:
 
 @pytest.mark.parametrize(("search", "runs"), SEARCHES.items())
 def test_the_search_that_is_named_runs_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, search: str, runs: tuple[str | None, str | None]
+    monkeypatch: pytest.MonkeyPatch, search: SearchName, runs: tuple[str | None, str | None]
 ) -> None:
     ran: list[str] = []
 
     def noted(*arguments: Any) -> list[Placement]:
-        ran.append(arguments[-2])
+        ran.append(arguments[-3])
         return []
 
     monkeypatch.setattr(module, "split_evenly", noted)
@@ -129,11 +134,11 @@ def test_the_search_that_is_named_runs_and_no_other(
 
 
 @pytest.mark.parametrize("search", ["tabu", "lns"])
-def test_other_searches_keep_to_the_limits_of_replicas_too(search: str) -> None:
+def test_other_searches_keep_to_the_limits_of_replicas_too(search: SearchName) -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     problem = replace(problem, extra_replicas=3)
     effort = replace(EFFORT, search=search)
-    portfolio = Portfolio.of(problem, sets, Conditions(), AUTO)
+    portfolio = Portfolio.of(problem, sets, SolveOptions())
     portfolio.search(list(seeds_and_formulation(problem, effort, silent)), effort, 60, silent)
     for pool in portfolio.pools.values():
         assert all(problem.violations(placement) == [] for placement in pool.placements)

@@ -14,7 +14,8 @@ from running_commands import SHORT, fault, run, solve
 
 from optimizer.domain.problem import make_problem
 from optimizer.errors import InputError
-from optimizer.planning.candidates import Effort, seeds_and_formulation
+from optimizer.planning.candidates import seeds_and_formulation
+from optimizer.planning.options import Effort, SolveOptions
 from optimizer.planning.portfolio import Portfolio
 from optimizer.routing.capacity import Coactivation
 from optimizer.search.stop import Deadline
@@ -44,7 +45,7 @@ def searched(most: float | None, routings: tuple[str, ...] = ("even", "nearest")
     drawn, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     problem = make_problem(drawn.model, drawn.mesh, drawn.cost, drawn.load, None, 5, most)
     effort = Effort(Deadline(60), 0, 1000)
-    portfolio = Portfolio.of(problem, sets, Conditions(), routings)
+    portfolio = Portfolio.of(problem, sets, SolveOptions(routings=routings))
     portfolio.search(list(seeds_and_formulation(problem, effort, lambda *_: None)), effort, 60, lambda *_: None)
     return portfolio
 

@@ -11,23 +11,13 @@ from running_commands import SHORT, fault, run, solve
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.planning.candidates import (
-    Candidate,
-    Effort,
-    SearchShare,
-    seeds_and_formulation,
-    split_at_best,
-    split_evenly,
-)
+from optimizer.planning.candidates import Candidate, SearchShare, seeds_and_formulation, split_at_best, split_evenly
+from optimizer.planning.options import Effort, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.warm_start import started
 from optimizer.search.multistart import latency_goal
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.stop import Deadline, SearchBudget
-
-
-def silent(stage: str, share: float) -> None:
-    return None
 
 
 def problem_with_start() -> Problem:
@@ -84,15 +74,15 @@ def test_counts_are_planned_from_a_start_too(traces: Path, tmp_path: Path) -> No
     result = run(*counts, "--start", plan)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["rows"][0]["method"] == "start"
-    assert "--start is a plan for" in fault(run(*counts, "--start", plan, "--mesh", "3x2"))
+    assert "the plan to start from is for" in fault(run(*counts, "--start", plan, "--mesh", "3x2"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--layer", 2), "--start has no layer 2; it has 1"),
-        (("--mesh", "3x2"), "--start is a plan for 2x2 devices of 3 slots, not for 3x2 devices of 3 slots"),
-        (("--slots", 4), "--start is a plan for 2x2 devices of 3 slots, not for 2x2 devices of 4 slots"),
+        (("--layer", 2), "the plan to start from has no layer 2; it has 1"),
+        (("--mesh", "3x2"), "the plan to start from is for 2x2 devices of 3 slots, not for 3x2 devices of 3 slots"),
+        (("--slots", 4), "the plan to start from is for 2x2 devices of 3 slots, not for 2x2 devices of 4 slots"),
         (("--shared-experts", 1), "8 routed experts (top-2) and 0 shared ones, not for 8 routed experts (top-2) and 1"),
         (("--replicas", 3), "layer 1 has 4 replicas beyond one of each expert, but --replicas allows 3"),
     ],

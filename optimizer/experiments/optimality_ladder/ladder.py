@@ -1,6 +1,6 @@
 """The instances: layers of the built-in generator for each mesh of the ladder, and layers of traces."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.presets import load_hardware, load_model
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.errors import InputError
+from optimizer.planning.options import Progress
 from optimizer.planning.plan_expected_load import step_loads
 from optimizer.traces.corpus import TraceFile, stream
 from optimizer.traces.formats.npz import layer_ids
@@ -39,8 +40,6 @@ BATCHES, APART = 16, 16  # batches, and how far they are apart, as neighbours sh
 LAYERS = 3  # instances of each mesh and of each trace
 HARDWARE = "tt-wormhole-quad-galaxy"  # of no consequence to loads
 
-Notify = Callable[[str, float], None]
-
 
 @dataclass(frozen=True, eq=False)
 class LadderInstance:
@@ -58,7 +57,7 @@ class LadderInstance:
         return digest(np.array([mesh.rows, mesh.cols, mesh.slots_per_device]), self.problem.load)
 
 
-def generated(sizes: Iterable[str], notify: Notify) -> Iterator[LadderInstance]:
+def generated(sizes: Iterable[str], notify: Progress) -> Iterator[LadderInstance]:
     """The first layers of the generator's model for each mesh; the same in every run."""
     for size in sizes:
         notify(f"instances {size}", 0.0)
@@ -70,7 +69,7 @@ def generated(sizes: Iterable[str], notify: Notify) -> Iterator[LadderInstance]:
             yield _instance(f"generated layer {layer}", size, model, _loads(source, layer))
 
 
-def of_trace(path: str, sizes: Sequence[str], notify: Notify) -> Iterator[LadderInstance]:
+def of_trace(path: str, sizes: Sequence[str], notify: Progress) -> Iterator[LadderInstance]:
     """Layers of one trace, evenly drawn, on the first of the meshes that has a slot for each expert.
 
     Raises InputError for a trace that cannot be used, or with more experts than any of the meshes has slots.

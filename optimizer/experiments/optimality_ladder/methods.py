@@ -7,7 +7,7 @@ import numpy as np
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, make_problem
-from optimizer.planning.candidates import COOL, Effort
+from optimizer.planning.options import COOL, Effort
 from optimizer.search.annealing import AnnealingSchedule, anneal
 from optimizer.search.multistart import DescentGoal, multistart
 from optimizer.search.seeds.flexibility import flexibility

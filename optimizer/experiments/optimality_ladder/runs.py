@@ -11,10 +11,10 @@ from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES
-from optimizer.experiments.optimality_ladder.ladder import LadderInstance, Notify, tiny
+from optimizer.experiments.optimality_ladder.ladder import LadderInstance, tiny
 from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal, LadderRow, LadderRun
 from optimizer.experiments.program_version import program_version
-from optimizer.planning.candidates import Effort
+from optimizer.planning.options import Effort, Progress
 from optimizer.search.stop import Deadline
 
 FORMULATION = "formulation"  # beside the heuristics
@@ -105,7 +105,7 @@ def run_all(
     seed: int,
     limit: float,
     journal: LadderJournal,
-    notify: Notify,
+    notify: Progress,
 ) -> list[LadderRow]:
     """The rows of all runs. Those that the journal has are not run again; the others are added to it as they end.
 
@@ -126,7 +126,7 @@ def _cases(
                 yield LadderCase(family, instance, seed, limit)
 
 
-def _compile(families: Sequence[str], notify: Notify) -> None:
+def _compile(families: Sequence[str], notify: Progress) -> None:
     """Everything once, so that the time of no run is spent on compiling."""
     for case in _cases(families, tiny(), 0, COMPILATION_SECONDS):
         for method in case.methods:
@@ -134,7 +134,7 @@ def _compile(families: Sequence[str], notify: Notify) -> None:
             replace(case, moves=COMPILATION_MOVES).run(method, None)
 
 
-def _rows(case: LadderCase, journal: LadderJournal, share: float, notify: Notify) -> Iterator[LadderRow]:
+def _rows(case: LadderCase, journal: LadderJournal, share: float, notify: Progress) -> Iterator[LadderRow]:
     bound = None
     for method in case.methods:
         notify(f"{case.family} {case.instance.size} {method}", share)

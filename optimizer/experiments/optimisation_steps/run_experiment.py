@@ -9,8 +9,8 @@ from optimizer.errors import InputError
 from optimizer.experiments.optimisation_steps.runs import StepCase, Terms, compile_all, rows_of
 from optimizer.experiments.optimisation_steps.settings import settings_of
 from optimizer.experiments.optimisation_steps.step_row import StepJournal, StepRow
-from optimizer.planning.candidates import Notify
 from optimizer.planning.many_layers.reading import LayerReader
+from optimizer.planning.options import Progress
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import TraceInput, open_counts
 
@@ -27,7 +27,7 @@ class StepsRequest:
 
 
 def experiment(
-    datasets: Mapping[str, TraceInput], asked: StepsRequest, journal: StepJournal, notify: Notify
+    datasets: Mapping[str, TraceInput], asked: StepsRequest, journal: StepJournal, notify: Progress
 ) -> tuple[list[StepRow], list[str]]:
     """The rows of all runs, and sentences that the user should read. What the journal has is not run again.
 
@@ -52,7 +52,7 @@ def experiment(
     return rows, list(dict.fromkeys(notes))
 
 
-def _reader(name: str, named: TraceInput, asked: StepsRequest, notify: Notify) -> LayerReader:
+def _reader(name: str, named: TraceInput, asked: StepsRequest, notify: Progress) -> LayerReader:
     if open_counts(named, asked.choice) is not None:
         raise InputError(f"{name}: experiment needs token traces: with counts alone there is nothing to route")
     reading = lambda share: notify(f"reading {name}", share)  # noqa: E731
@@ -64,7 +64,7 @@ def _cases(reader: LayerReader, name: str, layer: int, asked: StepsRequest) -> I
         yield StepCase(name, layer, setting, asked.terms)
 
 
-def _told(notify: Notify, case: StepCase, share: float) -> Notify:
+def _told(notify: Progress, case: StepCase, share: float) -> Progress:
     """Where a run is among all; stages do not know."""
     where = f"{case.dataset}, layer {case.layer}, {case.setting.name}"
     return lambda stage, _: notify(f"{where}: {stage}", share)

@@ -12,11 +12,12 @@ from optimizer.domain.problem import Problem, check
 from optimizer.experiments.optimisation_steps.settings import ROUTED, StepSetting
 from optimizer.experiments.optimisation_steps.step_row import Block, Place, StepJournal, StepRow
 from optimizer.experiments.program_version import program_version
-from optimizer.planning.candidates import Candidate, Effort, Notify, seeds_and_formulation
+from optimizer.interrupts import Cancel
+from optimizer.planning.candidates import Candidate, seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited, limited, run
+from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.portfolio import Portfolio
 from optimizer.search.stop import Deadline
-from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Batches, Sets
 
@@ -99,7 +100,7 @@ class StepCase:
         return [op for op in self.ops if not set(places(op)) <= known[op]]
 
 
-def rows_of(case: StepCase, journal: StepJournal, notify: Notify) -> list[StepRow]:
+def rows_of(case: StepCase, journal: StepJournal, notify: Progress) -> list[StepRow]:
     """The rows of a case. What the journal has is not run again; the rest is added to it, plan by plan."""
     missing = case.missing(journal)
     if missing:
@@ -108,7 +109,7 @@ def rows_of(case: StepCase, journal: StepJournal, notify: Notify) -> list[StepRo
     return [row for op in case.ops for row in journal.rows(case.block(op))]
 
 
-def compile_all(case: StepCase, notify: Notify) -> None:
+def compile_all(case: StepCase, notify: Progress) -> None:
     """Run everything once on a few batches, so that the time of no run is spent on compiling."""
     few = Sets(*(batches.part(0, COMPILATION_BATCHES) for batches in case.setting.sets))
     problem = replace(case.problem, load=case.problem.load[:COMPILATION_BATCHES])
@@ -118,9 +119,9 @@ def compile_all(case: StepCase, notify: Notify) -> None:
         pass
 
 
-def _made(case: StepCase, ops: list[Op], notify: Notify) -> Iterator[list[StepRow]]:
+def _made(case: StepCase, ops: list[Op], notify: Progress) -> Iterator[list[StepRow]]:
     """The rows of each of the plans that are asked for."""
-    portfolio = Portfolio.of(case.problem, case.setting.sets, Conditions(), POLICIES)
+    portfolio = Portfolio.of(case.problem, case.setting.sets, SolveOptions(routings=POLICIES))
     found = list(seeds_and_formulation(case.problem, case.terms.effort(), notify))
     for candidate in found:
         placements = dict.fromkeys(POLICIES, candidate.placement)
@@ -137,7 +138,7 @@ def _made(case: StepCase, ops: list[Op], notify: Notify) -> Iterator[list[StepRo
 
 def _functional(case: StepCase) -> Portfolio:
     problem = replace(case.problem, cost=replace(case.problem.cost, moe_op=FUNCTIONAL))
-    return Portfolio.of(problem, case.setting.sets, Conditions(), [EVEN])
+    return Portfolio.of(problem, case.setting.sets, SolveOptions(routings=(EVEN,)))
 
 
 def places(op: Op) -> list[Place]:
@@ -151,26 +152,24 @@ def _trials(op: Op, placements: dict[str, Placement]) -> list[Trial]:
     return [Trial(policy, placements[policy], factor) for policy, factor in places(op)]
 
 
-def _searched(portfolio: Portfolio, found: list[Candidate], terms: Terms, notify: Notify) -> dict[str, Placement]:
-    """What one search of the whole time finds for each policy."""
-
-    def told(stage: str, share: float) -> None:
-        if stage == "interrupted":  # a search ends in peace then, but what it found is no result
-            raise KeyboardInterrupt
-        notify(stage, share)
-
-    portfolio.search(found, terms.effort(), terms.limit, told)
+def _searched(portfolio: Portfolio, found: list[Candidate], terms: Terms, notify: Progress) -> dict[str, Placement]:
+    """What one search of the whole time finds for each policy. Raises KeyboardInterrupt where it ended early, as what
+    it has found by then is no result."""
+    effort = terms.effort()
+    portfolio.search(found, effort, terms.limit, notify)
+    if effort.cancel.asked:
+        raise KeyboardInterrupt
     return {policy: pool.placements[pool.best()] for policy, pool in portfolio.pools.items()}
 
 
 def _suited(portfolio: Portfolio) -> list[Trial]:
     """The capacity that makes a search's placement fastest, where one does."""
-    best = limited(portfolio, MOST_REROUTED)
+    best = limited(portfolio, MOST_REROUTED, Cancel())
     return [] if best is None else [Trial(best.routing, best.placement, round(best.capacity_factor, 2))]
 
 
 def _rows(
-    case: StepCase, portfolio: Portfolio, op: Op, trials: list[Trial], seconds: float, notify: Notify
+    case: StepCase, portfolio: Portfolio, op: Op, trials: list[Trial], seconds: float, notify: Progress
 ) -> list[StepRow]:
     """Of one plan; of trials under the same conditions the last."""
     found = {}

@@ -7,17 +7,22 @@ from typing import Any
 from formulations.kit.arrays import Floats
 from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.planning.bounds import TIME, bound_any, bound_given, gaps, reached_by
-from optimizer.planning.candidates import Candidate, Effort, seeds, seeds_and_formulation
+from optimizer.planning.candidates import Candidate, seeds, seeds_and_formulation
 from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.options import Effort, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import MOST_BOUNDING, part_of
-from optimizer.planning.portfolio import FLEXIBLE, SPLITTING, Portfolio
+from optimizer.planning.pool import SPLITTING
+from optimizer.planning.portfolio import FLEXIBLE, Portfolio
 from optimizer.planning.warm_start import started
 from optimizer.search.choose import IMBALANCES, LATENCIES
+from optimizer.search.stop import Deadline
 from optimizer.traces.batches import Sets
 
 EXCESS = "excess_us"
-SURVEYED = 256  # selection batches that seeds are judged on
+"""The figure of a surveyed layer: its latency above the least compute time of any placement, in microseconds."""
+
+SURVEYED = 256  # selection batches that seeds are judged on; a compromise between time and noise, not tuned
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +39,7 @@ class LayerTask:
 
     def problem(self) -> Problem:
         """The layer to place, by the loads of its train batches."""
-        given, constraints = self.settings, self.settings.constraints
+        given, constraints = self.settings, self.settings.options.constraints
         if self.extra_replicas is not None:
             constraints = constraints._replace(extra_replicas=self.extra_replicas)
         load = self.sets.train.load(given.model.experts)
@@ -42,16 +47,17 @@ class LayerTask:
         return started(problem, self.start, self.layer)
 
     def portfolio(self, problem: Problem, sets: Sets) -> Portfolio:
-        """Without candidates."""
-        return Portfolio.of(problem, sets, self.settings.conditions, self.settings.routings)
+        """A portfolio without candidates for this layer's problem on these batches."""
+        return Portfolio.of(problem, sets, self.settings.options)
 
 
 def survey_layer(task: LayerTask) -> dict[str, LayerPlan]:
     """The best seed under each policy that has one within the limits: a complete if simple plan, judged on few
     selection batches, whose quality says how far its latency is above the least compute time of any placement."""
     problem, few = task.problem(), task.sets.selection.part(0, SURVEYED)
+    effort = task.settings.effort(Deadline(0.0))
     portfolio = task.portfolio(problem, task.sets._replace(selection=few))
-    portfolio.offer_seeds(list(seeds(problem, task.settings.seed, FLEXIBLE)), task.settings.effort(0.0))
+    portfolio.offer_seeds(list(seeds(problem, task.settings.options.seed, FLEXIBLE)), effort)
     times = [bound.mean for bound in bound_any(few, problem.model, problem.mesh, problem.cost) if bound.unit == TIME]
     provenance = task.provenance | {"method": "seed", "judged_on": f"{few.count} selection batches"}
     surveyed = {}
@@ -70,19 +76,20 @@ def _quality(judged: Floats) -> dict[str, Any]:
     return {name: dict(zip(("mean", "p50", "p99"), values.tolist(), strict=False)) for name, values in of.items()}
 
 
-def plan_layer(task: LayerTask, seconds: float) -> LayerPlan | None:
-    """The plan of a layer after so many seconds, or what was found until an interruption; None where that came before
-    anything was judged."""
-    effort, problem, test = task.settings.effort(seconds), task.problem(), task.sets.test
+def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
+    """The plan of a layer by its deadline; once the deadline's token is asked, the best that was found so far, or None
+    where nothing was judged yet."""
+    effort, problem, test = task.settings.effort(deadline), task.problem(), task.sets.test
     portfolio = task.portfolio(problem, task.sets)
     started = time.monotonic()
     bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
     finish = MOST_BOUNDING * (time.monotonic() - started)
-    try:
-        portfolio.search(seeds_for(problem, portfolio, effort), effort, seconds - finish, silent)
-    except KeyboardInterrupt:
-        if not any(pool.placements for pool in portfolio.pools.values()):
-            return None
+    found = seeds_for(problem, portfolio, effort)
+    if effort.cancel.asked:
+        return None
+    portfolio.search(found, effort, deadline.seconds - finish, silent)
+    if effort.cancel.asked and not portfolio.candidates:
+        return None
     portfolio.settle()
     pool = portfolio.pools[portfolio.chosen()]
     placement = pool.placements[pool.best()]
@@ -97,8 +104,4 @@ def seeds_for(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Ca
     """The formulation places the expected load, which is no start for policies that follow the load of the batch."""
     if set(portfolio.pools) <= {*SPLITTING}:
         return list(seeds(problem, effort.seed, ("greedy", *FLEXIBLE)))
-    return list(seeds_and_formulation(problem, effort, silent))
-
-
-def silent(stage: str, share: float) -> None:
-    """Nobody looks at a worker."""
+    return list(seeds_and_formulation(problem, effort, silent, portfolio.options.shares))

@@ -10,7 +10,9 @@ from optimizer.statistics.summarise import layers_of_files
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
 from optimizer.traces.source import TraceInput, TraceSource, open_traces
 
-MOST_BYTES = 500_000_000  # of the layers that are open; while they are read they are there twice
+MOST_BYTES = 500_000_000
+"""Bytes of the layers that are open: while they are read they are there twice, which small machines still hold."""
+
 SMALL_FILES = 50_000_000  # bytes on disk that fit in memory even if they are compressed
 
 
@@ -39,10 +41,10 @@ class LayerReader:
         progress: Callable[[float], None],
         readers: int = 1,
     ) -> "LayerReader":
-        """Of these layers, None for all that have experts; readers: how many share the memory. Raises InputError for a
-        batch file, which holds one layer, and as `inputs.open_source` does."""
+        """A reader of these layers, None for all that have experts; readers: how many share the memory. Raises
+        InputError for a batch file, which holds one layer, and as `source.open_source` does."""
         if named.batches is not None:
-            raise InputError("--batches holds one layer; say which with --layer, or give TRACES instead")
+            raise InputError("a batch file holds one layer; name that layer, or give traces instead", field="batches")
         if isinstance(choice, Model):
             model = choice
         else:
@@ -84,5 +86,6 @@ def _all_layers(named: TraceInput, model: Model) -> tuple[int, ...]:
     if named.traces:
         return layers_of_files(named.files, model, named.first_moe_layer)
     if not model.moe_layers:
-        raise InputError(f"--layer all: how many layers {model.name} has is not known; name the layers, or give TRACES")
+        told = f"how many layers {model.name} has is not known"
+        raise InputError(f"{told}; name the layers, or give traces", field="layers")
     return tuple(range(model.first_moe_layer, model.layers))

@@ -11,11 +11,11 @@ from formulations.kit.solver import Limits
 from optimizer.planning.choose_for_datasets import Choices, Pools, Robustness, choose_plans
 from optimizer.planning.many_layers.layer import LayerTask
 from optimizer.planning.many_layers.parallel import in_order, in_parallel
+from optimizer.planning.many_layers.plan_for_datasets import BATCHES, DataSetsTask, plan_for_datasets, pool_of, tested
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.many_layers.survey import surveyed, weights
-from optimizer.planning.many_layers.together import BATCHES, DataSetsTask, plan_together, pool_of, tested
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import provenance_of
 from optimizer.statistics.drift import Drift, routed_counts
@@ -62,8 +62,8 @@ class DataSetsToPlan:
         self.train[layer] = [routed_counts(each.train, self.settings.model) for each in sets]
         self.test[layer] = [routed_counts(each.test, self.settings.model) for each in sets]
         shares = tuple(each.weight for each in self.datasets)
-        mix = mixed(sets, shares, self.settings.seed)
-        provenance = provenance_of(sources[0], layer, mix, self.settings.seed)
+        mix = mixed(sets, shares, self.settings.options.seed)
+        provenance = provenance_of(sources[0], layer, mix, self.settings.options.seed)
         provenance |= {"origin": self._origin(), "traces": self.fingerprint(layer)}
         together = LayerTask(self.settings, layer, mix, provenance, self.start)
         return DataSetsTask(together, self.names, tuple(sets), shares)
@@ -95,10 +95,10 @@ class RobustPlan:
 def plan_robust(run: Run, together: DataSetsToPlan, criterion: Criterion) -> RobustPlan:
     """The plan that is best for all data sets by this criterion, under the policy whose seeds are fastest on their mix.
 
-    Raises as `whole.plan_whole` does, and KeyboardInterrupt where no layer was planned on all data sets.
+    Raises as `plan_model.plan_model` does, and KeyboardInterrupt where no layer was planned on all data sets.
     """
     survey = surveyed(run, together)
-    settings = replace(together.settings, routings=(survey.policy,))
+    settings = together.settings.under(survey.policy)
     chosen = replace(together, settings=settings)
     finished = {layer: list(plan.layers.values()) for layer, plan in run.finished(together.layers).items()}
     layers = [layer for layer in together.layers if layer not in finished]
@@ -109,10 +109,11 @@ def plan_robust(run: Run, together: DataSetsToPlan, criterion: Criterion) -> Rob
     paying = weights(survey, layers)
     for reader in together.readers:
         reader.coming = in_order(paying)
-    planned = finished | in_parallel(run, paying, chosen.apart, plan_together, keep, in_time=True)
+    planned = finished | in_parallel(run, paying, chosen.apart, plan_for_datasets, keep, in_time=True)
+    run.cancel.heed()
     if not planned:
         raise KeyboardInterrupt
-    choices = _choices(together, planned, criterion, settings.seed)
+    choices = _choices(together, planned, criterion, settings.options.seed)
     plans = {
         name: settings.plan(survey.policy, survey.layers | _parts(planned, places, name, criterion))
         for name, places in zip(choices.names, choices.plans, strict=True)

@@ -3,28 +3,34 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optimizer.planning.candidates import Notify
+from optimizer.interrupts import Cancel
 from optimizer.planning.many_layers.work import WorkFolder
-from optimizer.planning.many_layers.workers import Crew, Stop
+from optimizer.planning.many_layers.workers import Crew
+from optimizer.planning.options import Progress, silent
 from optimizer.planning.plan_file import Plan
 from optimizer.search.stop import Deadline
 
-WRITING_SECONDS = 0.5
+WRITING_SECONDS = 0.5  # kept for putting the plan together and writing it; generous, not measured
 
 
 @dataclass
 class Run:
-    """Who works, until when (deadline: of the whole command), who is told, and where finished layers are kept."""
+    """Who works, until when (the deadline of the whole command, with its cancel token), who is told of progress, and
+    where finished layers are kept, None for nowhere."""
 
     crew: Crew
     deadline: Deadline
-    notify: Notify
+    progress: Progress = silent
     work: WorkFolder | None = None
-    stop: Stop = field(default_factory=Stop)
     before: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.before = 0.0 if self.work is None else self.work.seconds
+
+    @property
+    def cancel(self) -> Cancel:
+        """The token that ends the run early, with the layers that are finished."""
+        return self.deadline.cancel
 
     @property
     def end(self) -> float:

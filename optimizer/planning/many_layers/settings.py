@@ -1,47 +1,47 @@
 """What all layers of a plan have in common."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.problem import Constraints
-from optimizer.planning.candidates import Effort
+from optimizer.planning.options import Effort, SolveOptions
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.search.stop import Deadline
-from optimizer.simulation.conditions import Conditions
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all layers of a plan have in common. chains: threads of one layer's search; iterations: moves that it may
-    evaluate, None for no limit but the time's."""
+    """What all layers of a plan have in common. chains: annealers of one layer's search, each in a thread; of the
+    options, the time limit and the number of jobs are the run's, not a layer's."""
 
     model: Model
     mesh: Mesh
     cost: Cost
-    constraints: Constraints = field(default_factory=Constraints)
-    conditions: Conditions = field(default_factory=Conditions)
-    routings: tuple[str, ...] = ("even",)
-    seed: int = 0
-    iterations: int | None = None
-    search: str = "auto"
+    options: SolveOptions = field(default_factory=SolveOptions)
     chains: int = 1
 
-    def effort(self, seconds: float) -> Effort:
-        """For one layer, from now on."""
-        return Effort(Deadline(seconds), self.seed, self.iterations, self.search, self.chains)
+    def effort(self, deadline: Deadline) -> Effort:
+        """What the search for one layer may spend until this deadline."""
+        options = self.options
+        return Effort(deadline, options.seed, options.iterations, options.search, self.chains)
+
+    def under(self, policy: str) -> "Settings":
+        """The same settings with this routing policy alone."""
+        return replace(self, options=replace(self.options, routings=(policy,)))
 
     def as_json(self) -> dict[str, Any]:
         """What decides on the plan but for the time, so that a run which goes on with another's layers can tell whether
         it may."""
-        cost: dict[str, Any] = {"hardware": self.cost.preset.model_dump(mode="json"), "moe_op": self.cost.moe_op}
-        cost |= {"dispatch_model": self.cost.dispatch_model, "unit": self.conditions.unit}
-        searched = {"routing": self.routings, "seed": self.seed, "iterations": self.iterations, "search": self.search}
-        searched |= {"chains": self.chains} | self.constraints._asdict()
-        return {"model": asdict(self.model), "mesh": asdict(self.mesh)} | cost | searched
+        options, cost = self.options, self.cost
+        priced: dict[str, Any] = {"hardware": cost.preset.model_dump(mode="json"), "moe_op": cost.moe_op}
+        priced |= {"dispatch_model": cost.dispatch_model, "unit": options.unit}
+        searched = {"routing": options.routings, "seed": options.seed, "iterations": options.iterations}
+        searched |= {"search": options.search, "chains": self.chains} | options.constraints._asdict()
+        tuned = {name: asdict(getattr(options, name)) for name in ("annealing", "tabu", "shares")}
+        return {"model": asdict(self.model), "mesh": asdict(self.mesh)} | priced | searched | tuned
 
     def plan(self, policy: str, parts: dict[int, LayerPlan]) -> Plan:
-        """The plan with these layers."""
-        return Plan(self.model, self.mesh, self.cost.name, policy, parts, self.conditions.unit)
+        """The plan with these layers, under this routing policy."""
+        return Plan(self.model, self.mesh, self.cost.name, policy, parts, self.options.unit)

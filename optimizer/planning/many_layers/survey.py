@@ -11,9 +11,10 @@ from optimizer.planning.many_layers.parallel import in_parallel
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.search.stop import Deadline
 
-LEAST_WEIGHT = 0.2  # of the mean: a layer at its bound may still save hops
-TINY = 1e-9
+LEAST_WEIGHT = 0.2  # of the mean weight: a layer whose compute is at its bound may still save hops; not tuned
+TINY = 1e-9  # so that a weight is never zero, which would be a share of no time
 
 
 class LayersToSurvey(Protocol):
@@ -38,19 +39,16 @@ def surveyed(run: Run, asked: LayersToSurvey) -> Plan:
         _check_traces(asked, kept)
         return kept
     found = in_parallel(run, dict.fromkeys(asked.layers, 1.0), asked.task, _survey, lambda layer, of: None)
-    if run.stop.asked:
+    if run.cancel.asked:
         raise KeyboardInterrupt
-    survey = asked.settings.plan(*_best_policy(asked.settings.routings, found))
+    survey = asked.settings.plan(*_best_policy(asked.settings.options.routings, found))
     if run.work is not None and survey.layers:
         run.work.keep_survey(survey)
     return survey
 
 
-def _survey(task: LayerTask, seconds: float) -> dict[str, LayerPlan] | None:
-    try:
-        return survey_layer(task)
-    except KeyboardInterrupt:
-        return None
+def _survey(task: LayerTask, deadline: Deadline) -> dict[str, LayerPlan]:
+    return survey_layer(task)
 
 
 def _best_policy(routings: Sequence[str], found: dict[int, dict[str, LayerPlan]]) -> tuple[str, dict[int, LayerPlan]]:
@@ -69,8 +67,9 @@ def _check_traces(asked: LayersToSurvey, survey: Plan) -> None:
     for layer, part in survey.layers.items():
         if asked.fingerprint(layer) != part.provenance.get("traces"):
             raise InputError(
-                f"--resume: layer {layer} of the traces is not what the run was begun with; name the same traces, or "
-                "another --work folder"
+                f"layer {layer} of the traces is not what the run was begun with; name the same traces, or another "
+                "folder for the work",
+                field="resume",
             )
 
 

@@ -6,40 +6,25 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import FrameType
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from warnings import catch_warnings, simplefilter
 
 from joblib import Parallel, delayed, parallel_config
 
 from optimizer.errors import InputError, LostWorkerError
-from optimizer.interrupts import heard_by, interrupt
+from optimizer.interrupts import Cancel, asking
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Call = TypeVar("Call")
-CLUSTER_SECONDS = 10  # for the scheduler to answer
-
-
-@dataclass
-class Stop:
-    """Whether Ctrl-C was pressed. Then no more tasks begin. waits: those that run are waited for, as they hear of it,
-    too, and end with what they have; whoever presses again does not wait."""
-
-    waits: bool = False
-    asked: bool = field(default=False, init=False)
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signal."""
-        again, self.asked = self.asked, True
-        if again or not self.waits:
-            interrupt(number, frame)
+CLUSTER_SECONDS = 10  # for the scheduler to answer; long for a network, short for a person
 
 
 @dataclass(frozen=True)
 class Workers:
-    """So many processes of this machine; or with `cluster`, the address of a dask scheduler, all that it has."""
+    """Where tasks are to run: `jobs` processes of this machine, or the workers of the dask scheduler at the address
+    `cluster`."""
 
     jobs: int = 1
     cluster: str | None = None
@@ -58,36 +43,39 @@ class Workers:
 
 @dataclass(frozen=True)
 class Crew:
-    """What is ready to work, `size` tasks at once: this process, or processes of this machine, which Ctrl-C reaches as
-    well as us, or a cluster."""
+    """Workers that are ready for `size` tasks at once: this process, or processes of this machine, which Ctrl-C reaches
+    as it reaches this one, or a cluster."""
 
     size: int
     processes: bool = False
     cluster: bool = False
 
     def results(
-        self, work: Callable[[Task], Result], tasks: Iterator[Task], stop: Stop, patience: float | None = None
+        self, work: Callable[[Task], Result], tasks: Iterator[Task], cancel: Cancel, patience: float | None = None
     ) -> Generator[Result]:
-        """Of all tasks, in the order in which they end. A task is made when a worker is free for it, and none once a
-        stop was asked for.
+        """What `work` makes of all tasks, in the order in which they end. A task is made when a worker is free for it,
+        and none once the token is asked.
+
+        Processes of this machine hear Ctrl-C themselves: then their copies of the token are asked, those that run end
+        with what they have, and they are waited for. A cluster hears nothing.
 
         Raises LostWorkerError where a process dies. A cluster begins its tasks again, and does not say when it gives
         up, or has no workers left: there it is raised where a task takes longer than `patience` seconds.
         """
-        stop.waits = self.processes
+        if self.processes:
+            cancel.heed()
         run = Parallel(
             self.size, return_as="generator_unordered", pre_dispatch=self.size, batch_size=1, max_nbytes=None,
             timeout=patience if self.cluster else None,
         )  # fmt: skip
-        function = delayed(_Interruptible(work) if self.processes else work)
-        singly = _OneByOne((function(task) for task in tasks), self.size, stop)
+        function = delayed(_Interruptible(work, cancel) if self.processes else work)
+        singly = _OneByOne((function(task) for task in tasks), self.size, cancel)
         try:
-            with heard_by(stop):
-                while not singly.ended:
-                    yield from run(singly)
+            while not singly.ended:
+                yield from run(singly)
         except BrokenProcessPool:
-            if not stop.asked:
-                raise LostWorkerError("a worker process died; if memory ran out, take fewer --jobs") from None
+            if not cancel.asked:
+                raise LostWorkerError("a worker process died; if memory ran out, take fewer jobs") from None
         except (TimeoutError, multiprocessing.TimeoutError, CancelledError):
             raise LostWorkerError("workers of the cluster died or cannot be reached; see what they logged") from None
 
@@ -99,7 +87,7 @@ class _OneByOne(Generic[Call]):
 
     calls: Iterator[Call]
     workers: int
-    stop: Stop
+    cancel: Cancel
     ended: bool = False
     taken: int = 0
     pausing: bool = False
@@ -111,7 +99,7 @@ class _OneByOne(Generic[Call]):
         if self.pausing:
             self.pausing = False
             raise StopIteration
-        call = None if self.stop.asked else next(self.calls, None)
+        call = None if self.cancel.asked else next(self.calls, None)
         if call is None:
             self.ended = True
             raise StopIteration
@@ -122,13 +110,18 @@ class _OneByOne(Generic[Call]):
 
 @dataclass(frozen=True)
 class _Interruptible(Generic[Task, Result]):
-    """In a worker process Ctrl-C interrupts tasks alone: a process that waits for one would die of it."""
+    """Work for a worker process, in which Ctrl-C asks the process's own copy of the token.
+
+    Ctrl-C is heard while a task runs alone: a process that waits for one would die of it. The copy is the one that the
+    work looks at, as both are sent together.
+    """
 
     work: Callable[[Task], Result]
+    cancel: Cancel
 
     def __call__(self, task: Task) -> Result:
         """Run the task."""
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, asking(self.cancel))
         try:
             return self.work(task)
         finally:
@@ -140,13 +133,14 @@ def _client(address: str) -> Any:
         from distributed import Client
     except ImportError:
         raise InputError(
-            "--cluster needs dask: install moeplan with its extra, pip install 'moeplan[cluster]'"
+            "a cluster needs dask: install moeplan with its extra, pip install 'moeplan[cluster]'", field="cluster"
         ) from None
     try:
         client: Any = Client(address, timeout=CLUSTER_SECONDS)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
-        raise InputError(f"--cluster {address}: no dask scheduler answers there ({error}); start one") from None
+        raise InputError(f"no dask scheduler answers at {address} ({error}); start one", field="cluster") from None
     if not client.nthreads():
         client.close()
-        raise InputError(f"--cluster {address}: the scheduler has no workers; start some with dask worker {address}")
+        told = f"start some with dask worker {address}"
+        raise InputError(f"{address}: the scheduler has no workers; {told}", field="cluster")
     return client

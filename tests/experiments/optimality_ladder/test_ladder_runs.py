@@ -22,7 +22,7 @@ from optimizer.experiments.optimality_ladder.runs import (
     run_all,
 )
 from optimizer.experiments.program_version import program_version
-from optimizer.planning.candidates import Effort
+from optimizer.planning.options import Effort
 from optimizer.report.benchmark import as_json, figures
 from optimizer.search.stop import Deadline
 

@@ -35,6 +35,7 @@ from optimizer.experiments.optimisation_steps.step_row import Place, StepJournal
 from optimizer.planning.bounds import TIME, bound_any
 from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited
+from optimizer.planning.options import SolveOptions
 from optimizer.planning.portfolio import Portfolio
 from optimizer.routing.policies import POLICIES as ALL_POLICIES
 from optimizer.simulation.conditions import Conditions
@@ -222,7 +223,7 @@ def test_capacities_are_judged_as_simulate_judges_them(made: tuple[list[StepRow]
     _, setting = settings_of(source_of(corpus), 1, MESH, cost())
     problem = setting.problem
     found = {each.method: each for each in seeds_and_formulation(problem, TERMS.effort(), lambda *_: None)}
-    guess = Portfolio.of(problem, setting.sets, Conditions(), ["even"]).guess
+    guess = Portfolio.of(problem, setting.sets, SolveOptions(routings=("even",))).guess
     wanted = [row for row in made[0] if (row.setting, row.method, row.policy) == ("all", "greedy", "even")]
     for row in wanted:
         if row.capacity_factor is not None:
@@ -315,7 +316,7 @@ def test_a_search_that_is_interrupted_leaves_no_row(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: Any) -> None:
-        arguments[-1]("interrupted", 1.0)
+        arguments[2].cancel.ask()
 
     monkeypatch.setattr(Portfolio, "search", interrupted)
     monkeypatch.setattr("optimizer.experiments.optimisation_steps.run_experiment.compile_all", lambda *_: None)

@@ -100,7 +100,7 @@ def test_a_plan_is_the_same_from_a_cluster_whose_worker_is_killed(
         assert plan.read_bytes() == unbroken
         assert len(list(work.glob("layer-*.json"))) == 3
 
-        monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", plan_layer_or_die_once)
+        monkeypatch.setattr("optimizer.planning.many_layers.plan_model.plan_layer", plan_layer_or_die_once)
         plan.unlink()
         result = command(*arguments)
         assert (tmp_path / "marks" / "died").exists()

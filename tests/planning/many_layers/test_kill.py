@@ -158,7 +158,7 @@ def test_a_lost_worker_does_not_change_the_plan(
 def test_workers_that_die_again_and_again_are_a_failed_run(
     corpus: Path, unbroken: bytes, work: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", plan_layer_or_die)
+    monkeypatch.setattr("optimizer.planning.many_layers.plan_model.plan_layer", plan_layer_or_die)
     monkeypatch.setattr("optimizer.planning.many_layers.parallel.TRIES", 1)
     said = fault(run(*solving(corpus, plan, "--jobs", 2, "--work", work)), 1)
     assert "a worker process died" in said

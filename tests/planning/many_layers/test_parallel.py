@@ -22,6 +22,7 @@ from dying_workers import (
 from joblib.externals.loky import get_reusable_executor
 
 from optimizer.errors import LostWorkerError
+from optimizer.interrupts import asking, heard_by
 from optimizer.planning.many_layers.parallel import in_parallel
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.workers import Workers
@@ -39,7 +40,7 @@ def _no_workers_left() -> Iterator[None]:
 
 
 class Bench:
-    """Runs `in_parallel` with jobs that leave files, and remembers what it was told."""
+    """Runs `in_parallel` with jobs that leave files, as a command would, and remembers what it was told."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,10 +57,11 @@ class Bench:
         assert part == SQUARES[layer]
         self.kept.append(layer)
 
-    def __call__(self, jobs: int, plan: Callable[[Job, float], int], weights: dict[int, float]) -> dict[int, int]:
+    def __call__(self, jobs: int, plan: Callable[[Job, Deadline], int], weights: dict[int, float]) -> dict[int, int]:
         with Workers(jobs).ready() as crew:
             self.run = Run(crew, Deadline(1e5), lambda stage, share: self.said.append((stage, share)))
-            return in_parallel(self.run, weights, self.job, plan, self.keep)
+            with heard_by(asking(self.run.cancel)):
+                return in_parallel(self.run, weights, self.job, plan, self.keep)
 
     def begun(self) -> dict[int, int]:
         times = {layer: Job(layer, self.folder).begun() for layer in SQUARES}
@@ -115,7 +117,7 @@ def test_an_interrupted_task_has_no_result_and_ends_no_other(bench: Bench, jobs:
 
 def test_no_task_begins_after_ctrl_c_and_what_ends_then_is_not_kept(bench: Bench) -> None:
     def tell() -> None:
-        wait_for(lambda: bench.run is not None and bench.run.stop.asked)
+        wait_for(lambda: bench.run is not None and bench.run.cancel.asked)
         (bench.folder / "asked").touch()
 
     teller = threading.Thread(target=tell)
@@ -131,7 +133,7 @@ def test_a_second_ctrl_c_does_not_wait(bench: Bench) -> None:
     def press_twice() -> None:
         wait_for(lambda: bench.kept == [0] and len(bench.begun()) == 3 and len(active_children()) >= 2)
         os.kill(os.getpid(), signal.SIGINT)
-        wait_for(lambda: bench.run is not None and bench.run.stop.asked)
+        wait_for(lambda: bench.run is not None and bench.run.cancel.asked)
         os.kill(os.getpid(), signal.SIGINT)
 
     presser = threading.Thread(target=press_twice)
@@ -160,7 +162,7 @@ def test_workers_that_die_again_and_again_fail_the_run_and_lose_nothing(
 
     monkeypatch.setattr(bench, "keep", keep_all_others)
     monkeypatch.setattr("optimizer.planning.many_layers.parallel.TRIES", 2)
-    with pytest.raises(LostWorkerError, match="--jobs"):
+    with pytest.raises(LostWorkerError, match="take fewer jobs"):
         bench(2, square_or_die, IN_TURN)
     assert sorted(bench.kept) == [0, 1, 2, 4]
     assert bench.begun() == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1}

@@ -15,12 +15,13 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_hardware
+from optimizer.planning.many_layers.plan_for_datasets import BATCHES, MADE_ON, SELECTION, TEST, plan_for_datasets
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.many_layers.robust import DataSetsToPlan, RobustPlan, plan_robust
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.settings import Settings
-from optimizer.planning.many_layers.together import BATCHES, MADE_ON, SELECTION, TEST, plan_together
 from optimizer.planning.many_layers.workers import Crew
+from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_file import read_plan
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
@@ -48,7 +49,9 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 def together(folders: dict[str, Path], weights: tuple[float, float] = (0.5, 0.5)) -> DataSetsToPlan:
-    settings = Settings(MODEL, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), seed=1, iterations=200)
+    settings = Settings(
+        MODEL, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), SolveOptions(60, 1, 200, routings=("even",))
+    )
     sets = [
         DataSet(name, TraceInput([str(path)], batch_tokens=24), weight)
         for (name, path), weight in zip(folders.items(), weights, strict=True)
@@ -63,7 +66,7 @@ def planned(folders: dict[str, Path], criterion: Criterion = Criterion.WORST) ->
 
 def test_candidates_are_made_on_each_data_set_and_on_all_and_judged_on_all(folders: dict[str, Path]) -> None:
     task = together(folders).apart(2)
-    parts = plan_together(task, 60)
+    parts = plan_for_datasets(task, Deadline(60))
     assert parts is not None
     assert [part.provenance[MADE_ON] for part in parts] == ["code", "chat", "mix"]
     cost = task.mix.settings.cost
@@ -88,7 +91,7 @@ def test_batches_of_the_mix_come_from_all_data_sets_by_weight_and_share_no_reque
 
 def test_the_robust_plan_is_the_best_choice_for_the_whole_model(folders: dict[str, Path]) -> None:
     work = together(folders)
-    candidates = {layer: plan_together(work.apart(layer), 60) for layer in (0, 2)}
+    candidates = {layer: plan_for_datasets(work.apart(layer), Deadline(60)) for layer in (0, 2)}
     scores = np.array(
         [
             [[part.quality[SELECTION][name] for name in work.names] for part in parts or []]

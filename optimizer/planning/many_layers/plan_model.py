@@ -41,7 +41,7 @@ class ModelToPlan:
         """A layer with its batches, read now."""
         source = self.reader.source_of(layer)
         sets = source.sets(layer)
-        provenance = provenance_of(source, layer, sets, self.settings.seed)
+        provenance = provenance_of(source, layer, sets, self.settings.options.seed)
         extra = self.extra_replicas.get(layer)
         provenance |= {} if extra is None else {EXTRA: extra}
         return LayerTask(self.settings, layer, sets, provenance, self.start, extra)
@@ -53,31 +53,32 @@ class ModelToPlan:
         if kept is not None:
             return replace(self, extra_replicas={layer: part.provenance[EXTRA] for layer, part in kept.layers.items()})
         equal = budget // len(self.layers)
-        shares = share_slots(curves_of(self.reader, self.settings, run.crew, [equal], run.notify), budget)
+        shares = share_slots(curves_of(self.reader, self.settings, run.crew, [equal], run.progress), budget)
         return replace(self, extra_replicas=shares.extra)
 
 
-def plan_whole(run: Run, whole: ModelToPlan) -> Plan:
+def plan_model(run: Run, asked: ModelToPlan) -> Plan:
     """The plan of all layers, under the routing policy whose seeds are fastest over all layers.
 
     Layers that were not planned, for want of time or after Ctrl-C, have their seeds, as their provenance says. Raises
     InputError where the work folder holds layers of other traces, LostWorkerError where workers die again and again,
     KeyboardInterrupt where not even the seeds were judged.
     """
-    survey = surveyed(run, whole)
-    chosen = replace(whole, settings=replace(whole.settings, routings=(survey.policy,)))
-    finished = {layer: plan.layers[layer] for layer, plan in run.finished(whole.layers).items()}
-    layers = [layer for layer in whole.layers if layer not in finished]
+    survey = surveyed(run, asked)
+    chosen = replace(asked, settings=asked.settings.under(survey.policy))
+    finished = {layer: plan.layers[layer] for layer, plan in run.finished(asked.layers).items()}
+    layers = [layer for layer in asked.layers if layer not in finished]
 
     def keep(layer: int, part: LayerPlan) -> None:
-        run.keep(layer, whole.settings.plan(survey.policy, {layer: part}))
+        run.keep(layer, asked.settings.plan(survey.policy, {layer: part}))
 
     paying = weights(survey, layers)
-    whole.reader.coming = in_order(paying)
+    asked.reader.coming = in_order(paying)
     planned = in_parallel(run, paying, chosen.task, plan_layer, keep, in_time=True, tell=_best_gap())
+    run.cancel.heed()
     if not survey.layers | finished | planned:
         raise KeyboardInterrupt
-    return whole.settings.plan(survey.policy, survey.layers | finished | planned)
+    return asked.settings.plan(survey.policy, survey.layers | finished | planned)
 
 
 def _best_gap() -> Callable[[LayerPlan], str]:

@@ -13,15 +13,15 @@ from small_model import with_few_batches
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
-from optimizer.planning.many_layers import layer as layer_module
 from optimizer.planning.many_layers.layer import EXCESS, LayerTask, plan_layer, survey_layer
+from optimizer.planning.many_layers.plan_model import ModelToPlan, plan_model
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.many_layers.run import WRITING_SECONDS, Run
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.many_layers.survey import surveyed, weights
-from optimizer.planning.many_layers.whole import ModelToPlan, plan_whole
 from optimizer.planning.many_layers.work import WorkFolder
 from optimizer.planning.many_layers.workers import Crew
+from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.portfolio import Portfolio
 from optimizer.search.stop import Deadline
@@ -52,8 +52,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(**changed: Any) -> Settings:
+    """What tests have in common, with these of the options changed."""
     known: dict[str, Any] = {"routings": ("even", "nearest"), "iterations": 100, "constraints": Constraints("auto")}
-    return Settings(MODEL, MESH, cost(), **(known | changed))
+    return Settings(MODEL, MESH, cost(), SolveOptions(**(known | changed)))
 
 
 def whole(corpus: Path, **changed: Any) -> ModelToPlan:
@@ -132,15 +133,15 @@ def test_seconds_follow_the_distance_from_the_bound(
 ) -> None:
     given: dict[int, float] = {}
 
-    def spied(task: LayerTask, seconds: float) -> None:
-        assert task.settings.routings == (policy,)
-        given[task.layer] = seconds
+    def spied(task: LayerTask, deadline: Deadline) -> None:
+        assert task.settings.options.routings == (policy,)
+        given[task.layer] = deadline.seconds
 
     work = WorkFolder.opened(tmp_path, {}, False)
     survey = surveyed(alone(work), whole(corpus))
     policy = survey.policy
-    monkeypatch.setattr("optimizer.planning.many_layers.whole.plan_layer", spied)
-    plan = plan_whole(alone(work), whole(corpus))
+    monkeypatch.setattr("optimizer.planning.many_layers.plan_model.plan_layer", spied)
+    plan = plan_model(alone(work), whole(corpus))
     assert {layer: part.provenance["method"] for layer, part in plan.layers.items()} == dict.fromkeys(range(3), "seed")
     paid = weights(survey, range(3))
     assert len(set(paid.values())) == 3
@@ -153,7 +154,7 @@ def test_seconds_follow_the_distance_from_the_bound(
 
 def test_no_layer_begins_when_time_is_up(corpus: Path) -> None:
     run = Run(Crew(1), Deadline(1.0, started=0.0), lambda stage, share: None)
-    plan = plan_whole(run, whole(corpus))
+    plan = plan_model(run, whole(corpus))
     assert {part.provenance["method"] for part in plan.layers.values()} == {"seed"}
     assert sorted(plan.layers) == [0, 1, 2]
 
@@ -161,14 +162,14 @@ def test_no_layer_begins_when_time_is_up(corpus: Path) -> None:
 def test_layers_may_differ_in_extra_replicas(corpus: Path) -> None:
     asked = whole(corpus, iterations=0)
     asked.extra_replicas.update({0: 0, 2: 3})
-    plan = plan_whole(alone(), asked)
+    plan = plan_model(alone(), asked)
     held = {layer: int((part.placement.slots >= 0).sum()) for layer, part in plan.layers.items()}
     assert held == {0: 8, 1: 12, 2: 11}
 
 
 def test_progress_tells_how_many_layers_are_done(corpus: Path) -> None:
     said: list[tuple[str, float]] = []
-    plan_whole(Run(Crew(1), Deadline(TIME), lambda stage, share: said.append((stage, share))), whole(corpus))
+    plan_model(Run(Crew(1), Deadline(TIME), lambda stage, share: said.append((stage, share))), whole(corpus))
     assert [share for _, share in said] == pytest.approx([1 / 3, 2 / 3, 1] * 2)
     assert said[-1][0].startswith("3 of 3 layers")
     assert said[-1][0].endswith("s left")
@@ -176,47 +177,46 @@ def test_progress_tells_how_many_layers_are_done(corpus: Path) -> None:
 
 def test_a_layer_is_what_it_is_alone(corpus: Path) -> None:
     """Whatever is planned beside it."""
-    plan = plan_whole(alone(), whole(corpus))
-    own = plan_layer(whole(corpus, routings=(plan.policy,)).task(1), TIME)
+    plan = plan_model(alone(), whole(corpus))
+    own = plan_layer(whole(corpus, routings=(plan.policy,)).task(1), Deadline(TIME))
     assert own is not None
     assert (own.placement.slots == plan.layers[1].placement.slots).all()
     assert own.quality == plan.layers[1].quality
 
 
 @pytest.mark.parametrize("routing", ["even", "optimal"])
-def test_an_interrupted_layer_ends_with_what_was_found(routing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_ended_early_has_what_was_found(routing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task = layer_task(routings=(routing,))
-    finished = plan_layer(task, TIME)
+    finished = plan_layer(task, Deadline(TIME))
     search = Portfolio.search
 
     def interrupted(*arguments: Any) -> None:
         search(*arguments)
-        raise KeyboardInterrupt
+        arguments[2].cancel.ask()
 
     monkeypatch.setattr(Portfolio, "search", interrupted)
-    stopped = plan_layer(task, TIME)
+    stopped = plan_layer(task, Deadline(TIME))
     assert finished is not None
     assert stopped is not None
     assert (stopped.placement.slots == finished.placement.slots).all()
     assert stopped.quality == finished.quality
 
 
-def test_a_layer_that_is_interrupted_too_early_has_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(layer_module, "seeds_for", interrupted)
-    assert plan_layer(layer_task(), TIME) is None
+def test_a_layer_that_is_ended_before_anything_was_judged_has_no_result() -> None:
+    deadline = Deadline(TIME)
+    deadline.cancel.ask()
+    assert plan_layer(layer_task(), deadline) is None
 
 
 def test_ctrl_c_during_the_survey_leaves_nothing(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = alone(WorkFolder.opened(tmp_path, {}, False))
 
     def pressed(task: LayerTask) -> dict[str, LayerPlan]:
-        run.stop.asked = task.layer == 1
+        if task.layer == 1:
+            run.cancel.ask()
         return survey_layer(task)
 
     monkeypatch.setattr("optimizer.planning.many_layers.survey.survey_layer", pressed)
     with pytest.raises(KeyboardInterrupt):
-        plan_whole(run, whole(corpus))
+        plan_model(run, whole(corpus))
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "settings.json"]

@@ -11,10 +11,11 @@ from formulations.kit.arrays import Floats
 from optimizer.domain.placement import Placement
 from optimizer.planning.bounds import Bound, bound_any, gaps, reached_by
 from optimizer.planning.choose_for_datasets import FIGURES, LayerPool, latency_figures
-from optimizer.planning.many_layers.layer import LayerTask, seeds_for, silent
+from optimizer.planning.many_layers.layer import LayerTask, seeds_for
+from optimizer.planning.options import silent
 from optimizer.planning.plan_file import LayerPlan
 from optimizer.planning.plan_layer import part_of
-from optimizer.planning.portfolio import LayerJudge
+from optimizer.planning.pool import LayerJudge
 from optimizer.search.choose import LATENCIES, figures
 from optimizer.search.stop import Deadline
 from optimizer.traces.batches import Sets
@@ -23,9 +24,9 @@ from optimizer.traces.datasets import MIX, mixed, mixes
 BATCHES = (512, 128, 128)
 """Of each data set to plan on, to choose by and to judge on: every candidate is simulated on all data sets, and the
 sum over layers evens out what chance does to 128 batches."""
-JUDGING = 0.4  # of the time, until it is known what it takes
-LEAST_SECONDS = 0.1  # for a search
-MOST_LEFT_OUT = 6  # data sets: with more, time goes to the candidates of the plan instead
+JUDGING = 0.4  # share of the time that judging is taken to need, until the first candidate tells; a guess
+LEAST_SECONDS = 0.1  # for a search: enough for seeds to be judged
+MOST_LEFT_OUT = 6  # data sets: with more, time goes to the candidates of the plan instead; a compromise, not tuned
 MADE_ON, SELECTION, TEST = "made_on", "selection_us", "test_us"  # what a candidate's plan says besides
 TAIL = 3  # of the latencies in `choose.figures`: the mean of the worst 3 %, which is less noisy than p99
 
@@ -47,36 +48,39 @@ class DataSetsTask:
             if name == MIX:
                 made[name] = self.mix.sets
             elif len(self.names) <= MOST_LEFT_OUT:
-                made[name] = mixed(self.sets, weights, self.mix.settings.seed)
+                made[name] = mixed(self.sets, weights, self.mix.settings.options.seed)
         return made
 
 
-def plan_together(task: DataSetsTask, seconds: float) -> list[LayerPlan] | None:
-    """The best placement found on each data set and on mixes, each once, with its scores on all data sets; None after
-    an interruption.
+def plan_for_datasets(task: DataSetsTask, deadline: Deadline) -> list[LayerPlan] | None:
+    """The best placement found on each data set and on mixes, each once, with its scores on all data sets; None once
+    the deadline's token is asked, as a part of the candidates is no choice.
 
     Their quality and bounds are of the mix of test batches, their loads of the mix of train batches.
     """
-    clock, found, judged = Deadline(seconds), list[LayerPlan](), DataSetsJudge.of(task)
-    judging = JUDGING * seconds / len(task.makings)
-    try:
-        for place, (name, sets) in enumerate(task.makings.items()):
-            each = clock.remaining() / (len(task.makings) - place) - judging
-            placement = _best_on(task.mix, sets, max(each, LEAST_SECONDS))
-            began = clock.elapsed()
-            found.append(judged.part(name, placement))
-            judging = clock.elapsed() - began
-    except KeyboardInterrupt:
-        return None
+    found, judged = list[LayerPlan](), DataSetsJudge.of(task)
+    judging = JUDGING * deadline.seconds / len(task.makings)
+    for place, (name, sets) in enumerate(task.makings.items()):
+        each = deadline.remaining() / (len(task.makings) - place) - judging
+        placement = _best_on(task.mix, sets, Deadline(max(each, LEAST_SECONDS), cancel=deadline.cancel))
+        if placement is None:
+            return None
+        began = deadline.elapsed()
+        found.append(judged.part(name, placement))
+        judging = deadline.elapsed() - began
     return found
 
 
-def _best_on(mix: LayerTask, sets: Sets, seconds: float) -> Placement:
-    """What a search on these batches alone ends with."""
+def _best_on(mix: LayerTask, sets: Sets, deadline: Deadline) -> Placement | None:
+    """What a search on these batches alone ends with; None once the deadline's token is asked."""
     task = replace(mix, sets=sets)
-    effort, problem = task.settings.effort(seconds), task.problem()
+    effort, problem = task.settings.effort(deadline), task.problem()
     portfolio = task.portfolio(problem, sets)
-    portfolio.search(seeds_for(problem, portfolio, effort), effort, seconds, silent)
+    found = seeds_for(problem, portfolio, effort)
+    if not deadline.cancel.asked:
+        portfolio.search(found, effort, deadline.seconds, silent)
+    if deadline.cancel.asked:
+        return None
     portfolio.settle()
     pool = portfolio.pools[portfolio.chosen()]
     return pool.placements[pool.best()]
@@ -93,9 +97,9 @@ class DataSetsJudge:
 
     @classmethod
     def of(cls, task: DataSetsTask) -> "DataSetsJudge":
-        """Of a layer."""
+        """The judge of this layer's candidates."""
         given, problem = task.mix.settings, task.mix.problem()
-        judge = LayerJudge(problem, task.mix.sets, replace(given.conditions, routing=given.routings[0]))
+        judge = LayerJudge(problem, task.mix.sets, replace(given.options.conditions, routing=given.options.routings[0]))
         return cls(task, judge, bound_any(task.mix.sets.test, problem.model, problem.mesh, problem.cost))
 
     def part(self, name: str, placement: Placement) -> LayerPlan:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 
 from optimizer.errors import InputError
-from optimizer.planning.many_layers.layer import silent
 from optimizer.planning.many_layers.parallel import in_parallel
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.settings import Settings
+from optimizer.planning.options import silent
 from optimizer.planning.plan_expected_load import ROUTING, plan_counts
 from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.search.stop import Deadline
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.trace import digest
 
@@ -25,7 +26,7 @@ class CountsTask:
     start: Plan | None = None
 
 
-def plan_whole_counts(
+def plan_model_counts(
     run: Run, settings: Settings, counts: Counts, layers: tuple[int, ...], start: Plan | None
 ) -> Plan:
     """The plan of these layers; after Ctrl-C of those that are finished.
@@ -47,6 +48,7 @@ def plan_whole_counts(
     _check_counts(counts, finished)
     weights = {layer: 1.0 for layer in layers if layer not in finished}
     planned = in_parallel(run, weights, task, _plan, keep)
+    run.cancel.heed()
     if not finished | planned:
         raise KeyboardInterrupt
     return settings.plan(ROUTING, finished | planned)
@@ -56,8 +58,9 @@ def _check_counts(counts: Counts, finished: dict[int, LayerPlan]) -> None:
     for layer, part in finished.items():
         if part.provenance.get(FINGERPRINT) != _fingerprint(counts, layer):
             raise InputError(
-                f"--resume: layer {layer} of the counts is not what the run was begun with; name the same counts, or "
-                "another --work folder"
+                f"layer {layer} of the counts is not what the run was begun with; name the same counts, or another "
+                "folder for the work",
+                field="resume",
             )
 
 
@@ -65,9 +68,8 @@ def _fingerprint(counts: Counts, layer: int) -> str:
     return digest(counts.load[:, counts.layers.index(layer)])
 
 
-def _plan(task: CountsTask, seconds: float) -> LayerPlan:
+def _plan(task: CountsTask, deadline: Deadline) -> LayerPlan:
     given, counts, layer = task.settings, task.counts, task.layer
-    effort = given.effort(seconds)
-    asked = given.model, layer, given.mesh, given.cost, given.constraints, effort, silent, task.start
-    part = plan_counts(counts, *asked)[0].layers[layer]
+    asked = (counts, given.model), layer, given.mesh, given.cost, given.options
+    part = plan_counts(*asked, given.effort(deadline), silent, task.start).plan.layers[layer]
     return replace(part, provenance=part.provenance | {FINGERPRINT: _fingerprint(counts, layer)})

@@ -1,0 +1,41 @@
+"""How the portfolio shares its time out among searches."""
+
+from dataclasses import dataclass, fields
+
+from optimizer.errors import InputError
+
+
+@dataclass(frozen=True)
+class PortfolioShares:
+    """Shares between 0 and 1 of the time, or of the iterations where these are limited, and two limits in seconds.
+
+    even: of the time of all searches, what the search for even routing gets where another search runs as well.
+    latency: of the time for routing that follows the load, what the search that looks at links as well gets; the rest
+        anneals for balance, from which a short search gains too.
+    early: of the latency search's own time, after which it must have found something better; hot at first, it loses.
+    formulation: of the time left after the seeds, what the formulation gets, `formulation_seconds` at most.
+    finish: of the time limit, what is kept for writing, besides what bounding and judging were measured to take.
+    partition_from: seconds of time limit from which the partition seed runs; it takes about one second, which a shorter
+        search spends better.
+
+    Raises InputError for a share outside 0..1 and for negative seconds.
+    """
+
+    even: float = 0.3
+    latency: float = 0.9
+    early: float = 0.5
+    formulation: float = 0.1
+    formulation_seconds: float = 5.0
+    finish: float = 0.02
+    partition_from: float = 20.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, seconds = getattr(self, each.name), each.name in ("formulation_seconds", "partition_from")
+            if not (value >= 0 if seconds else 0 <= value <= 1):
+                wanted = "seconds are not negative" if seconds else "a share of the time lies between 0 and 1"
+                raise InputError(f"{each.name} is {value}, but {wanted}", field=f"shares.{each.name}")
+
+
+USUAL = PortfolioShares()
+"""The shares that are taken where none are asked for."""
