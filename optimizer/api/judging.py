@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from optimizer.api.results import Bounded, Compared, Simulated
-from optimizer.api.traces import Traces, as_choice, choice_of, opened
+from optimizer.api.traces import Traces, choice_of, opened
 from optimizer.domain.cost import Cost
 from optimizer.domain.hardware import Hardware
 from optimizer.domain.model import Model
@@ -164,7 +164,7 @@ def compare(
     """
     machine, wanted = hardware or Hardware.of(), options or SolveOptions()
     given = replace(opened(traces), seed=wanted.seed)
-    if open_counts(given, as_choice(model)) is not None:
+    if open_counts(given, choice_of(model)) is not None:
         raise InputError("a comparison needs token traces: with counts alone there is nothing to route", "traces")
     source = open_source(given, [layer], choice_of(model), machine.mesh, partial(progress, "reading traces"))
     found = compare_planners(source, layer, machine.mesh, machine.cost, wanted, progress, cancel)

@@ -9,7 +9,7 @@ from typing import Any
 
 from formulations.choice.robust_choice import Criterion
 from optimizer.api.results import PlannedModel
-from optimizer.api.traces import Traces, as_choice, choice_of, opened
+from optimizer.api.traces import Traces, choice_of, opened
 from optimizer.domain.hardware import Hardware
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
@@ -156,7 +156,7 @@ class _Request:
         if self.named or len(phases) > 1:
             return self._for_datasets(phases, progress, cancel)
         traces = replace(self.only, phase=phases[0])
-        if (counted := open_counts(traces, as_choice(self.choice))) is not None:
+        if (counted := open_counts(traces, choice_of(self.choice))) is not None:
             return self._from_counts(*counted, progress, cancel)
         reading = partial(progress, "reading traces")
         reader = LayerReader.of(traces, self.choice, self.hardware.mesh, self.layers, reading)

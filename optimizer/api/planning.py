@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from optimizer.api.results import PlannedLayer
-from optimizer.api.traces import Traces, as_choice, choice_of, opened
+from optimizer.api.traces import Traces, choice_of, opened
 from optimizer.domain.hardware import Hardware
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
@@ -73,7 +73,7 @@ def plan_layer(
     given, wanted, machine = opened(traces), options or SolveOptions(), hardware or Hardware.of()
     effort = wanted.effort(cancel)
     given = replace(given, seed=wanted.seed, extras=wanted.max_rerouted is not None)
-    counted = open_counts(given, as_choice(model))
+    counted = open_counts(given, choice_of(model))
     if counted is not None and not given.synthesise:
         return plan_expected(given, layer, model, machine, wanted, start, progress, cancel)
     if counted is not None:
@@ -124,7 +124,7 @@ def plan_expected(
     True
     """
     given, wanted, machine = opened(counts), options or SolveOptions(), hardware or Hardware.of()
-    counted = open_counts(given, as_choice(model))
+    counted = open_counts(given, choice_of(model))
     if counted is None:
         raise InputError("these traces hold tokens, not counts; plan them by `plan_layer`", "counts")
     found = plan_counts(counted, layer, machine.mesh, machine.cost, wanted, wanted.effort(cancel), progress, start)

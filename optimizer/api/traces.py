@@ -87,13 +87,6 @@ def choice_of(model: Model | ModelChoice | None) -> Model | ModelChoice:
     return ModelChoice() if model is None else model
 
 
-def as_choice(model: Model | ModelChoice | None) -> ModelChoice:
-    """What is known of the model as a choice, which counts and files are read by."""
-    if not isinstance(model, Model):
-        return model or ModelChoice()
-    return ModelChoice(None, model.routed_experts, model.shared_experts, model.top_k)
-
-
 def _told_apart(traces: Traces, first_layer: int | None) -> tuple[tuple[str, ...], Memory | None]:
     """Paths, or what is in memory."""
     if isinstance(traces, str | Path):

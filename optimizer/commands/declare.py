@@ -84,7 +84,9 @@ def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
 
     def decorate(function: Callable[..., None]) -> OptionsCommand:
         hints = get_type_hints(function)
-        groups: dict[str, type[OptionGroup]] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+        groups: dict[str, type[OptionGroup]] = {
+            name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)
+        }
 
         def run(**values: Any) -> None:
             function(**{name: _filled(group, values) for name, group in groups.items()})
@@ -104,7 +106,7 @@ def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
 
 
 def _filled(group: type[OptionGroup], values: dict[str, Any]) -> OptionGroup:
-    return group(**{field.name: values[field.name] for field in fields(group) if field.name in values})  # type: ignore[call-arg]
+    return group(**{field.name: values[field.name] for field in fields(group) if field.name in values})
 
 
 def _parameters(groups: list[type[OptionGroup]]) -> tuple[list[click.Parameter], dict[str, list[click.Option]]]:
@@ -124,7 +126,8 @@ def _parameters(groups: list[type[OptionGroup]]) -> tuple[list[click.Parameter],
 
 
 def _of_group(group: type[OptionGroup]) -> list[tuple[Field[Any], click.Parameter, bool]]:
-    hints, found = get_type_hints(group, include_extras=True), []
+    hints = get_type_hints(group, include_extras=True)
+    found: list[tuple[Field[Any], click.Parameter, bool]] = []
     for field in fields(group):
         if get_origin(hints[field.name]) is not Annotated:
             continue

@@ -61,8 +61,8 @@ def solve(
     with progress() as tell:
         found = request.planned(tell)
     write_plan(output.output, found.plan)
-    for name, path in files.items():
-        write_plan(path, found.datasets.own[name])
+    for path, plan in request.own_plans(found, files):
+        write_plan(path, plan)
     if datasets.matrix is not None:
         write_whole(datasets.matrix, request.page(found))
     say(found.notes)

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from optimizer.api.models import ModelRun
     from optimizer.api.results import PlannedLayer, PlannedModel
     from optimizer.domain.hardware import Hardware
+    from optimizer.planning.many_layers.robust import RobustPlan
     from optimizer.planning.options import Progress, SolveOptions
     from optimizer.planning.plan_file import Plan
     from optimizer.traces.source import TraceInput
+
+    Planned = PlannedLayer | PlannedModel
 
 FOR_ONE_LAYER = ("max_rerouted", "synthesise")
 FOR_ONE_DATASET = ("max_rerouted", "synthesise", "fast", "batches")
@@ -86,7 +89,7 @@ class SolveRequest:
         elif self.many.slot_budget is not None:
             raise BadInput("--slot-budget is shared out over layers; of one layer limit them with --replicas")
 
-    def planned(self, tell: "Progress") -> "PlannedLayer | PlannedModel":
+    def planned(self, tell: "Progress") -> "Planned":
         """The plan, within what is left of the time limit, which counts from the start of the command."""
         from optimizer.api.models import plan_model
         from optimizer.api.planning import plan_layer
@@ -111,12 +114,15 @@ class SolveRequest:
         names = file_names(dataset_names([ALL] if paths is None else list(paths), self.phases, paths is not None))
         return {name: output.with_name(f"{output.stem}.{part}{output.suffix}") for name, part in names.items()}
 
-    def page(self, found: "PlannedModel") -> str:
+    def own_plans(self, found: "Planned", files: dict[str, Path]) -> "list[tuple[Path, Plan]]":
+        """Each data set's own plan with the file that it is written to."""
+        return [(path, _for_datasets(found).own[name]) for name, path in files.items()]
+
+    def page(self, found: "Planned") -> str:
         """Every plan on every data set, as a page for a browser."""
         from optimizer.report.robustness import robustness_page
 
-        assert found.datasets is not None  # --matrix is refused elsewhere
-        return robustness_page(found.datasets.robustness)
+        return robustness_page(_for_datasets(found).robustness)
 
     def _input(self) -> "TraceInput":
         phase = self.phases[0] if self.batches.phase is not None else None
@@ -147,6 +153,13 @@ class SolveRequest:
         from optimizer.planning.plan_file import read_plan
 
         return None if self.target.start is None else read_plan(self.target.start)
+
+
+def _for_datasets(found: "Planned") -> "RobustPlan":
+    """The plans of several data sets; options that need them are refused where there are not several."""
+    datasets = getattr(found, "datasets", None)
+    assert datasets is not None
+    return datasets  # type: ignore[no-any-return]
 
 
 def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:

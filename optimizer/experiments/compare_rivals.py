@@ -9,10 +9,11 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import Constraints, Problem, check, make_problem
+from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.experiments.rivals.metro import METRO, MetroSimulation
 from optimizer.experiments.rivals.planners import Planner, planners
-from optimizer.planning.options import Progress, SolveOptions
+from optimizer.interrupts import Cancel
+from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import LayerJudge
 from optimizer.routing.context import Unit
@@ -59,40 +60,32 @@ class Comparison:
     tiles_bound: float
 
 
-@dataclass(frozen=True)
-class OwnPlanning:
-    """How our plan is made: seconds, moves at most (None: no limit), the conditions it is chosen for, and the policies
-    from which the best is taken."""
-
-    seconds: float
-    iterations: int | None
-    conditions: Conditions
-    routings: tuple[str, ...]
-
-
 def compare(
     source: Source,
     layer: int,
     mesh: Mesh,
     cost: Cost,
-    constraints: Constraints,
-    seed: int,
-    ours: OwnPlanning,
-    notify: Progress,
+    options: SolveOptions,
+    progress: Progress = silent,
+    cancel: Cancel | None = None,
 ) -> Comparison:
-    """Every planner plans on the train batches; each placement is judged on the test batches under its own routings and
-    under the optimal one, in the unit of the conditions or, where they name none, in tokens and in tiles."""
+    """Let every planner plan a layer on the train batches, and judge each placement on the test batches.
+
+    Each is judged under its own routings and under the optimal one, in the unit of the options or, where they name
+    none, in tokens and in tiles. options: of our plan; the others take the time that they take.
+    """
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *constraints)
+    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *options.constraints)
     load = sets.test.load(source.model.experts)
     bounds = _least(load, mesh) / (load.sum(axis=1) / mesh.devices), _least(cost.tiles(load), mesh)
     imbalance, tiles = (float(bound.mean()) for bound in bounds)
-    plans = [*_rivals(problem, seed, notify), _ours(problem, sets, seed, ours, notify)]
+    rivals = list(_rivals(problem, options.seed, progress))
+    plans = [*rivals, _ours(problem, sets, options, progress, cancel)]
     rows = []
     for done, planned in enumerate(plans):
-        notify("judging", done / len(plans))
+        progress("judging", done / len(plans))
         check(problem, planned.placement)
-        for conditions in _conditions(planned.routings, ours.conditions.unit, cost):
+        for conditions in _conditions(planned.routings, options.unit, cost):
             report = judged(problem, sets, planned.placement, conditions)
             gaps = float(report.imbalance.mean()) / imbalance - 1, float(report.tiles.mean()) / tiles - 1
             rows.append(ComparedPlan(planned, report, *gaps))
@@ -116,19 +109,19 @@ def timed(planner: Planner, problem: Problem) -> PlannerResult:
     return PlannerResult(planner.name, placement, time.perf_counter() - started, planner.routings)
 
 
-def _rivals(problem: Problem, seed: int, notify: Progress) -> Iterator[PlannerResult]:
+def _rivals(problem: Problem, seed: int, progress: Progress) -> Iterator[PlannerResult]:
     rivals = planners(problem, seed)
     for done, planner in enumerate(rivals):
-        notify(planner.name, done / len(rivals))
+        progress(planner.name, done / len(rivals))
         yield timed(planner, problem)
 
 
-def _ours(problem: Problem, sets: Sets, seed: int, ours: OwnPlanning, notify: Progress) -> PlannerResult:
-    """What `solve` plans in the time that is given to it; its clock starts here."""
+def _ours(
+    problem: Problem, sets: Sets, options: SolveOptions, progress: Progress, cancel: Cancel | None
+) -> PlannerResult:
+    """What our planning finds in the time of the options, by a clock that starts here."""
     started = time.perf_counter()
-    unit, routings = ours.conditions.unit, ours.routings
-    options = SolveOptions(ours.seconds, seed, ours.iterations, routings=routings, unit=unit)
-    plan = solve(problem, sets, options, progress=notify).chosen
+    plan = solve(problem, sets, options, options.effort(cancel), progress).chosen
     return PlannerResult(OURS, plan.placement, time.perf_counter() - started, (plan.report.routing,))
 
 

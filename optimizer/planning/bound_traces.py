@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.planning.bounds import Bound, bound_any, bound_steps
 from optimizer.planning.plan_expected_load import split_steps, step_loads
 from optimizer.traces.infer import ModelChoice
@@ -22,16 +23,16 @@ class LayerBounds:
 
 
 def bound_layer(
-    named: TraceInput, choice: ModelChoice, layer: int, mesh: Mesh, cost: Cost, progress: Callable[[float], None]
+    named: TraceInput, known: Model | ModelChoice, layer: int, mesh: Mesh, cost: Cost, progress: Callable[[float], None]
 ) -> LayerBounds:
     """What no placement of this layer goes below, on what `solve` judges its plans on. Raises InputError."""
-    counted = open_counts(named, choice)
+    counted = open_counts(named, known)
     if counted is not None:
         counts, model = counted
         _, steps, _ = split_steps(step_loads(counts, layer, model))
         note = f"{counts.source}: counts alone, so the expected load is bounded"
         return LayerBounds(layer, bound_steps(steps, mesh), f"{len(steps)} recorded steps", (note,))
-    source = open_source(named, [layer], choice, mesh, progress)
+    source = open_source(named, [layer], known, mesh, progress)
     test = source.sets(layer).test
     of = f"{test.count} test batches of {test.experts.shape[1]} tokens"
     return LayerBounds(layer, bound_any(test, source.model, mesh, cost), of, (source.origin, *source.notes))

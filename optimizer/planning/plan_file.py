@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from optimizer.domain.hardware import Hardware
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
@@ -51,6 +52,20 @@ class Plan:
     layers: dict[int, LayerPlan]
     unit: Unit | None = None
     capacity_factor: float | None = None
+
+    @classmethod
+    def of(cls, placement: Placement, layer: int, model: Model, hardware: Hardware, policy: str = "even") -> "Plan":
+        """The plan of one layer with a placement of one's own.
+
+        Raises InputError where the placement breaks a rule, such as an expert without a slot, and for an unknown
+        policy.
+        """
+        if policy not in POLICIES:
+            raise InputError(f"'{policy}' is not a known policy; there are {', '.join(POLICIES)}", "policy")
+        plan = cls(model, hardware.mesh, hardware.cost.name, policy, {layer: LayerPlan(placement)})
+        if faults := _violations(plan, placement):
+            raise InputError("; ".join(faults), "placement")
+        return plan
 
 
 class _Part(BaseModel):

@@ -232,13 +232,13 @@ def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Call
     return cached(named.cache, named.files, model, layers, named.first_moe_layer, read, named.extras)
 
 
-def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] | None:
+def open_counts(named: TraceInput, model: Model | ModelChoice) -> tuple[Counts, Model] | None:
     """The counts that were named and their model, or None where requests or nothing were named.
 
     Raises InputError for counts beside anything else, and where the top-k is known to nobody.
     """
     if isinstance(named.memory, Counts):
-        return named.memory, _model_of_counts(named.memory, choice)
+        return named.memory, _model_of_counts(named.memory, model)
     counted = [file for file in named.files if file.format in COUNTS_ONLY]
     if not counted:
         return None
@@ -249,22 +249,23 @@ def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] 
     path, kind = counted[0].path, counted[0].format
     assert kind is not None
     counts = read_counts(path, kind, named.first_moe_layer or 0)
-    if choice.name:
-        model = model_without_trace(choice)
-        if named.first_moe_layer is None and len(counts.layers) == model.moe_layers:
-            counts = read_counts(path, kind, model.first_moe_layer)  # an axis of the model's MoE layers starts there
-        return counts, model
-    return counts, _model_of_counts(counts, choice)
+    found = _model_of_counts(counts, model)
+    known = isinstance(model, Model) or model.name is not None
+    if known and named.first_moe_layer is None and len(counts.layers) == found.moe_layers:
+        counts = read_counts(path, kind, found.first_moe_layer)  # an axis of the model's MoE layers starts there
+    return counts, found
 
 
-def _model_of_counts(counts: Counts, choice: ModelChoice) -> Model:
+def _model_of_counts(counts: Counts, model: Model | ModelChoice) -> Model:
     """The model that counts are of. Raises InputError where the top-k is known to nobody."""
-    if choice.name:
-        return model_without_trace(choice)
-    top_k = choice.top_k or counts.top_k
+    if isinstance(model, Model):
+        return model
+    if model.name:
+        return model_without_trace(model)
+    top_k = model.top_k or counts.top_k
     if top_k is None:
-        raise InputError(f"{counts.source} does not say how many experts a token uses; name that or the model", "top_k")
-    return choice.applied(Model("custom", counts.load.shape[2], 0, top_k))
+        raise InputError(f"{counts.source} does not say how many experts a token uses; give the top-k or the model")
+    return model.applied(Model("custom", counts.load.shape[2], 0, top_k))
 
 
 def synthesised(counts: Counts, model: Model, layer: int, named: TraceInput, mesh: Mesh) -> TraceSource:

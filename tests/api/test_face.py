@@ -35,6 +35,7 @@ from optimizer import (
     simulate,
     write_plan,
 )
+from optimizer.planning.plan_layer import LayerSolution
 from optimizer.traces.formats.counts import Counts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,7 @@ def test_every_name_of_the_face_is_there_and_has_a_docstring() -> None:
         assert name == "__version__" or value.__doc__, name
     assert set(optimizer.__all__) <= set(dir(optimizer))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = optimizer.nothing  # type: ignore[attr-defined]
+        _ = optimizer.nothing
 
 
 def test_importing_the_package_imports_none_of_its_rooms() -> None:
@@ -124,6 +125,7 @@ def test_a_plan_is_written_read_simulated_and_printed(requests: list[np.ndarray]
     again = read_plan(tmp_path / "plan.json")
     judged = simulate(again, open_traces(requests, batch_tokens=24), [Conditions("even"), Conditions("hash")])
     assert [report.routing for report in judged.reports[1]] == ["even", "hash"]
+    assert isinstance(found.solution, LayerSolution)
     assert judged.report.latency_us.tolist() == found.solution.chosen.report.latency_us.tolist()
     assert "greedy" in str(found)
     assert "<pre" in found._repr_html_()
@@ -157,6 +159,7 @@ def test_bounds_lie_below_what_a_plan_reaches(requests: list[np.ndarray]) -> Non
     traces = open_traces(requests, batch_tokens=24)
     found, bounds = plan_layer(traces, 1, MODEL, MACHINE, QUICK), bound(traces, 1, MODEL, MACHINE)
     least = max(each.mean for each in bounds.bounds.bounds if each.unit == "imbalance")
+    assert isinstance(found.solution, LayerSolution)
     assert least <= found.solution.chosen.report.imbalance.mean()
     assert "no placement" in str(bounds)
 
@@ -195,7 +198,7 @@ def test_a_token_is_a_fresh_one_in_another_process() -> None:
 @pytest.mark.parametrize(
     ("call", "field"),
     [
-        (lambda: open_traces(np.zeros((3, 4))), "traces"),
+        (lambda: open_traces(np.zeros((3, 4), dtype=int)), "traces"),
         (lambda: open_traces(np.full((1, 2, 1), -1)), "traces"),
         (lambda: open_traces(np.full((1, 2, 1), 70_000)), "traces"),
         (lambda: open_traces([np.zeros((2, 1, 1), dtype=int), np.zeros((2, 2, 1), dtype=int)]), "traces"),

@@ -10,8 +10,8 @@ from running_commands import SHORT, fault, run
 
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.problem import Constraints
-from optimizer.experiments.compare_rivals import OURS, Comparison, OwnPlanning, compare
+from optimizer.experiments.compare_rivals import OURS, Comparison, compare
+from optimizer.planning.options import SolveOptions
 from optimizer.report.compare import routing
 from optimizer.routing.context import Unit
 from optimizer.simulation.conditions import Conditions
@@ -26,8 +26,8 @@ def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Co
     source = open_source(
         TraceInput(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None
     )
-    ours = OwnPlanning(20, 500, Conditions(unit=unit), (policy,))
-    return compare(source, 1, Mesh(2, 2, 3), cost(), Constraints(), 0, ours, lambda stage, share: None)
+    options = SolveOptions(20, iterations=500, routings=(policy,), unit=unit)
+    return compare(source, 1, Mesh(2, 2, 3), cost(), options)
 
 
 @pytest.fixture(scope="module")

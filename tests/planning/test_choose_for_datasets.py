@@ -25,15 +25,16 @@ from optimizer.planning.choose_for_datasets import (
     choose_plans,
     latency_figures,
 )
+from optimizer.report.rendering import WIDTH, print_parts
 from optimizer.report.robustness import (
     WITHOUT,
     as_json,
     drift_table,
     latency_table,
     lines,
+    parts,
     regret_table,
     robustness_page,
-    show,
 )
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
@@ -222,7 +223,7 @@ def test_a_dozen_data_sets_fit_on_a_line(capsys: pytest.CaptureFixture[str]) -> 
     ]
     whole = Pools(names, np.full(12, 1 / 12), tuple(layers))
     found = Robustness.of(choose_plans(whole, Criterion.MEAN, LIMITS), judged(whole))
-    show(found, drift_of(names))
+    print_parts(parts(found, drift_of(names)), Console(width=WIDTH, highlight=False))
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 121
     assert "…" not in printed
@@ -276,7 +277,7 @@ def test_json_is_json_and_says_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert of["left_out"][1]["own_us"]["mean"] == found.latency[1, 1, 0]
     assert (of["criterion"], of["weights"]) == ("worst", {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3})
     assert said["drift"]["datasets"] == ["a", "b", "c"]
-    show(found, drift)
+    print_parts(parts(found, drift), Console(width=WIDTH, highlight=False))
     printed = capsys.readouterr().out
     assert all(line in printed for line in lines(found))
 

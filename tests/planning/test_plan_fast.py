@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from random_problems import cost, request_experts, write_request
+from rich.console import Console
 
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -15,6 +16,7 @@ from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_fast import TEST, TOKENS, TRAIN, FastLayer, fast_plan, loads_of
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.report import fast as report
+from optimizer.report.rendering import WIDTH, print_parts
 from optimizer.traces.batches import split_requests
 from optimizer.traces.source import TraceInput, TraceSource, open_source
 from optimizer.traces.trace import OUTPUT, PROMPT
@@ -143,7 +145,7 @@ def test_what_cannot_be_kept_is_refused(corpus: Path) -> None:
 
 def test_the_report_shows_layers_mean_and_worst(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, rows, _ = planned(corpus)
-    report.show(rows)
+    print_parts(report.parts(rows), Console(width=WIDTH))
     shown = capsys.readouterr().out
     found = report.as_json(rows)["layers"]
     assert list(found) == ["2", "0", "1"]
