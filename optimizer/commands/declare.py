@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, cast, get_args, get_origin, get_type_hints
 
 import click
 
@@ -17,6 +17,9 @@ from optimizer.commands.failures import as_click_error
 from optimizer.errors import InputError
 
 FIRST_SECTION = "What most runs need"
+
+METAVARS = {int: "N", float: "NUMBER", str: "NAME", Path: "FILE"}
+"""What stands for a value of a type in the help, where the option does not say it better."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
     def decorate(function: Callable[..., None]) -> OptionsCommand:
         hints = get_type_hints(function)
         groups: dict[str, type[OptionGroup]] = {
-            name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)
+            name: cast(type[OptionGroup], kind) for name, kind in hints.items() if is_dataclass(kind)
         }
 
         def run(**values: Any) -> None:
@@ -149,7 +152,7 @@ def _argument(field: Field[Any], kind: Any, declared: Argument) -> click.Argumen
 def _option(field: Field[Any], kind: Any, declared: Option) -> click.Option:
     kind, required = _single(kind), field.default is MISSING
     default = None if required else field.default
-    shown = not required and default not in (None, False, "", ())
+    shown = default is not None and default != ""
     if kind is bool:
         return click.Option([*declared.flags, field.name], is_flag=True, default=default, help=declared.help)
     return click.Option(
@@ -158,7 +161,7 @@ def _option(field: Field[Any], kind: Any, declared: Option) -> click.Option:
         required=required,
         default=default,
         show_default=shown,
-        metavar=declared.metavar,
+        metavar=declared.metavar or METAVARS.get(kind),
         help=declared.help,
     )
 
