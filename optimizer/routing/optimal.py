@@ -101,7 +101,7 @@ def _optimal(
         _go_nearest(count, total, replicas, lanes.nearest, tile, want, flow, load)
         level(peak, replicas, flow, load, scratch)  # again, with the peak known: moves no unit that may stay
         most = _ease(replicas, peak, first, further, flow, load, work)
-        _use_room(replicas, want, most, first, further, tile, flow, work)
+        _use_room(replicas, want, peak, most, first, further, tile, flow, load, work)
         _share_out(count, replicas, lanes, flow, tile, quota)
         relieve(quota, flow, count, replicas, ways)
         _serve(experts[batch], source[batch], replicas, quota, chosen[batch])
@@ -183,19 +183,26 @@ def _lighter(
 
 @kernel
 def _use_room(
-    replicas: Graph, want: Ints, most: int, first: int, further: int, tile: int, flow: Ints, work: Ints
-) -> None:
-    """Open more units where tokens would rather go, as long as the device works no longer than the longest."""
+    replicas: Graph, want: Ints, peak: int, most: int, first: int, further: int, tile: int, flow: Ints, load: Ints,
+    work: Ints,
+) -> None:  # fmt: skip
+    """Open more units at replicas where more tokens are nearest than the units there hold.
+
+    A device gets such units only while its load stays within the peak and its work within `most`, so both maxima stay.
+    """
     start, slot, device_of, _, replicated = replicas
     for expert in replicated:
         for replica in range(start[expert], start[expert + 1]):
             place = slot[replica]
-            missing, room = -(-want[place] // tile) - flow[place], most - work[device_of[place]]
+            device = device_of[place]
+            missing, room = -(-want[place] // tile) - flow[place], most - work[device]
+            opened = min(missing, peak - load[device])
             opening = first if flow[place] == 0 else further
-            if missing > 0 and room >= opening:
-                opened = min(missing, 1 + (room - opening) // further)
+            if opened > 0 and room >= opening:
+                opened = min(opened, 1 + (room - opening) // further)
                 flow[place] += opened
-                work[device_of[place]] += opening + (opened - 1) * further
+                load[device] += opened
+                work[device] += opening + (opened - 1) * further
 
 
 @kernel

@@ -28,18 +28,24 @@ class Conditions:
     dead: tuple[int, ...] = ()
 
     def alive(self, placement: Placement, model: Model) -> Placement:
-        """The replicas that are left. Raises InputError where a device is none, or an expert has no replica left."""
-        strange = [device for device in (*self.slow, *self.dead) if not 0 <= device < len(placement.slots)]
-        if strange:
-            raise InputError(f"device {strange[0]} is none; the mesh has devices 0..{len(placement.slots) - 1}")
+        """The placement without the replicas on dead devices.
+
+        Raises InputError if a slow or dead device is not in the mesh, or if an expert has no replica left.
+        """
+        last = len(placement.slots) - 1
+        for name, devices in (("slow", self.slow), ("dead", self.dead)):
+            for device in devices:
+                if not 0 <= device <= last:
+                    raise InputError(f"there is no device {device}; the mesh has devices 0..{last}", field=name)
         slots = placement.slots.copy()
         slots[list(self.dead)] = EMPTY
         lost = sorted(set(range(model.experts)) - set(slots.ravel().tolist()))
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise InputError(
-                f"--dead {','.join(map(str, self.dead))}: expert {lost[0]}{more} would have no replica left; "
-                "replicate it, or name other devices"
+                f"expert {lost[0]}{more} would have no replica left if devices {', '.join(map(str, self.dead))} were "
+                "dead; replicate it elsewhere, or name other devices",
+                field="dead",
             )
         return Placement(slots)
 

@@ -73,7 +73,7 @@ class Simulation:
         if faults := placement.violations(model.experts, mesh.devices, mesh.slots_per_device):
             raise ValueError("; ".join(faults))
         if conditions.timing == "overlap" and cost.uses_table:
-            raise InputError("--timing overlap needs links, and the table model has none; leave out --dispatch-model")
+            raise InputError("overlap needs a dispatch model with links, and the table model has none", field="timing")
         self.model, self.mesh, self.cost, self.conditions = model, mesh, cost, conditions
         self.placement = conditions.alive(placement, model)
         self.network: Network = Network.of(mesh, cost.preset.network)
@@ -88,13 +88,25 @@ class Simulation:
         self._queues = Queues.none(mesh.devices)
 
     def feed(self, batches: Batches) -> None:
-        """Run these batches too; all must have the same number of tokens."""
+        """Run these batches too.
+
+        Raises ValueError if they have another number of tokens than the batches before, InputError if they name an
+        expert that the model does not have or a source row that the mesh does not have.
+        """
+        self._check(batches)
         self.tokens = self.tokens or batches.tokens
         if batches.tokens != self.tokens:
             raise ValueError(f"batches of {batches.tokens} tokens after batches of {self.tokens}")
         step = max(1, CHUNK_PAIRS // (batches.tokens * batches.experts.shape[2]))
         for first in range(0, batches.count, step):
             self._run(batches.part(first, first + step))
+
+    def _check(self, batches: Batches) -> None:
+        """Refuse ids with which the kernels, which do not check, would read and write outside their arrays."""
+        _within("expert ids", batches.experts, self.model.experts, f"model {self.model.name}")
+        _within("source rows", batches.source_row, self.mesh.rows, "the mesh")
+        if batches.candidates is not None:
+            _within("candidate experts", batches.candidates, self.model.routed_experts, f"model {self.model.name}")
 
     @property
     def batches(self) -> int:
@@ -195,6 +207,12 @@ class Simulation:
         pairs = self.tokens * self.model.top_k
         return Rerouting(factor, self.capacity, **counts, routed_pairs=pairs, next_estimated=self._estimated[0],
                          weights_estimated=self._estimated[1])  # fmt: skip
+
+
+def _within(what: str, ids: Ints, count: int, owner: str) -> None:
+    """Raise InputError unless all ids `[...]` are within 0..count - 1, which is what their owner has."""
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < count:
+        raise InputError(f"the batches' {what} are {ids.min()}..{ids.max()}, but {owner} has 0..{count - 1}", "batches")
 
 
 def _largest(first: Ints | Floats, then: Ints) -> Ints:

@@ -39,14 +39,14 @@ def _corpus(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None
         return corpus_of_files(named.files, model, asked, named.first_moe_layer, named.strict), ""
     model = model_without_trace(choice)
     if asked is None:
-        raise InputError("--layer all needs TRACES; of the built-in trace name the layers")
+        raise InputError("the built-in trace has no list of layers; name the layers, or give traces", field="layers")
     trace = builtin_trace(model, asked, named.seed)
     return corpus_of_trace(trace, model), trace.source
 
 
 def _batches(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh) -> Found:
     if layers is None or len(layers) != 1:
-        raise InputError("--batches holds one layer; say which with --layer")
+        raise InputError("a batch file holds one layer; say which layer that is", field="layers")
     source = open_source(named, layers, choice, mesh, lambda share: None)
     batches = source.everything(layers[0])
     return [report_of_batches(batches, source.model, layers[0], mesh)], [source.origin]

@@ -196,6 +196,7 @@ def test_the_peak_is_the_bound_that_the_formulation_proves(seed: int) -> None:
 
 
 @settings(max_examples=150)
+@example(case(1, (1, 4), 2), ("row", "rings"), 2, (3, 1))  # cheap further units must not be opened beyond the peak
 @given(cases(), wirings, st.sampled_from([2, 5]), st.sampled_from([(9, 10), (3, 1), (1, 4)]))
 def test_where_a_slots_first_unit_differs_work_is_shorter_at_the_same_peak(
     drawn: Case, wiring: tuple[TokensAt, Links], tile: int, unit_ns: tuple[int, int]

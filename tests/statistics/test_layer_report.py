@@ -60,5 +60,6 @@ def test_the_builtin_trace_has_no_list_of_layers() -> None:
     reports, notes = look(TraceInput(), ModelChoice(), [12, 13], HOME, lambda share: None)
     assert [report.layer for report in reports] == [12, 13]
     assert "built-in trace" in notes[0]
-    with pytest.raises(InputError, match="--layer all needs TRACES"):
+    with pytest.raises(InputError, match="name the layers") as caught:
         look(TraceInput(), ModelChoice(), None, HOME, lambda share: None)
+    assert caught.value.field == "layers"
