@@ -11,7 +11,7 @@ from optimizer.domain.cost import NS_PER_US, Cost
 from optimizer.domain.network import Network, rank_in_row
 from optimizer.domain.presets.schema import TileCompute
 from optimizer.domain.traffic import Traffic, column_and_hops, count_blocks, count_traffic
-from optimizer.simulation.queueing import DeviceWork, Overlap, overlap
+from optimizer.simulation.queueing import DeviceWork, Messages, Overlap, ServedPairs, overlap
 
 
 class Times(NamedTuple):
@@ -53,13 +53,26 @@ class Clock:
 
     @cached_property
     def out_us(self) -> Floats:
-        """How long a message keeps each link busy in dispatch, `[link]`."""
+        """How long a message keeps each link busy in dispatch, `[link]` microseconds."""
         return self.cost.dispatch_message_us(self.network.remote)
 
     @cached_property
     def back_us(self) -> Floats:
-        """The same in combine."""
+        """How long a message keeps each link busy in combine, `[link]` microseconds."""
         return self.cost.combine_message_us(self.network.remote)
+
+    @property
+    def messages(self) -> Messages:
+        """What messages cost where dispatch, compute and combine overlap."""
+        return Messages(
+            network=self.network,
+            out_us=self.out_us,
+            back_us=self.back_us,
+            out_base_us=self.cost.preset.dispatch.base_us,
+            back_base_us=self.cost.preset.combine.base_us,
+            out_per_expert=self.cost.dispatch_per_expert,
+            back_per_expert=self.cost.combine_per_expert,
+        )
 
     def count(self, chosen: Ints, source: Ints, source_row: Ints) -> Routed:
         """What routed batches put on slots and links."""
@@ -103,21 +116,9 @@ class Clock:
         return slowest
 
     def overlapping(self, routed: Routed) -> tuple[Times, Overlap]:
-        """Each token as soon as links and devices can, see `queueing`; and who waited meanwhile."""
-        found = overlap(
-            routed.chosen,
-            routed.source,
-            self.device_of,
-            self.network,
-            self.out_us,
-            self.back_us,
-            self.cost.preset.dispatch.base_us,
-            self.cost.preset.combine.base_us,
-            self._work(routed),
-            self.cost.dispatch_per_expert,
-            self.cost.combine_per_expert,
-            self.slowdown,
-        )
+        """The times if each token goes on as soon as links and devices can, and who waited meanwhile."""
+        pairs = ServedPairs(routed.chosen, routed.source, self.device_of)
+        found = overlap(pairs, self.messages, self._work(routed), self.slowdown)
         return Times(found.arrived, found.finished - found.arrived, found.end - found.finished), found
 
     def _work(self, routed: Routed) -> DeviceWork:

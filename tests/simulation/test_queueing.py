@@ -13,7 +13,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import count_traffic
-from optimizer.simulation.queueing import DeviceWork, Overlap, overlap
+from optimizer.simulation.queueing import DeviceWork, Messages, Overlap, ServedPairs, overlap
 
 Tokens = Literal["row", "column", "device"]
 Links = Literal["rings", "switch", "nodes"]
@@ -43,18 +43,9 @@ class Case:
         return (np.arange(self.network.mesh.slots) // self.network.mesh.slots_per_device).astype(np.int32)
 
     def run(self) -> Overlap:
-        return overlap(
-            self.chosen,
-            self.source,
-            self.device_of,
-            self.network,
-            self.out_us,
-            self.back_us,
-            *self.base,
-            self.work,
-            *self.per_expert,
-            self.slowdown,
-        )
+        pairs = ServedPairs(self.chosen, self.source, self.device_of)
+        messages = Messages(self.network, self.out_us, self.back_us, *self.base, *self.per_expert)
+        return overlap(pairs, messages, self.work, self.slowdown)
 
     def loads(self) -> Ints:
         """Pairs of each slot, `[batch, slot]`."""
