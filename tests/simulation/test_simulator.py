@@ -1,4 +1,4 @@
-"""The simulator against the token-by-token oracle, and what must hold of every run."""
+"""The simulator equals a token-by-token oracle, conserves pairs, and refuses what does not fit."""
 
 from dataclasses import replace
 from typing import Any
@@ -37,17 +37,17 @@ messages = st.sampled_from(["device", "expert"])
 
 
 def run(drawn: Case, cost: Cost, conditions: Conditions) -> SimulationReport:
-    """The simulator on a case."""
+    """The report of the simulator on a case."""
     return simulate(drawn.placement, drawn.batches, drawn.model, drawn.mesh, cost, conditions, drawn.learned)
 
 
 def unit_of(cost: Cost, conditions: Conditions) -> int:
-    """Tokens that make up one unit of load."""
+    """How many tokens make up one unit of load."""
     return cost.tile_tokens if (conditions.unit or cost.unit) == "tiles" else 1
 
 
 def places(drawn: Case, cost: Cost, conditions: Conditions, batch: int) -> list[list[Any]]:
-    """(device, slot) of each pair by the oracle; the optimal policy, which is not unique, is taken at its word."""
+    """(device, slot) of each pair by the oracle; `optimal`, whose choice is not unique, is asked for its own choice."""
     wiring = cost.preset.network.tokens, cost.preset.network.links
     capacity = capacity_of(conditions.capacity_factor or 1.5, drawn.batches.tokens, drawn.model, drawn.mesh.slots)
     tile = unit_of(cost, conditions)
@@ -67,14 +67,14 @@ def places(drawn: Case, cost: Cost, conditions: Conditions, batch: int) -> list[
 
 
 def as_candidates(drawn: Case, batch: int) -> Any:
-    """The recorded ranking of each token."""
+    """The ranking of a token of the batch as recorded, whatever expert of it overflows."""
     assert drawn.batches.candidates is not None
     ranked = as_tokens(drawn.batches.candidates[batch])
     return lambda token, own: ranked[token]
 
 
 def equals_the_oracle(drawn: Case, cost: Cost, conditions: Conditions) -> None:
-    """All figures of a run are the oracle's; dead devices have no replicas for it."""
+    """Assert that all figures of a run are those of the oracle, which sees no replicas on dead devices."""
     report = run(drawn, cost, conditions)
     slots = drawn.placement.slots.copy()
     slots[list(conditions.dead)] = -1
@@ -144,14 +144,14 @@ def test_slow_and_dead_devices_equal_the_oracle(
     ],
 )
 def test_devices_with_the_only_replica_of_an_expert_cannot_be_dead(dead: tuple[int, ...], said: str) -> None:
+    token, row = np.zeros((1, 1, 1), dtype=int), np.zeros((1, 1), dtype=int)
     with pytest.raises(InputError, match=said) as caught:
-        run_by_hand([[0], [1], [2]], np.zeros((1, 1, 1), dtype=int), np.zeros((1, 1), dtype=int), Mesh(3, 1, 1),
-                    Conditions(dead=dead))  # fmt: skip
+        run_by_hand([[0], [1], [2]], token, row, Mesh(3, 1, 1), Conditions(dead=dead))
     assert caught.value.field == "dead"
 
 
 def ranked(drawn: Case, seed: int) -> Case:
-    """With all routed experts as candidates, those of the token first."""
+    """The case with all routed experts as candidates, of which those of the token come first."""
     rng, batches, model = np.random.default_rng(seed), drawn.batches, drawn.model
     order = rng.random((2, batches.tokens, model.routed_experts)) + 1
     np.put_along_axis(order, batches.experts[..., : model.top_k].astype(int), 0, axis=2)
@@ -185,7 +185,7 @@ def test_every_pair_is_served_once_or_counted_as_dropped(plain: Case, policy: st
 
 
 def same(one: SimulationReport, other: SimulationReport) -> None:
-    """Two reports do not differ in anything."""
+    """Assert that two reports do not differ."""
     for name in ("latency_us", "device_load", "device_tiles", "spread", "critical", "out", "back"):
         assert (getattr(one, name) == getattr(other, name)).all(), name
     assert one.summary() == other.summary()
@@ -208,7 +208,9 @@ CONDITIONS += [Conditions("optimal", timing="overlap"), Conditions("even", slow=
 
 
 @pytest.mark.parametrize("conditions", CONDITIONS, ids=str)
-def test_chunks_do_not_show(conditions: Conditions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_does_not_depend_on_how_many_pairs_are_routed_at_a_time(
+    conditions: Conditions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = many()
     whole = run(drawn, wired(ROW_RINGS), conditions)
     for pairs in (1, 64 * 7 * 2, 64 * 7 * 3 + 5):
@@ -253,13 +255,12 @@ def test_devices_outside_the_mesh_are_refused(dead: tuple[int, ...], slow: dict[
     assert caught.value.field == ("dead" if dead else "slow")
 
 
-def batches_of(experts: Any, rows: Any, candidates: Any = None) -> Batches:
-    """One batch of the given ids, as if they came from somewhere that did not check them."""
+def unchecked(experts: Any, rows: Any, candidates: Any = None) -> Batches:
+    """One batch of any ids, as if it came from somewhere that did not check them."""
     data = Batches(np.zeros((1, 2, 1), dtype=int), np.zeros((1, 2), dtype=int))
-    for name, ids, dtype in (("experts", experts, np.uint16), ("source_row", rows, np.int32)):
-        object.__setattr__(data, name, np.array([ids], dtype=dtype))
-    if candidates is not None:
-        object.__setattr__(data, "candidates", np.array([candidates], dtype=np.uint16))
+    named = {"experts": experts, "source_row": rows} | ({} if candidates is None else {"candidates": candidates})
+    for name, ids in named.items():
+        object.__setattr__(data, name, np.array([ids], dtype=np.int32 if name == "source_row" else np.uint16))
     return data
 
 
@@ -267,11 +268,11 @@ def batches_of(experts: Any, rows: Any, candidates: Any = None) -> Batches:
 @pytest.mark.parametrize(
     ("batches", "said"),
     [
-        (batches_of([[0], [3]], [0, 0]), r"^the batches' expert ids are 0\.\.3, but model hand has 0\.\.2$"),
-        (batches_of([[65535], [1]], [0, 0]), r"expert ids are 1\.\.65535, but model hand has 0\.\.2"),
-        (batches_of([[0], [1]], [0, 3]), r"source rows are 0\.\.3, but the mesh has 0\.\.2"),
-        (batches_of([[0], [1]], [-1, 0]), r"source rows are -1\.\.0, but the mesh has 0\.\.2"),
-        (batches_of([[0], [1]], [0, 0], [[1, 3], [0, 2]]), r"candidate experts are 0\.\.3, but model hand has"),
+        (unchecked([[0], [3]], [0, 0]), r"^the batches' expert ids are 0\.\.3, but model hand has 0\.\.2$"),
+        (unchecked([[65535], [1]], [0, 0]), r"expert ids are 1\.\.65535, but model hand has 0\.\.2"),
+        (unchecked([[0], [1]], [0, 3]), r"source rows are 0\.\.3, but the mesh has 0\.\.2"),
+        (unchecked([[0], [1]], [-1, 0]), r"source rows are -1\.\.0, but the mesh has 0\.\.2"),
+        (unchecked([[0], [1]], [0, 0], [[1, 3], [0, 2]]), r"candidate experts are 0\.\.3, but model hand has"),
     ],
 )
 def test_batches_that_do_not_fit_the_model_or_the_mesh_are_refused(policy: str, batches: Batches, said: str) -> None:
