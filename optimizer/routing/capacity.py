@@ -1,13 +1,19 @@
-"""A limit to what each replica takes, and what becomes of the pairs beyond it.
+"""A limit to how many pairs each replica takes, and what becomes of the pairs beyond it.
 
-Pairs keep the replica that the policy chose, in token order, until it has taken its capacity. Those left over then look
-for room, in token order too: at another replica of their expert, nearest first; else at a replica of the token's next
-expert in rank order, of the next but one, and so on, never of one that the token has already. A pair that finds none is
-dropped if that is allowed, and else served where it was, over capacity. Shared experts have no next expert: their pairs
-are served over capacity. Needs global counts at run time.
+The capacity is applied to what a policy chose. In token order, each pair keeps the replica that the policy chose, until
+that replica has taken its capacity. The pairs left over then look for room, again in token order:
 
-The next expert is the recorded one (`candidate_experts`) or an estimate: the expert likeliest beside the token's other
-experts, as co-activation tells (naive Bayes on pair counts).
+1. at another replica of their expert, the nearest first;
+2. else at a replica of the token's next expert, that is, the expert that the gate ranked next; then at one of the
+   expert after that, and so on; an expert that the token uses already is passed over.
+
+A pair that finds no room is dropped if that is allowed; otherwise its first replica serves it over capacity. Pairs of
+shared experts have no next expert and are served over capacity. All this needs global counts at run time: how many
+pairs each replica has taken so far.
+
+The next expert is the recorded one (`Batches.candidates`) where traces have the gate's ranking. Otherwise it is an
+estimate: the expert likeliest beside the token's other experts, by naive Bayes on how often pairs of experts were
+chosen together on the train batches.
 """
 
 from dataclasses import dataclass
@@ -22,20 +28,28 @@ from optimizer.routing.context import RoutingContext
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
-RANK_EXPONENT = 0.7  # mean gate weight by rank ~ rank^-0.7: within .009 of DeepSeek-V2-Lite's six recorded weights
-PRIOR_TOKENS = 5.0  # added to seen and expected meetings of two experts, so that rare ones do not decide
+# Where gate weights are not recorded, the weight of the expert of rank r is taken as proportional to r^-0.7: this is
+# within .009 of the mean weights of DeepSeek-V2-Lite's six ranks.
+RANK_EXPONENT = 0.7
+# Tokens added to the seen and to the expected number of meetings of two experts, so that experts that seldom meet do
+# not get extreme ratios from a few tokens; a usual size for such a prior, not tuned.
+PRIOR_TOKENS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class Coactivation:
-    """log_share `[expert]` of the tokens that choose a routed expert; log_lift `[expert, expert]` of choosing both."""
+    """How often routed experts are chosen, and how much oftener together than by chance, as natural logarithms.
+
+    log_share `[expert]`: of the share of tokens that choose an expert. log_lift `[expert, expert]`: of how many times
+    more tokens choose both of two experts than if choices were independent.
+    """
 
     log_share: Floats
     log_lift: Floats
 
     @classmethod
     def of(cls, batches: Batches, model: Model) -> "Coactivation":
-        """From the choices of these batches."""
+        """Counted over all tokens of some batches; the shared experts are left out."""
         chosen, routed = batches.experts[..., : model.top_k], model.routed_experts
         tokens = chosen.shape[0] * chosen.shape[1]
         count = np.bincount(chosen.ravel(), minlength=routed)
@@ -45,9 +59,13 @@ class Coactivation:
 
 
 class Rerouted(NamedTuple):
-    """chosen `[batch, token, k]` flat slots, -1 for a dropped pair; per batch: moved, pairs that went to another
-    replica of their expert; rerouted, to another expert; dropped; over, served over capacity; kept: share of the gate
-    weight of routed experts that is served by the expert of the token's choice."""
+    """What became of the pairs of some batches when capacity was applied.
+
+    chosen `[batch, token, k]`: the flat slot that serves each pair, -1 for a dropped pair. Numbers of pairs `[batch]`:
+    moved went to another replica of their expert, rerouted to a replica of another expert, dropped went nowhere, and
+    over were served over capacity. kept `[batch]`: the share of the routed experts' gate weight that was served by the
+    experts that the tokens chose.
+    """
 
     chosen: Ints
     moved: Ints
@@ -66,9 +84,11 @@ def limit(
     guess: Coactivation | None,
     drop: bool,
 ) -> Rerouted:
-    """Apply the capacity of a context to what a policy chose, `[batch, token, k]`; negative slots stay as they are.
+    """Apply `context.capacity` to chosen `[batch, token, k]`, the flat slots that a policy chose; -1 stays -1.
 
-    guess None: the batches' recorded candidates say which expert is next. Raises ValueError where there are none.
+    source `[batch, token]` is where the tokens are. With `guess` the next experts are estimated from it; without it
+    they are the batches' recorded candidates. `drop` lets pairs that find no room be dropped. Raises ValueError if
+    there are neither candidates nor a guess.
     """
     if guess is None and batches.candidates is None:
         raise ValueError("no candidates are recorded and none can be estimated")
@@ -84,7 +104,10 @@ def limit(
 
 
 def gate_weights(batches: Batches, top_k: int) -> Floats:
-    """Gate weights of the routed experts, `[batch, token, top_k]`, of sum 1 for a token; by rank if not recorded."""
+    """Gate weights of the routed experts, `[batch, token, top_k]`, which sum to 1 for each token.
+
+    Where no weights are recorded, all tokens have the mean weights by rank of `RANK_EXPONENT`.
+    """
     if batches.weights is None:
         by_rank = np.arange(1, top_k + 1) ** -RANK_EXPONENT
         return np.broadcast_to(by_rank / by_rank.sum(), (*batches.experts.shape[:2], top_k))
@@ -104,6 +127,11 @@ def _limit(
     routed: int,
     drop: bool,
 ) -> tuple[Ints, Ints, Ints, Ints, Ints, Floats]:
+    """The kernel of `limit`, which returns the fields of `Rerouted`; the experts below `routed` have a next expert.
+
+    replicas: start, slot, device_of, distance and capacity of the context. guess: the arrays of `Coactivation`, empty
+    ones if candidates `[batch, token, m]` are to be used.
+    """
     batches, tokens, k = chosen.shape
     start, slot, device_of, distance, capacity = replicas
     served = chosen.copy()
@@ -117,7 +145,7 @@ def _limit(
     for batch in range(batches):
         waiting, lost = 0, 0.0
         taken[:] = 0
-        for token in range(tokens):
+        for token in range(tokens):  # first pass: pairs keep their replica while it has room
             for choice in range(k):
                 place = chosen[batch, token, choice]
                 if place < 0:
@@ -127,7 +155,7 @@ def _limit(
                 else:
                     queue[waiting] = token * k + choice
                     waiting += 1
-        for turn in range(waiting):
+        for turn in range(waiting):  # second pass: the pairs that found their replica full
             token, choice = queue[turn] // k, queue[turn] % k
             own, home = experts[batch, token, choice], distance[source[batch, token]]
             found = _room(own, start, slot, device_of, home, taken, capacity)
@@ -163,7 +191,10 @@ def _limit(
 def _room(
     expert: int, start: Ints, slot: Ints, device_of: Ints, home: Ints, taken: Ints, capacity: int
 ) -> int:  # fmt: skip
-    """The nearest replica of an expert that has room, the lowest rank on a tie; -1 for none. home `[device]` hops."""
+    """The slot of the expert's nearest replica that has taken fewer than `capacity` pairs; -1 if there is none.
+
+    home `[device]`: hops from the token to each device. Of equally near replicas the one of the lowest rank is taken.
+    """
     best, nearest = -1, np.int32(1 << 30)
     for replica in range(start[expert], start[expert + 1]):
         place = slot[replica]
@@ -188,9 +219,11 @@ def _next(
     taken: Ints,
     capacity: int,
 ) -> int:
-    """A replica with room of the first expert in rank order that the token does not have yet; -1 for none.
+    """The slot of a replica with room of the best ranked expert that the token does not use yet; -1 if there is none.
 
-    holder `[expert]` says with the token's stamp which experts it has; the one found is added.
+    own is the expert of the pair, experts `[k]` are those of its token, candidates `[m]` the recorded ranking of the
+    token or empty. holder `[expert]` has the token's stamp for the experts that the token uses; the expert that is
+    found is added. score `[expert]` is working memory.
     """
     for candidate in candidates:
         if holder[candidate] != stamp:
@@ -198,7 +231,7 @@ def _next(
             if found >= 0:
                 holder[candidate] = stamp
                 return found
-    log_share, log_lift = guess
+    log_share, log_lift = guess  # from here on by the estimate: log likelihoods add up (naive Bayes)
     for expert in range(len(score)):
         score[expert] = -np.inf if holder[expert] == stamp else log_share[expert]
     for beside in experts:

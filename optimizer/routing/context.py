@@ -1,4 +1,8 @@
-"""What a routing policy may look at: where the replicas are, how far away, and what was learned beforehand."""
+"""What a routing policy may look at: where the replicas are, how far away, and what was learned beforehand.
+
+A policy sees a `RoutingContext` and nothing else of placement, network and cost, so that this file lists all that a
+server would have to provide to run any of the policies.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,23 +20,30 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 
 Unit = Literal["tokens", "tiles"]
-"""What load-aware policies count."""
+"""What load-aware policies count: token-expert pairs, or tiles that have been begun."""
 
-CAPACITY_FACTOR = 1.5  # of the capacity-fill policy where nothing is said
-MILLION = 1_000_000  # learned figures count in millionths, as a plan keeps them: it must route alike when read back
+# Capacity factor of the `capacity-fill` policy where the user gives none. A compromise, not tuned: a lower factor makes
+# loads more even, a higher one lets more pairs stay near.
+CAPACITY_FACTOR = 1.5
+# Learned loads and shares are kept as whole millionths, which is the precision of a plan file, so that a plan that was
+# written and read back routes exactly as before.
+MILLION = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedShares:
-    """What train batches say: load `[expert]` mean pairs per batch; share `[device, slot]` of its expert's pairs that
-    each replica should get, summing to 1 over the replicas of an expert."""
+    """What train batches teach a policy that does not see the loads of the batch at hand.
+
+    load `[expert]`: mean pairs of each expert per batch. share `[device, slot]`: the part of its expert's pairs that
+    the replica in each slot should get; the parts of an expert's replicas sum to 1, and empty slots have 0.
+    """
 
     load: Floats
     share: Floats
 
     @classmethod
     def nothing(cls, placement: Placement, experts: int) -> "LearnedShares":
-        """Where there were no train batches: all experts alike, all replicas of an expert alike."""
+        """What holds without train batches: all experts have load 1, all replicas of an expert have equal shares."""
         count = placement.counts(experts)
         share = np.where(placement.slots >= 0, 1 / np.maximum(count, 1)[placement.slots], 0.0)
         return cls(np.ones(experts), share)
@@ -42,12 +53,17 @@ class LearnedShares:
 class RoutingContext:
     """One layer's replicas as the policies see them.
 
-    start `[expert + 1]` and slot `[replica]` as of `Placement.replicas`, a replica's rank being its place among its
-    expert's; device_of `[slot]`; distance `[source, device]` hops; tile: tokens that make up one unit of load (1: loads
-    are counted in tokens); capacity: pairs that `capacity-fill` gives a replica; load `[expert]` expected pairs per
-    batch and share `[replica]` as learned, in whole millionths; unit_ns: how long a slot takes for its first unit and
-    for each further one, alike where this does not decide; message_us `[link]`: how long a result keeps a link
-    busy, None where all are alike. Arrays are int32, load and share int64.
+    start `[expert + 1]` and slot `[replica]` int32: the replicas of expert e are the flat slots
+    slot[start[e] : start[e + 1]], and the rank of a replica is its place in this stretch (see `Placement.replicas`).
+    device_of `[slot]` int32: the device of each flat slot.
+    distance `[source, device]` int32: hops from where a token is before dispatch to each device.
+    tile: how many tokens make up one unit of load; 1 if loads are counted in tokens.
+    capacity: how many pairs of a batch `capacity-fill` gives a replica.
+    load `[expert]` int64: expected pairs per batch, in millionths, as learned.
+    share `[replica]` int64: the part of its expert's pairs that each replica should get, in millionths, as learned.
+    unit_ns: nanoseconds that a slot takes for its first unit of load and for each further one; two equal numbers where
+    the time of a slot does not depend on this difference.
+    message_us `[link]`: how long one result keeps each link busy, in microseconds; None if all links are equally fast.
     """
 
     start: Ints
@@ -74,7 +90,10 @@ class RoutingContext:
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
     ) -> "RoutingContext":
-        """The replicas of a valid placement; learned None is `LearnedShares.nothing`."""
+        """The context of a valid placement; without `learned` it is `LearnedShares.nothing`.
+
+        The other parameters have the meaning and units of the fields of the same names.
+        """
         known = learned or LearnedShares.nothing(placement, model.experts)
         start, slot = placement.replicas(model.experts)
         return cls(
@@ -98,33 +117,39 @@ class RoutingContext:
 
     @cached_property
     def link_paths(self) -> LinkPaths:
-        """The links that results pass."""
+        """The links that a result passes on its way from each device to each source."""
         return LinkPaths.of(self.network, self.message_us)
 
     @cached_property
     def nearest_slot(self) -> Ints:
-        """The static table of `nearest`, `[source, expert]` flat slots: what a kernel mapping per source can express.
+        """The static table of the `nearest` policy, `[source, expert]` int32 flat slots.
 
-        The replica with the fewest hops. On a tie the one whose device has the least expected load so far, hot experts
-        being dealt out first, each source bringing an equal part of an expert's load.
+        Each source uses the replica with the fewest hops. Between equally near replicas expected loads decide: the
+        table is filled expert by expert, the hottest first, and takes the replica whose device has been given the least
+        expected load so far, assuming that every source brings an equal part of an expert's load.
         """
         hottest_first = np.argsort(-self.load, kind="stable")
         return _nearest(self.start, self.slot, self.device_of, self.distance, self.load, hottest_first)
 
 
 def _millionths(learned: Floats) -> Ints:
-    """Whole, and of at most a million, so that no plan file makes them overflow."""
+    """Learned figures in whole millionths, int64, cut off at a million so that no plan file makes sums overflow."""
     whole: Ints = np.rint(learned.clip(0, MILLION) * MILLION).astype(np.int64)
     return whole
 
 
 def capacity_of(factor: float, tokens: int, model: Model, slots: int) -> int:
-    """Pairs that a replica takes: `factor * tokens * top_k / slots`, rounded up; the factor counts as it is written."""
+    """The capacity of a replica in pairs per batch: factor * tokens * top_k / slots, rounded up.
+
+    A factor of 1 is what each slot would take if all were loaded equally. The factor counts as its decimal digits say:
+    as a binary fraction 1.1 would be a little more than 1.1 and could round up to one pair too many.
+    """
     return ceil(Fraction(str(factor)) * tokens * model.top_k / slots)
 
 
 @kernel
 def _nearest(start: Ints, slot: Ints, device_of: Ints, distance: Ints, load: Ints, order: Ints) -> Ints:
+    """The table of `RoutingContext.nearest_slot`, `[source, expert]`; order `[expert]` lists hot experts first."""
     sources, devices = distance.shape
     table = np.empty((sources, len(order)), dtype=np.int32)
     taken = np.zeros(devices, dtype=np.int64)

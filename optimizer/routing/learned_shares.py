@@ -1,4 +1,8 @@
-"""What can be learned on train batches for policies that know nothing of the batch at hand."""
+"""What can be learned on train batches for policies that do not see the loads of the batch at hand.
+
+Policies such as `weights` give every replica a fixed share of its expert's pairs. `learn` chooses the shares so that
+the sum over train batches of the peak device cost is low.
+"""
 
 import numpy as np
 
@@ -7,17 +11,23 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 from optimizer.routing.context import LearnedShares
 
-LEADERS = 3  # heaviest devices kept per batch: a transfer touches two
-SWEEPS = 4  # more than are needed on any trace seen; a sweep without gain ends it
-PARTS = (1.0, 0.5, 0.25)  # of a replica's share, tried in turn
+# How many of the heaviest devices are kept for each batch. A transfer of a share changes the cost of two devices, so
+# the heaviest of the others is always among the first three.
+LEADERS = 3
+# Sweeps over all pairs of replicas at most; on all traces seen so far a sweep without gain ended the search earlier.
+SWEEPS = 4
+# Which parts of a replica's share are offered to another replica, tried in turn; a coarse grid, not tuned.
+PARTS = (1.0, 0.5, 0.25)
 
 
 def learn(placement: Placement, load: Ints, value: Ints) -> LearnedShares:
-    """Expected loads and split shares, from loads `[batch, expert]` in pairs and the cost of a slot by its tokens.
+    """Expected loads and shares of replicas, learned on train batches.
 
-    value `[tokens + 1]` integers. Shares start even; parts of them are handed from one replica of an expert to another
-    as long as the peak device cost, summed over the batches, falls. A replica serves its share of each batch, rounded
-    up, as weighted round robin does to within one pair. So they are no worse than an even split on these batches.
+    load `[batch, expert]`: the batches' pairs of each expert. value `[tokens + 1]` integers: what a slot costs by the
+    number of its tokens. Shares start even. Parts of them are handed from one replica of an expert to another as long
+    as the peak device cost, summed over the batches, falls, so on these batches the shares are no worse than an even
+    split. A replica is taken to serve its share of a batch rounded up, which weighted round robin keeps to within one
+    pair.
     """
     experts = load.shape[1]
     even = LearnedShares.nothing(placement, experts)
@@ -29,7 +39,7 @@ def learn(placement: Placement, load: Ints, value: Ints) -> LearnedShares:
 
 @kernel
 def _descend(load: Ints, value: Ints, start: Ints, slot: Ints, depth: int, share: Floats) -> None:
-    """Improve share `[slot]`; load `[expert, batch]`."""
+    """Improve share `[slot]` in place by handing over parts; load `[expert, batch]`, depth slots per device."""
     cost = np.zeros((len(share) // depth, load.shape[1]), dtype=np.int64)
     for expert in range(len(load)):
         for replica in range(start[expert], start[expert + 1]):
@@ -56,13 +66,19 @@ def _descend(load: Ints, value: Ints, start: Ints, slot: Ints, depth: int, share
 
 @kernel
 def _served(share: float, load: int) -> int:
-    """Pairs of a batch that a replica serves; the small term keeps a third of three from being two."""
+    """Pairs of a batch that a replica serves: its share of the load, rounded up.
+
+    The small term makes up for rounding errors of shares: a third of three pairs is one pair, not two.
+    """
     return int(np.ceil(share * load - 1e-9))
 
 
 @kernel
 def _leaders(cost: Ints) -> tuple[Ints, Ints]:
-    """The largest costs of each batch and their devices, `[LEADERS, batch]`, for cost `[device, batch]`."""
+    """The `LEADERS` largest costs of each batch and the devices that have them, both `[LEADERS, batch]`.
+
+    cost `[device, batch]`. With fewer devices than `LEADERS` the places left over hold -1.
+    """
     peaks = np.full((LEADERS, cost.shape[1]), -1, dtype=np.int64)
     holders = np.full((LEADERS, cost.shape[1]), -1, dtype=np.int64)
     for device in range(len(cost)):
@@ -81,7 +97,10 @@ def _gain(
     load: Ints, value: Ints, giver: int, taker: int, depth: int, share: Floats, moved: float, cost: Ints, peaks: Ints,
     holders: Ints,
 ) -> int:  # fmt: skip
-    """By how much the summed peaks fall if a part of a share is handed over."""
+    """By how much the sum of the batches' peaks falls if replica `giver` hands `moved` of its share to `taker`.
+
+    load `[batch]` of their expert; peaks and holders as of `_leaders`.
+    """
     one, other = giver // depth, taker // depth
     gain = 0
     for batch in range(len(load)):
@@ -101,6 +120,7 @@ def _gain(
 def _hand_over(
     load: Ints, value: Ints, giver: int, taker: int, depth: int, share: Floats, moved: float, cost: Ints
 ) -> None:  # fmt: skip
+    """Hand `moved` of the share of replica `giver` to `taker`, and keep cost `[device, batch]` right."""
     for batch in range(len(load)):
         pairs = load[batch]
         cost[giver // depth, batch] -= value[_served(share[giver], pairs)]

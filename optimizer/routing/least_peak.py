@@ -1,12 +1,20 @@
-"""The least peak device load of one batch for a given placement, exactly, by path reversal.
+"""The least peak device load that any split of one batch among the replicas of a placement can have, exactly.
 
-Loads are counted in units: pairs, or tiles. Each expert's units go to its replicas' devices; the least peak is the
-largest `ceil(units(S) / |N(S)|)` over sets S of experts, N(S) being the devices of their replicas (max-flow min-cut;
-for tiles the unit semi-matching of Harvey, Ladner, Lovasz and Tamir, J. Algorithms 59, 2006).
+The peak is the load of the fullest device. Loads are whole numbers of units: token-expert pairs, or tiles. Every expert
+has a number of units in the batch, which may be split among the devices of its replicas in any way. With N(S) for the
+devices that have a replica of any expert in a set S, those devices must carry units(S) between them, so the peak is at
+least ceil(units(S) / |N(S)|). The least peak is the largest of these bounds over all sets S (max-flow min-cut; with
+one unit per job it is the semi-matching of Harvey, Ladner, Lovasz and Tamir, J. Algorithms 59, 2006).
 
-Arrays: start `[expert + 1]` and slot `[replica]` as of `Placement.replicas`; device_of `[slot]`; expert_of `[slot]`, -1
-where nothing can be moved (an empty slot, or an expert's only replica); flow `[slot]` units that a replica serves; load
-`[device]` units.
+*Path reversal* finds it. Start from any split. A device A above the wanted peak may pass a unit of an expert to a
+device B that has a replica of the same expert; if B is not below the peak itself, B may pass on a unit of another
+expert to C, and so on. Such a chain that ends at a device below the peak lowers the load of A by one unit and leaves
+the loads in between as they were. If no chain from A ends below the peak, the devices in reach of A and the experts
+that they serve are a set S that proves that the peak must be higher.
+
+Arrays of this module: start `[expert + 1]` and slot `[replica]` are those of `Placement.replicas`; device_of `[slot]`;
+expert_of `[slot]` is -1 where nothing can be moved away (an empty slot, or the only replica of an expert); flow
+`[slot]` is how many units each replica serves; load `[device]` is their sum on each device.
 """
 
 from typing import NamedTuple
@@ -16,23 +24,27 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 
-MOST = 1 << 62  # above any load
+MOST = 1 << 62  # above every load that fits a 64-bit integer sum
 
 
 class Graph(NamedTuple):
-    """The replicas of a placement, as the kernels here take them."""
+    """The replicas of a placement as the kernels of this module take them; arrays as the module describes them."""
 
     start: Ints
     slot: Ints
     device_of: Ints
     expert_of: Ints
     replicated: Ints
-    """Experts with more than one replica, those with fewer first."""
+    """`[number]` int32: the experts that have more than one replica, those with fewer replicas first."""
 
 
 class Scratch(NamedTuple):
-    """Working memory of `level`: queue, from_slot and to_slot `[device]`, mark `[device]` with the number of the last
-    search that reached it, and `[1]` the number of searches so far."""
+    """Working memory of `level`, allocated once for many batches.
+
+    queue `[device]`: the devices that the breadth-first search has reached, in order. from_slot and to_slot `[device]`:
+    over which slots the search came to a device, that is, which replica gives a unit and which takes it. mark
+    `[device]`: the number of the last search that reached the device. searches `[1]`: how many searches there were.
+    """
 
     queue: Ints
     from_slot: Ints
@@ -42,7 +54,7 @@ class Scratch(NamedTuple):
 
 
 def graph(start: Ints, slot: Ints, devices: int, slots_per_device: int) -> Graph:
-    """The graph of a placement's replicas."""
+    """The graph of a placement's replicas; start `[expert + 1]` and slot `[replica]` as of `Placement.replicas`."""
     count = np.diff(start)
     expert_of = np.full(devices * slots_per_device, -1, dtype=np.int32)
     expert_of[slot] = np.where(count > 1, np.arange(len(count)), -1).repeat(count)
@@ -54,7 +66,7 @@ def graph(start: Ints, slot: Ints, devices: int, slots_per_device: int) -> Graph
 
 @kernel
 def scratch_for(devices: int) -> Scratch:
-    """Fresh working memory."""
+    """Fresh working memory for `level`."""
     return Scratch(
         np.empty(devices, dtype=np.int32),
         np.empty(devices, dtype=np.int32),
@@ -66,7 +78,10 @@ def scratch_for(devices: int) -> Scratch:
 
 @kernel
 def least_peak(units: Ints, replicas: Graph, flow: Ints, load: Ints, scratch: Scratch) -> int:
-    """The least peak for units `[expert]`; flow and load are filled with a split that reaches it."""
+    """The least peak for units `[expert]`; flow `[slot]` and load `[device]` are filled with a split that reaches it.
+
+    The split starts from two sweeps of water-filling, which leave little for path reversal to do.
+    """
     start, slot, device_of, _, replicated = replicas
     flow[:], load[:] = 0, 0
     for expert in range(len(units)):
@@ -82,15 +97,15 @@ def least_peak(units: Ints, replicas: Graph, flow: Ints, load: Ints, scratch: Sc
 
 @kernel
 def mean_peak(load: Ints) -> int:
-    """What some device must carry at least: the mean load `[device]`, rounded up."""
+    """The mean of load `[device]`, rounded up: some device must carry at least this much."""
     return int(-(-load.sum() // len(load)))
 
 
 @kernel
 def _pour(units: int, first: int, last: int, slot: Ints, device_of: Ints, flow: Ints, load: Ints, again: bool) -> None:
-    """Give an expert's units to its replicas so that the lightest of their devices rise to one level.
+    """Give an expert's units to its replicas so that the lightest of their devices rise to one level (water-filling).
 
-    again: take back first what they have been given before.
+    The replicas are numbers first..last-1. If `again` is set, units that they were given before are taken back first.
     """
     if again:
         for replica in range(first, last):
@@ -98,16 +113,16 @@ def _pour(units: int, first: int, last: int, slot: Ints, device_of: Ints, flow: 
             flow[slot[replica]] = 0
     left = units
     while left > 0:
-        low, second, alike = MOST, MOST, 0
+        low, second, lightest = MOST, MOST, 0  # the two lowest levels, and how many devices are at the lowest
         for replica in range(first, last):
             weight = int(load[device_of[slot[replica]]])
             if weight < low:
-                low, second, alike = weight, low, 1
+                low, second, lightest = weight, low, 1
             elif weight == low:
-                alike += 1
+                lightest += 1
             elif weight < second:
                 second = weight
-        rise = min(second - low, max(left // alike, 1))
+        rise = min(second - low, max(left // lightest, 1))
         for replica in range(first, last):
             device = device_of[slot[replica]]
             if load[device] == low and left > 0:
@@ -119,11 +134,12 @@ def _pour(units: int, first: int, last: int, slot: Ints, device_of: Ints, flow: 
 
 @kernel
 def level(peak: int, replicas: Graph, flow: Ints, load: Ints, scratch: Scratch) -> int:
-    """Move units along paths of replicas until no load exceeds the least peak that is possible, which is returned.
+    """Move units by path reversal until no load exceeds the least peak that is possible, which is returned.
 
-    peak: a lower bound to start from. A device above it sends units to one below it, over any chain of experts that
-    share devices. Where no such device is in reach, those in reach serve nothing but experts that have no replica
-    elsewhere, so their mean load is a bound: the peak rises to it, which also proves it.
+    peak: a lower bound of the least peak to start from. flow `[slot]` and load `[device]` hold a split, which changes.
+    A device above the peak passes units to a device below it, over a chain of experts that share devices. If there is
+    no such chain, the devices in reach serve only experts that have no replica elsewhere. Their mean load, rounded up,
+    is then a lower bound, and the peak rises to it; so the peak that is returned is proved to be the least.
     """
     device_of = replicas.device_of
     for device in range(len(load)):
@@ -152,8 +168,11 @@ def level(peak: int, replicas: Graph, flow: Ints, load: Ints, scratch: Scratch) 
 
 @kernel
 def _reach(device: int, peak: int, replicas: Graph, flow: Ints, load: Ints, scratch: Scratch) -> tuple[int, int]:
-    """Breadth first from a device along what its replicas could hand over: the first device below the peak, or -1, and
-    how many devices were reached, all in the queue."""
+    """Search, breadth first, for a device below the peak to which units of `device` can be passed over a chain.
+
+    A step of the chain leads from a slot that serves units to another replica of its expert. Returns the first device
+    below the peak, or -1, and how many devices were reached; these are the first ones in the queue of `scratch`.
+    """
     start, slot, device_of, expert_of, _ = replicas
     queue, from_slot, to_slot, mark, searches = scratch
     depth = len(device_of) // len(load)

@@ -1,4 +1,13 @@
-"""Relieving busy links: tokens go to another replica of their expert, as long as that makes the peak lower."""
+"""Relief of busy links: tokens go to other replicas of their experts, as long as that makes the busiest link less busy.
+
+Combine ends when the busiest link has carried its last result. The `optimal` policy has decided how many tokens each
+replica serves; here single tokens change to replicas that still have room, so no device gets more units of load. The
+load of a link is how long the results on it keep it busy, in the units of `LinkPaths.work`.
+
+A *path* belongs to a pair of source and device and has the number source * devices + device: it consists of the links
+that a result passes on its way from the device to the source. Arrays of the kernels: quota `[source, slot]` is how many
+tokens of replicated experts a replica serves for a source; room `[slot]` is how many more tokens it may serve.
+"""
 
 from typing import NamedTuple
 
@@ -9,38 +18,47 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.link_paths import LinkPaths
 from optimizer.routing.least_peak import Graph
 
-BUSY = 0.9  # of the busiest link's load: tokens on ways with no such link stay
-SWEEPS = 5  # over tokens on busy ways; with 3 the busiest link has .6 messages more at 512 tokens, with 8 .2 less
+# A link is busy from this share of the busiest link's load on; tokens whose path has no busy link stay where they are.
+# A compromise of time against quality: a lower share looks at more tokens in every sweep.
+BUSY = 0.9
+# How often `_even_out` goes over all tokens on busy paths. With 3 sweeps the busiest link has .6 messages more at 512
+# tokens, with 8 sweeps .2 fewer, at more time.
+SWEEPS = 5
 
 
 class Ways(NamedTuple):
-    """`LinkPaths` as the kernel takes them: start, link, work; and the paths that pass each link, those of link l at
-    first[l] up to first[l + 1], journey `[entry]`. load `[link]` is working memory."""
+    """`LinkPaths` as the kernels take them, int64, and the load of each link.
+
+    Path p passes the links link[start[p] : start[p + 1]] and keeps each of them busy for work[start[p] : start[p + 1]].
+    The paths that pass link l are path[first[l] : first[l + 1]]. load `[link]` is working memory that `relieve` fills.
+    """
 
     start: Ints
     link: Ints
     work: Ints
     first: Ints
-    journey: Ints
+    path: Ints
     load: Ints
 
     @classmethod
     def of(cls, link_paths: LinkPaths) -> "Ways":
-        """With working memory of its own."""
+        """The same paths with fresh working memory."""
         load = np.zeros(link_paths.links, dtype=np.int64)
         return cls(link_paths.start, link_paths.link, link_paths.work, *link_paths.passing(), load)
 
 
 @kernel
 def relieve(quota: Ints, room: Ints, alone: Ints, replicas: Graph, ways: Ways) -> None:
-    """Move single tokens until the busiest link cannot be relieved.
+    """Move single tokens to other replicas of their experts until the busiest link cannot be relieved any more.
 
-    quota `[source, slot]` tokens of replicated experts that each replica serves for a source, and room `[slot]` how
-    many more it may serve: both change; alone `[expert, source]` tokens, of which those of experts with one replica
-    are on links as well. First all busy links are made less busy at the expense of others, as that makes room for what
-    is on the busiest; then every move makes the busiest link less busy, and no other as busy as that was.
+    quota `[source, slot]` and room `[slot]` change. alone `[expert, source]` tokens: those of experts with a single
+    replica cannot move, but their results are on the links as well; other entries are not read.
+
+    1. All busy links are made less busy at the expense of links that are not, as this makes room for tokens that the
+       busiest link has to get rid of.
+    2. Then every move takes a token off the busiest link, and makes no other link as busy as that link was.
     """
-    _lay(quota, alone, replicas, ways)
+    _fill_links(quota, alone, replicas, ways)
     devices = (len(ways.start) - 1) // len(quota)
     _even_out(quota, room, replicas, ways, devices)
     while True:
@@ -55,7 +73,7 @@ def relieve(quota: Ints, room: Ints, alone: Ints, replicas: Graph, ways: Ways) -
 def _move(
     home: int, place: int, there: int, quota: Ints, room: Ints, replicas: Graph, ways: Ways, devices: int
 ) -> None:
-    """One token from slot to slot."""
+    """Move one token of source `home` from slot `place` to slot `there`, and keep quota, room and link loads right."""
     quota[home, place] -= 1
     quota[home, there] += 1
     room[place] += 1
@@ -66,7 +84,7 @@ def _move(
 
 @kernel
 def _even_out(quota: Ints, room: Ints, replicas: Graph, ways: Ways, devices: int) -> None:
-    """Move tokens of busy ways to where the sum of prices is least, in a few sweeps over all."""
+    """Move tokens whose path has a busy link to where the sum of prices is least (`_price`), in a few sweeps."""
     start, slot, device_of, _, replicated = replicas
     most = ways.load.max()
     for _ in range(SWEEPS):
@@ -87,12 +105,12 @@ def _even_out(quota: Ints, room: Ints, replicas: Graph, ways: Ways, devices: int
 
 @kernel
 def _busy(ways: Ways) -> Bools:
-    """Whether each journey passes a busy link, `[journey]`."""
+    """Whether each path passes a busy link, `[path]`."""
     found, limit = np.zeros(len(ways.start) - 1, dtype=np.bool_), BUSY * ways.load.max()
     for link in range(len(ways.load)):
         if ways.load[link] > limit:
             for entry in range(ways.first[link], ways.first[link + 1]):
-                found[ways.journey[entry]] = True
+                found[ways.path[entry]] = True
     return found
 
 
@@ -100,11 +118,14 @@ def _busy(ways: Ways) -> Bools:
 def _cheaper(
     home: int, expert: int, place: int, room: Ints, most: int, replicas: Graph, ways: Ways, devices: int
 ) -> int:
-    """The slot where a token in `place` makes the prices of links least, without any link above `most`; else -1."""
+    """The slot to which a token of source `home` in slot `place` should move so that prices become least; -1 for none.
+
+    A slot counts if it has room, and if no link on its path gets a load above `most`.
+    """
     start, slot, device_of, _, _ = replicas
     here, found = home * devices + device_of[place], -1
     _pass(here, -1, ways)
-    least = _price(here, most, ways) * (1 - 1e-9)
+    least = _price(here, most, ways) * (1 - 1e-9)  # a gain within rounding is none, or tokens might go to and fro
     for replica in range(start[expert], start[expert + 1]):
         there = slot[replica]
         if there != place and room[there] > 0:
@@ -116,11 +137,14 @@ def _cheaper(
 
 
 @kernel
-def _price(journey: int, most: int, ways: Ways) -> float:
-    """What one token more adds to the sum over links of the 32nd powers of load / most; infinite where that gets above
-    one. So high a power stands for the maximum, and still tells whether links below it get busier."""
+def _price(path: int, most: int, ways: Ways) -> float:
+    """What one token more on a path adds to the sum over all links of (load / most) to the power of 32.
+
+    A power this high stands for the maximum, and yet tells whether links below the maximum get busier. The price is
+    infinite if a link would get a load above `most`.
+    """
     total, scale = 0.0, 1 / most
-    for entry in range(ways.start[journey], ways.start[journey + 1]):
+    for entry in range(ways.start[path], ways.start[path + 1]):
         load = ways.load[ways.link[entry]]
         if load + ways.work[entry] > most:
             return np.inf
@@ -130,7 +154,7 @@ def _price(journey: int, most: int, ways: Ways) -> float:
 
 @kernel
 def _power(load: int, scale: float) -> float:
-    """Spelt out, as `**` takes several times as long."""
+    """(load * scale) to the power of 32 by five squarings, as `**` takes several times as long."""
     found = load * scale
     found *= found
     found *= found
@@ -140,8 +164,8 @@ def _power(load: int, scale: float) -> float:
 
 
 @kernel
-def _lay(quota: Ints, alone: Ints, replicas: Graph, ways: Ways) -> None:
-    """The load of all links, from scratch."""
+def _fill_links(quota: Ints, alone: Ints, replicas: Graph, ways: Ways) -> None:
+    """Compute the load of all links from scratch."""
     start, slot, device_of, _, _ = replicas
     devices = (len(ways.start) - 1) // len(quota)
     ways.load[:] = 0
@@ -155,27 +179,31 @@ def _lay(quota: Ints, alone: Ints, replicas: Graph, ways: Ways) -> None:
 
 
 @kernel
-def _pass(journey: int, tokens: int, ways: Ways) -> None:
-    for entry in range(ways.start[journey], ways.start[journey + 1]):
+def _pass(path: int, tokens: int, ways: Ways) -> None:
+    """Add the results of `tokens` tokens to the links of a path; a negative number takes results away."""
+    for entry in range(ways.start[path], ways.start[path + 1]):
         ways.load[ways.link[entry]] += tokens * ways.work[entry]
 
 
 @kernel
 def _detour(link: int, quota: Ints, room: Ints, replicas: Graph, ways: Ways, devices: int) -> tuple[int, int, int]:
-    """The token that leaves a link (source, slot) and the slot where its way is least busy; -1 where there is none
-    that is less busy than the link."""
+    """The move that takes a token off `link` and keeps the busiest link of its new path as little busy as possible.
+
+    Returns the token's source, its slot and its new slot; -1 for all three if every new path would have a link at least
+    as busy as `link` is now.
+    """
     start, slot, device_of, expert_of, _ = replicas
     depth = len(device_of) // devices
     least, found = ways.load[link], (-1, -1, -1)
     for entry in range(ways.first[link], ways.first[link + 1]):
-        home, device = divmod(ways.journey[entry], devices)
+        home, device = divmod(ways.path[entry], devices)
         left = False
         for place in range(device * depth, (device + 1) * depth):
             expert = expert_of[place]
             if expert < 0 or quota[home, place] == 0:
                 continue
             if not left:
-                _pass(ways.journey[entry], -1, ways)
+                _pass(ways.path[entry], -1, ways)
                 left = True
             for replica in range(start[expert], start[expert + 1]):
                 there = slot[replica]
@@ -184,14 +212,14 @@ def _detour(link: int, quota: Ints, room: Ints, replicas: Graph, ways: Ways, dev
                     if busy < least:
                         least, found = busy, (home, place, there)
         if left:
-            _pass(ways.journey[entry], 1, ways)
+            _pass(ways.path[entry], 1, ways)
     return found
 
 
 @kernel
-def _busiest(journey: int, ways: Ways) -> int:
-    """The largest load on a way with one token more."""
+def _busiest(path: int, ways: Ways) -> int:
+    """The largest load on the links of a path if it carried the result of one token more."""
     most = 0
-    for entry in range(ways.start[journey], ways.start[journey + 1]):
+    for entry in range(ways.start[path], ways.start[path + 1]):
         most = max(most, ways.load[ways.link[entry]] + ways.work[entry])
     return most

@@ -1,4 +1,8 @@
-"""Policies that watch what this batch has given the replicas so far, as kernels over whole batches."""
+"""Kernels of the policies that choose pair by pair, by what the replicas have been given so far in the same batch.
+
+Both take experts `[batch, token, k]` and source `[batch, token]` and return the flat slot of each pair,
+`[batch, token, k]` int32. start, slot, device_of and distance are the arrays of `RoutingContext` of these names.
+"""
 
 import numpy as np
 
@@ -10,10 +14,10 @@ from formulations.kit.kernels import kernel
 def least_loaded(
     experts: Ints, source: Ints, start: Ints, slot: Ints, device_of: Ints, distance: Ints, tile: int, margin: int
 ) -> Ints:
-    """Each pair to the device with the least load so far, in units of `tile` tokens; one that is not where the token
-    is must be lighter by more than `margin`. Before that, with tile > 1, to a replica whose last tile is not full.
+    """Send each pair to the device with the least load so far, in units of `tile` tokens.
 
-    experts and the result `[batch, token, k]`, source `[batch, token]`; the others as in `Site`.
+    A device to which the token must travel needs a load that is lower by more than `margin` units. If tile is more than
+    1, a replica whose last tile is not full comes first: one token more in that tile costs its device nothing.
     """
     batches, tokens, k = experts.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
@@ -29,11 +33,11 @@ def least_loaded(
                 best, least = slot[start[expert]], worst
                 for replica in range(start[expert], start[expert + 1]):
                     device = device_of[slot[replica]]
-                    weight = 2 * load[device]
+                    weight = 2 * load[device]  # doubled, so that there is a whole number between two loads
                     if home[device] > 0:
-                        weight += 2 * margin + 1  # 1, so that on a tie the token stays, whatever the ranks
+                        weight += 2 * margin + 1  # the 1 keeps the token where it is if loads differ by the margin
                     if room[slot[replica]] > 0:
-                        weight -= worst
+                        weight -= worst  # a tile with room comes before every device without one
                     if weight < least:
                         best, least = slot[replica], weight
                 if room[best] == 0:
@@ -48,9 +52,9 @@ def least_loaded(
 def capacity_fill(
     experts: Ints, source: Ints, start: Ints, slot: Ints, device_of: Ints, distance: Ints, capacity: int
 ) -> Ints:
-    """Each pair to the nearest replica that has taken less than `capacity`; round robin once there is none.
+    """Send each pair to the nearest replica that has taken fewer than `capacity` pairs of this batch.
 
-    Arrays as in `least_loaded`.
+    Once no replica of the expert is below the capacity, the expert's further pairs go to its replicas in turn.
     """
     batches, tokens, k = experts.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)

@@ -1,20 +1,25 @@
-"""The `optimal` policy: the least peak device load of every batch, and at that peak few hops.
+"""The `optimal` policy: the least peak device load of every batch, and at that peak few hops and evenly used links.
 
-Per batch, tile being the tokens of one unit of load (1, or a tile's):
+The peak is the load of the fullest device, in units of `tile` tokens. With tile 1 units are token-expert pairs. With
+the size of a hardware tile, t tokens of an expert in one slot are ceil(t / tile) units, as a tile that is partly filled
+costs as much as a full one. So a unit is room for `tile` tokens: an expert with t tokens in all needs ceil(t / tile)
+units, wherever they are, and its tokens can be shared out in many ways within these units. Steps for each batch:
 
-1. each expert's units go where its tokens would go to the nearest replica, or as many of them as it has;
-2. `balance.level` moves the fewest units it must until the peak is the least possible;
-3. where the first unit of a slot takes another time than further ones, single units move on until the device that
-   works longest can pass none to one that would work less; then units are opened that make no device work longer, at
-   replicas that tokens are near to and had none to spare;
-4. every expert's tokens take the replicas' places, those (source, replica) pairs first that save the most hops against
-   the source's next best replica. For two replicas this is the cheapest decomposition, for more a greedy one.
+1. The units of each expert are given to its replicas by how many of its tokens have which replica as their nearest
+   (`_go_nearest`).
+2. `least_peak.level` moves as few units as it can, by path reversal, until the peak is the least possible.
+3. If the first unit of a slot takes another time than further ones (the cost of a slot is a staircase), single units
+   move on until the device that works longest can pass none to a device that would work less (`_ease`). Then units are
+   added at replicas to which more tokens are near than their units hold, where this makes neither the longest work
+   longer nor the peak higher (`_use_room`).
+4. Each expert's tokens are given to the units of its replicas. The (source, replica) pairs that save the most hops
+   against the source's next best replica choose first (`_share_out`). With two replicas this needs the fewest hops that
+   these units allow; with more replicas it is a greedy choice.
+5. While busy links can be relieved, tokens go to other replicas that have room for them (`link_relief.relieve`).
+6. The pairs of the batch take their slots in token order (`_serve`).
 
-5. while busy links can be relieved, a token goes to another replica that has room for it (`links.relieve`).
-
-The peak is exact; before step 5 the hops are the fewest for the quotas of step 3, with at most two replicas, and in all
-about as few as a min-cost flow would find (measured in `benchmarks/routing.py`). Needs the whole batch's loads at run
-time.
+The peak is exact. Before step 5 the hops are about as few as a min-cost flow at this peak would find; the figures are
+in benchmarks/README.md. The policy needs the loads of the whole batch at run time.
 """
 
 from typing import NamedTuple
@@ -29,8 +34,11 @@ from optimizer.routing.link_relief import Ways, relieve
 
 
 class Lanes(NamedTuple):
-    """Every (source, replica) of the replicated experts, best first: those of the i-th replicated expert are lanes
-    first[i]:first[i + 1]; source, slot `[lane]`; nearest `[source, expert]` flat slot with the fewest hops."""
+    """In which order the (source, replica) pairs, here called lanes, of each replicated expert choose; all int32.
+
+    The lanes of the i-th replicated expert are first[i]..first[i + 1] - 1, the one that saves the most hops first.
+    source and slot `[lane]` say what a lane connects. nearest `[source, expert]`: the flat slot with the fewest hops.
+    """
 
     first: Ints
     source: Ints
@@ -39,16 +47,20 @@ class Lanes(NamedTuple):
 
 
 def optimal(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """The replica of each pair, `[batch, token, k]` flat slots; loads in units of `context.tile` tokens."""
+    """The flat slot that serves each pair, `[batch, token, k]` int32, so that the peak of each batch is the least.
+
+    experts `[batch, token, k]` and source `[batch, token]` as for all policies; units are `context.tile` tokens.
+    """
     replicas = graph(context.start, context.slot, context.devices, len(context.device_of) // context.devices)
     lanes, ways = _lanes(context, replicas.replicated), Ways.of(context.link_paths)
     return _optimal(experts, source, replicas, lanes, ways, context.devices, context.tile, *context.unit_ns)
 
 
 def _lanes(context: RoutingContext, replicated: Ints) -> Lanes:
-    """Lanes by how much farther the source's next best replica is, the largest advantage first.
+    """The lanes of all replicated experts; those that save the most hops against the next best replica come first.
 
-    Of equal ones those of `nearest` come first, so that where the peak does not bind all tokens go as they would there.
+    Of lanes with equal savings those of the `nearest` policy come first: then, where the peak leaves the choice free,
+    all tokens go as they would under that policy.
     """
     first, sources, slots = [0], [], []
     for expert in replicated:
@@ -77,6 +89,10 @@ def _optimal(
     first: int,
     further: int,
 ) -> Ints:
+    """The policy's kernel: steps 1 to 6 of the module for each batch.
+
+    tile: tokens per unit; first and further: how long a slot takes for its first unit and for each further one.
+    """
     batches, tokens, k = experts.shape
     sources, number = lanes.nearest.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
@@ -96,15 +112,17 @@ def _optimal(
                 count[experts[batch, token, choice], home] += 1
         for expert in range(number):
             total[expert] = count[expert].sum()
+        _go_nearest(count, total, replicas, lanes.nearest, tile, want, flow, load)  # 1
+        peak = level(mean_peak(load), replicas, flow, load, scratch)  # 2
+        # From a bound below the least peak, units move that could stay. So the peak is only taken from the first
+        # levelling, and a second one starts from the nearest replicas again with the peak known.
         _go_nearest(count, total, replicas, lanes.nearest, tile, want, flow, load)
-        peak = level(mean_peak(load), replicas, flow, load, scratch)
-        _go_nearest(count, total, replicas, lanes.nearest, tile, want, flow, load)
-        level(peak, replicas, flow, load, scratch)  # again, with the peak known: moves no unit that may stay
-        most = _ease(replicas, peak, first, further, flow, load, work)
-        _use_room(replicas, want, most, first, further, tile, flow, work)
-        _share_out(count, replicas, lanes, flow, tile, quota)
-        relieve(quota, flow, count, replicas, ways)
-        _serve(experts[batch], source[batch], replicas, quota, chosen[batch])
+        level(peak, replicas, flow, load, scratch)
+        most = _ease(replicas, peak, first, further, flow, load, work)  # 3
+        _use_room(replicas, want, peak, most, first, further, tile, flow, load, work)
+        _share_out(count, replicas, lanes, flow, tile, quota)  # 4
+        relieve(quota, flow, count, replicas, ways)  # 5
+        _serve(experts[batch], source[batch], replicas, quota, chosen[batch])  # 6
     return chosen
 
 
@@ -112,8 +130,12 @@ def _optimal(
 def _go_nearest(
     count: Ints, total: Ints, replicas: Graph, nearest: Ints, tile: int, want: Ints, flow: Ints, load: Ints
 ) -> None:
-    """want `[slot]` tokens that would go to the nearest replica; flow `[slot]` whole units of it, the last ones where
-    most tokens are left over; load `[device]` units."""
+    """Give every expert's units to its replicas by how many of its tokens are nearest to each of them.
+
+    count `[expert, source]` and total `[expert]` tokens. Filled in: want `[slot]`, the tokens that are nearest to a
+    replica; flow `[slot]`, its units; load `[device]`, their sum. A replica gets the units that its tokens fill. The
+    units of the expert that are left go, one by one, to the replica with the most tokens that have no unit yet.
+    """
     start, slot, device_of, _, replicated = replicas
     want[:], flow[:], load[:] = 0, 0, 0
     for expert in range(len(total)):
@@ -140,7 +162,10 @@ def _go_nearest(
 
 @kernel
 def _ease(replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints) -> int:
-    """Move single units to where they make the longest work `[device]` shorter, until none does; returns it."""
+    """Move single units off the device that works longest to one that then works less, until there is no such move.
+
+    Fills work `[device]` and returns the longest. Loads stay within the peak. Nothing moves if first equals further.
+    """
     work[:] = 0
     for place in range(len(flow)):
         if flow[place] > 0:
@@ -164,8 +189,11 @@ def _ease(replicas: Graph, peak: int, first: int, further: int, flow: Ints, load
 def _lighter(
     device: int, replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints
 ) -> tuple[int, int]:
-    """A slot of a device, and the other replica of its expert that could take a unit with the least work then; -1 where
-    none would work less than the device does."""
+    """The best single unit that a device could pass on: a slot of the device, and the slot that would take the unit.
+
+    The taking slot is the one whose device then has the least work; -1 for both if no taking device would stay within
+    the peak and work less than `device` works now.
+    """
     start, slot, device_of, expert_of, _ = replicas
     depth = len(flow) // len(load)
     found, target, least = -1, -1, work[device]
@@ -183,24 +211,35 @@ def _lighter(
 
 @kernel
 def _use_room(
-    replicas: Graph, want: Ints, most: int, first: int, further: int, tile: int, flow: Ints, work: Ints
-) -> None:
-    """Open more units where tokens would rather go, as long as the device works no longer than the longest."""
+    replicas: Graph, want: Ints, peak: int, most: int, first: int, further: int, tile: int, flow: Ints, load: Ints,
+    work: Ints,
+) -> None:  # fmt: skip
+    """Open more units at replicas where more tokens are nearest than the units there hold.
+
+    A device gets such units only while its load stays within the peak and its work within `most`, so both maxima stay.
+    """
     start, slot, device_of, _, replicated = replicas
     for expert in replicated:
         for replica in range(start[expert], start[expert + 1]):
             place = slot[replica]
-            missing, room = -(-want[place] // tile) - flow[place], most - work[device_of[place]]
+            device = device_of[place]
+            missing, room = -(-want[place] // tile) - flow[place], most - work[device]
+            opened = min(missing, peak - load[device])
             opening = first if flow[place] == 0 else further
-            if missing > 0 and room >= opening:
-                opened = min(missing, 1 + (room - opening) // further)
+            if opened > 0 and room >= opening:
+                opened = min(opened, 1 + (room - opening) // further)
                 flow[place] += opened
-                work[device_of[place]] += opening + (opened - 1) * further
+                load[device] += opened
+                work[device] += opening + (opened - 1) * further
 
 
 @kernel
 def _share_out(count: Ints, replicas: Graph, lanes: Lanes, flow: Ints, tile: int, quota: Ints) -> None:
-    """quota `[source, slot]`: tokens of each source that each replica serves, within its units. Uses up count."""
+    """Fill quota `[source, slot]`: how many tokens of each source each replica serves, within the units of its flow.
+
+    Tokens that are shared out are taken off count `[expert, source]`. flow `[slot]`, which held units, then holds how
+    many more tokens each replica has room for.
+    """
     for place in range(len(replicas.replicated)):
         expert = replicas.replicated[place]
         for replica in range(replicas.start[expert], replicas.start[expert + 1]):
@@ -216,7 +255,10 @@ def _share_out(count: Ints, replicas: Graph, lanes: Lanes, flow: Ints, tile: int
 
 @kernel
 def _serve(experts: Ints, source: Ints, replicas: Graph, quota: Ints, chosen: Ints) -> None:
-    """Pairs in token order take what is left of their source's quota, which ends at zero."""
+    """Fill chosen `[token, k]`: each pair, in token order, takes the first replica with quota left for its source.
+
+    Every pair takes one off quota `[source, slot]`, which so ends at zero and is ready for the next batch.
+    """
     start, slot = replicas.start, replicas.slot
     tokens, k = experts.shape
     for token in range(tokens):

@@ -1,77 +1,94 @@
 """Replica routing policies: which replica serves each token-expert pair.
 
-A policy takes experts `[batch, token, k]`, the source of each token `[batch, token]` and the layer's `RoutingContext`,
-and returns the flat slot that serves each pair, `[batch, token, k]` int32. Pairs are served in token order, then in the
-order of the k. Loads are counted in units of `context.tile` tokens; tile-aware means that a tile is filled
-before another is opened.
+All policies have one signature, `Policy`. They take experts `[batch, token, k]` (expert ids), source `[batch, token]`
+(where each token is before dispatch, as of `Network.source`) and the layer's `RoutingContext`. They return the flat
+slot that serves each pair, `[batch, token, k]` int32; slot s of device d has the flat number d * slots_per_device + s.
+Batches do not influence one another. Inside a batch pairs are served in token order, and the pairs of one token in the
+order of its k experts.
+
+A *tile* is a number of tokens that a device computes together: a tile that is partly filled takes as long as a full
+one. `context.tile` is its size. A policy that counts loads in tiles therefore fills a tile that it has begun before it
+begins another, which this module calls tile-aware. With `context.tile` 1 loads are plain numbers of pairs.
+
+Every docstring says what the policy needs to know at run time, because this decides whether a server can run it:
+nothing but the token itself, a table, a count over all tokens of the batch (global counts), or the whole batch.
 """
 
 from collections.abc import Callable
 
 from formulations.kit.arrays import Ints
-from optimizer.routing import load_aware as greedy
-from optimizer.routing import static
+from optimizer.routing import load_aware, static
 from optimizer.routing.context import RoutingContext
 from optimizer.routing.optimal import optimal
 
 Policy = Callable[[Ints, Ints, RoutingContext], Ints]
 
-MARGINS = {True: 1, False: 4}  # by tile-awareness, in tiles and tokens, see benchmarks/README.md
+# By how much another row's device must be lighter before a token of `least-loaded` goes there: 1 tile if tile-aware,
+# else 4 tokens. Of 0, 1 and 2 tiles, 1 has the least mean latency on DeepSeek-V2-Lite and GPT-OSS, and 2 on the
+# built-in trace (benchmarks/README.md). The 4 tokens were measured by benchmarks/routing.py too.
+MARGINS = {True: 1, False: 4}
 
 
 def primary(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """Always the replica of rank 0. Needs to know nothing at run time."""
+    """Every pair goes to the replica of rank 0 of its expert. Needs to know nothing at run time."""
     return context.slot[context.start[experts]]
 
 
 def even(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """Round robin: an expert's i-th pair goes to the replica of rank i mod replicas.
+    """The i-th pair of an expert in the batch goes to the replica of rank i modulo the number of replicas.
 
-    Needs global counts: a pair's number among the expert's, as servers that split evenly do.
+    Needs global counts at run time: how many pairs of the expert came before this one, over the tokens of all sources.
     """
     return static.round_robin(experts, context.start, context.slot)
 
 
 def hashed(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """A multiplicative hash of the pair's place in the batch, modulo replicas. Needs nothing but that place."""
+    """The replica's rank is a multiplicative hash of the pair's place in the batch, modulo the number of replicas.
+
+    Needs nothing at run time but that place: token number times k plus the place among the token's k experts.
+    """
     return static.hashed(experts, context.start, context.slot)
 
 
 def nearest(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """The replica with the fewest hops from the token, ties shared out by expected load.
+    """The replica with the fewest hops from the token; expected loads decide between replicas that are equally near.
 
-    Needs nothing at run time but a static table per source, as of a kernel mapping.
+    Needs nothing at run time but a static table that says for each source which replica of each expert to use
+    (`RoutingContext.nearest_slot`), such as a dispatch kernel can hold.
     """
     return static.by_table(experts, source, context.nearest_slot)
 
 
 def capacity_fill(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """The nearest replica, the lowest rank on a tie, that has not taken its capacity; round robin when all have.
+    """The nearest replica that has taken fewer pairs than its capacity; round robin once all replicas have taken it.
 
-    Needs global counts of what each replica has taken. Tile-aware, the capacity is rounded up to whole tiles.
+    Of equally near replicas the one of the lowest rank is taken. With tiles the capacity is rounded up to whole tiles.
+    Needs global counts at run time: how many pairs each replica has taken so far.
     """
     capacity = -(-context.capacity // context.tile) * context.tile
-    return greedy.capacity_fill(
+    return load_aware.capacity_fill(
         experts, source, context.start, context.slot, context.device_of, context.distance, capacity
     )
 
 
 def least_loaded(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """The device with the least load so far, the token's own row first, the lowest rank on a tie.
+    """The replica on the device with the least load so far; a device that the token must travel to needs a margin.
 
-    A token leaves for a device elsewhere only where its own row's exceeds that by more than a margin. Tile-aware, a
-    replica with a tile that is not full comes before all others. Needs the choices of all earlier tokens of the batch.
+    A device elsewhere is taken only if its load is lower by more than `MARGINS` than that of a device where the token
+    already is. Of equal devices the replica of the lowest rank is taken. Tile-aware, a replica whose last tile is not
+    full comes before all others. Needs the choices of all earlier tokens of the batch at run time.
     """
     margin = MARGINS[context.tile > 1]
-    return greedy.least_loaded(
+    return load_aware.least_loaded(
         experts, source, context.start, context.slot, context.device_of, context.distance, context.tile, margin
     )  # fmt: skip
 
 
 def weights(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """Fixed shares per replica, learned on train batches, dealt out by weighted round robin in token order.
+    """Each replica gets a fixed share of its expert's pairs, dealt out by weighted round robin in token order.
 
-    Needs global counts: a pair's number among the expert's.
+    The shares were learned on train batches (`learned_shares`). Needs global counts at run time: how many pairs of the
+    expert came before this one, over the tokens of all sources.
     """
     return static.weighted_round_robin(experts, context.start, context.slot, context.share)
 
@@ -88,4 +105,4 @@ POLICIES: dict[str, Policy] = {
 }
 
 TAUGHT = ("nearest", "weights", "optimal")
-"""The policies that use what was learned on train batches."""
+"""The policies whose choices depend on what was learned on train batches (`RoutingContext.load` and `share`)."""

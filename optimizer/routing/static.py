@@ -1,6 +1,8 @@
-"""Policies that follow from a token's place in the batch alone, as kernels over whole batches.
+"""Kernels of the policies that do not look at loads: round robin, hash, table and fixed shares.
 
-experts and the result `[batch, token, k]`; start, slot: the replicas of each expert, see `Site`.
+All kernels take experts `[batch, token, k]` and return the flat slot of each pair, `[batch, token, k]` int32. start
+`[expert + 1]` and slot `[replica]` are those of `RoutingContext`: the replicas of expert e are the flat slots
+slot[start[e] : start[e + 1]] in order of rank.
 """
 
 import numpy as np
@@ -8,12 +10,12 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 
-HASH = 2654435761  # Knuth's multiplier for 32 bits, The Art of Computer Programming 6.4
+HASH = 2654435761  # about 2^32 over the golden ratio: Knuth's multiplier, The Art of Computer Programming 6.4
 
 
 @kernel
 def round_robin(experts: Ints, start: Ints, slot: Ints) -> Ints:
-    """An expert's i-th pair goes to its replica of rank i mod replicas."""
+    """The i-th pair of an expert in a batch goes to its replica of rank i modulo the number of its replicas."""
     batches, tokens, k = experts.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
     turn = np.empty(len(start) - 1, dtype=np.int32)
@@ -31,7 +33,10 @@ def round_robin(experts: Ints, start: Ints, slot: Ints) -> Ints:
 
 @kernel
 def hashed(experts: Ints, start: Ints, slot: Ints) -> Ints:
-    """The rank is a hash of the pair's place in the batch, modulo replicas."""
+    """A pair goes to the replica whose rank is a hash of the pair's place in the batch, modulo the number of replicas.
+
+    The hash is the upper half of the 32-bit product with `HASH`, as the lower bits of such a product are less mixed.
+    """
     batches, tokens, k = experts.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
     for batch in range(batches):
@@ -45,7 +50,7 @@ def hashed(experts: Ints, start: Ints, slot: Ints) -> Ints:
 
 @kernel
 def by_table(experts: Ints, source: Ints, table: Ints) -> Ints:
-    """What the table `[source, expert]` says."""
+    """A pair goes to the flat slot that table `[source, expert]` names; source `[batch, token]` int32."""
     batches, tokens, k = experts.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
     for batch in range(batches):
@@ -58,8 +63,12 @@ def by_table(experts: Ints, source: Ints, table: Ints) -> Ints:
 
 @kernel
 def weighted_round_robin(experts: Ints, start: Ints, slot: Ints, share: Ints) -> Ints:
-    """Each of an expert's pairs adds to every replica's credit its share `[replica]`, whole numbers of any sum, and
-    takes that sum from the richest. Shares of nothing but zero are taken as equal."""
+    """Deal out the pairs of each expert in proportion to share `[replica]` int64, which may have any sum.
+
+    Every pair of an expert adds to the credit of each replica its share, and goes to the replica with the most credit,
+    which pays the sum of the expert's shares. So after n pairs a replica has served about n times its part of that sum.
+    If all shares of an expert are zero, its replicas get equal shares.
+    """
     batches, tokens, k = experts.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
     credit = np.empty(len(slot), dtype=np.int64)

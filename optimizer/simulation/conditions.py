@@ -1,6 +1,7 @@
-"""Under what a layer is simulated."""
+"""The conditions under which a layer is simulated: routing policy, timing, capacity, slow and dead devices."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -14,9 +15,17 @@ from optimizer.routing.context import Unit
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a layer is run under: the routing policy's name; the unit in which it counts loads (None: what the compute
-    cost counts); timing; a capacity factor for each replica (None: no limit, and the default one for the policies that
-    need it), with `drop` for pairs that find no room; slow: factors by which devices compute slower; dead devices.
+    """The conditions under which a layer is simulated.
+
+    routing: name of the policy, see `policies.POLICIES`.
+    unit: what the policy counts loads in; None for the unit of the compute cost.
+    timing: "barrier" if dispatch, compute and combine follow one another, "overlap" if each token goes on when it can.
+    capacity_factor: limits what each replica takes (`capacity.limit`), as a multiple of a slot's equal part of the
+    pairs; None for no limit, where policies that need a factor use `CAPACITY_FACTOR`.
+    drop: whether pairs that find no room are dropped instead of being served over capacity.
+    slow: how many times longer devices take to compute, by device. dead: devices that serve nothing.
+
+    Raises InputError if a factor is not a positive number.
     """
 
     routing: str = "even"
@@ -27,24 +36,38 @@ class Conditions:
     slow: dict[int, float] = field(default_factory=dict)
     dead: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise InputError for factors that are not positive numbers."""
+        if self.capacity_factor is not None and not 0 < self.capacity_factor < inf:
+            raise InputError(f"a capacity factor of {self.capacity_factor} is not a positive number", "capacity_factor")
+        for device, factor in self.slow.items():
+            if not 0 < factor < inf:
+                raise InputError(f"a factor of {factor} for device {device} is not a positive number", field="slow")
+
     def alive(self, placement: Placement, model: Model) -> Placement:
-        """The replicas that are left. Raises InputError where a device is none, or an expert has no replica left."""
-        strange = [device for device in (*self.slow, *self.dead) if not 0 <= device < len(placement.slots)]
-        if strange:
-            raise InputError(f"device {strange[0]} is none; the mesh has devices 0..{len(placement.slots) - 1}")
+        """The placement without the replicas on dead devices.
+
+        Raises InputError if a slow or dead device is not in the mesh, or if an expert has no replica left.
+        """
+        last = len(placement.slots) - 1
+        for name, devices in (("slow", self.slow), ("dead", self.dead)):
+            for device in devices:
+                if not 0 <= device <= last:
+                    raise InputError(f"there is no device {device}; the mesh has devices 0..{last}", field=name)
         slots = placement.slots.copy()
         slots[list(self.dead)] = EMPTY
         lost = sorted(set(range(model.experts)) - set(slots.ravel().tolist()))
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise InputError(
-                f"--dead {','.join(map(str, self.dead))}: expert {lost[0]}{more} would have no replica left; "
-                "replicate it, or name other devices"
+                f"expert {lost[0]}{more} would have no replica left if devices {', '.join(map(str, self.dead))} were "
+                "dead; replicate it elsewhere, or name other devices",
+                field="dead",
             )
         return Placement(slots)
 
     def slowdown(self, devices: int) -> Floats:
-        """The factor of each device, `[device]`."""
+        """How many times longer each device takes to compute, `[device]` float64."""
         factor = np.ones(devices)
         factor[list(self.slow)] = list(self.slow.values())
         return factor

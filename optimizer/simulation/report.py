@@ -1,4 +1,4 @@
-"""What a simulation says of one layer under one policy, and the figures drawn from it."""
+"""The result of simulating one layer under one policy, and the figures drawn from it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +10,21 @@ from optimizer.domain.network import Network
 from optimizer.domain.traffic import SPREAD
 from optimizer.statistics.loads import confidence, five_figures
 
+# Figures per batch that every summary has; each is a property or field of `SimulationReport`.
 FIGURES = ("latency_us", "dispatch_us", "compute_us", "combine_us", "imbalance", "tiles", "hops")
+# Columns of `SimulationReport.spread` that a summary gives as means over tokens.
 PER_TOKEN = ("copies", "moved", "rows", "cols")
-OFTEN = 3  # critical devices, experts and links that a summary names
+OFTEN = 3  # how many critical devices, experts and links a summary names: what a reader takes in at a glance
 
 
 @dataclass(frozen=True, eq=False)
 class Rerouting:
-    """What capacity did, per batch: moved, rerouted, dropped and over `[batch]` pairs, kept `[batch]` share of gate
-    weight, as of `routing.capacity`; routed_pairs: pairs of routed experts in a batch; whether the next expert is
-    estimated from co-activation, and gate weights by rank, for want of recorded ones.
+    """What a capacity limit did to the pairs of each batch.
+
+    capacity_factor, and the capacity in pairs per replica that follows from it. moved, rerouted, dropped and over
+    `[batch]` pairs and kept `[batch]` share of gate weight: see `routing.capacity.Rerouted`. routed_pairs: pairs of
+    routed experts in a batch. next_estimated: whether a token's next expert was estimated from co-activation, and
+    weights_estimated: whether gate weights were taken by rank, because none were recorded.
     """
 
     capacity_factor: float
@@ -34,7 +39,7 @@ class Rerouting:
     weights_estimated: bool
 
     def share(self, pairs: Ints) -> float:
-        """Share of all routed pairs."""
+        """The mean of pairs `[batch]` as a share of a batch's routed pairs."""
         return float(pairs.mean() / self.routed_pairs)
 
     def summary(self) -> dict[str, object]:
@@ -54,8 +59,11 @@ class Rerouting:
 
 @dataclass(frozen=True, eq=False)
 class Queues:
-    """With overlap: how long each device's jobs waited for it, in sum, and how long it was busy, `[device]`
-    microseconds over so many batches, which took total_us together."""
+    """Waiting and work of devices where dispatch, compute and combine overlap, summed over batches, in microseconds.
+
+    waiting `[device]`: how long ready jobs waited for the device. busy `[device]`: how long the device worked.
+    total_us: how long all `batches` took together.
+    """
 
     waiting: Floats
     busy: Floats
@@ -64,44 +72,49 @@ class Queues:
 
     @classmethod
     def none(cls, devices: int) -> "Queues":
-        """Of no batch."""
+        """The sums over no batch at all, to which batches can be added."""
         return cls(np.zeros(devices), np.zeros(devices), 0.0, 0)
 
     def added(self, waiting: Floats, busy: Floats, end: Floats) -> "Queues":
-        """With batches more: waiting and busy `[batch, device]`, end `[batch]`."""
+        """The sums with further batches; waiting and busy `[batch, device]`, end `[batch]` as of `Overlap`."""
         sums = self.waiting + waiting.sum(axis=0), self.busy + busy.sum(axis=0)
         return Queues(*sums, self.total_us + float(end.sum()), self.batches + len(end))
 
     @property
     def waiting_us(self) -> Floats:
-        """Waiting per batch, summed over a device's jobs, `[device]`."""
+        """How long the jobs of each device wait for it in a batch, on average, `[device]` microseconds."""
         return self.waiting / self.batches
 
     @property
     def busy_us(self) -> Floats:
-        """Working time per batch, `[device]`."""
+        """How long each device works in a batch, on average, `[device]` microseconds."""
         return self.busy / self.batches
 
     @property
     def idle_us(self) -> Floats:
-        """The rest of the layer's time per batch, `[device]`."""
+        """How long each device is idle in a batch, on average, `[device]` microseconds."""
         return self.total_us / self.batches - self.busy_us
 
     def summary(self) -> dict[str, object]:
-        """All devices."""
+        """The stable JSON form: waiting, busy and idle microseconds of each device."""
         return {name: getattr(self, name).round(3).tolist() for name in ("waiting_us", "busy_us", "idle_us")}
 
 
 @dataclass(frozen=True, eq=False)
 class SimulationReport:
-    """One layer under one policy.
+    """The result of simulating one layer under one policy.
 
-    Per batch: dispatch_us, compute_us, combine_us `[batch]`; device_load and device_tiles `[batch, device]` in
-    token-expert pairs and tiles; spread `[batch, 5]` sums over tokens as of `traffic.SPREAD`; row_traffic
-    `[batch, row]` pairs that come to a mesh row from others; critical `[batch, 4]`: the slowest device, the expert that
-    costs most on it, and the links that end dispatch and combine.
-    Over all batches: out and back `[link]` half messages. `tokens` is the size of a batch, `routing` the policy's name;
-    dispatch_model, unit, moe_op, timing: under which model the figures were made.
+    Per batch: dispatch_us, compute_us, combine_us `[batch]` microseconds. device_load and device_tiles
+    `[batch, device]`: token-expert pairs and tiles. spread `[batch, 5]`: sums over tokens, one column for each name in
+    `traffic.SPREAD`. row_traffic `[batch, row]`: pairs that come to a mesh row from other rows. critical `[batch, 4]`:
+    the slowest device, the expert that costs most on that device, and the busiest links of dispatch and of combine,
+    -1 for a link if nothing travels.
+
+    Over all batches: out and back `[link]`, half messages in dispatch and in combine. rerouting: what a capacity limit
+    did, if there was one. queues: waiting and work of devices, if timing was "overlap".
+
+    routing is the policy's name, tokens the size of a batch; dispatch_model, unit, moe_op and timing say by which model
+    the figures were made.
     """
 
     routing: str
@@ -131,47 +144,48 @@ class SimulationReport:
 
     @property
     def latency_us(self) -> Floats:
-        """Dispatch, compute and combine, `[batch]`."""
+        """Dispatch, compute and combine together, `[batch]` microseconds."""
         return self.dispatch_us + self.compute_us + self.combine_us
 
     @property
     def imbalance(self) -> Floats:
-        """Peak / mean device load, `[batch]`."""
+        """The load of the fullest device over the mean load of devices, in pairs, `[batch]`."""
         ratio: Floats = self.device_load.max(axis=1) / self.device_load.mean(axis=1)
         return ratio
 
     @property
     def tiles(self) -> Ints:
-        """Peak tiles of a device, `[batch]`."""
+        """The most tiles that a device has, `[batch]`."""
         peak: Ints = self.device_tiles.max(axis=1)
         return peak
 
     def per_token(self, name: str) -> Floats:
-        """One column of `spread`, mean over a batch's tokens, `[batch]`."""
+        """The column of `spread` of this name as a mean over the tokens of each batch, `[batch]`."""
         mean: Floats = self.spread[:, SPREAD.index(name)] / self.tokens
         return mean
 
     @property
     def hops(self) -> Floats:
-        """Ring distance to its target devices, summed per token, mean over tokens, `[batch]`."""
+        """Hops from a token to its target devices, summed over them, as a mean over tokens, `[batch]`."""
         return self.per_token("hops")
 
     @property
     def most_row_traffic(self) -> float:
-        """Pairs per batch that come from other rows to the mesh row where these are most."""
+        """Mean pairs per batch that come from other rows to the mesh row that gets the most of them."""
         return float(self.row_traffic.mean(axis=0).max())
 
     def shares(self) -> dict[str, float]:
-        """Share of each term in the summed latency."""
+        """The shares of dispatch, compute and combine in the latency, summed over batches."""
         terms = {name: float(getattr(self, f"{name}_us").sum()) for name in ("dispatch", "compute", "combine")}
         return {name: value / sum(terms.values()) for name, value in terms.items()}
 
     def often(self) -> dict[str, list[dict[str, Any]]]:
-        """The devices, experts and links that were critical oftenest, with the share of batches."""
+        """The devices, experts and links that were critical in most batches, with their share of batches."""
         names = ("device", "expert", "dispatch_link", "combine_link")
         return {name: self._often(name, self.critical[:, place]) for place, name in enumerate(names)}
 
     def _often(self, name: str, seen: Ints) -> list[dict[str, Any]]:
+        """The ids that are most frequent in seen `[batch]`; -1 is no id. Links have names as well."""
         ids, times = np.unique(seen[seen >= 0], return_counts=True)
         first = np.argsort(-times, kind="stable")[:OFTEN]
         found: list[dict[str, Any]] = [
@@ -182,7 +196,7 @@ class SimulationReport:
         return found
 
     def confidence(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """95 % intervals of mean, p50, p95 and p99 of every figure, by block bootstrap over batches."""
+        """95 % intervals of mean, p50, p95 and p99 of each of `FIGURES`, by block bootstrap over batches."""
         return confidence({name: getattr(self, name) for name in FIGURES})
 
     def summary(self) -> dict[str, object]:
@@ -200,6 +214,6 @@ class SimulationReport:
         return found
 
     def links(self) -> dict[str, list[float]]:
-        """Messages per batch on each link, out and back, in the order of `network.remote`, for pictures."""
+        """Mean messages per batch on each link in dispatch and in combine, in the order of `network.remote`."""
         sums = {"dispatch": self.out, "combine": self.back}
         return {name: (halves / 2 / self.batches).round(3).tolist() for name, halves in sums.items()}

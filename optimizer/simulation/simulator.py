@@ -1,4 +1,7 @@
-"""Token dispatch over recorded batches: what really happens to the tokens."""
+"""The simulator: routes every token of recorded batches and counts what devices and links carry.
+
+What it reports is what a cost evaluator of the search must agree with exactly on the same batches and policy.
+"""
 
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -21,7 +24,9 @@ from optimizer.simulation.timing import Clock, Routed, Times
 from optimizer.traces.batches import Batches
 
 NOTHING = np.empty(0, dtype=np.int32)
-CHUNK_PAIRS = 1 << 20  # pairs routed at a time, so that memory does not grow with the number of batches
+# Pairs that are routed at a time, so that memory does not grow with the number of batches. A compromise between memory
+# and the fixed cost of a call; not tuned.
+CHUNK_PAIRS = 1 << 20
 
 
 def simulate(
@@ -33,14 +38,17 @@ def simulate(
     conditions: Conditions,
     learned: LearnedShares | None = None,
 ) -> SimulationReport:
-    """Route every pair of every batch and count what the devices and links carry; see `Simulation`."""
+    """Route every pair of every batch under a placement, and report what devices and links carry and how long it takes.
+
+    learned: what train batches taught, for the policies in `policies.TAUGHT`. Raises as `Simulation` and its `feed` do.
+    """
     simulation = Simulation(placement, model, mesh, cost, conditions, learned)
     simulation.feed(batches)
     return simulation.report()
 
 
 class _Part(NamedTuple):
-    """What is kept of some batches: figures `[batch]`, and what they carried."""
+    """What is kept of some batches; the fields have the shapes and meanings of those of `SimulationReport`."""
 
     dispatch_us: Floats
     compute_us: Floats
@@ -53,11 +61,11 @@ class _Part(NamedTuple):
 
 
 class Simulation:
-    """One layer under one policy, fed batch by batch; nothing but figures per batch is kept.
+    """One layer under one policy, which is fed with batches and keeps nothing but figures per batch.
 
-    learned: what train batches taught (for `policies.TAUGHT`); guess: how to tell a token's next expert where a
-    capacity is set and no candidates are recorded. Raises ValueError for an invalid placement, InputError as
-    `Conditions.alive` does, and for overlap with a dispatch model that knows no links.
+    learned: what train batches taught, for the policies in `policies.TAUGHT`. guess: how a token's next expert is
+    estimated where a capacity is set and no candidates are recorded. Raises ValueError for an invalid placement, and
+    InputError as `Conditions.alive` does and for overlap with a dispatch model that has no links.
     """
 
     def __init__(
@@ -73,7 +81,7 @@ class Simulation:
         if faults := placement.violations(model.experts, mesh.devices, mesh.slots_per_device):
             raise ValueError("; ".join(faults))
         if conditions.timing == "overlap" and cost.uses_table:
-            raise InputError("--timing overlap needs links, and the table model has none; leave out --dispatch-model")
+            raise InputError("overlap needs a dispatch model with links, and the table model has none", field="timing")
         self.model, self.mesh, self.cost, self.conditions = model, mesh, cost, conditions
         self.placement = conditions.alive(placement, model)
         self.network: Network = Network.of(mesh, cost.preset.network)
@@ -88,13 +96,25 @@ class Simulation:
         self._queues = Queues.none(mesh.devices)
 
     def feed(self, batches: Batches) -> None:
-        """Run these batches too; all must have the same number of tokens."""
+        """Run these batches too.
+
+        Raises ValueError if they have another number of tokens than the batches before, InputError if they name an
+        expert that the model does not have or a source row that the mesh does not have.
+        """
+        self._check(batches)
         self.tokens = self.tokens or batches.tokens
         if batches.tokens != self.tokens:
             raise ValueError(f"batches of {batches.tokens} tokens after batches of {self.tokens}")
         step = max(1, CHUNK_PAIRS // (batches.tokens * batches.experts.shape[2]))
         for first in range(0, batches.count, step):
             self._run(batches.part(first, first + step))
+
+    def _check(self, batches: Batches) -> None:
+        """Refuse ids with which the kernels, which do not check, would read and write outside their arrays."""
+        _within("expert ids", batches.experts, self.model.experts, f"model {self.model.name}")
+        _within("source rows", batches.source_row, self.mesh.rows, "the mesh")
+        if batches.candidates is not None:
+            _within("candidate experts", batches.candidates, self.model.routed_experts, f"model {self.model.name}")
 
     @property
     def batches(self) -> int:
@@ -103,11 +123,12 @@ class Simulation:
 
     @property
     def capacity(self) -> int:
-        """Pairs that a replica takes, where that is limited."""
+        """Pairs of a batch that each replica takes, for the policies and conditions that limit them."""
         factor = self.conditions.capacity_factor or CAPACITY_FACTOR
         return capacity_of(factor, self.tokens, self.model, self.mesh.slots)
 
     def _run(self, batches: Batches) -> None:
+        """Route some batches and keep their figures."""
         source = self.network.source(batches.source_row)
         routed = self.clock.count(self._chosen(batches, source), source, batches.source_row)
         self._out += routed.traffic.out.sum(axis=0)
@@ -124,6 +145,7 @@ class Simulation:
         )
 
     def _times(self, routed: Routed) -> Times:
+        """How long routed batches take; with overlap the waiting and work of devices is kept too."""
         if self.conditions.timing == "barrier":
             return self.clock.in_turn(routed)
         times, found = self.clock.overlapping(routed)
@@ -132,7 +154,7 @@ class Simulation:
 
     @cached_property
     def _context(self) -> RoutingContext:
-        """Made when the first batch comes, as capacities follow from its size."""
+        """What the policy may look at. It is made when the first batch comes, as the capacity follows from its size."""
         tile, unit_ns = 1, (1, 1)
         if self.unit == "tiles":
             tile, unit_ns = self.cost.tile_tokens, self.cost.tile_ns
@@ -141,7 +163,7 @@ class Simulation:
         return RoutingContext.of(self.placement, self.model, self.network, tile, *known)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
-        """The slot of each pair, after what capacity changes."""
+        """The flat slot that serves each pair, `[batch, token, k]`, after a capacity limit if there is one."""
         chosen = POLICIES[self.conditions.routing](batches.experts, source, self._context)
         if self.conditions.capacity_factor is None:
             return chosen
@@ -152,9 +174,9 @@ class Simulation:
         return rerouted.chosen
 
     def _critical(self, routed: Routed) -> Ints:
-        """Slowest device, the expert that costs most on it, busiest links out and back, `[batch, 4]`; -1 for none.
+        """What decides the latency of each batch, `[batch, 4]` int32, as of `SimulationReport.critical`.
 
-        Of devices and experts that take equally long the one with most tokens counts.
+        Of devices, or experts on the slowest device, that take equally long, the one with the most pairs counts.
         """
         spent, load, traffic = routed.spent, routed.slot_load, routed.traffic
         device = _largest(self.clock.device_ns(routed), load.sum(axis=2))
@@ -165,7 +187,7 @@ class Simulation:
         return np.stack([device, self.placement.slots[device, slot], *links], axis=1).astype(np.int32)
 
     def report(self) -> SimulationReport:
-        """What all batches fed so far say. Raises ValueError before the first."""
+        """The report on all batches fed so far. Raises ValueError if there were none."""
         if not self._parts:
             raise ValueError("no batches were simulated")
         joined: dict[str, Any] = {
@@ -187,6 +209,7 @@ class Simulation:
         )
 
     def _rerouting(self) -> Rerouting | None:
+        """What the capacity limit did to all batches fed so far; None without a limit."""
         factor = self.conditions.capacity_factor
         if factor is None:
             return None
@@ -197,8 +220,17 @@ class Simulation:
                          weights_estimated=self._estimated[1])  # fmt: skip
 
 
+def _within(what: str, ids: Ints, count: int, owner: str) -> None:
+    """Raise InputError unless all ids `[...]` are within 0..count - 1, which is what their owner has."""
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < count:
+        raise InputError(f"the batches' {what} are {ids.min()}..{ids.max()}, but {owner} has 0..{count - 1}", "batches")
+
+
 def _largest(first: Ints | Floats, then: Ints) -> Ints:
-    """Index of the largest of each row of `[batch, ...]`, ties by `then`, and then the lowest."""
+    """The index of the largest value in each row of first `[batch, place]`, `[batch]`.
+
+    Between equal values the larger one in then `[batch, place]` decides, and then the lower index.
+    """
     leading = first == first.max(axis=1, keepdims=True)
     found: Ints = np.where(leading, then, -1).argmax(axis=1)
     return found

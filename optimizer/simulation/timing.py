@@ -1,4 +1,4 @@
-"""How long routed batches take: dispatch, compute and combine one after another, or all overlapping."""
+"""How long routed batches take, if dispatch, compute and combine follow one another, or if they overlap."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +11,15 @@ from optimizer.domain.cost import NS_PER_US, Cost
 from optimizer.domain.network import Network, rank_in_row
 from optimizer.domain.presets.schema import TileCompute
 from optimizer.domain.traffic import Traffic, column_and_hops, count_blocks, count_traffic
-from optimizer.simulation.queueing import DeviceWork, Overlap, overlap
+from optimizer.simulation.queueing import DeviceWork, Messages, Overlap, ServedPairs, overlap
 
 
 class Times(NamedTuple):
-    """`[batch]` microseconds. With overlap dispatch lasts until the last token has arrived, compute from then until the
-    last device is done, combine until the last result is home."""
+    """The three parts of the latency of each batch, `[batch]` microseconds.
+
+    If the parts overlap, dispatch lasts until the last token has arrived at its device, compute from then until the
+    last device is done, and combine from then until the last result is home.
+    """
 
     dispatch_us: Floats
     compute_us: Floats
@@ -24,9 +27,13 @@ class Times(NamedTuple):
 
 
 class Routed(NamedTuple):
-    """Routed batches: chosen `[batch, token, k]` flat slots, source `[batch, token]` and, for the functional op, the
-    block of each token; slot_load pairs and spent nanoseconds of work `[batch, device, slot]`, slow devices not yet
-    accounted for."""
+    """Routed batches and what they put on links and slots.
+
+    chosen `[batch, token, k]`: flat slots, negative for a dropped pair. source `[batch, token]`: where tokens come
+    from. block `[batch, token]`: the block of each token, for the functional MoE op, else None. traffic: messages
+    on links. slot_load `[batch, device, slot]`: pairs. spent `[batch, device, slot]`: nanoseconds of work on devices of
+    normal speed.
+    """
 
     chosen: Ints
     source: Ints
@@ -38,7 +45,10 @@ class Routed(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Clock:
-    """The cost model with one placement: filled `[device, slot]`, slowdown `[device]`."""
+    """The cost model applied to one placement.
+
+    filled `[device, slot]`: whether a slot holds a replica. slowdown `[device]`: how many times longer a device takes.
+    """
 
     cost: Cost
     network: Network
@@ -53,16 +63,32 @@ class Clock:
 
     @cached_property
     def out_us(self) -> Floats:
-        """How long a message keeps each link busy in dispatch, `[link]`."""
+        """How long a message keeps each link busy in dispatch, `[link]` microseconds."""
         return self.cost.dispatch_message_us(self.network.remote)
 
     @cached_property
     def back_us(self) -> Floats:
-        """The same in combine."""
+        """How long a message keeps each link busy in combine, `[link]` microseconds."""
         return self.cost.combine_message_us(self.network.remote)
 
+    @property
+    def messages(self) -> Messages:
+        """What messages cost where dispatch, compute and combine overlap."""
+        return Messages(
+            network=self.network,
+            out_us=self.out_us,
+            back_us=self.back_us,
+            out_base_us=self.cost.preset.dispatch.base_us,
+            back_base_us=self.cost.preset.combine.base_us,
+            out_per_expert=self.cost.dispatch_per_expert,
+            back_per_expert=self.cost.combine_per_expert,
+        )
+
     def count(self, chosen: Ints, source: Ints, source_row: Ints) -> Routed:
-        """What routed batches put on slots and links."""
+        """Count what routed batches put on slots and links.
+
+        chosen `[batch, token, k]` flat slots, source and source_row (mesh row) `[batch, token]`.
+        """
         per_expert = self.cost.dispatch_per_expert, self.cost.combine_per_expert
         traffic = count_traffic(chosen, source, self.device_of, self.network, *per_expert)
         shape = (len(chosen), *self.filled.shape)
@@ -75,19 +101,19 @@ class Clock:
         return Routed(chosen, source, block, traffic, slot_load, spent)
 
     def _block(self, source_row: Ints) -> Ints:
-        """The block of each token, `[batch, token]` int32: consecutive tokens of one row."""
+        """The block of each token, `[batch, token]` int32; a block is a number of consecutive tokens of one row."""
         size = self.cost.functional.block_tokens
         first = source_row * -(-source_row.shape[1] // size)
         block: Ints = (first + rank_in_row(source_row, self.network.mesh.rows) // size).astype(np.int32)
         return block
 
     def device_ns(self, routed: Routed) -> Floats:
-        """How long each device works, `[batch, device]` nanoseconds, slow devices accounted for."""
+        """How long each device works, `[batch, device]` nanoseconds, longer on slow devices."""
         time: Floats = routed.spent.sum(axis=2) * self.slowdown
         return time
 
     def in_turn(self, routed: Routed) -> Times:
-        """One after another, as the MoE op runs today."""
+        """The times if dispatch, compute and combine follow one another, as the MoE op runs today."""
         remote, traffic = self.network.remote, routed.traffic
         return Times(
             self._by_table(routed) if self.cost.uses_table else self.cost.dispatch_us(traffic.out, remote),
@@ -96,32 +122,21 @@ class Clock:
         )
 
     def _by_table(self, routed: Routed) -> Floats:
-        """Dispatch of each batch by the table model: its slowest token."""
+        """How long dispatch of each batch takes by the table model, `[batch]` microseconds: as long as for its slowest
+        token."""
         network = self.network
         asked = column_and_hops(routed.chosen, routed.source, self.device_of, network.distance, network.mesh.cols)
         slowest: Floats = self.cost.table_us(*asked).max(axis=1)
         return slowest
 
     def overlapping(self, routed: Routed) -> tuple[Times, Overlap]:
-        """Each token as soon as links and devices can, see `queueing`; and who waited meanwhile."""
-        found = overlap(
-            routed.chosen,
-            routed.source,
-            self.device_of,
-            self.network,
-            self.out_us,
-            self.back_us,
-            self.cost.preset.dispatch.base_us,
-            self.cost.preset.combine.base_us,
-            self._work(routed),
-            self.cost.dispatch_per_expert,
-            self.cost.combine_per_expert,
-            self.slowdown,
-        )
+        """The times if each token goes on as soon as links and devices can, and who waited meanwhile."""
+        pairs = ServedPairs(routed.chosen, routed.source, self.device_of)
+        found = overlap(pairs, self.messages, self._work(routed), self.slowdown)
         return Times(found.arrived, found.finished - found.arrived, found.end - found.finished), found
 
     def _work(self, routed: Routed) -> DeviceWork:
-        """The jobs that the cost model makes of a slot's tokens."""
+        """The jobs that the cost model makes of the tokens of each slot."""
         compute = self.cost.preset.compute
         if routed.block is not None:
             functional = self.cost.functional

@@ -1,1 +1,1 @@
-"""What recorded routing says: loads, co-activation, drift. Must not know any placement's replicas."""
+"""What recorded routing says of loads, co-activation and drift of experts. Must not know placements or policies."""

@@ -1,4 +1,4 @@
-"""Which experts the same tokens choose."""
+"""Co-activation: which experts the same tokens choose, as counts, as lift and as expert sets."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from formulations.kit.kernels import kernel
 
 
 def pair_counts(chosen: Ints, experts: int) -> Ints:
-    """Tokens that chose both of two experts, `[expert, expert]` int64, symmetric, zero on the diagonal.
+    """How many tokens chose both of two experts, `[expert, expert]` int64, symmetric, zero on the diagonal.
 
-    chosen `[..., k]` uint16 expert ids, no doubles within the k. Counted pair by pair, as the product of sparse
-    incidence matrices takes some thirty times as long.
+    chosen `[..., k]` expert ids below `experts`, no id twice within the k of a token. The counts are made pair by pair,
+    as the product of sparse incidence matrices takes some thirty times as long.
     """
     counts = np.zeros((experts, experts), dtype=np.int64)
     _count_pairs(np.ascontiguousarray(chosen.reshape(-1, chosen.shape[-1]), dtype=np.uint16), counts)
@@ -19,7 +19,10 @@ def pair_counts(chosen: Ints, experts: int) -> Ints:
 
 @kernel
 def _count_pairs(chosen: Ints, counts: Ints) -> None:
-    """Add each unordered pair of each token once, on the side where it is met."""
+    """Add each pair of experts of each token of chosen `[token, k]` once to counts `[expert, expert]`.
+
+    A pair is added at (first, second) in the order in which the token names its experts, so counts are not symmetric.
+    """
     tokens, k = chosen.shape
     for token in range(tokens):
         for first in range(k):
@@ -28,10 +31,11 @@ def _count_pairs(chosen: Ints, counts: Ints) -> None:
 
 
 def lift(pairs: Ints, counts: Ints, tokens: int) -> Floats:
-    """How much oftener two experts meet than if tokens chose each on its own, `[expert, expert]`: P(x, y) / P(x) P(y).
+    """How much oftener tokens choose both of two experts than if choices were independent, `[expert, expert]`.
 
-    pairs `[expert, expert]` as of `pair_counts`; counts `[expert]` tokens that chose an expert, of `tokens` in all.
-    nan where an expert was never chosen, and on the diagonal, as a token chooses an expert once.
+    This is P(x and y) / (P(x) P(y)), with 1 for independent choices. pairs `[expert, expert]` as of `pair_counts`;
+    counts `[expert]`: the tokens that chose each expert, of `tokens` in all. The lift is nan where an expert was never
+    chosen, and on the diagonal, as a token chooses an expert at most once.
     """
     with np.errstate(invalid="ignore"):
         found: Floats = pairs * float(tokens) / np.outer(counts, counts)
@@ -40,9 +44,10 @@ def lift(pairs: Ints, counts: Ints, tokens: int) -> Floats:
 
 
 def hyperedges(chosen: Ints) -> tuple[Ints, Ints]:
-    """The distinct expert sets of all tokens, `[edge, k]` sorted ids, and how many tokens chose each, `[edge]` int64.
+    """The distinct expert sets of tokens, `[edge, k]` sorted ids, and how many tokens chose each set, `[edge]` int64.
 
-    chosen `[..., k]` expert ids in any order. Heaviest first, sets of one weight in the order of their ids.
+    chosen `[..., k]` expert ids in any order. The sets that most tokens chose come first; sets that equally many tokens
+    chose are in the order of their ids. Such sets are the edges of a hypergraph with experts as its nodes.
     """
     sets = np.sort(chosen.reshape(-1, chosen.shape[-1]), axis=1)
     sets = sets[np.lexsort(sets.T[::-1])]

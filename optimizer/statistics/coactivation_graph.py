@@ -1,4 +1,7 @@
-"""Co-activation as a networkx graph; apart from the counts, as the search needs those and no slow import."""
+"""Co-activation as a networkx graph.
+
+This is a module of its own because networkx is slow to import, and the search needs `coactivation` without it.
+"""
 
 import networkx as nx
 import numpy as np
@@ -8,10 +11,10 @@ from optimizer.statistics.coactivation import lift
 
 
 def coactivation_graph(pairs: Ints, counts: Ints, tokens: int, least: int) -> nx.Graph:
-    """Experts as nodes with their `count`, and an edge where at least `least` tokens chose both of two experts.
+    """A graph with experts as nodes, and an edge where at least `least` tokens chose both of two experts.
 
-    pairs `[expert, expert]` and counts `[expert]` of `tokens` tokens, as `lift` takes them. An edge's `weight` is the
-    number of these tokens, its `lift` that of the pair.
+    pairs `[expert, expert]` and counts `[expert]` of `tokens` tokens, as `lift` takes them. A node has the attribute
+    `count`; an edge has `weight`, the number of tokens that chose both, and `lift`, the lift of the two experts.
     """
     ratio = lift(pairs, counts, tokens)
     graph = nx.Graph()

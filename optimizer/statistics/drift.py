@@ -1,4 +1,4 @@
-"""How far the experts' shares differ between data sets, and between prompts and outputs."""
+"""Drift: how far the experts' shares of the load differ between data sets, and between prompts and outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ from optimizer.traces.trace import OUTPUT, PROMPT
 
 
 def total_variation(one: Ints, other: Ints) -> Floats:
-    """Half the summed difference of two count vectors' shares, `[...]` for `[..., expert]`, broadcast.
+    """Total variation distance of the shares of two vectors of counts, `[...]` for `[..., expert]`, broadcast.
 
-    0 for equal shares, 1 where no expert is common, nan where either has no counts. Two samples of n independent
-    choices each from one source differ too, by sqrt(experts / (pi n)) on average if the experts are equally popular.
+    This is half the sum over experts of the differences of their shares: 0 for equal shares, 1 if no expert is in both,
+    nan if either vector has no counts. Two samples of n independent choices from one source differ too, by about
+    sqrt(experts / (pi n)) on average if all experts are equally popular.
     """
     with np.errstate(invalid="ignore"):
         gap = one / one.sum(axis=-1, keepdims=True) - other / other.sum(axis=-1, keepdims=True)
@@ -26,27 +27,28 @@ def total_variation(one: Ints, other: Ints) -> Floats:
 
 
 def drift_matrix(counts: Ints) -> Floats:
-    """Total variation between any two data sets, `[dataset, dataset, ...]` for counts `[dataset, ..., expert]`."""
+    """Total variation between every two data sets, `[dataset, dataset, ...]` for counts `[dataset, ..., expert]`."""
     return total_variation(counts[:, None], counts[None])
 
 
 def dataset_drift(summary: CorpusSummary) -> Floats:
-    """Total variation between data sets in each layer, both phases together, `[dataset, dataset, layer]`."""
+    """Total variation between every two data sets, prompts and outputs together, `[dataset, dataset, layer]`."""
     return drift_matrix(summary.counts.sum(axis=1))
 
 
 def phase_drift(summary: CorpusSummary) -> Floats:
-    """Total variation between prompts and outputs in each layer, `[layer]`; nan where there are not both."""
+    """Total variation between prompts and outputs in each layer, `[layer]`; nan if either is missing."""
     counts = summary.counts.sum(axis=0)
     return total_variation(counts[PROMPT], counts[OUTPUT])
 
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """How far apart the routed experts' shares are, as total variation (0 alike, 1 nothing in common).
+    """How far apart the routed experts' shares are, as total variation from 0 (equal) to 1 (no expert in common).
 
-    between `[data set, data set, layer]` of train batches; within `[data set, layer]` of a data set's train and test
-    batches, which are of different requests: as much comes by chance.
+    between `[data set, data set, layer]`: between the train batches of two data sets. within `[data set, layer]`:
+    between train and test batches of one data set. Train and test batches are of different requests, so this is how
+    much difference comes by chance.
     """
 
     names: tuple[str, ...]
@@ -56,11 +58,11 @@ class Drift:
 
     @classmethod
     def of(cls, names: Sequence[str], layers: Sequence[int], train: Ints, test: Ints) -> "Drift":
-        """From counts `[data set, layer, expert]`, as of `routed_counts`."""
+        """The drift between data sets; train and test `[data set, layer, expert]` pairs, as of `routed_counts`."""
         return cls(tuple(names), tuple(layers), drift_matrix(train), total_variation(train, test))
 
     def summary(self) -> dict[str, Any]:
-        """The stable JSON form: means over layers, and the layers' own."""
+        """The stable JSON form: the means over layers, and the values of each layer."""
         return {
             "datasets": list(self.names),
             "between": self.between.mean(axis=2).tolist(),
@@ -73,6 +75,6 @@ class Drift:
 
 
 def routed_counts(batches: Batches, model: Model) -> Ints:
-    """Pairs of each routed expert over all batches, `[expert]`."""
+    """Token-expert pairs of each routed expert, summed over batches, `[expert]` int64."""
     counts: Ints = batches.load(model.experts)[:, : model.routed_experts].sum(axis=0, dtype=np.int64)
     return counts

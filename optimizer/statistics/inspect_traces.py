@@ -1,4 +1,7 @@
-"""What `stats` looks at: requests in one pass, explicit batches, counts, or the built-in trace."""
+"""Statistics of recorded routing in whatever form it is given: requests, explicit batches, counts, or nothing.
+
+If nothing is given, the built-in generated trace is looked at. Requests are read in one pass.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +19,12 @@ Found = tuple[list[LayerReport], list[str]]
 def look(
     named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh, progress: Callable[[float], None]
 ) -> Found:
-    """The report of each layer, None for all, and sentences that the user should read. Raises InputError."""
+    """The report of each of the layers (all if None), and sentences that the user should read.
+
+    named: which traces; choice: which model; mesh: where experts would lie in order, for the imbalance of that
+    placement. progress is told the share of the work that is done. Raises InputError if the layers do not fit what is
+    named, and as the readers of traces do.
+    """
     if named.batches is not None:
         return _batches(named, choice, layers, mesh)
     if (counted := open_counts(named, choice)) is not None:
@@ -32,21 +40,22 @@ def look(
 
 
 def _corpus(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None) -> tuple[RequestCorpus, str]:
-    """The requests that were named or the built-in ones, and what the latter are."""
+    """The requests that were named, or else the built-in ones with a sentence on what they are ("" for named ones)."""
     asked = None if layers is None else tuple(layers)
     if named.traces:
         model = model_of_files(choice, named.files)
         return corpus_of_files(named.files, model, asked, named.first_moe_layer, named.strict), ""
     model = model_without_trace(choice)
     if asked is None:
-        raise InputError("--layer all needs TRACES; of the built-in trace name the layers")
+        raise InputError("the built-in trace has no list of layers; name the layers, or give traces", field="layers")
     trace = builtin_trace(model, asked, named.seed)
     return corpus_of_trace(trace, model), trace.source
 
 
 def _batches(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh) -> Found:
+    """The report of a batch file, which holds a single layer."""
     if layers is None or len(layers) != 1:
-        raise InputError("--batches holds one layer; say which with --layer")
+        raise InputError("a batch file holds one layer; say which layer that is", field="layers")
     source = open_source(named, layers, choice, mesh, lambda share: None)
     batches = source.everything(layers[0])
     return [report_of_batches(batches, source.model, layers[0], mesh)], [source.origin]

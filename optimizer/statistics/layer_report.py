@@ -1,4 +1,4 @@
-"""One layer's figures from whatever there is: a corpus of requests, batches, or counts alone."""
+"""The report on one layer, made from what is known of it: requests, explicit batches, or counts alone."""
 
 from dataclasses import dataclass
 
@@ -27,11 +27,12 @@ from optimizer.traces.formats.counts import Counts, step_counts
 
 @dataclass(frozen=True, eq=False)
 class LayerReport:
-    """What `stats` tells of one layer.
+    """The statistics of one layer.
 
-    load `[batch, expert]` the routed experts' pairs per batch or step; imbalance `[batch]` peak / mean device load
-    where they lie in order; pairs and lift `[expert, expert]`, None where only counts are known; datasets: names for
-    the axes of `figures.dataset_drift`; unit: what a batch is, in words.
+    load `[batch, expert]`: the routed experts' pairs in each batch or recorded step. imbalance `[batch]`: peak over
+    mean device load if the experts lie in order of their ids, without replicas. pairs and lift `[expert, expert]`: see
+    `coactivation`; None if only counts are known. datasets: the names for the axes of `figures.dataset_drift`. unit:
+    what a batch is, in words.
     """
 
     layer: int
@@ -45,7 +46,7 @@ class LayerReport:
 
 
 def report_of_corpus(found: SummarisedCorpus, layer: int, mesh: Mesh, users: int) -> LayerReport:
-    """One layer of a summarised corpus."""
+    """The report on one layer of a summarised corpus, whose batches are decode steps of `users` users."""
     place = found.layers.index(layer)
     figures, load = layer_figures(found.summary, place), found.summary.batch_load[place]
     pairs = found.summary.pairs[place]
@@ -62,7 +63,10 @@ def report_of_corpus(found: SummarisedCorpus, layer: int, mesh: Mesh, users: int
 
 
 def report_of_batches(batches: Batches, model: Model, layer: int, mesh: Mesh) -> LayerReport:
-    """Explicit batches: no request is known, so nothing that compares requests, phases or data sets."""
+    """The report on one layer of explicit batches.
+
+    Figures that compare requests, prompts with outputs, or data sets are nan, as it is not known which token is whose.
+    """
     load = batches.load(model.experts)[:, : model.routed_experts]
     tokens = batches.count * batches.tokens
     pairs = pair_counts(batches.experts[..., : model.top_k], model.routed_experts)
@@ -73,7 +77,10 @@ def report_of_batches(batches: Batches, model: Model, layer: int, mesh: Mesh) ->
 
 
 def report_of_counts(counts: Counts, model: Model, layer: int, mesh: Mesh) -> LayerReport:
-    """Counts: a step stands for a batch, and no pair of experts is known. Raises InputError for an unknown layer."""
+    """The report on one layer of counts, where a recorded step stands for a batch.
+
+    Pairs of experts are not known. Raises InputError if the counts do not have the layer.
+    """
     load = step_counts(counts, layer)
     names = tuple(dict.fromkeys(counts.names)) or ("all",)
     owner = np.array([names.index(name) for name in counts.names] or [0] * len(counts.load))
@@ -85,7 +92,10 @@ def report_of_counts(counts: Counts, model: Model, layer: int, mesh: Mesh) -> La
 
 
 def _figures_of_load(load: Ints, top_k: int, tokens: int, lifts: Floats, drift: Floats) -> LayerFigures:
-    """The figures that follow from loads `[batch, expert]` alone; the others are nan."""
+    """The figures that follow from load `[batch, expert]` of all `tokens` tokens; figures that do not follow are nan.
+
+    lifts `[quantile]` and drift `[dataset, dataset]` are taken as they are.
+    """
     counts = load.sum(axis=0)
     unknown = np.full(len(counts), np.nan)
     return LayerFigures(

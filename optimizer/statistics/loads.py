@@ -1,4 +1,4 @@
-"""What recorded batches say of the load of each expert."""
+"""Figures of the loads of experts: how uneven they are, how much they vary and whether more than by chance."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from optimizer.statistics.summary import CorpusSummary
 
 
 def sequential_imbalance(routed_load: Ints, mesh: Mesh) -> Floats:
-    """Peak / mean device load of each batch where the routed experts lie in order, without replicas, `[batch]`.
+    """Peak over mean device load if routed experts lie in order of their ids, without replicas, `[batch]`.
 
-    routed_load `[batch, expert]`. Device d holds the consecutive experts e with e * devices // experts = d; the shared
-    ones are left out, as a server that places experts in order keeps them beside the routed ones on every device.
+    routed_load `[batch, expert]` pairs. Device d holds the consecutive experts e with e * devices // experts = d.
+    Shared experts are left out, as a server that places experts in this way keeps them on every device.
     """
     experts = routed_load.shape[1]
     device = np.arange(experts) * mesh.devices // experts
@@ -29,21 +29,25 @@ FIVE = ("mean", "p50", "p95", "p99", "max")
 
 
 def five_figures(values: Floats | Ints) -> dict[str, float]:
-    """mean, p50, p95, p99 and max of one figure per batch (linear interpolation between order statistics)."""
+    """Mean, p50, p95, p99 and maximum of values `[batch]`; percentiles are interpolated between neighbouring values."""
     p50, p95, p99 = np.percentile(values, [50, 95, 99])
     return dict(zip(FIVE, map(float, (values.mean(), p50, p95, p99, values.max())), strict=True))
 
 
-RESAMPLES, STRETCH = 400, 32
+# Resamples of a bootstrap: a compromise, as the ends of a 95 % interval then rest on the ten most extreme resamples.
+RESAMPLES = 400
+# Consecutive batches that a bootstrap draws together. Batches that are near one another share most of their requests; a
+# compromise between covering a request's life and having many stretches to draw from; not tuned.
+STRETCH = 32
 INTERVAL = ("mean", "p50", "p95", "p99")
 
 
 def confidence(figures: dict[str, Floats | Ints]) -> dict[str, dict[str, tuple[float, float]]]:
-    """95 % bootstrap intervals of mean, p50, p95 and p99 of figures per batch, `[batch]` each.
+    """95 % bootstrap intervals of mean, p50, p95 and p99 of several figures, each given as `[batch]`.
 
-    Stretches of consecutive batches are drawn (circular block bootstrap, Politis and Romano 1992), as neighbours share
-    most of their requests; single batches would make the intervals too narrow. The largest value has none: no resample
-    exceeds it. The draws are the same in every run.
+    Stretches of consecutive batches are drawn (circular block bootstrap, Politis and Romano 1992), because neighbouring
+    batches share most of their requests: drawing single batches would make the intervals too narrow. There is no
+    interval for the maximum, as no resample can exceed it. The draws are the same in every run.
     """
     batches = len(next(iter(figures.values())))
     stretch = max(1, min(STRETCH, batches // 8))
@@ -53,21 +57,22 @@ def confidence(figures: dict[str, Floats | Ints]) -> dict[str, dict[str, tuple[f
 
 
 def _interval(resampled: Floats | Ints) -> dict[str, tuple[float, float]]:
-    """For values `[resample, batch]`."""
+    """The 95 % interval of each of `INTERVAL` over resamples; resampled `[resample, batch]`."""
     found = [resampled.mean(axis=1), *np.percentile(resampled, [50, 95, 99], axis=1)]
     bounds = [np.percentile(values, [2.5, 97.5]) for values in found]
     return {name: (float(low), float(high)) for name, (low, high) in zip(INTERVAL, bounds, strict=True)}
 
 
-HOTTEST = 32
+HOTTEST = 32  # how many experts `top_share` counts: an eighth of the 256 routed experts of DeepSeek-V3
 LIFT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @dataclass(frozen=True, eq=False)
 class LoadFigures:
-    """Routed experts' loads over batches, all `[expert]` in tokens per batch; covariance `[expert, expert]`.
+    """How the loads of routed experts vary over batches.
 
-    `burstiness` as of `batch_burstiness`.
+    mean, std, p95, p99 and max `[expert]`: tokens per batch. burstiness `[expert]`: see `batch_burstiness`. covariance
+    `[expert, expert]`: of tokens per batch.
     """
 
     mean: Floats
@@ -81,13 +86,14 @@ class LoadFigures:
 
 @dataclass(frozen=True, eq=False)
 class LayerFigures:
-    """What a corpus says of one layer's routed experts, over all data sets and both phases.
+    """Figures of one layer's routed experts over all data sets, prompts and outputs; nan for a figure that is unknown.
 
-    counts `[expert]` tokens that chose an expert; gini, top_share and hottest (over mean) of the counts;
-    request_burstiness and window_burstiness `[expert]`; overlap: share of a token's choices that the token before it
-    made too, chance_overlap: the same of two tokens drawn at random; lift_quantiles `[quantile]` at `LIFT_QUANTILES`;
-    dataset_drift `[dataset, dataset]` and phase_drift: total variation; load: over batches, None without any.
-    A figure that the corpus cannot tell is nan.
+    counts `[expert]`: the tokens that chose each expert, of `tokens` in all. gini, top_share and hottest: see `gini`,
+    `top_share` and `hottest_over_mean`, of the counts. request_burstiness and window_burstiness `[expert]`: see the
+    functions of these names. overlap: the share of a token's choices that the token before it in the same request made
+    too. chance_overlap: that share for two tokens drawn at random. lift_quantiles `[quantile]`: quantiles of the lift
+    of pairs of experts at `LIFT_QUANTILES`. dataset_drift `[dataset, dataset]` and phase_drift (prompts against
+    outputs): total variation. load: figures over batches, None if there are no batches.
     """
 
     tokens: int
@@ -106,7 +112,7 @@ class LayerFigures:
 
 
 def layer_figures(summary: CorpusSummary, layer: int) -> LayerFigures:
-    """All figures of one entry of the layer axis."""
+    """All figures of a layer; `layer` is its place on the summary's layer axis, not its id in the model."""
     counts, tokens = summary.counts[:, :, layer].sum(axis=(0, 1)), int(summary.tokens.sum())
     neighbours = summary.top_k * (tokens - int(summary.runs.sum()))
     batches = summary.batch_load[layer]
@@ -128,7 +134,7 @@ def layer_figures(summary: CorpusSummary, layer: int) -> LayerFigures:
 
 
 def load_figures(routed_load: Ints, top_k: int) -> LoadFigures:
-    """The figures of batch loads `[batch, expert]` of the routed experts, the shared ones left out."""
+    """The figures of routed_load `[batch, expert]` in pairs, where shared experts are left out."""
     p95, p99 = np.percentile(routed_load, [95, 99], axis=0)
     return LoadFigures(
         mean=routed_load.mean(axis=0),
@@ -142,17 +148,17 @@ def load_figures(routed_load: Ints, top_k: int) -> LoadFigures:
 
 
 def covariance(load: Ints) -> Floats:
-    """Covariance over batches of experts' loads `[batch, expert]`, `[expert, expert]`; std squared on the diagonal."""
+    """Covariance over batches of the loads of every two experts, `[expert, expert]`, for load `[batch, expert]`."""
     centred = load - load.mean(axis=0)
     product: Floats = centred.T @ centred / len(load)
     return product
 
 
 def batch_burstiness(routed_load: Ints, top_k: int) -> Floats:
-    """Variance of experts' batch loads over that of independent tokens (binomial), `[expert]`.
+    """The variance of an expert's load over batches, divided by what independent tokens would have, `[expert]`.
 
-    routed_load `[batch, expert]` of the routed experts alone; a batch's tokens are its pairs / top_k. nan where an
-    expert was chosen by none or by all.
+    routed_load `[batch, expert]` of the routed experts alone; a batch has as many tokens as pairs / top_k. The load of
+    an expert that independent tokens choose is binomial. The figure is nan if no token or every token chose the expert.
     """
     tokens = routed_load.sum(axis=1, keepdims=True) / top_k
     share = routed_load.sum(axis=0) / max(tokens.sum(), 1)
@@ -161,10 +167,11 @@ def batch_burstiness(routed_load: Ints, top_k: int) -> Floats:
 
 
 def request_burstiness(summary: CorpusSummary, layer: int) -> Floats:
-    """Spread of an expert's share between requests over that of tokens shuffled among requests, `[expert]`.
+    """How much an expert's share varies between requests, divided by what shuffled tokens would give, `[expert]`.
 
-    Spread is Pearson's: the sum over runs of (c - t p)^2 / t, p being the expert's share of the tokens of the phase.
-    1: requests are alike; it grows with the length of requests that differ. nan where nothing can vary.
+    The variation is Pearson's: the sum over runs of (c - t p)^2 / t, where c of a run's t tokens chose the expert and p
+    is the expert's share of all tokens of the phase (see `CorpusSummary`). The figure is 1 if requests do not differ;
+    if they do, it grows with their length. It is nan where nothing can vary.
     """
     counts = summary.counts[:, :, layer].sum(axis=0)
     tokens, runs = summary.tokens.sum(axis=0)[:, None], summary.runs[:, None]
@@ -175,20 +182,22 @@ def request_burstiness(summary: CorpusSummary, layer: int) -> Floats:
 
 
 def window_burstiness(summary: CorpusSummary, layer: int) -> Floats:
-    """Variance of an expert's tokens in windows of 32 over that of each run's tokens shuffled, `[expert]`.
+    """The variance of an expert's tokens in windows of 32, divided by what shuffled tokens would give, `[expert]`.
 
-    1: a request's tokens choose in no order; more: an expert comes in stretches. nan where nothing can vary.
+    The tokens of each run are shuffled within the run. The figure is 1 if the tokens of a request choose the expert
+    independently of one another, and more if the expert is chosen in stretches. It is nan where nothing can vary.
     """
     return _over_chance(summary.inside[:, layer].sum(axis=0), summary.inside_chance[:, layer].sum(axis=0))
 
 
 def _over_chance(seen: Floats, chance: Floats) -> Floats:
+    """seen / chance, both `[expert]`; nan where chance is 0."""
     ratio: Floats = np.divide(seen, chance, out=np.full(chance.shape, np.nan), where=chance > 0)
     return ratio
 
 
 def lift_quantiles(lifts: Floats) -> Floats:
-    """Quantiles of the lift over all pairs of experts that were chosen at all, `[quantile]` for `[expert, expert]`."""
+    """Quantiles of lifts `[expert, expert]` over all pairs of experts that were chosen, `[quantile]`."""
     pairs = lifts[np.triu_indices(len(lifts), 1)]
     known = pairs[~np.isnan(pairs)]
     found: Floats = np.quantile(known, LIFT_QUANTILES) if len(known) else np.full(len(LIFT_QUANTILES), np.nan)
@@ -196,7 +205,7 @@ def lift_quantiles(lifts: Floats) -> Floats:
 
 
 def gini(counts: Ints) -> Floats:
-    """Gini coefficient of counts, `[...]` for `[..., expert]`: 0 if all are equal, towards 1 if one has everything."""
+    """Gini coefficient of counts `[..., expert]`, `[...]`: 0 if all are equal, near 1 if one expert has everything."""
     experts = counts.shape[-1]
     rank = 2 * np.arange(experts) - experts + 1
     with np.errstate(invalid="ignore"):
@@ -205,14 +214,14 @@ def gini(counts: Ints) -> Floats:
 
 
 def top_share(counts: Ints, hottest: int = HOTTEST) -> Floats:
-    """Share of all counts that the hottest experts have, `[...]` for `[..., expert]`."""
+    """The share of all counts `[..., expert]` that the `hottest` experts with the highest counts have, `[...]`."""
     with np.errstate(invalid="ignore"):
         share: Floats = np.sort(counts, axis=-1)[..., -hottest:].sum(axis=-1) / counts.sum(axis=-1)
     return share
 
 
 def hottest_over_mean(counts: Ints) -> Floats:
-    """The largest count over the mean one, `[...]` for `[..., expert]`."""
+    """The largest count divided by the mean count, `[...]` for counts `[..., expert]`."""
     with np.errstate(invalid="ignore"):
         ratio: Floats = counts.max(axis=-1) / counts.mean(axis=-1)
     return ratio

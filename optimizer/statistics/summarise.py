@@ -1,4 +1,4 @@
-"""One pass over a corpus of any size: the sums of all asked layers, decode batches included."""
+"""Summarise a corpus of any size in one pass: the sums of all layers that are asked for, decode batches included."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,11 @@ from optimizer.traces.trace import PROMPT, RoutingTrace
 
 @dataclass(frozen=True, eq=False)
 class SummarisedCorpus:
-    """The sums, the model layer id of each entry of their layer axis, and the name of each data set (its folder)."""
+    """The sums over a corpus, and what their axes mean.
+
+    layers: the model's layer id for each place on the layer axis. datasets: the name of each data set, which is that of
+    its folder. requests: how many good requests there were. warnings: sentences on those that were left out.
+    """
 
     summary: CorpusSummary
     layers: tuple[int, ...]
@@ -33,10 +37,12 @@ class SummarisedCorpus:
 
 @dataclass(frozen=True)
 class RequestCorpus:
-    """Requests that can be gone through more than once, and how to read them; layers None for all with experts.
+    """Requests that can be gone through more than once, and how to read them.
 
-    `requests` yields where each request is from and the request, `lengths` its tokens and prompt tokens, in the same
-    order, or why there are none; `places` is how many different places requests are from.
+    requests: yields for each request where it is from, and the request or why it cannot be used. lengths: yields for
+    each request, in the same order, its tokens and prompt tokens, or why it cannot be used. places: how many different
+    places (files) requests are from. layers: the layers to keep, None for all layers with experts. strict: whether a
+    bad request is an error instead of being left out.
     """
 
     requests: Callable[[], Iterator[tuple[Path, Request | BadRequestError]]]
@@ -51,7 +57,7 @@ class RequestCorpus:
 def corpus_of_files(
     files: Sequence[TraceFile], model: Model, layers: tuple[int, ...] | None, first_moe_layer: int | None, strict: bool
 ) -> RequestCorpus:
-    """The requests of files; the lengths of native ones are read from headers alone."""
+    """The requests of trace files; lengths in the native format are read from the headers of the files alone."""
 
     def lengths() -> Iterator[tuple[int, int] | BadRequestError]:
         for file in files:
@@ -75,6 +81,7 @@ def corpus_of_trace(trace: RoutingTrace, model: Model) -> RequestCorpus:
 
 
 def _lengths_of(file: TraceFile, model: Model) -> Iterator[tuple[int, int] | BadRequestError]:
+    """Tokens and prompt tokens of each request in a file, or why the request cannot be used."""
     if file.format is Format.NPZ:
         try:
             yield read_lengths(file.path)
@@ -88,10 +95,11 @@ def _lengths_of(file: TraceFile, model: Model) -> Iterator[tuple[int, int] | Bad
 def summarise(
     corpus: RequestCorpus, users: int, batches: int, seed: int, progress: Callable[[float], None]
 ) -> SummarisedCorpus:
-    """The sums over all good requests, and the loads of `batches` decode steps of `users` users (seeded).
+    """The sums over all good requests, and the loads of `batches` decode steps of `users` users, drawn by the seed.
 
-    Lengths are read first, so that it is known which tokens meet in which batch; then every request is read once and
-    forgotten. Where one then turns out to be bad it is left out and the pass is made again.
+    Lengths are read first, so that it is known which tokens meet in which batch. Then each request is read once and
+    forgotten. If a request that takes part in batches turns out to be bad, it is left out and the pass is made again.
+    Raises InputError if no request is good, or, for a strict corpus, if any is bad.
     """
     bad: set[int] = set()
     while True:
@@ -109,7 +117,11 @@ def summarise(
 def _segments(
     lengths: dict[int, tuple[int, int]], users: int, batches: int, rng: np.random.Generator
 ) -> dict[int, Ints]:
-    """What each request gives to the batches, `[segment, 4]`: its output is decoded, or without one its prompt."""
+    """The segments `[segment, 4]` (see `SummaryBuilder.add`) that each request, by its number, gives to the batches.
+
+    lengths: tokens and prompt tokens of each request by its number. The output of a request is decoded, and its prompt
+    if it has no output.
+    """
     numbers = [number for number, (tokens, _) in lengths.items() if tokens]
     spans = [(0 if prompt == tokens else prompt, tokens) for tokens, prompt in map(lengths.__getitem__, numbers)]
     pieces: dict[int, list[list[int]]] = {}
@@ -122,7 +134,10 @@ def _segments(
 def _one_pass(
     corpus: RequestCorpus, segments: dict[int, Ints], batches: int, bad: set[int], progress: Callable[[float], None]
 ) -> SummarisedCorpus | None:
-    """The sums, or None where a request that has segments was found bad (and is in `bad` now)."""
+    """The sums over all requests; None if the pass must be made again, as a request with segments was found bad.
+
+    The numbers of bad requests are added to `bad`.
+    """
     faults = Faults(corpus.strict)
     datasets: dict[str, int] = {}
     places: set[Path] = set()
@@ -152,18 +167,21 @@ def _one_pass(
 
 
 def layers_of_files(files: Sequence[TraceFile], model: Model, first_moe_layer: int | None) -> tuple[int, ...]:
-    """The model layers with experts that the first good request holds. Raises InputError where there is none."""
+    """The ids of the layers with experts in the first good request. Raises InputError if no request is good."""
     faults = Faults(strict=False)
     for path, request in stream(files, model):
         if isinstance(request, Request):
             return _moe_layers(request, model, first_moe_layer)
         faults.add(path, request)
     faults.warnings(0)
-    raise InputError("no requests; name others")
+    raise InputError("there is no request in these traces; name others")
 
 
 def _moe_layers(request: Request, model: Model, first_moe_layer: int | None) -> tuple[int, ...]:
-    """The layers of a request that have experts, by the first request: dense ones are all zero."""
+    """The ids of a request's layers that have experts; a layer is taken as dense if it names expert 0 alone.
+
+    Raises InputError if no layer has experts.
+    """
     held = request.layers or tuple(layer_ids(request.experts, model, first_moe_layer))
     routed = [layer for place, layer in enumerate(held) if request.experts[:, place].any()]
     if not routed:

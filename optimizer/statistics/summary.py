@@ -1,4 +1,4 @@
-"""One pass over any number of requests: the sums from which every figure of every layer follows."""
+"""Sums over any number of requests, made in one pass, from which every figure of every layer follows."""
 
 from dataclasses import dataclass, fields
 
@@ -9,24 +9,32 @@ from formulations.kit.kernels import kernel
 from optimizer.errors import InputError
 from optimizer.traces.trace import OUTPUT, PROMPT
 
-WINDOW = 32  # tokens; also where a long request may be cut
-CHUNK = 16384  # tokens staged before they are counted layer by layer: each layer's tables are fetched once per chunk
-MOST_TOKENS = 2**31 - 1  # what the 32-bit pair counts can hold
+# Tokens of a window. Windows are what `window_burstiness` compares, and a long request is cut only between windows. A
+# compromise, not tuned: shorter windows see shorter stretches, longer ones hold more counts each.
+WINDOW = 32
+# Tokens that are staged before they are counted layer by layer, so that the tables of a layer are fetched into the
+# cache once per chunk. A multiple of `WINDOW`; a compromise between that and memory.
+CHUNK = 16384
+MOST_TOKENS = 2**31 - 1  # the largest count that the 32-bit counts of pairs can hold
 NO_SEGMENTS = np.empty((0, 4), dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class CorpusSummary:
-    """Sums over requests, of routed experts only, all read-only.
+    """Sums over requests, of routed experts only; all arrays are read-only.
 
-    A run is one request's tokens of one phase (0 prompt, 1 output); its windows are its consecutive whole stretches
-    of 32 tokens. c, t: an expert's tokens and all tokens of a run; c_w, w: the same of its windows, W in number.
+    A *run* is the tokens of one request in one phase (0 prompt, 1 output). Its *windows* are its consecutive whole
+    stretches of 32 tokens. For one expert, c of the t tokens of a run choose it, and c_w of the 32 tokens of window w.
 
-    tokens `[dataset, phase]`; runs `[phase]`; counts `[dataset, phase, layer, expert]` tokens that chose an expert;
-    pairs `[layer, expert, expert]` tokens that chose both, symmetric, zero on the diagonal; repeats `[phase, layer]`
-    choices that the token before in the same run made too; between `[phase, layer, expert]` sum over runs of
-    c^2 / t; inside, inside_chance `[phase, layer, expert]` sum over runs of the squared deviations of c_w from their
-    mean, and its expectation were the windows' tokens shuffled; batch_load `[layer, batch, expert]` int32 tokens.
+    - tokens `[dataset, phase]` and runs `[phase]`: how many there are.
+    - counts `[dataset, phase, layer, expert]`: tokens that chose an expert.
+    - pairs `[layer, expert, expert]`: tokens that chose both experts; symmetric, zero on the diagonal.
+    - repeats `[phase, layer]`: choices that the token before in the same run made too.
+    - between `[phase, layer, expert]`: the sum over runs of c^2 / t.
+    - inside `[phase, layer, expert]`: the sum over runs of the squared deviations of c_w from their mean in the run.
+    - inside_chance `[phase, layer, expert]`: what `inside` would be on average if the tokens in the windows of each run
+      were shuffled.
+    - batch_load `[layer, batch, expert]` int32: tokens of each decode batch that chose an expert.
     """
 
     top_k: int
@@ -47,10 +55,14 @@ class CorpusSummary:
 
 
 class SummaryBuilder:
-    """Adds requests one at a time; under 300 MB for 58 layers, 256 experts and 1,024 batches."""
+    """Adds up requests one at a time; takes less than 300 MB for 58 layers, 256 experts and 1,024 batches."""
 
     def __init__(self, layers: int, experts: int, top_k: int, batches: int = 0) -> None:
-        """`layers` entries of a request's layer axis, routed `experts`, and the decode batches of the segments."""
+        """Start from nothing.
+
+        layers: the length of the layer axis of every request. experts: routed experts. batches: how many decode batches
+        the segments of requests may take part in.
+        """
         self._staged = np.empty((layers, CHUNK, top_k), dtype=np.uint16)
         self._filled = 0
         self._pieces: list[tuple[int, int, int, int, int]] = []
@@ -60,10 +72,10 @@ class SummaryBuilder:
         self._counts = np.zeros((0, layers, experts), dtype=np.int64)
         self._pairs = np.zeros((layers, experts, experts), dtype=np.int32)
         self._repeats = np.zeros((2, layers), dtype=np.int64)
-        self._sums = np.zeros((2, layers, 3, experts), dtype=np.float64)  # between, inside, inside_chance
-        self._open = np.zeros((layers, 2, experts), dtype=np.int64)  # sums of c_w and c_w^2 of an unfinished run
-        self._seen = np.full((layers, experts), -2, dtype=np.int64)  # by the clock
-        self._clock = 0
+        self._sums = np.zeros((2, layers, 3, experts), dtype=np.float64)  # between, inside and inside_chance
+        self._open = np.zeros((layers, 2, experts), dtype=np.int64)  # the sums of c_w and of c_w^2 of an unfinished run
+        self._seen = np.full((layers, experts), -2, dtype=np.int64)  # the clock when an expert was last chosen
+        self._clock = 0  # advances by 1 a token
         self._batch_load = np.zeros((layers, batches, experts), dtype=np.int32)
 
     def add(self, experts: Ints, prompt_tokens: int, dataset: int = 0, segments: Ints = NO_SEGMENTS) -> None:
@@ -81,7 +93,7 @@ class SummaryBuilder:
             if start < stop:
                 self._tokens[dataset, phase] += stop - start
                 self._runs[phase] += 1
-                self._clock += 1  # a gap, so that the last token of the run before is no neighbour
+                self._clock += 1  # a gap, so that the last token of the run before does not count as a neighbour
                 self._stage_run(experts, start, stop, dataset * 2 + phase, segments)
 
     def finish(self) -> CorpusSummary:
@@ -112,6 +124,7 @@ class SummaryBuilder:
         )
 
     def _check(self, experts: Ints, prompt_tokens: int, dataset: int, segments: Ints) -> None:
+        """Raise as `add` does if a request does not fit, before anything of it is added."""
         layers, _, top_k = self._staged.shape
         if experts.ndim != 3 or experts.shape[1:] != (layers, top_k) or experts.dtype.kind not in "iu":
             raise ValueError(f"experts is {experts.dtype} {experts.shape}, not integers [token, {layers}, {top_k}]")
@@ -126,7 +139,10 @@ class SummaryBuilder:
             raise ValueError("a segment leaves its request or the batches")
 
     def _stage_run(self, experts: Ints, start: int, stop: int, row: int, segments: Ints) -> None:
-        """Stage the tokens start..stop-1, in pieces of whole windows where there is no room for all."""
+        """Stage the run start..stop-1 of a request, in pieces of whole windows if there is no room for all of it.
+
+        row: the place of their data set and phase in the counts.
+        """
         at = start
         while at < stop:
             room = CHUNK - self._filled
@@ -141,7 +157,7 @@ class SummaryBuilder:
             self._filled, self._clock, at = self._filled + size, self._clock + size, at + size
 
     def _flush(self) -> None:
-        """Count what is staged."""
+        """Count all tokens that are staged, and start staging anew."""
         pieces = np.array(self._pieces, dtype=np.int64).reshape(-1, 5)
         _count(self._staged, pieces, self._counts, self._pairs, self._repeats, self._sums, self._open, self._seen)
         _count_batches(self._staged, np.concatenate([NO_SEGMENTS[:, :3], *self._segments]), self._batch_load)
@@ -151,7 +167,11 @@ class SummaryBuilder:
 
 
 def _cut(segments: Ints, start: int, stop: int, position: int) -> Ints:
-    """Where tokens start..stop-1 of a request, staged from `position` on, go: step, from, length `[segment, 3]`."""
+    """The parts of segments that are within tokens start..stop-1 of a request, staged from `position` on.
+
+    segments `[segment, 4]` as of `SummaryBuilder.add`. Returns `[segment, 3]` int64: the first step, the place where
+    the first token is staged, and the length.
+    """
     first = np.maximum(segments[:, 1], start)
     length = np.minimum(segments[:, 1] + segments[:, 2], stop) - first
     cut = np.stack([segments[:, 0] + first - segments[:, 1], first - start + position, length], axis=1)
@@ -163,7 +183,11 @@ def _cut(segments: Ints, start: int, stop: int, position: int) -> Ints:
 def _count(
     staged: Ints, pieces: Ints, counts: Ints, pairs: Ints, repeats: Ints, sums: Floats, carried: Ints, seen: Ints
 ) -> None:
-    """Count staged pieces `[piece, 5]`: from, length, row of counts, clock, length of the run if it ends here, or 0."""
+    """Count pieces of runs that are staged in `[layer, token, k]`.
+
+    pieces `[piece, 5]`: the place of the first token, how many tokens, the row of counts `[row, layer, expert]`, the
+    clock at the first token, and the length of the whole run if it ends with this piece, else 0.
+    """
     window = np.zeros(seen.shape[1], dtype=np.int64)
     for layer in range(len(staged)):
         for piece in range(len(pieces)):
@@ -183,7 +207,7 @@ def _count(
 
 @kernel
 def _count_token(chosen: Ints, now: int, pairs: Ints, seen: Ints, window: Ints) -> int:
-    """Count one token; returns how many of its choices its predecessor made too."""
+    """Count one token, chosen `[k]`, at clock `now`; returns how many of its choices the token before made too."""
     again = 0
     for choice in range(len(chosen)):
         expert = np.int64(chosen[choice])
@@ -197,7 +221,7 @@ def _count_token(chosen: Ints, now: int, pairs: Ints, seen: Ints, window: Ints) 
 
 @kernel
 def _close_window(window: Ints, carried: Ints) -> None:
-    """Carry a whole window's counts and their squares to the end of its run."""
+    """Add the counts of a whole window `[expert]`, and their squares, to those of its run, and clear the window."""
     for expert in range(len(window)):
         count = window[expert]
         carried[0, expert] += count
@@ -207,7 +231,11 @@ def _close_window(window: Ints, carried: Ints) -> None:
 
 @kernel
 def _close_run(tokens: int, tail: Ints, carried: Ints, counts: Ints, sums: Floats) -> None:
-    """Add a run to the sums; `tail` counts what its whole windows leave over."""
+    """Add a finished run of `tokens` tokens to counts `[expert]` and sums `[3, expert]`, and clear what was carried.
+
+    carried `[2, expert]`: the sums of the counts of its whole windows and of their squares. tail `[expert]`: the counts
+    of the tokens after the last whole window.
+    """
     windows = tokens // WINDOW
     inside = windows * WINDOW
     for expert in range(len(tail)):

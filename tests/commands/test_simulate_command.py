@@ -175,12 +175,12 @@ def test_a_sweep_prints_and_draws_latency_against_rerouting(traces: Path, tmp_pa
         (("--routing", "even,psychic"), "--routing 'psychic' is not known"),
         (("--drop",), "--drop goes with --capacity-factor"),
         (("--slow", "0"), "is not DEVICE=FACTOR"),
-        (("--slow", "9=2"), "device 9 is none"),
+        (("--slow", "9=2"), "there is no device 9; the mesh has devices 0..3"),
         (("--slow", "1=0"), "must be positive"),
         (("--dead", "x"), "--dead 'x' is not a list"),
         (("--dead", "0,1,2,3"), "expert 0 and 7 more would have no replica left"),
         (("--dispatch-model", "node"), "has no such model; it has link, table"),
-        (("--timing", "overlap", "--dispatch-model", "table"), "--timing overlap needs links"),
+        (("--timing", "overlap", "--dispatch-model", "table"), "overlap needs a dispatch model with links"),
     ],
 )
 def test_bad_conditions_are_one_line(traces: Path, arguments: tuple[str, ...], said: str) -> None:

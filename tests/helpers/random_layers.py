@@ -31,7 +31,7 @@ WIRINGS += [(at, links) for at in TOKENS_AT for links in ("switch", "nodes")]
 
 @dataclass(frozen=True)
 class Case:
-    """A layer with batches, some loads and shares as if learned."""
+    """A layer with batches, and with loads and shares as if they had been learned."""
 
     model: Model
     mesh: Mesh
@@ -40,30 +40,33 @@ class Case:
     learned: LearnedShares
 
     def network(self, wiring: tuple[TokensAt, Links]) -> Network:
-        """This mesh, wired so."""
+        """The network of this mesh with tokens and links as the wiring says."""
         return Network(self.mesh, *wiring)
 
     def wires(self, wiring: tuple[TokensAt, Links]) -> Wires:
-        """The same for the oracles."""
+        """The same network as the oracles take it."""
         return Wires(self.mesh.rows, self.mesh.cols, *wiring)
 
     def context(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> RoutingContext:
-        """What a policy sees."""
+        """What a policy sees of the layer."""
         return RoutingContext.of(self.placement, self.model, self.network(wiring), tile, capacity, self.learned)
 
     def layer(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Layer:
-        """The same for the oracles."""
+        """What a policy sees of the layer, as the oracles take it."""
         load, share = self.learned.load.tolist(), self.learned.share.tolist()
         return Layer(self.wires(wiring), self.placement.slots.tolist(), tile, capacity, load, share)
 
     def flat(self, places: Any) -> list[list[int]]:
-        """Flat slots of the oracles' (device, slot), -1 for None."""
+        """The flat slots of places that are (device, slot) as the oracles give them, -1 for None."""
         depth = self.mesh.slots_per_device
         return [[-1 if place is None else place[0] * depth + place[1] for place in token] for token in places]
 
 
 def case(seed: int, shape: tuple[int, int], depth: int, shared: int = 0, replicas: int | None = None) -> Case:
-    """A random layer of two batches, whose rows lie in blocks or mixed; at most so many replicas of each expert."""
+    """A random layer of two batches; the mesh has the shape and `depth` slots per device.
+
+    Tokens of a row are neighbours or mixed with others. An expert has up to `replicas` replicas, or any number (None).
+    """
     rng = np.random.default_rng(seed)
     mesh = Mesh(*shape, depth)
     shared = min(shared, mesh.slots - 1)
@@ -80,7 +83,7 @@ def case(seed: int, shape: tuple[int, int], depth: int, shared: int = 0, replica
 
 
 def fewer(placement: Placement, replicas: int) -> Placement:
-    """Without the replicas of each expert beyond the first few."""
+    """The placement with only the first `replicas` replicas of each expert."""
     slots = placement.slots.ravel().copy()
     for expert in range(slots.max() + 1):
         slots[np.flatnonzero(slots == expert)[replicas:]] = -1
@@ -88,7 +91,7 @@ def fewer(placement: Placement, replicas: int) -> Placement:
 
 
 def learned(rng: np.random.Generator, placement: Placement, experts: int) -> LearnedShares:
-    """Loads of which some are alike, and shares of which some are none."""
+    """Random loads, of which some are equal, and random shares, of which some are zero."""
     share = rng.integers(0, 4, placement.slots.shape) * (placement.slots >= 0)
     held = [placement.slots == expert for expert in range(experts)]
     even = LearnedShares.nothing(placement, experts).share
@@ -99,7 +102,7 @@ def learned(rng: np.random.Generator, placement: Placement, experts: int) -> Lea
 
 
 def cases(shared: int = 2, replicas: int | None = None) -> st.SearchStrategy[Case]:
-    """Random layers."""
+    """Random layers of small shapes, with up to `shared` shared experts."""
     return st.builds(
         case,
         st.integers(0, 10**6),

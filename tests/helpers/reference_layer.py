@@ -1,4 +1,4 @@
-"""What one batch costs with barriers between dispatch, compute and combine. Shares no code with what it checks."""
+"""The cost of one batch with barriers between dispatch, compute and combine. Shares no code with what it checks."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from optimizer.domain.presets.schema import HardwarePreset, NodeTransfer, Roofli
 
 @dataclass(frozen=True)
 class Hardware:
-    """A preset's figures, how the MoE op and dispatch are reckoned, and how much slower devices are."""
+    """A preset's figures; which MoE op and dispatch model are used; how many times slower some devices are."""
 
     preset: HardwarePreset
     functional: bool
@@ -24,7 +24,7 @@ class Hardware:
 
 
 def slot_us(hardware: Hardware, tokens: int, block_count: int, filled: bool) -> float:
-    """How long one slot works, in whole nanoseconds."""
+    """How long one slot works, in microseconds with three decimals, by its tokens and the blocks that they are in."""
     preset, compute = hardware.preset, hardware.preset.compute
     if hardware.functional:
         assert preset.functional is not None
@@ -39,7 +39,7 @@ def slot_us(hardware: Hardware, tokens: int, block_count: int, filled: bool) -> 
 
 
 def link_us(transfer: Any, link: Link, messages: Fraction) -> float:
-    """How long messages keep a link busy."""
+    """How long messages keep a link busy, in microseconds."""
     slow = link[0] != "fast" or not isinstance(transfer, NodeTransfer)
     speed = transfer.gigabytes_per_second if slow else transfer.local_gigabytes_per_second
     busy: float = float(messages) * transfer.bytes_per_token / (speed * 1000)
@@ -54,7 +54,7 @@ def busiest(transfer: Any, order: list[Link], load: dict[Link, Fraction]) -> tup
 
 
 def table_us(hardware: Hardware, wires: Wires, held: list[list[int]], targets: list[list[int]]) -> float:
-    """Dispatch by the table: the slowest token."""
+    """The microseconds of dispatch by the table model, which are those of the slowest token."""
     table, slowest = hardware.preset.table, 0.0
     assert table is not None
     for home, devices in zip(held, targets, strict=True):
@@ -65,7 +65,7 @@ def table_us(hardware: Hardware, wires: Wires, held: list[list[int]], targets: l
 
 
 def per_expert(hardware: Hardware) -> tuple[bool, bool]:
-    """Whether messages are per expert, out and back."""
+    """Whether there is a message per expert instead of per device, in dispatch and in combine."""
     out, back = hardware.preset.dispatch, hardware.preset.combine
     return isinstance(out, NodeTransfer) and out.message_per == "expert", (
         hardware.functional or back.message_per == "expert"
@@ -90,13 +90,13 @@ def simulate_batch(
 
 
 def spread(carried: Carried, tokens: int) -> dict[str, Any]:
-    """Sums over tokens, and hops per token."""
+    """The sums over tokens that a report calls spread, and the hops per token."""
     sums = [carried.copies, carried.moved, carried.hops, carried.rows, carried.cols]
     return {"spread": sums, "hops": carried.hops / tokens}
 
 
 def work(hardware: Hardware, slots: Slots, served: list[list[Place]], source_row: list[int]) -> dict[str, Any]:
-    """What devices do: time of the slowest, loads and tiles, and which device and expert are critical."""
+    """The time of the slowest device, loads and tiles of all, and which device and expert are critical."""
     depth, functional, compute = len(slots[0]), hardware.preset.functional, hardware.preset.compute
     load = Counter(device * depth + slot for token in served for device, slot in token)
     used = [[device * depth + slot for device, slot in token] for token in served]

@@ -1,4 +1,4 @@
-"""A slow and obvious oracle of the overlapped layer: one token, one hop, one event at a time.
+"""A slow and obvious oracle of a layer whose parts overlap: one token, one hop, one event at a time.
 
 It shares no code with what it checks: paths are walked by row and column, and links are found by what they are.
 """
@@ -12,10 +12,10 @@ from typing import Any
 
 @dataclass
 class Setting:
-    """The mesh, its links and its work, times in microseconds; slots belong to devices `depth` at a time.
+    """The mesh, its links and the work of slots; times are in microseconds, and each device has `depth` slots.
 
-    group names the job of its slot in which a token is, by its rank in order of arrival and its number; first_us and
-    idle_us are by slot.
+    group: names the job of a slot that a token belongs to, by the token's rank in order of arrival at the slot and its
+    number in the batch. out_us and back_us are by link, slowdown by device, first_us and idle_us by slot.
     """
 
     rows: int
@@ -37,13 +37,13 @@ class Setting:
     idle_us: list[float]
 
     def edge(self, kind: str, ring: int, up: bool, place: int) -> int:
-        """The number of the edge that leads up or down from a place of a column or row."""
+        """The number of the edge that leads up or down from a place of a ring, which is a column or a row."""
         if kind == "column":
             return (2 * ring + (not up)) * self.rows + place
         return 2 * self.rows * self.cols + (2 * ring + (not up)) * self.cols + place
 
     def port(self, device: int, into: bool, slow: bool) -> int:
-        """The number of a port."""
+        """The number of the port into or out of a device, in the slow network or the fast one."""
         return (2 * slow + into) * self.rows * self.cols + device
 
     def origin(self, source: int, device: int) -> tuple[int, int]:
@@ -55,7 +55,7 @@ class Setting:
 
 @dataclass
 class Flight:
-    """A message on its path of (link, share of a message): when it was at the end of each."""
+    """A message on its path of (link, share of a message); reached: when it was at the end of each link so far."""
 
     number: tuple[int, int]
     release: float
@@ -64,7 +64,7 @@ class Flight:
 
 
 def carry(flights: list[Flight], link_us: list[float], hop_us: float) -> None:
-    """Let the messages fly, the one that arrives somewhere first always being the next."""
+    """Move the messages along their paths; the next to move is always the one that arrives somewhere first."""
     free: dict[int, float] = defaultdict(float)
     events = [(flight.release, flight.number, index) for index, flight in enumerate(flights) if flight.path]
     heapq.heapify(events)
@@ -79,7 +79,7 @@ def carry(flights: list[Flight], link_us: list[float], hop_us: float) -> None:
 
 
 def steps(start: int, end: int, length: int) -> dict[bool, int]:
-    """How many steps lead there, by whether they go up; both ways if these are as long, none if it is here."""
+    """How many steps lead from start to end on a ring, by whether they go up: both ways if these are equally long."""
     up, down = (end - start) % length, (start - end) % length
     return {way: count for way, count in ((True, up), (False, down)) if 0 < count == min(up, down)}
 
@@ -87,9 +87,9 @@ def steps(start: int, end: int, length: int) -> dict[bool, int]:
 def fly_ring(
     setting: Setting, kind: str, wishes: list[tuple[Any, int, int, int, float]], link_us: list[float]
 ) -> list[float]:
-    """Bring everyone along rings; what has the same key and ring flies as one. Returns when each has arrived.
+    """When each wish arrives on rings of one kind; wishes of the same key, ring and direction are one packet.
 
-    A wish is (key, ring, place it starts at, place it wants to be at, release), keys being in order of precedence.
+    A wish is (key, ring, place where it starts, place where it wants to be, release). On a tie the lower key is first.
     """
     length = setting.rows if kind == "column" else setting.cols
     near: dict[Any, int] = defaultdict(int)
@@ -122,7 +122,7 @@ def fly_ring(
 def fly_ports(
     setting: Setting, wishes: list[tuple[tuple[int, int], int, int, float]], link_us: list[float]
 ) -> list[float]:
-    """Bring everyone through ports; a wish is (key, device it is at, device it wants to be at, release)."""
+    """When each wish arrives through ports; a wish is (key, device where it is, device it wants to reach, release)."""
     flights = []
     for key, start, end, release in wishes:
         slow = setting.links == "nodes" and start // setting.cols != end // setting.cols
@@ -133,7 +133,7 @@ def fly_ports(
 
 
 def dispatch(setting: Setting, pairs: dict[tuple[int, int], int], source: list[int]) -> dict[tuple[int, int], float]:
-    """When each pair, named by (token, choice), has its token at its device."""
+    """When the token of each pair, which is named by (token, choice), is at the device that serves the pair."""
     base = setting.dispatch_base
     rows_cols = {pair: divmod(slot // setting.depth, setting.cols) for pair, slot in pairs.items()}
     origins = {pair: setting.origin(source[pair[0]], slot // setting.depth) for pair, slot in pairs.items()}
@@ -157,7 +157,7 @@ def dispatch(setting: Setting, pairs: dict[tuple[int, int], int], source: list[i
 def combine(
     setting: Setting, pairs: dict[tuple[int, int], int], source: list[int], finish: dict[tuple[int, int], float]
 ) -> list[float]:
-    """When each result is home."""
+    """When each result is back at the device that sent the token."""
     release: dict[Any, float] = {}
     first: dict[Any, tuple[int, int]] = {}
     for pair, slot in pairs.items():
@@ -187,7 +187,7 @@ def combine(
 def jobs_of_slot(
     setting: Setting, slot: int, queue: list[tuple[float, tuple[int, int]]]
 ) -> list[tuple[float, float, list[tuple[int, int]]]]:
-    """The jobs of a slot as (ready, cost, pairs), earlier ones first; queue holds (arrival, pair) in order."""
+    """The jobs of a slot as (ready, cost, pairs), in order of their first tokens; queue: (arrival, pair) in order."""
     if not queue:
         return [(setting.dispatch_base, setting.idle_us[slot], [])] if setting.idle_us[slot] else []
     groups: dict[int, list[tuple[float, tuple[int, int]]]] = defaultdict(list)
@@ -202,7 +202,7 @@ def jobs_of_slot(
 
 
 def run_layer(setting: Setting, chosen: list[list[int]], source: list[int]) -> dict[str, Any]:
-    """One batch through dispatch, compute and combine."""
+    """The figures of one batch by the names that `Overlap` has for them; chosen: flat slots, negative for none."""
     base = setting.dispatch_base
     pairs = {
         (token, choice): slot for token, slots in enumerate(chosen) for choice, slot in enumerate(slots) if slot >= 0

@@ -1,4 +1,4 @@
-"""Every routing policy, pair by pair, and what capacity does to its choices. Shares no code with what it checks."""
+"""Oracles of the routing policies, pair by pair, and of a capacity limit. They share no code with what they check."""
 
 import math
 from collections import Counter, defaultdict
@@ -19,7 +19,7 @@ Chosen = list[list[Place]]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as a policy sees it: load of each expert and share of each slot as learned."""
+    """One layer as a policy sees it; load by expert and share by device and slot are what was learned."""
 
     wires: Wires
     slots: Slots
@@ -29,17 +29,17 @@ class Layer:
     share: list[list[float]]
 
     def far(self, home: list[int], place: Place) -> int:
-        """Hops from a token to a replica."""
+        """Hops from a token, by the devices where it is, to a replica."""
         return hops(self.wires, home, place[0])
 
 
 def primary(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
-    """The first replica."""
+    """Every pair goes to the first replica of its expert."""
     return [[replicas(layer.slots, expert)[0] for expert in token] for token in tokens]
 
 
 def even(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
-    """Each of an expert's pairs to its next replica."""
+    """The pairs of an expert go to its replicas in turn."""
     seen: Counter[int] = Counter()
     chosen: Chosen = []
     for token in tokens:
@@ -52,7 +52,7 @@ def even(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
 
 
 def hashed(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
-    """The upper half of 32 bits of the pair's number times Knuth's constant."""
+    """A replica's rank is the upper half of 32 bits of the pair's number times Knuth's constant, modulo replicas."""
     number = 0
     chosen: Chosen = []
     for token in tokens:
@@ -65,7 +65,7 @@ def hashed(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
 
 
 def nearest_table(layer: Layer) -> dict[tuple[tuple[int, ...], int], Place]:
-    """(source, expert) -> replica: hot experts first, and of equally near replicas the one that got least so far."""
+    """The replica of each (source, expert): hot experts first; of equally near replicas the one that got least."""
     sources = all_holders(layer.wires)
     got: dict[int, Fraction] = defaultdict(Fraction)
     table = {}
@@ -79,13 +79,13 @@ def nearest_table(layer: Layer) -> dict[tuple[tuple[int, ...], int], Place]:
 
 
 def nearest(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
-    """What the table says."""
+    """Every pair goes to the replica that the table of nearest replicas names."""
     table = nearest_table(layer)
     return [[table[tuple(home), expert] for expert in token] for token, home in zip(tokens, held, strict=True)]
 
 
 def capacity_fill(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
-    """The nearest replica below the capacity in whole tiles; in turn where all are full."""
+    """Pairs go to the nearest replica below the capacity in whole tiles, and to all in turn once they are full."""
     capacity = math.ceil(layer.capacity / layer.tile) * layer.tile
     taken: Counter[Place] = Counter()
     overflowed: Counter[int] = Counter()
@@ -106,7 +106,7 @@ def capacity_fill(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
 
 
 def least_loaded(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
-    """A begun tile first; else the lightest device, where one elsewhere must be lighter by more than the margin."""
+    """A tile that is begun comes first, else the lightest device; one elsewhere must be lighter by over the margin."""
     margin = MARGINS[layer.tile > 1]
     taken: Counter[Place] = Counter()
     chosen: Chosen = []
@@ -126,9 +126,10 @@ def least_loaded(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
 
 
 def weights(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
-    """Each pair earns every replica its part of all shares of the expert, and the richest, the lowest on a tie, pays 1.
+    """Each pair gives every replica of its expert a credit of its share, and goes to the richest, which pays 1.
 
-    Shares count in millionths; where those of an expert are all zero its replicas are alike.
+    On a tie the lowest replica is taken. Shares are rounded to millionths. If all shares of an expert are zero, its
+    replicas get equal ones.
     """
     credit: dict[Place, Fraction] = defaultdict(Fraction)
     chosen: Chosen = []
@@ -159,7 +160,7 @@ ORACLES: dict[str, Callable[[Layer, Tokens, Held], Chosen]] = {
 
 @dataclass
 class Limited:
-    """What became of the pairs: places (None: dropped), how many of each kind, and gate weight that was lost."""
+    """What became of the pairs: their places (None if dropped), how many of each kind, and the gate weight lost."""
 
     places: list[list[Place | None]]
     moved: int = 0
@@ -171,7 +172,7 @@ class Limited:
 
 @dataclass
 class Overflow:
-    """Pairs looking for room; capacity is that of the layer."""
+    """The state in which pairs look for room: taken pairs by place, and the experts that each token has."""
 
     layer: Layer
     tokens: Tokens
@@ -180,12 +181,12 @@ class Overflow:
     has: list[set[int]]
 
     def room(self, token: int, expert: int) -> Place | None:
-        """The expert's nearest replica that is not full."""
+        """The expert's nearest replica that is not full, or None."""
         roomy = [place for place in replicas(self.layer.slots, expert) if self.taken[place] < self.layer.capacity]
         return min(roomy, key=lambda place: (self.layer.far(self.held[token], place), place), default=None)
 
     def settle(self, token: int, own: int, ranking: list[int]) -> tuple[int, Place] | None:
-        """Take a place with the own expert or the first in the ranking that the token does not have."""
+        """Take a place with the own expert, else with the first expert in the ranking that the token does not have."""
         for expert in [own, *(other for other in ranking if other not in self.has[token])]:
             place = self.room(token, expert)
             if place is not None:
@@ -205,7 +206,7 @@ def limit(
     weight: list[list[float]],
     drop: bool,
 ) -> Limited:
-    """Pairs beyond a replica's capacity; ranking(token, expert): which experts to try instead, the best first."""
+    """What becomes of pairs beyond a replica's capacity; ranking(token, expert): experts to try, the best first."""
     overflow = Overflow(layer, tokens, held, Counter(), [set(experts) for experts in tokens])
     found = Limited([list(places) for places in chosen])
     waiting = []
@@ -225,7 +226,7 @@ def limit(
 
 
 def note(found: Limited, token: int, choice: int, own: int, settled: tuple[int, Place] | None, drop: bool) -> None:
-    """Write down what became of a pair."""
+    """Note in `found` what became of a pair, which settled with (expert, place) or with None."""
     if settled is not None:
         found.places[token][choice] = settled[1]
         found.moved += settled[0] == own
@@ -239,14 +240,14 @@ def note(found: Limited, token: int, choice: int, own: int, settled: tuple[int, 
 
 @dataclass(frozen=True)
 class Beside:
-    """Log of how often an expert is chosen, and of how much oftener beside another than by chance."""
+    """Logarithms of the share of tokens that choose an expert, and of its ratio to chance beside another expert."""
 
     share: list[float]
     lift: list[list[float]]
 
 
 def beside(train: Tokens, routed: int) -> Beside:
-    """Counted over tokens; 5 tokens are added to seen and expected meetings."""
+    """Counted over train tokens; 5 tokens are added to the seen and to the expected meetings of two experts."""
     total, ids = len(train), range(routed)
     count = [sum(expert in token for token in train) for expert in ids]
     both = [[sum(x in token and y in token for token in train) if x != y else 0 for y in ids] for x in ids]
@@ -255,7 +256,7 @@ def beside(train: Tokens, routed: int) -> Beside:
 
 
 def likeliest(known: Beside, experts: list[int], own: int) -> list[int]:
-    """Experts that a token does not have by how likely they are beside its others: naive Bayes."""
+    """The experts that a token does not have, the likeliest beside its other experts first, by naive Bayes."""
     score = {}
     for expert in range(len(known.share)):
         if expert not in experts:
@@ -267,6 +268,6 @@ def likeliest(known: Beside, experts: list[int], own: int) -> list[int]:
 
 
 def weights_by_rank(top_k: int) -> list[float]:
-    """Gate weights where none are recorded: rank to the power of -0.7, of sum 1."""
+    """Gate weights where none are recorded: the rank to the power of -0.7, scaled to a sum of 1."""
     by_rank = [(rank + 1) ** -0.7 for rank in range(top_k)]
     return [weight / sum(by_rank) for weight in by_rank]

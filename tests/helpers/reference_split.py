@@ -1,4 +1,4 @@
-"""What a whole-batch split can reach at best, by flows and by looking at every set of experts."""
+"""The least peak that a split of a batch among replicas can have, by flows and by trying every set of experts."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,17 @@ from reference import best_split_peak
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
-Holders = list[set[int]]  # devices of each expert
+Holders = list[set[int]]  # the devices that have a replica of each expert
 Carries = Callable[[list[int], Holders, int, int], bool]
 
 __all__ = ["best_split_peak", "fewest_hops", "least_feasible", "ortools_carries", "scipy_carries"]
 
 
 def arcs(units: list[int], holders: Holders, devices: int, peak: int) -> list[tuple[int, int, int]]:
-    """(from, to, capacity): 0 is the source, then the experts, then the devices, then the sink."""
+    """The arcs (from, to, capacity) of a flow network that carries all units if no device takes more than the peak.
+
+    Nodes are numbered: 0 the source, then the experts, then the devices, then the sink.
+    """
     first = 1 + len(units)
     found = [(0, 1 + expert, number) for expert, number in enumerate(units)]
     found += [
@@ -25,7 +28,7 @@ def arcs(units: list[int], holders: Holders, devices: int, peak: int) -> list[tu
 
 
 def ortools_carries(units: list[int], holders: Holders, devices: int, peak: int) -> bool:
-    """Whether devices that take so much each can take all units, by push-relabel."""
+    """Whether devices that take at most `peak` units each can take all units; by push-relabel of OR-tools."""
     solver = max_flow.SimpleMaxFlow()
     for start, end, capacity in arcs(units, holders, devices, peak):
         solver.add_arc_with_capacity(start, end, capacity)
@@ -35,7 +38,7 @@ def ortools_carries(units: list[int], holders: Holders, devices: int, peak: int)
 
 
 def scipy_carries(units: list[int], holders: Holders, devices: int, peak: int) -> bool:
-    """The same by augmenting paths."""
+    """Whether devices that take at most `peak` units each can take all units; by augmenting paths of scipy."""
     nodes = 2 + len(units) + devices
     capacity = np.zeros((nodes, nodes), dtype=np.int32)
     for start, end, number in arcs(units, holders, devices, peak):
@@ -44,7 +47,7 @@ def scipy_carries(units: list[int], holders: Holders, devices: int, peak: int) -
 
 
 def least_feasible(carries: Carries, units: list[int], holders: Holders, devices: int) -> int:
-    """The least peak for which one of the above holds, by halving."""
+    """The least peak for which `carries` holds, by bisection."""
     low, high = 0, sum(units)
     while low < high:
         middle = (low + high) // 2
@@ -58,7 +61,7 @@ def least_feasible(carries: Carries, units: list[int], holders: Holders, devices
 def fewest_hops(
     pairs: dict[tuple[int, int], int], holders: Holders, hops: list[list[int]], devices: int, peak: int
 ) -> int:
-    """Least hops, summed over pairs, of a split whose devices take at most `peak`; pairs by (source, expert)."""
+    """The fewest hops of a split whose devices take at most `peak` pairs; pairs: their number by (source, expert)."""
     solver = min_cost_flow.SimpleMinCostFlow()
     sink = len(pairs) + devices
     for group, ((source, expert), number) in enumerate(pairs.items()):

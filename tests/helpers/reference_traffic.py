@@ -4,15 +4,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-Link = tuple[
-    str, int, str, int
-]  # ("column", 3, "up", 5): in column 3 from row 5 upwards; ("fast", 7, "out", 0): a port
+# ("column", 3, "up", 5) is the edge of column 3 from row 5 upwards; ("fast", 7, "out", 0) is the port out of device 7.
+Link = tuple[str, int, str, int]
 Load = dict[Link, Fraction]  # messages on each link
 
 
 @dataclass(frozen=True)
 class Wires:
-    """A mesh and its network: tokens on their whole "row", in its first "column", or on one "device" of it."""
+    """A mesh and its network; a token is on all devices of its "row", on the first ("column"), or on one ("device")."""
 
     rows: int
     cols: int
@@ -59,7 +58,7 @@ def sender(wires: Wires, held: list[int], target: int) -> int:
 
 
 def ring_walk(length: int, start: int, end: int) -> list[tuple[str, int, Fraction]]:
-    """Edges on the way round a ring (direction, place it leaves) and the share of the message that passes each."""
+    """The edges on the shorter way round a ring, as (direction, place that it leaves, share of the message on it)."""
     up, down, place = [], [], start
     while place != end:
         up.append(("up", place))
@@ -74,17 +73,17 @@ def ring_walk(length: int, start: int, end: int) -> list[tuple[str, int, Fractio
 
 
 def in_column(wires: Wires, col: int, start_row: int, end_row: int) -> Load:
-    """A message along a column."""
+    """The edges that a message along a column passes."""
     return {("column", col, way, row): share for way, row, share in ring_walk(wires.rows, start_row, end_row)}
 
 
 def in_row(wires: Wires, row: int, start_col: int, end_col: int) -> Load:
-    """A message along a row."""
+    """The edges that a message along a row passes."""
     return {("row", row, way, col): share for way, col, share in ring_walk(wires.cols, start_col, end_col)}
 
 
 def through_ports(wires: Wires, start: int, end: int) -> Load:
-    """A message from device to device, by the node's own network or the one between nodes."""
+    """The ports that a message between devices passes, in the network of the node or in the one between nodes."""
     if start == end:
         return {}
     inside = wires.links == "switch" or start // wires.cols == end // wires.cols
@@ -93,7 +92,7 @@ def through_ports(wires: Wires, start: int, end: int) -> Load:
 
 
 def outward(wires: Wires, start: int, end: int) -> Load:
-    """A message to an expert's device: along the sender's column, then along the target's row."""
+    """The links that a message to an expert's device passes: along the sender's column, then the target's row."""
     if wires.links != "rings":
         return through_ports(wires, start, end)
     (row, col), (end_row, end_col) = divmod(start, wires.cols), divmod(end, wires.cols)
@@ -101,7 +100,7 @@ def outward(wires: Wires, start: int, end: int) -> Load:
 
 
 def homeward(wires: Wires, start: int, end: int) -> Load:
-    """A result on its way back: along the row of the device it comes from, then along the column of its home."""
+    """The links that a result passes on its way back: along the row of its device, then the column of its home."""
     if wires.links != "rings":
         return through_ports(wires, start, end)
     (row, col), (end_row, end_col) = divmod(start, wires.cols), divmod(end, wires.cols)
@@ -124,7 +123,7 @@ def hops(wires: Wires, held: list[int], target: int) -> int:
 
 @dataclass
 class Carried:
-    """Messages of a batch on each link, and sums over its tokens of what they spread to."""
+    """Messages of a batch on each link, and sums over tokens: copies, copies that travel, hops, rows and columns."""
 
     out: Load = field(default_factory=lambda: defaultdict(Fraction))
     back: Load = field(default_factory=lambda: defaultdict(Fraction))
@@ -138,7 +137,7 @@ class Carried:
 def carry(
     wires: Wires, held: list[list[int]], targets: list[list[int]], out_per_expert: bool, back_per_expert: bool
 ) -> Carried:
-    """Walk every message of a batch; held: where each token is; targets: the device of each of its served pairs."""
+    """Walk every message of a batch; held: devices where each token is; targets: the device of each of its pairs."""
     found = Carried()
     for home, pairs in zip(held, targets, strict=True):
         devices = sorted(set(pairs))
@@ -158,7 +157,7 @@ def carry(
 
 
 def multicast(wires: Wires, home: list[int], devices: list[int]) -> Load:
-    """One packet per ring and direction visits all targets there: an edge is passed once, at most by a whole packet."""
+    """The edges that the packets of one token pass: one packet per ring and direction passes each edge only once."""
     packet: Load = {}
     for device in devices:
         for link, share in outward(wires, sender(wires, home, device), device).items():
@@ -173,7 +172,7 @@ def add(total: Load, more: Load) -> None:
 
 
 def blocks(source_row: list[int], slots_used: list[list[int]], block_tokens: int) -> Counter[int]:
-    """Per flat slot: blocks of so many consecutive tokens of one row that send it anything."""
+    """For each flat slot, how many blocks of `block_tokens` consecutive tokens of one row send it anything."""
     used: set[tuple[int, int, int]] = set()
     for row in sorted(set(source_row)):
         own = [token for token, source in enumerate(source_row) if source == row]

@@ -1,4 +1,4 @@
-"""A limit to each replica, against settling every pair by the written rule, and what must hold of it."""
+"""A limit to what each replica takes settles every pair as the written rule says, and loses no pair."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ wirings = st.sampled_from(WIRINGS)
 
 
 def recorded(seed: int, drawn: Case) -> Case:
-    """With candidates, of which the first are the chosen experts, and with gate weights, some of them all zero."""
+    """The case with candidates, of which the first are the chosen experts, and with gate weights, some all zero."""
     rng, batches, model = np.random.default_rng(seed), drawn.batches, drawn.model
     chosen = batches.experts[..., : model.top_k]
     order = rng.random((2, batches.tokens, model.routed_experts)) + 1
@@ -34,7 +34,7 @@ def recorded(seed: int, drawn: Case) -> Case:
 
 
 def chosen_by(drawn: Case, policy: str, wiring: tuple[TokensAt, Links], capacity: int) -> Ints:
-    """Before the limit."""
+    """What the policy chooses, before the limit: flat slots `[batch, token, k]`."""
     source = drawn.network(wiring).source(drawn.batches.source_row)
     return POLICIES[policy](drawn.batches.experts, source, drawn.context(wiring, 1, capacity))
 
@@ -42,7 +42,7 @@ def chosen_by(drawn: Case, policy: str, wiring: tuple[TokensAt, Links], capacity
 def limited(
     drawn: Case, chosen: Ints, wiring: tuple[TokensAt, Links], capacity: int, guess: Coactivation | None, drop: bool
 ) -> Rerouted:
-    """After it."""
+    """What becomes of these choices by the limit."""
     source = drawn.network(wiring).source(drawn.batches.source_row)
     return limit(chosen, drawn.batches, source, drawn.context(wiring, 1, capacity), drawn.model, guess, drop)
 
@@ -56,7 +56,7 @@ def by_the_rule(
     ranking: Callable[[int, int], list[int]],
     drop: bool,
 ) -> Limited:
-    """What the oracle makes of one batch."""
+    """What becomes of the choices of one batch by the slow oracle."""
     layer, depth = drawn.layer(wiring, 1, capacity), drawn.mesh.slots_per_device
     places = [[divmod(slot, depth) for slot in token] for token in chosen[batch].tolist()]
     tokens, held = as_tokens(drawn.batches.experts[batch]), holders(layer.wires, rows_of(drawn.batches, batch))
@@ -65,7 +65,7 @@ def by_the_rule(
 
 
 def plain_weights(drawn: Case, batch: int) -> list[list[float]]:
-    """Gate weights of sum 1 of each token."""
+    """The gate weights of each token of a batch, which sum to 1."""
     if drawn.batches.weights is None:
         return [weights_by_rank(drawn.model.top_k)] * drawn.batches.tokens
     found = []
@@ -76,7 +76,7 @@ def plain_weights(drawn: Case, batch: int) -> list[list[float]]:
 
 
 def agrees(found: Rerouted, expected: Limited, batch: int, drawn: Case) -> None:
-    """Kernel and oracle did the same to every pair."""
+    """Assert that kernel and oracle did the same to every pair of a batch."""
     assert found.chosen[batch].tolist() == drawn.flat(expected.places)
     for name in ("moved", "rerouted", "dropped", "over"):
         assert getattr(found, name)[batch] == getattr(expected, name), name

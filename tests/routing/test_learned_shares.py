@@ -1,4 +1,4 @@
-"""Learned shares: never worse than an even split on what they were learned on, and the best where that is known."""
+"""Learned shares are never worse than an even split on the train batches, and the best ones where these are known."""
 
 from math import ceil
 
@@ -19,7 +19,7 @@ Shares = list[list[float]]
 
 
 def summed_peaks(slots: Slots, loads: list[list[int]], value: list[int], share: Shares) -> int:
-    """The dearest device of each batch, where every replica serves its share rounded up, summed."""
+    """The cost of the dearest device of each batch, summed, if every replica serves its share rounded up."""
     total = 0
     for load in loads:
         cost = [0] * len(slots)
@@ -31,13 +31,13 @@ def summed_peaks(slots: Slots, loads: list[list[int]], value: list[int], share: 
 
 
 def staircase(most: int, tile: int) -> Ints:
-    """Nanoseconds by tokens: by the tile, and a little per token."""
+    """The cost of a slot by its tokens, `[tokens + 1]`: 100 for each tile begun, and 1 for each token."""
     tokens = np.arange(most + 1)
     return np.where(tokens > 0, 100 * -(-tokens // tile) + tokens, 0)
 
 
 def drawn_loads(seed: int, drawn: Case, batches: int) -> Ints:
-    """Loads of some batches, some experts idle."""
+    """Random loads `[batch, expert]`; some experts are idle."""
     rng = np.random.default_rng(seed)
     return rng.integers(-5, 40, (batches, drawn.model.experts)).clip(0).astype(np.int32)
 
@@ -63,7 +63,7 @@ def test_shares_are_no_worse_than_even_ones_and_sum_to_one(seed: int, drawn: Cas
 @settings(max_examples=50)
 @given(st.integers(0, 10**6), cases(replicas=2), st.sampled_from([1, 8]))
 def test_no_part_of_a_share_is_better_handed_over(seed: int, drawn: Case, tile: int) -> None:
-    """On two batches, which are done with before the sweeps run out."""
+    """Two batches are few enough for the descent to end before it has made all its sweeps."""
     load, slots = drawn_loads(seed, drawn, 2).tolist(), drawn.placement.slots.tolist()
     value = staircase(40, tile)
     share = learn(drawn.placement, np.array(load, dtype=np.int32), value).share.tolist()
@@ -95,7 +95,7 @@ def test_weighted_round_robin_costs_no_more_than_the_shares_promise(drawn: Case)
 
 @pytest.mark.parametrize(("beside", "share"), [(8, 1.0), (4, 0.75), (2, 0.625), (0, 0.5)])
 def test_the_replica_beside_a_heavy_expert_is_spared(beside: int, share: float) -> None:
-    """Eight pairs go to devices that serve 0 and `beside` others: alike is best."""
+    """Eight pairs are split between devices that serve 0 and `beside` other pairs; equal loads are best."""
     placement = Placement(np.array([[0, -1], [0, 1], [-1, -1], [-1, -1]]))
     found = learn(placement, np.array([[8, beside]] * 3, dtype=np.int32), np.arange(9))
     assert found.share[:2, 0].tolist() == [share, 1 - share]
@@ -103,7 +103,7 @@ def test_the_replica_beside_a_heavy_expert_is_spared(beside: int, share: float) 
 
 
 def test_shares_are_learned_by_tiles_where_tiles_cost() -> None:
-    """Half of six pairs opens a tile on either device; all of them on the first cost it no more than half did."""
+    """Half of six pairs opens a tile on each device; on one device all six cost no more than that half did."""
     placement = Placement(np.array([[0, 2], [0, 1]]))
     load = np.array([[6, 8, 1]] * 2, dtype=np.int32)
     even = summed_peaks(placement.slots.tolist(), load.tolist(), staircase(9, 8).tolist(), [[0.5, 1], [0.5, 1]])

@@ -1,4 +1,4 @@
-"""Busy links are relieved: what routing puts on them, walked path by path, before and after."""
+"""Relief of busy links: what results put on links, walked path by path, falls, until no single move can help."""
 
 from collections import defaultdict
 from fractions import Fraction
@@ -26,13 +26,16 @@ wirings = st.sampled_from(WIRINGS)
 
 
 def path(drawn: Case, wiring: tuple[TokensAt, Links], home: int, device: int) -> Load:
-    """The links of one result."""
+    """The links that one result passes, and what share of the message passes each."""
     wires = drawn.wires(wiring)
     return homeward(wires, device, sender(wires, all_holders(wires)[home], device))
 
 
 def busy(drawn: Case, wiring: tuple[TokensAt, Links], quota: Ints, alone: Ints, speed: Floats) -> list[Fraction]:
-    """How busy each link is: quota `[source, slot]`, alone `[expert, source]` of experts with one replica."""
+    """How busy each link is by the tokens in quota `[source, slot]`, and by those in alone `[expert, source]`.
+
+    Of the latter only tokens of experts with one replica count.
+    """
     total: Load = defaultdict(Fraction)
     for home in range(len(quota)):
         served = [(slot // drawn.mesh.slots_per_device, int(n)) for slot, n in enumerate(quota[home])]
@@ -46,7 +49,7 @@ def busy(drawn: Case, wiring: tuple[TokensAt, Links], quota: Ints, alone: Ints, 
 
 
 def drawn_quota(drawn: Case, replicated: Graph, sources: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-    """quota, room, alone."""
+    """Random quota `[source, slot]`, room `[slot]` and alone `[expert, source]`, as `relieve` takes them."""
     slots, experts = drawn.placement.slots.ravel(), drawn.model.experts
     quota = rng.integers(0, 6, (sources, len(slots))) * (replicated.expert_of >= 0)
     alone = rng.integers(0, 6, (experts, sources))
@@ -80,8 +83,11 @@ def test_relief_serves_everyone_and_stops_where_no_token_can_help(
 
 
 def test_relief_makes_room_for_what_is_on_the_busiest_link() -> None:
-    """One expert in columns 0 and 1, the other in 1 and 2, all tokens of row 0, 40 of each in columns 0 and 1: none
-    of the first can leave before one of the second has."""
+    """No token of one expert can leave the busiest link before a token of the other has made room.
+
+    One expert is in columns 0 and 1, the other in columns 1 and 2. All tokens are of row 0, and 40 of each expert are
+    served in columns 0 and 1.
+    """
     mesh, slots = Mesh(3, 3, 2), np.full((9, 2), -1, dtype=np.int32)
     slots[3:6] = [[0, -1], [0, 1], [1, -1]]
     replicated = graph(*Placement(slots).replicas(2), 9, 2)
@@ -94,7 +100,7 @@ def test_relief_makes_room_for_what_is_on_the_busiest_link() -> None:
 
 
 def moves(drawn: Case, quota: Ints, room: Ints) -> list[tuple[int, int, int]]:
-    """Every token that may go elsewhere: source, slot, other slot."""
+    """Every move of a token to a replica with room: source, slot, other slot."""
     flat = drawn.placement.slots.ravel().tolist()
     return [
         (home, place, there)
@@ -112,7 +118,7 @@ def helps(
     load: list[Fraction],
     move: tuple[int, int, int],
 ) -> bool:
-    """Whether the first of the busiest links is less busy then, and nothing on the new way as busy as it was."""
+    """Whether a move takes load off the first of the busiest links and leaves every link of the new path below it."""
     home, place, there = move
     order = link_order(drawn.wires(wiring))
     index = {link: number for number, link in enumerate(order)}
@@ -136,7 +142,7 @@ def test_slow_links_count_by_the_time_they_take() -> None:
 
 
 @pytest.mark.parametrize("wiring", WIRINGS, ids=str)
-def test_journeys_are_the_paths_and_are_found_by_link(wiring: tuple[TokensAt, Links]) -> None:
+def test_link_paths_are_those_that_are_walked_and_are_found_by_link(wiring: tuple[TokensAt, Links]) -> None:
     drawn = case(5, (3, 2), 1)
     network = drawn.network(wiring)
     link_paths, order = LinkPaths.of(network), link_order(drawn.wires(wiring))

@@ -1,4 +1,4 @@
-"""Every policy against choosing pair by pair, and what must hold of its choices."""
+"""Every policy chooses as a slow oracle does pair by pair, and keeps what its docstring promises."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ tiles = st.sampled_from(TILES)
 
 
 def routed_by(policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Ints:
-    """What the program chooses."""
+    """The flat slots that the program's policy chooses, `[batch, token, k]`."""
     context = drawn.context(wiring, tile, capacity)
     source = drawn.network(wiring).source(drawn.batches.source_row)
     return POLICIES[policy](drawn.batches.experts, source, context)
@@ -84,21 +84,21 @@ def test_the_table_of_nearest_replicas_is_the_plain_one(drawn: Case, wiring: tup
 
 
 def line(*slots: list[int], tokens: TokensAt = "row", tile: int = 1, capacity: int = 9) -> RoutingContext:
-    """A ring of rows with one device each."""
+    """The context of a mesh of one column, whose rows form a ring with one device each."""
     placement = Placement(np.array(slots))
     mesh, model = Mesh(len(slots), 1, len(slots[0])), Model("line", int(placement.slots.max()) + 1, 0, 1)
     return RoutingContext.of(placement, model, Network(mesh, tokens), tile, capacity, None)
 
 
 def served(policy: str, context: RoutingContext, experts: list[list[int]], rows: list[int]) -> list[list[int]]:
-    """Flat slots of one batch."""
+    """The flat slots that a policy chooses for the tokens of one batch, by their experts and rows."""
     pairs, source = np.array([experts], dtype=np.uint16), np.array([rows], dtype=np.int32)
     found: list[list[int]] = POLICIES[policy](pairs, source, context)[0].tolist()
     return found
 
 
 def test_a_token_leaves_its_row_only_for_a_device_lighter_by_more_than_the_margin() -> None:
-    """Pairs of the own row: while its load is 4 more than elsewhere they stay, then they go, whatever the rank."""
+    """Tokens stay in their row while its load exceeds the other by up to 4, then go, whatever the replicas' ranks."""
     stay = MARGINS[False] + 1
     for home in (0, 1):
         context = line([0], [0])

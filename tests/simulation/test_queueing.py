@@ -1,4 +1,4 @@
-"""The overlapped layer against the event-by-event oracle, and what must hold of every run."""
+"""The overlapped layer equals an event-by-event oracle, and no part of it ends before what it depends on."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import count_traffic
-from optimizer.simulation.queueing import DeviceWork, Overlap, overlap
+from optimizer.simulation.queueing import DeviceWork, Messages, Overlap, ServedPairs, overlap
 
 Tokens = Literal["row", "column", "device"]
 Links = Literal["rings", "switch", "nodes"]
@@ -26,7 +26,7 @@ drawn = given(
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What `overlap` is called with; times in eighths, so that sums are exact."""
+    """What `overlap` is called with; times are in eighths of a microsecond, so that floating-point sums are exact."""
 
     network: Network
     chosen: Ints
@@ -40,21 +40,14 @@ class Case:
 
     @property
     def device_of(self) -> Ints:
+        """The device of each flat slot, `[slot]`."""
         return (np.arange(self.network.mesh.slots) // self.network.mesh.slots_per_device).astype(np.int32)
 
     def run(self) -> Overlap:
-        return overlap(
-            self.chosen,
-            self.source,
-            self.device_of,
-            self.network,
-            self.out_us,
-            self.back_us,
-            *self.base,
-            self.work,
-            *self.per_expert,
-            self.slowdown,
-        )
+        """What the program makes of the case."""
+        pairs = ServedPairs(self.chosen, self.source, self.device_of)
+        messages = Messages(self.network, self.out_us, self.back_us, *self.base, *self.per_expert)
+        return overlap(pairs, messages, self.work, self.slowdown)
 
     def loads(self) -> Ints:
         """Pairs of each slot, `[batch, slot]`."""
@@ -63,6 +56,7 @@ class Case:
 
 
 def draw(seed: int, shape: tuple[int, int], tokens: Tokens, links: Links, kind: Kind = "tiles", most: int = 40) -> Case:
+    """A random case of two batches of up to `most` tokens on such a mesh."""
     rng = np.random.default_rng(seed)
     mesh = Mesh(*shape, int(rng.integers(1, 4)))
     network = Network(mesh, tokens, links, rng.integers(0, 5) / 4)
@@ -86,11 +80,12 @@ def draw(seed: int, shape: tuple[int, int], tokens: Tokens, links: Links, kind: 
 
 
 def _link_us(rng: np.random.Generator, links: int) -> Floats:
-    """All alike, so that there are ties, or all different, some of them taking no time."""
+    """Random times of links: all equal, so that there are ties, or each drawn for itself, some of them 0."""
     return np.full(links, rng.integers(0, 9) / 8) if rng.integers(2) else rng.integers(0, 9, links) / 8
 
 
 def _work(rng: np.random.Generator, kind: Kind, shape: tuple[int, int], slots: int) -> DeviceWork:
+    """Random work of one of the kinds, for batches of shape (batches, tokens)."""
     first, further = rng.integers(0, 200, 2) / 8
     if kind == "tiles":
         return DeviceWork.tiles(int(rng.integers(1, 8)), first, further, slots)
@@ -100,7 +95,7 @@ def _work(rng: np.random.Generator, kind: Kind, shape: tuple[int, int], slots: i
 
 
 def oracle(case: Case, batch: int) -> dict[str, Any]:
-    """The same batch, the slow way."""
+    """What the oracle makes of one batch."""
     mesh, work = case.network.mesh, case.work
 
     def group(rank: int, token: int) -> int:
@@ -146,7 +141,9 @@ def test_overlap_equals_the_oracle(seed: int, shape: tuple[int, int], tokens: To
 
 @settings(max_examples=300)
 @given(st.integers(0, 10**6), st.sampled_from([(3, 2), (8, 1), (1, 7), (3, 6)]), st.sampled_from(get_args(Tokens)))
-def test_numbers_decide_where_most_links_take_no_time(seed: int, shape: tuple[int, int], tokens: Tokens) -> None:
+def test_the_lower_number_goes_first_where_most_links_take_no_time(
+    seed: int, shape: tuple[int, int], tokens: Tokens
+) -> None:
     case = draw(seed, shape, tokens, "rings")
     rng = np.random.default_rng(seed)
     out, back = rng.choice([0.0, 0.0, 0.0, 1.0], (2, len(case.network.remote)))
@@ -162,7 +159,7 @@ def test_numbers_decide_where_most_links_take_no_time(seed: int, shape: tuple[in
 @settings(max_examples=60)
 @drawn
 def test_what_is_sent_is_what_traffic_counts(seed: int, shape: tuple[int, int], tokens: Tokens, links: Links) -> None:
-    """If a single link takes time, the last message is through when it has carried all that is counted."""
+    """If only one link takes time, the last message arrives when that link has carried all messages counted on it."""
     case = draw(seed, shape, tokens, links)
     free = np.zeros(len(case.network.remote))
     work = DeviceWork.tiles(4, 0.0, 0.0, case.network.mesh.slots)
@@ -205,8 +202,10 @@ def test_nothing_ends_before_its_parts(seed: int, shape: tuple[int, int], tokens
 
 @settings(max_examples=40)
 @drawn
-def test_company_is_no_help(seed: int, shape: tuple[int, int], tokens: Tokens, links: Links) -> None:
-    """No pair would end later if it were alone, as long as a first tile is no dearer than a further one."""
+def test_no_batch_ends_earlier_than_any_of_its_pairs_alone_would(
+    seed: int, shape: tuple[int, int], tokens: Tokens, links: Links
+) -> None:
+    """This holds as long as the first tile of a slot costs no more than a further one."""
     case = draw(seed, shape, tokens, links, most=12)
     case = replace(case, work=DeviceWork.tiles(3, 4.0, 4.5, case.network.mesh.slots))
     found = case.run()
@@ -250,7 +249,7 @@ def test_times_that_are_not_dyadic_on_a_larger_mesh(tokens: Tokens) -> None:
 def by_hand(
     network: Network, chosen: list[list[int]], source: list[int], base: tuple[float, float], **more: Any
 ) -> Case:
-    """One batch, links that take 2 us."""
+    """One batch, given by its flat slots and sources, with links that take 2 us."""
     links = np.full(len(network.remote), 2.0)
     said: dict[str, Any] = {"out_us": links, "back_us": links, "per_expert": (False, False)} | more
     return Case(
@@ -264,7 +263,11 @@ def by_hand(
 
 
 def test_a_packet_visits_all_and_the_antipode_gets_two_halves() -> None:
-    """To row 1 in 2.5; from there half in 1.5 to row 2, whose other half is there earlier. Back in 2.5 and 2 x 1.5."""
+    """Worked out by hand, in microseconds.
+
+    The packet is at row 1 after 2.5, and half of it goes on to row 2 in another 1.5, where the other half has come by
+    the other way before. Results take 2.5 from row 1, and two steps of 1.5 from row 2.
+    """
     case = by_hand(
         Network(Mesh(4, 1, 1), hop_us=0.5), [[1, 2]], [0], (10.0, 1.0), work=DeviceWork.tiles(32, 8.0, 9.0, 4)
     )
@@ -276,7 +279,7 @@ def test_a_packet_visits_all_and_the_antipode_gets_two_halves() -> None:
 
 
 def test_the_lower_token_goes_first_even_from_the_far_end_of_the_ring() -> None:
-    """All reach edges 1 and 2, the only ones that take time, at once; token 0 from row 9 has both to pass."""
+    """All tokens reach edges 1 and 2, the only ones that take time, at once; token 0, from row 9, has to pass both."""
     slow = np.zeros(20)
     slow[[1, 2]] = 2.0
     case = by_hand(
@@ -286,7 +289,7 @@ def test_the_lower_token_goes_first_even_from_the_far_end_of_the_ring() -> None:
 
 
 def test_ports_and_devices_serve_one_at_a_time() -> None:
-    """Out of device 0 at 2, 4 and 6; device 2 has its tokens at 7 and 9 and computes to 11, then 12."""
+    """Messages leave device 0 at 2, 4 and 6; device 2 has its tokens at 7 and 9 and is done with them at 11 and 12."""
     network = Network(Mesh(1, 3, 1), "column", "switch", hop_us=0.5)
     work = DeviceWork.tiles(1, 4.0, 1.0, 3)
     case = by_hand(network, [[1, 2], [2, -1]], [0, 0], (0.0, 3.0), work=work, back_us=np.zeros(6))
@@ -297,7 +300,7 @@ def test_ports_and_devices_serve_one_at_a_time() -> None:
 
 
 def test_results_per_expert_are_sent_as_their_jobs_end() -> None:
-    """Slots 1 and 2 are done at 4 and 8; two results go home in 2 each at once, one result after the second."""
+    """The two slots are done at 4 and 8. One result per device leaves after 8, results per expert leave at 4 and 8."""
     network = Network(Mesh(2, 1, 2), "row", "switch")
     case = by_hand(network, [[2, 3]], [0], (0.0, 0.0), work=DeviceWork.tiles(1, 4.0, 0.0, 4), out_us=np.zeros(4))
     assert case.run().end.tolist() == [12.0]
@@ -307,7 +310,7 @@ def test_results_per_expert_are_sent_as_their_jobs_end() -> None:
 
 
 def test_a_slot_pays_for_its_weights_once_and_when_idle() -> None:
-    """Idle slot 0 loads until 8, slot 1 loads and computes two blocks until 13 and 15."""
+    """Slot 0 is idle and loads its weights until 8; slot 1 loads and computes two blocks, which end at 13 and 15."""
     work = DeviceWork.blocks(np.array([[0, 0, 1]]), 2.0, 3.0, np.array([True, True, False]))
     case = by_hand(Network(Mesh(1, 1, 3)), [[1], [1], [1]], [0, 0, 0], (5.0, 1.0), work=work)
     found = case.run()

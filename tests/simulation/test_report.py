@@ -1,4 +1,4 @@
-"""Figures drawn from a simulation, on cases worked out by hand, and how sure they are."""
+"""Figures drawn from a simulation equal those worked out by hand, and their intervals are as wide as they should be."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ EDGE_US = 14336 / 27900  # a message on an edge of the default hardware
 
 
 def run(slots: list[list[int]], batches: list[list[list[int]]], rows: list[list[int]], **more: Any) -> SimulationReport:
-    """A hand-made layer on a ring of four rows; batches of tokens of experts."""
+    """The report on a hand-made layer on a ring of four rows, given the experts of each token of each batch."""
     model = Model("hand", int(np.max(slots)) + 1, 0, 1)
     data = Batches(np.array(batches), np.array(rows))
     return simulate(Placement(np.array(slots)), data, model, MESH, cost(), Conditions(**more))
@@ -34,7 +34,7 @@ FOUR = [[0, -1], [1, -1], [2, -1], [3, -1]]
 
 
 def test_the_critical_device_expert_and_links_of_each_batch_are_found() -> None:
-    """33 tokens of row 0 for expert 1 open a second tile there, and all climb; then all go down to expert 3."""
+    """First 33 tokens of row 0 climb to expert 1 and begin a second tile; in batch 2 they descend to 3."""
     report = run(FOUR, [[[1]] * 33 + [[0]] * 7, [[3]] * 33 + [[0]] * 7], [[0] * 40] * 2)
     assert report.compute_us.tolist() == [247.5, 247.5]
     assert report.critical.tolist() == [[1, 1, 0, 5], [3, 3, 4, 3]]
@@ -124,7 +124,7 @@ def test_imbalance_and_tiles_are_those_of_the_fullest_device() -> None:
     assert report.tiles.tolist() == [2]
 
 
-def test_what_capacity_did_is_told_as_shares_of_routed_pairs() -> None:
+def test_a_summary_of_rerouting_gives_shares_of_routed_pairs() -> None:
     moved, rerouted, dropped, over = (np.array(pairs) for pairs in ([4, 0], [1, 2], [3, 5], [0, 2]))
     kept = np.array([0.5, 1.0])
     found = Rerouting(1.25, 7, moved, rerouted, dropped, over, kept, 40, next_estimated=True, weights_estimated=False)
@@ -159,7 +159,7 @@ def test_queues_are_means_over_batches_however_they_come() -> None:
 
 
 def figures(seed: int, batches: int) -> Floats:
-    """A figure per batch, of a skewed distribution."""
+    """Random values of a figure, `[batch]`, of a skewed distribution."""
     return np.random.default_rng(seed).lognormal(sigma=0.3, size=batches)
 
 
@@ -175,7 +175,7 @@ def test_intervals_hold_the_point_estimates(seed: int, batches: int) -> None:
 
 
 def width(values: Floats | Ints, name: str) -> float:
-    """Of the interval."""
+    """The width of the 95 % interval of one statistic of values `[batch]`."""
     low, high = confidence({"x": values})["x"][name]
     return high - low
 
@@ -187,7 +187,7 @@ def test_intervals_narrow_with_more_batches(name: str) -> None:
 
 
 def iid_width(values: Floats, seed: int) -> float:
-    """Of a plain bootstrap interval of the mean, batch by batch."""
+    """The width of a plain bootstrap interval of the mean, for which single batches are drawn."""
     rng = np.random.default_rng(seed)
     means = [rng.choice(values, len(values)).mean() for _ in range(400)]
     low, high = np.percentile(means, [2.5, 97.5])
@@ -206,7 +206,7 @@ def test_intervals_of_the_mean_are_wider_for_batches_that_resemble_their_neighbo
     assert np.mean(fast) == pytest.approx(1, abs=0.2)
 
 
-def test_intervals_are_the_same_in_every_run_and_of_every_figure_alike() -> None:
+def test_intervals_are_the_same_in_every_run_and_scale_with_the_figure() -> None:
     values = figures(1, 300)
     both = confidence({"x": values, "y": 2 * values})
     assert confidence({"x": values})["x"] == both["x"]

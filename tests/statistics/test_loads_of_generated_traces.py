@@ -1,4 +1,4 @@
-"""Statistics against plain counting, and the built-in trace."""
+"""Figures of loads equal plain counting, and the built-in trace has the properties that its figures rely on."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_sequential_imbalance_is_that_of_experts_in_order(rng: np.random.Generat
         assert imbalance == pytest.approx(max(devices) / (sum(devices) / mesh.devices))
 
 
-def test_five_figures() -> None:
+def test_the_five_figures_are_the_mean_three_percentiles_and_the_maximum() -> None:
     figures = five_figures(np.arange(101))
     assert figures == {"mean": 50, "p50": 50, "p95": 95, "p99": 99, "max": 100}
 

@@ -1,4 +1,4 @@
-"""The work of devices on the tokens that arrive: when each pair has been computed."""
+"""The work of devices on the tokens that arrive: which jobs there are, and when each pair has been computed."""
 
 from typing import NamedTuple
 
@@ -10,15 +10,16 @@ from optimizer.simulation.queueing.lines import line_up, serve
 from optimizer.simulation.queueing.messages import deliver
 
 _NO_BLOCKS = np.zeros((1, 0), dtype=np.int32)
-_ALL = 2**31 - 1  # tokens: more than any slot has
+_ALL = 2**31 - 1  # a tile that holds more tokens than any slot gets, so that a slot is one job
 
 
 class DeviceWork(NamedTuple):
-    """How the tokens of a slot make jobs, and what these cost in microseconds.
+    """How the tokens of a slot make jobs, and what the jobs cost in microseconds.
 
-    tile_tokens: a job is so many tokens in order of arrival; 0: the tokens of one block, block `[batch, token]` int32
-    being ids from 0. first_us `[batch, slot]`, or `[1, slot]` for all batches, is what a slot's first job costs,
-    further_us each further one, idle_us `[slot]` a slot without tokens; at no cost an idle slot is no job.
+    tile_tokens: how many tokens, in order of arrival, make one job. If it is 0, a job is the slot's tokens of one
+    block, and block `[batch, token]` int32 has the block ids, counted from 0. first_us `[batch, slot]`, or `[1, slot]`
+    if all batches have the same, is what a slot's first job costs, and further_us what each further job costs. idle_us
+    `[slot]` is the cost of a slot without tokens; an idle slot that costs nothing makes no job.
     """
 
     tile_tokens: int
@@ -29,17 +30,21 @@ class DeviceWork(NamedTuple):
 
     @classmethod
     def tiles(cls, tile_tokens: int, first_us: float, further_us: float, slots: int) -> "DeviceWork":
-        """Tiles of so many tokens each, the last one of a slot partly filled."""
+        """One job per tile of `tile_tokens` tokens; the last tile of a slot may be partly filled."""
         return cls(tile_tokens, _NO_BLOCKS, np.full((1, slots), first_us), further_us, np.zeros(slots))
 
     @classmethod
     def whole_slots(cls, slot_us: Floats) -> "DeviceWork":
-        """One job per active slot; slot_us `[batch, slot]`."""
+        """One job per slot that has tokens, of slot_us `[batch, slot]` microseconds."""
         return cls(_ALL, _NO_BLOCKS, np.ascontiguousarray(slot_us, dtype=np.float64), 0.0, np.zeros(slot_us.shape[1]))
 
     @classmethod
     def blocks(cls, block: Ints, block_us: float, load_us: float, filled: Bools) -> "DeviceWork":
-        """One job per slot and block of tokens; filled `[slot]`: the slots that are loaded, with tokens or without."""
+        """One job per slot and block of tokens; loading a slot's weights is part of the cost of its first job.
+
+        block `[batch, token]`: block ids. block_us: cost of a block; load_us: cost of loading. filled `[slot]`: which
+        slots hold weights; these are loaded even if no token comes.
+        """
         first = np.full((1, len(filled)), load_us + block_us)
         return cls(0, np.ascontiguousarray(block, dtype=np.int32), first, block_us, np.where(filled, load_us, 0.0))
 
@@ -48,11 +53,11 @@ class DeviceWork(NamedTuple):
 def work_off(
     chosen: Ints, arrival: Floats, device_of: Ints, work: DeviceWork, slowdown: Floats, loaded: float
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """When each pair has been computed `[batch, token, k]` and the last job is done `[batch]`, and how long, in sum,
-    the jobs waited and took `[batch, device]`.
+    """Let devices work off the jobs of all batches; all times in microseconds.
 
-    chosen and arrival `[batch, token, k]`; a dropped pair is done on arrival. device_of `[slot]`, slowdown `[device]`;
-    loaded: when the jobs of idle slots are ready.
+    chosen (flat slots) and arrival `[batch, token, k]`, device_of `[slot]`, slowdown `[device]`; loaded: when the jobs
+    of idle slots are ready. Returns when each pair has been computed `[batch, token, k]` (a dropped pair: on arrival),
+    when the last job was done `[batch]`, and how long the jobs of a device waited and took, both `[batch, device]`.
     """
     batches, devices = len(chosen), len(slowdown)
     finish, finished = arrival.copy(), np.full(batches, loaded)
@@ -79,7 +84,7 @@ def _list_jobs(
     """The jobs of a batch, numbered by slot, then in order of their first tokens.
 
     chosen and arrival `[token, k]`, block `[token]`, first_us `[slot]`. Returns the job of each pair `[token, k]`, -1
-    for a dropped one, and of each job its slot, when it is ready and what it costs.
+    for a dropped pair, and for each job `[job]` its slot, when it is ready and what it costs.
     """
     slots = len(first_us)
     start, pair = line_up(chosen.ravel(), arrival.ravel(), slots)

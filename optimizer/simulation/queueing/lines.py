@@ -1,4 +1,7 @@
-"""Waiting lines, first come first served: what ports, ring edges and devices have in common."""
+"""Waiting lines, first come first served, as ports, ring edges and devices all have them.
+
+An *item* is whatever waits (a message, packet or job), a *place* whatever serves one item at a time.
+"""
 
 import numpy as np
 
@@ -8,10 +11,10 @@ from formulations.kit.kernels import kernel
 
 @kernel
 def line_up(place: Ints, time: Floats, places: int) -> tuple[Ints, Ints]:
-    """The line at each place by time, ties in order of the items' numbers.
+    """Sort the items at each place by time; items of equal time are in order of their numbers.
 
-    place `[item]`, negative for an item that joins no line; time `[item]`. Returns start `[place + 1]` and item: the
-    line of a place is item[start[place] : start[place + 1]], both int32.
+    place `[item]`, negative for an item that joins no line; time `[item]`. Returns start `[place + 1]` and item, both
+    int32: the line of place p is item[start[p] : start[p + 1]].
     """
     start = np.zeros(places + 1, dtype=np.int32)
     for number in range(len(place)):
@@ -33,7 +36,7 @@ def line_up(place: Ints, time: Floats, places: int) -> tuple[Ints, Ints]:
 
 @kernel
 def _sort(item: Ints, time: Floats) -> None:
-    """Shell's sort by (time, number): lines are short and often in order already."""
+    """Sort item `[..]` in place by (time, number), with Shell's sort, as lines are short and often in order already."""
     gap = 1
     while 3 * gap < len(item):
         gap = 3 * gap + 1
@@ -52,9 +55,10 @@ def _sort(item: Ints, time: Floats) -> None:
 
 @kernel
 def serve(place: Ints, ready: Floats, service: Floats, places: int) -> Floats:
-    """When each item's service begins, `[item]`, a place serving one at a time; for one at no place when it is ready.
+    """When the service of each item begins, `[item]`, if every place serves one item at a time in order of readiness.
 
-    place `[item]`, negative for none; ready and service `[item]` in any one unit.
+    place `[item]`, negative for an item that waits nowhere, which begins when it is ready. ready (when) and service
+    (how long) `[item]` are in one unit of time.
     """
     start, item = line_up(place, ready, places)
     begun = ready.copy()

@@ -11,7 +11,7 @@ def list_messages(chosen: Ints, device_of: Ints, per_expert: bool) -> tuple[Ints
     """The messages of a batch, numbered in order of their first pairs: by token, then by place in its choices.
 
     chosen `[token, k]` flat slots, device_of `[slot]`. Returns the message of each pair `[token, k]`, -1 for a dropped
-    one, and the token and the device of each message, all int32.
+    pair, and the token and the device of each message, both `[message]`; all are int32.
     """
     tokens, k = chosen.shape
     message = np.full((tokens, k), -1, dtype=np.int32)
@@ -35,7 +35,10 @@ def list_messages(chosen: Ints, device_of: Ints, per_expert: bool) -> tuple[Ints
 
 @kernel
 def collect(message: Ints, time: Floats, count: int) -> Floats:
-    """When the last of its pairs lets each of `count` messages go; message and time `[token, k]`."""
+    """When each of `count` messages may leave, `[message]`: at the time of the last of its pairs.
+
+    message (its number, negative for a dropped pair) and time `[token, k]`.
+    """
     release = np.full(count, -np.inf)
     for token in range(message.shape[0]):
         for choice in range(message.shape[1]):
@@ -47,7 +50,7 @@ def collect(message: Ints, time: Floats, count: int) -> Floats:
 
 @kernel
 def deliver(message: Ints, arrival: Floats, time: Floats) -> None:
-    """Write the arrivals `[message]` to the pairs' time `[token, k]`; that of dropped pairs stays as it is."""
+    """Write the arrival `[message]` of each pair's message to time `[token, k]`; times of dropped pairs stay."""
     for token in range(message.shape[0]):
         for choice in range(message.shape[1]):
             if message[token, choice] >= 0:

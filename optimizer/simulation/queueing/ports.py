@@ -1,4 +1,4 @@
-"""Messages through the ports of devices, behind a switch or in nodes: when each of them arrives."""
+"""Messages that leave and enter devices by ports, behind a switch or in nodes: when each message arrives."""
 
 import numpy as np
 
@@ -10,9 +10,10 @@ from optimizer.simulation.queueing.messages import collect, deliver, list_messag
 
 
 def port_pairs(network: Network) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
-    """The links of dispatch and those of combine: out of one device, into another, `[source, device]` int32.
+    """Which ports a message between a source and a device passes: a pair for dispatch, and a pair for combine.
 
-    -1 where nothing is sent, as the token is there already.
+    Each pair has the link out of the sending device and the link into the receiving one, both `[source, device]` int32;
+    -1 where nothing is sent because the token is on the device already.
     """
     devices = network.mesh.devices
     sender, target = network.sender, np.arange(devices, dtype=np.int32)[None]
@@ -35,10 +36,10 @@ def through_ports(
     link_us: Floats,
     hop_us: float,
 ) -> Floats:
-    """When what is sent for each pair arrives, `[batch, token, k]`; a dropped pair at its release.
+    """When the message that carries each pair arrives, `[batch, token, k]` microseconds; a dropped pair: its release.
 
-    chosen and release `[batch, token, k]`, source `[batch, token]`, device_of `[slot]`, ports as of `port_pairs`,
-    link_us `[link]` per message.
+    chosen (flat slots) and release (when a pair may leave) `[batch, token, k]`, source `[batch, token]`, device_of
+    `[slot]`, ports as of `port_pairs`, link_us `[link]`: how long a message keeps each link busy.
     """
     arrival = release.copy()
     for batch in range(len(chosen)):

@@ -1,4 +1,8 @@
-"""Messages on rings: when each of them arrives."""
+"""Messages on rings: when each message arrives.
+
+A message runs along a column and along a row of the mesh, each of which is a ring. Its part on one kind of ring is a
+*leg*. Messages that share a ring, a direction and a token may share a *packet*.
+"""
 
 from typing import NamedTuple
 
@@ -11,14 +15,15 @@ from optimizer.simulation.queueing.lines import line_up
 from optimizer.simulation.queueing.messages import collect, deliver, list_messages
 
 AGAINST = np.array([NOWHERE, DESCENDS, CLIMBS, BOTH_WAYS], dtype=np.int32)
-"""The way back, by the way out."""
+"""`[way]`: how a result runs along a ring, by how the message for its token ran there."""
 
 
 class Leg(NamedTuple):
-    """The part of all link_paths that runs along one kind of ring.
+    """The parts of all paths between sources and devices that run along one kind of ring, columns or rows.
 
-    ring, start, way and hops `[source, device]` int32: the ring, the place on it where the leg begins, how and how far
-    it runs. There are `rings` rings of `length` places; `first` is the first link of the first of them.
+    All `[source, device]` int32: ring, the number of the ring; start, the place on the ring where the leg begins; way,
+    how it runs (`network.CLIMBS` and others); hops, how far. There are `rings` rings of `length` places each; `first`
+    is the number of the first link of ring 0.
     """
 
     ring: Ints
@@ -31,10 +36,11 @@ class Leg(NamedTuple):
 
 
 class Packets(NamedTuple):
-    """What runs along a leg: edge `[packet]`, counted from the leg's first link, is where it starts, release when.
+    """The packets that run along a leg.
 
-    For `whole` edges it is whole, then half for the rest of its `hops`. of `[message, direction]` is the packet that
-    carries a message, or half of it, that way, or -1.
+    `[packet]`: edge, the link where the packet starts, counted from the leg's first link; release, when it may start;
+    hops, how many links it runs; whole, on how many of these links it is a whole message, before it is half a message.
+    of `[message, direction]`: the packet that carries the message, or half of it, in that direction; -1 for none.
     """
 
     edge: Ints
@@ -45,10 +51,10 @@ class Packets(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Who waits where on the edges of one ring and direction, all int32.
+    """Which packets wait at which edge of one ring and direction; all int32.
 
-    fresh[start[place] : start[place + 1]] are the packets that start at a place, in order of release; done `[packet]`
-    the hops that each has run, after `[packet]` the one that comes behind it from the edge before.
+    The packets that start at place p are fresh[start[p] : start[p + 1]], in order of release. done `[packet]`: how many
+    hops a packet has run. after `[packet]`: the packet that comes next behind it from the edge before, or -1.
     """
 
     start: Ints
@@ -58,7 +64,7 @@ class Lines(NamedTuple):
 
 
 def ring_legs(network: Network) -> tuple[tuple[Leg, Leg], tuple[Leg, Leg]]:
-    """The legs of dispatch, column before row, and those of combine, row before column."""
+    """The legs of dispatch (along the column, then along the row) and of combine (the row, then the column)."""
     rows, cols = network.mesh.rows, network.mesh.cols
     device = np.arange(network.mesh.devices, dtype=np.int32)
     row, col, sender_col = device // cols, device % cols, network.sender % cols
@@ -76,6 +82,7 @@ def ring_legs(network: Network) -> tuple[tuple[Leg, Leg], tuple[Leg, Leg]]:
 
 
 def _table(values: Ints, like: Ints) -> Ints:
+    """The values, broadcast to the shape of `like` `[source, device]`, as an int32 array of its own."""
     return np.broadcast_to(values, like.shape).astype(np.int32, order="C")
 
 
@@ -91,10 +98,11 @@ def on_rings(
     link_us: Floats,
     hop_us: float,
 ) -> Floats:
-    """When what is sent for each pair arrives, `[batch, token, k]`; a dropped pair at its release.
+    """When the message that carries each pair arrives, `[batch, token, k]` microseconds; a dropped pair: its release.
 
-    chosen and release `[batch, token, k]`, source `[batch, token]`, device_of `[slot]`, link_us `[link]` per message.
-    multicast: the messages of a token are one packet per ring and direction.
+    chosen (flat slots) and release (when a pair may leave) `[batch, token, k]`, source `[batch, token]`, device_of
+    `[slot]`, link_us `[link]`: how long a message keeps each link busy. multicast: whether the messages of one token
+    share one packet per ring and direction.
     """
     arrival = release.copy()
     for batch in range(len(chosen)):
@@ -115,9 +123,10 @@ def on_rings(
 
 @kernel
 def _pack(leg: Leg, group: Ints, home: Ints, device: Ints, release: Floats) -> Packets:
-    """Make one packet per group, ring and direction; group, home (source), device, release `[message]`.
+    """Make one packet per group of messages, ring and direction; messages of a group must be neighbours.
 
-    A packet is whole as far as its farthest target on this side, and half from there on to the antipode.
+    group, home (the source), device and release `[message]`. A packet is a whole message as far as its farthest target
+    in this direction that is not the antipode, and half a message from there on to the antipode.
     """
     edge, whole, hops = np.empty((3, 2 * len(group)), dtype=np.int32)
     leaves = np.empty(2 * len(group))
@@ -153,7 +162,10 @@ def _pack(leg: Leg, group: Ints, home: Ints, device: Ints, release: Floats) -> P
 
 @kernel
 def _run(packets: Packets, leg: Leg, link_us: Floats, hop_us: float) -> Floats:
-    """When each packet has run so many hops, `[packet, hops]`; the lower number goes first on a tie."""
+    """When each packet has run 0, 1, 2, ... hops, `[packet, hops]`; on a tie the packet of the lower number goes first.
+
+    link_us `[link]`; hop_us: from when a link has carried a message until the message is at its far end.
+    """
     places = leg.length
     reached = np.empty((len(packets.edge), places // 2 + 1))
     reached[:, 0] = packets.release
@@ -171,11 +183,13 @@ def _run(packets: Packets, leg: Leg, link_us: Floats, hop_us: float) -> Floats:
 
 @kernel
 def _go_round(packets: Packets, lines: Lines, step: int, link_us: Floats, hop_us: float, reached: Floats) -> None:
-    """Run the packets of one ring and direction; link_us `[place]`, reached `[packet, hops]`.
+    """Run the packets of one ring and direction, and write when they get where to reached `[packet, hops]`.
 
-    Two lines meet at an edge, either in order already: of packets that start there, and of those that come from the
-    edge before. Edges are visited in turn; each serves all that come before `bound`, the earliest time at which more
-    may come from the edge before, and the `first` of all, which alone is known to be next where links take no time.
+    link_us `[place]`: how long a message keeps the edge after each place busy; step: 1 or -1, from a place to the next.
+    Two lines meet at an edge, and each of them is in order already: packets that start at the edge, and packets that
+    come from the edge before. The edges are visited in turn. Each serves all packets that come before `bound`, the
+    earliest time at which another packet may come from the edge before. It also serves the packet that is `first` of
+    all on the ring, which is the only one known to be next where links take no time.
     """
     places = len(link_us)
     start, fresh, done, after = lines
