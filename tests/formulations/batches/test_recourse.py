@@ -11,7 +11,8 @@ from ortools.sat.python import cp_model
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements, routed_total
 
 from formulations.batches import recourse
-from formulations.batches.recourse import BatchInstance, place_for_batches
+from formulations.batches.batch_instance import BatchInstance
+from formulations.batches.recourse import place_for_batches
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from formulations.choice.slot_budget import share_budget
@@ -35,9 +35,8 @@ def test_no_choice_within_the_budget_is_better(instance: tuple[Curves, list[int]
     curves, extra, budget = instance
     outcome = share_budget(np.array(curves, dtype=float).reshape(-1, len(extra)), np.array(extra), budget)
     possible = sums(*instance)
-    if not possible:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (not possible)
+    assume(possible)
     assert outcome.status is SolveStatus.OPTIMAL
     assert outcome.value is not None
     assert sum(extra[option] for option in outcome.value) <= budget

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
@@ -35,9 +35,9 @@ def test_optimum_equals_brute_force_and_its_placement_is_valid(data: st.DataObje
     count = data.draw(st.lists(st.integers(1, min(devices, 2)), min_size=experts, max_size=experts))
     best = reference.best_expected_peak(load, count, devices, depth)
     outcome = place_replicas(instance(load, count, 1, devices, depth), None, LIMITS)
-    if best is None:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (best is None)
+    assume(best is not None)
+    assert best is not None
     assert outcome.status is SolveStatus.OPTIMAL
     assert outcome.value is not None
     placement = Placement(outcome.value)

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 from reference import count_vectors
@@ -66,9 +66,9 @@ def test_greedy_counts_are_optimal(budget: ReplicaBudget, data: st.DataObject) -
     peaks = [max(Fraction(t, n) for t, n in zip(load, counts, strict=True)) for counts in allowed(budget)]
     best = min(peaks, default=None)
     assert cp_sat_peak(load, budget) == best
-    if best is None:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (best is None)
+    assume(best is not None)
+    assert best is not None
     assert outcome.status is SolveStatus.OPTIMAL
     assert outcome.value is not None
     assert budget.violations(outcome.value) == []
@@ -84,9 +84,8 @@ def test_counts_for_batches_equal_brute_force(budget: ReplicaBudget, data: st.Da
     loads = data.draw(st.lists(one, min_size=1, max_size=6))
     outcome = counts_for_batches(np.array(loads), budget, LIMITS)
     means = [mean_of_peaks(loads, counts) for counts in allowed(budget)]
-    if not means:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (not means)
+    assume(means)
     assert outcome.value is not None
     assert budget.violations(outcome.value) == []
     assert mean_of_peaks(loads, outcome.value.tolist()) == min(means)

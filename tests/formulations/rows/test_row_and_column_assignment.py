@@ -4,7 +4,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
@@ -69,9 +69,9 @@ def test_rows_equal_brute_force(data: st.DataObject) -> None:
         data.draw(limits),
     )
     outcome, best = assign_rows(case, LIMITS), best_hops(case)
-    if best is None:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (best is None)
+    assume(best is not None)
+    assert best is not None
     assert outcome.value is not None
     assert case.violations(outcome.value) == []
     total, _, _ = routed(demand, [set(np.flatnonzero(row).tolist()) for row in outcome.value], rows)
@@ -164,9 +164,9 @@ def test_columns_equal_brute_force(data: st.DataObject) -> None:
     every = [met(case, column) for column in product(range(columns), repeat=replicas)]
     best = min((value for value in every if value is not None), default=None)
     outcome = assign_columns(case, None, LIMITS)
-    if best is None:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (best is None)
+    assume(best is not None)
+    assert best is not None
     assert outcome.status is SolveStatus.OPTIMAL
     assert outcome.value is not None
     assert case.violations(outcome.value) == []

@@ -5,7 +5,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -97,9 +97,9 @@ def test_optimum_equals_brute_force_and_its_value_is_recomputed(row: MeshRow, mo
         if model_alone:
             patch.setattr(row_placement, "descend_row", lambda row, slots, rng, clock: slots)
         outcome = place_row(row, None, LIMITS)
-    if best is None:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (best is None)
+    assume(best is not None)
+    assert best is not None
     assert outcome.value is not None
     assert row.violations(outcome.value) == []
     assert worth(row, held(outcome.value)) == pytest.approx(best, abs=1e-6)
@@ -126,8 +126,7 @@ def test_peaks_equal_linear_programs(seed: int) -> None:
     row = MeshRow(rng.integers(0, 60, (2, experts)), elsewhere, rng.random((2, outside)) * 40, 4, 3)
     slots = rng.permuted(np.tile(np.arange(-1, experts), (4, 3)), axis=1)[:, :3]
     slots[:, 0] = np.resize(row.bound_to_row, 4) if len(row.bound_to_row) else -1
-    if row.violations(slots):
-        return
+    assume(not row.violations(slots))
     there = row.there(slots)
     fixed = np.hstack([np.zeros((2, 4)), row.fixed])
     expected = [routed_peak(row.load[b], there, fixed[b]) for b in range(2)]
