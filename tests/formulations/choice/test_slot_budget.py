@@ -1,4 +1,4 @@
-"""Slots shared out over layers, against all ways to do it."""
+"""Slots shared out over layers equal the best of all ways to do it."""
 
 from itertools import product
 
@@ -15,14 +15,14 @@ Curves = list[list[int]]
 
 @st.composite
 def instances(draw: st.DrawFn) -> tuple[Curves, list[int], int]:
-    """Up to four layers, four sizes in any order, and a budget from nothing to more than all can use."""
+    """Random values of up to four layers, up to four sizes, and a budget from nothing to more than all can use."""
     extra = draw(st.lists(st.integers(0, 9), min_size=1, max_size=4))
     row = st.lists(st.integers(-20, 20), min_size=len(extra), max_size=len(extra))
     return draw(st.lists(row, max_size=4)), extra, draw(st.integers(0, 40))
 
 
 def sums(curves: Curves, extra: list[int], budget: int) -> list[int]:
-    """The sum of values of every choice within the budget."""
+    """The sums of values of all choices within the budget."""
     found = []
     for options in product(range(len(extra)), repeat=len(curves)):
         if sum(extra[option] for option in options) <= budget:

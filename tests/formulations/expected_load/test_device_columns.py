@@ -1,4 +1,4 @@
-"""Column bounds on expected peaks, against all placements."""
+"""Column bounds on expected peaks hold for all placements, and more work proves more."""
 
 import numpy as np
 import pytest
