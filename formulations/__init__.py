@@ -1,1 +1,1 @@
-"""Exact models: arrays in, `Outcome` out. Nothing here knows of traces, searches or files."""
+"""Exact models: arrays in, `Outcome` out. Must not know traces, searches or files."""

@@ -1,1 +1,1 @@
-"""Models over recorded batches, each of them routed as well as can be. Knows no expected load."""
+"""Models over recorded batches, each of which is routed as well as can be. Must not know expected loads."""

@@ -1,15 +1,17 @@
 """Experts to devices over sampled batches where no slot is to spare: every expert has one replica, nothing is routed.
 
-A placement is a partition of the experts into sets of `slots_per_device`, *columns*, and a batch's peak is the load of
-its heaviest column. Devices are alike, so a model that knows them by name proves nothing (its linear relaxation is the
-mean); one that knows columns does:
+A placement is a partition of the experts into sets of `slots_per_device`, called *columns*, and a batch's peak is the
+load of its heaviest column. Since devices can be renumbered at will, a model that names them proves nothing: its linear
+relaxation is the mean. A model of columns proves more:
 
-1. A linear program over columns. Each expert is in one column, and the peak of batch b climbs the step to v at least
-   as far as columns that hold e and reach v are chosen, for every expert e. Its duals are prices: what a column costs
-   beyond them, its *excess*, and the prices' sum bound every total from below (`_priced` adds them up itself).
-2. Columns are chosen depth first, always one that holds the first expert left, as long as neither the peaks so far nor
-   the sum of excesses reach the total looked for.
-3. Totals just above the bound are looked for first, then larger ones, so that what was searched in vain is a bound too.
+1. A linear program over columns. Variables: which columns are chosen, and how far the peak of each batch climbs each of
+   its steps. Constraints: each expert is in one column; and the peak of batch b climbs the step to v at least as far as
+   columns that hold expert e and reach v are chosen, for every e. The objective is the sum of the peaks. The duals are
+   prices. Their sum and the *excess* of every column, which is its cost beyond the prices of its experts, bound every
+   total from below (`_priced` computes that bound from the prices alone).
+2. A search, depth first. It always chooses a column for the first expert that has none, and turns back where the peaks
+   so far or the sum of excesses reach the total looked for.
+3. Totals just above the bound are looked for first, then larger ones, so that a search in vain gives a bound too.
 
 With 24 experts on 8 devices and 16 batches the linear program is up to 2.5 % below the optimum, which takes .2 to 4 s
 of one core in all, with its proof. CP-SAT with experts on devices (`recourse`) finds the same placement, but after 40 s
@@ -31,16 +33,17 @@ from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
 
-MOST_COLUMNS = 6000  # with more the linear program takes minutes
-MOST_EXPERTS = 62  # bits of a set of experts
-LEVELS = 24  # steps of a batch's peak
-FIRST_STEP, GROWTH = 0.005, 1.6  # how far above the bound to look first, as a share of the total, and then each time
-NODES = 1 << 20  # columns tried between two looks at the clock, some tens of milliseconds
-HAIR = 1e-9  # relative to the sum of prices: what rounding may do to it
+MOST_COLUMNS = 6000  # with more of them the linear program takes minutes
+MOST_EXPERTS = 62  # a set of experts is the bits of one int64
+LEVELS = 24  # steps of a batch's peak in the linear program; more make it tighter and slower, a compromise
+FIRST_STEP = 0.005  # how far above the bound the first total is that is looked for, as a share of the best total
+GROWTH = 1.6  # how much farther above the bound each further total is; both are compromises
+NODES = 1 << 20  # columns tried between two looks at the clock, which take some tens of milliseconds
+HAIR = 1e-9  # allowed for rounding errors of a sum of prices, relative to the sum of their sizes
 
 
 def is_full(experts: int, devices: int, slots_per_device: int) -> bool:
-    """Whether this module applies: as many slots as experts, and not too many columns."""
+    """Whether this module applies: there are as many slots as experts, and not too many columns."""
     small = experts <= MOST_EXPERTS and comb(experts, slots_per_device) <= MOST_COLUMNS
     return small and experts == devices * slots_per_device
 
@@ -48,9 +51,9 @@ def is_full(experts: int, devices: int, slots_per_device: int) -> bool:
 def partition_experts(load: Ints, devices: int, known: Ints, limits: Limits) -> Outcome[Ints]:
     """Minimise the mean over batches of the peak device load; load `[batch, expert]` whole pairs.
 
-    known: slots `[device, slot]` of a placement without empty slots. The value is a placement in the same form, no
-    worse; objective and bound are in pairs, and the bound holds for every placement in these slots. The limit is in
-    seconds alone; the answer depends on it only where it is reached.
+    known: slots `[device, slot]` of a placement without empty slots. The value is a placement in the same form that is
+    no worse. Objective and bound are in pairs, and the bound holds for every placement in these slots. Of the limits,
+    only seconds and `cancelled` count; the answer depends on them only where they end the search.
     """
     clock, base = limits.clock(), any_placement_bound(load, devices, known.size)
     hot = np.argsort(-(load / np.maximum(base, 1)[:, None]).max(axis=0), kind="stable")
@@ -61,36 +64,42 @@ def partition_experts(load: Ints, devices: int, known: Ints, limits: Limits) -> 
     while proven < total and not clock.over():
         below = min(total, proven + max(1, int(step)))
         priced = _priced(pool.below(base, below), base, devices, clock)
-        done, found = _search(priced, base, devices, below, clock)
-        if found is not None:
-            best, total = hot[found[0]].astype(np.int32), found[1]
-        proven = max(proven, int(min(total, below, below if done else priced.bound)))
+        found = _search(priced, base, devices, below, clock)
+        if found.slots is not None:
+            best, total = hot[found.slots].astype(np.int32), found.total
+        proven = max(proven, int(min(total, below, below if found.done else priced.bound)))
         step *= GROWTH
     status = SolveStatus.OPTIMAL if proven == total else SolveStatus.FEASIBLE
     return Outcome(best, total / len(load), proven / len(load), status, clock.elapsed())
 
 
 class _Columns(NamedTuple):
-    """members `[column, slot]` experts in ascending order, load `[column, batch]` pairs; expert 0 is the hottest."""
+    """All columns: members `[column, slot]`, experts in ascending order, and load `[column, batch]` pairs.
+
+    Experts are numbered by heat here; expert 0 is the hottest. experts is their number.
+    """
 
     members: Ints
     load: Ints
     experts: int
 
     def below(self, base: Ints, total: int) -> "_Columns":
-        """Those that, with every other batch at its base `[batch]`, stay below a total."""
+        """The columns that can be part of a total below this one, if all other peaks are at their base `[batch]`."""
         kept = np.maximum(self.load, base).sum(axis=1) < total
         return _Columns(self.members[kept], self.load[kept], self.experts)
 
 
 def _columns(load: Ints, slots_per_device: int) -> _Columns:
+    """Every set of this number of experts, for load `[batch, expert]`."""
     members = np.array(list(combinations(range(load.shape[1]), slots_per_device)))
     return _Columns(members, load.T[members].sum(axis=1).astype(np.int64), load.shape[1])
 
 
 class _Priced(NamedTuple):
-    """Columns, what each costs beyond the prices of its experts, excess `[column]` >= 0; what no total of theirs is
-    below, first in parts of pairs, as excesses are, then in whole ones."""
+    """Columns and their excess `[column]` >= 0, the cost beyond the prices of their experts.
+
+    No total of these columns is below `least`, in parts of pairs as excesses are, nor below `bound`, in whole pairs.
+    """
 
     columns: _Columns
     excess: Floats
@@ -99,10 +108,11 @@ class _Priced(NamedTuple):
 
 
 def _priced(columns: _Columns, base: Ints, devices: int, clock: Clock) -> _Priced:
-    """Prices from the duals of the linear program; when time is up there are none, and the bound is the base's sum.
+    """Price columns by the duals of the linear program; when time is up, prices are 0 and the bound is the base.
 
-    With prices y `[step, expert]` >= 0 of climbing, at most the step's height in all, the height of a step that is
-    climbed is no less than what columns that climb it pay. So any total is base + what all its columns pay.
+    Let y `[step, expert]` >= 0 be prices of climbing that sum up to the step's height at most. Then the height of a
+    step that is climbed is no less than the prices that the columns climbing it pay. So every total is at least the
+    base plus the payments of all its columns.
     """
     if len(columns.load) == 0:
         return _Priced(columns, np.zeros(0), np.inf, np.inf)
@@ -117,8 +127,15 @@ def _priced(columns: _Columns, base: Ints, devices: int, clock: Clock) -> _Price
     return _Priced(columns, excess - shift, least, float(np.ceil(least)))
 
 
-def _steps(columns: _Columns, base: Ints) -> tuple[Bools, Floats]:
-    """climbs `[column, step]`, whether a column's load lifts the peak over the step, and the heights `[step]`."""
+class _Steps(NamedTuple):
+    """climbs `[column, step]`, whether a column's load lifts its batch's peak over the step; height `[step]` pairs."""
+
+    climbs: Bools
+    height: Floats
+
+
+def _steps(columns: _Columns, base: Ints) -> _Steps:
+    """The steps that peaks climb above their base `[batch]`, all batches in a row, at most LEVELS of each."""
     climbs, height = [np.zeros((len(columns.load), 0), dtype=np.bool_)], [np.zeros(0)]
     for load, floor in zip(columns.load.T, base, strict=True):
         top = int(load.max(initial=0))
@@ -126,11 +143,18 @@ def _steps(columns: _Columns, base: Ints) -> tuple[Bools, Floats]:
             peaks = np.unique(np.linspace(floor + 1, top, LEVELS).astype(np.int64))
             climbs.append(load[:, None] >= peaks)
             height.append(np.diff(peaks, prepend=floor).astype(np.float64))
-    return np.concatenate(climbs, axis=1), np.concatenate(height)
+    return _Steps(np.concatenate(climbs, axis=1), np.concatenate(height))
 
 
-def _duals(columns: _Columns, climbs: Bools, height: Floats, clock: Clock) -> tuple[Floats, Floats]:
-    """Prices of climbing `[step, expert]` and of having experts placed `[expert]`."""
+class _Duals(NamedTuple):
+    """Prices of climbing `[step, expert]`, and of having an expert placed `[expert]`; 0 where time was up."""
+
+    climbing: Floats
+    placed: Floats
+
+
+def _duals(columns: _Columns, climbs: Bools, height: Floats, clock: Clock) -> _Duals:
+    """Solve the linear program of step 1 of this module, by HiGHS's interior points."""
     number, slots_per_device = columns.members.shape
     steps, experts = len(height), columns.experts
     column, step = np.nonzero(climbs)
@@ -149,13 +173,17 @@ def _duals(columns: _Columns, climbs: Bools, height: Floats, clock: Clock) -> tu
         options={"time_limit": clock.left()},
     )
     if found.x is None:
-        return np.zeros((steps, experts)), np.zeros(experts)
+        return _Duals(np.zeros((steps, experts)), np.zeros(experts))
     climbing: Floats = np.maximum(-found.ineqlin.marginals, 0).reshape(steps, experts)
-    return climbing, found.eqlin.marginals
+    return _Duals(climbing, found.eqlin.marginals)
 
 
 class _Tree(NamedTuple):
-    """What `_descend` reads: columns in order of their first expert, then of excess, and where each expert's begin."""
+    """The input of `_descend`: columns sorted by their first expert, then by excess.
+
+    mask `[column]` the experts as bits, load `[column, batch]`, excess `[column]`, and start `[expert + 1]`, the first
+    column whose first member is the expert.
+    """
 
     mask: Ints
     load: Ints
@@ -164,8 +192,12 @@ class _Tree(NamedTuple):
 
 
 class _Path(NamedTuple):
-    """Where `_descend` is: level `[1]`; by level: next and last column to try, the column taken, what experts are
-    placed, their excess, and the peaks `[level, batch]`; below `[1]`, the total to stay below, and best `[level]`."""
+    """The position of `_descend`, so that it can go on where it stopped; a level is a device to fill.
+
+    level `[1]`; for each level the next column to try, the last, and the one taken `[level]`; before each level the
+    experts placed as bits, their excess, and peak `[level, batch]`; below `[1]`, the total to stay below; best
+    `[level]`, the columns of the best total found.
+    """
 
     level: Ints
     next: Ints
@@ -178,42 +210,56 @@ class _Path(NamedTuple):
     best: Ints
 
 
-def _search(
-    priced: _Priced, base: Ints, devices: int, below: int, clock: Clock
-) -> tuple[bool, tuple[Ints, int] | None]:
-    """Whether all totals below this were looked for, and the least one found with its slots."""
+class _Found(NamedTuple):
+    """Whether all has been searched; the slots `[device, slot]` of the least total, None without any; and the total."""
+
+    done: bool
+    slots: Ints | None
+    total: int
+
+
+def _search(priced: _Priced, base: Ints, devices: int, below: int, clock: Clock) -> _Found:
+    """Look for the least total below this one, until time is up."""
     columns, tree = _in_order(priced)
     path = _first_path(tree, base, devices, below)
     done = False
     while not done and not clock.over():
         done = _descend(tree, path, priced.least, NODES)
     if path.below[0] == below:
-        return done, None
-    return done, (columns.members[path.best], int(path.below[0]))
+        return _Found(done, None, below)
+    return _Found(done, columns.members[path.best], int(path.below[0]))
 
 
-def _in_order(priced: _Priced) -> tuple[_Columns, _Tree]:
-    """Columns in the order in which they are tried."""
+class _Ordered(NamedTuple):
+    """Columns in the order in which they are tried, and the tree of the search over them."""
+
+    columns: _Columns
+    tree: _Tree
+
+
+def _in_order(priced: _Priced) -> _Ordered:
+    """Sort columns by their first expert, and those of one expert by excess."""
     members, load, experts = priced.columns
     order = np.lexsort((priced.excess, members[:, 0]))
     members, load = members[order], np.ascontiguousarray(load[order])
     start = np.searchsorted(members[:, 0], np.arange(experts + 1))
     mask = (np.int64(1) << members).sum(axis=1)
-    return _Columns(members, load, experts), _Tree(mask, load, priced.excess[order], start)
+    return _Ordered(_Columns(members, load, experts), _Tree(mask, load, priced.excess[order], start))
 
 
 def _first_path(tree: _Tree, base: Ints, devices: int, below: int) -> _Path:
-    level, following, last, taken, best = (np.zeros(size, dtype=np.int64) for size in (1, *[devices] * 4))
+    """The path before any column is taken."""
+    following, last, taken, best = (np.zeros(devices, dtype=np.int64) for _ in range(4))
     placed, excess = np.zeros(devices + 1, dtype=np.int64), np.zeros(devices + 1)
     peak = np.tile(base.astype(np.int64), (devices + 1, 1))
-    path = _Path(level, following, last, taken, placed, excess, peak, np.array([below]), best)
+    path = _Path(np.zeros(1, dtype=np.int64), following, last, taken, placed, excess, peak, np.array([below]), best)
     path.next[0], path.last[0] = tree.start[0], tree.start[1]
     return path
 
 
 @kernel
 def _descend(tree: _Tree, path: _Path, least: float, nodes: int) -> bool:
-    """Try so many columns; whether none is left. least: what a total without excess is."""
+    """Try `nodes` columns and return whether none is left. least: the bound to which excesses add."""
     level, devices = path.level[0], len(path.next)
     for _ in range(nodes):
         if level < 0:
@@ -243,7 +289,7 @@ def _descend(tree: _Tree, path: _Path, least: float, nodes: int) -> bool:
 
 @kernel
 def _climb(tree: _Tree, path: _Path, level: int, column: int) -> bool:
-    """Peaks with one column more; whether their sum stays below."""
+    """Compute the peaks with one column more, and return whether their sum stays below the total."""
     total = 0
     for batch in range(path.peak.shape[1]):
         peak = max(path.peak[level, batch], tree.load[column, batch])

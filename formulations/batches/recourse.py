@@ -4,106 +4,61 @@ The first stage chooses which devices hold which experts, for all batches; the s
 peak, in whole pairs, is the least there is. The mean of the peaks is minimised:
 
 1. A start: the hint or the heaviest experts first, improved by descent (`row_descent`).
-2. What no placement is below (`bounds.static_counts_bound`). With slots to spare and dozens of pairs on a device this
-   is often where the start is already.
+2. A bound for every placement (`bounds.static_counts_bound`). With slots to spare and dozens of pairs on a device the
+   start often reaches it already.
 3. Without slots to spare there is nothing to route: `full_mesh` solves that exactly.
-4. Else CP-SAT: which experts are on which devices, and the peak of each batch. For a set of devices, what is held
-   inside alone has nowhere else to go, so that peak * devices >= load of experts without a replica outside. There are
-   2^devices such sets; those of few devices come first, and others when the min cut of a batch's routing, at a
-   placement that CP-SAT proposes, names them (Benders' cuts, strengthened: one for all batches and sets of experts).
+4. Otherwise CP-SAT solves a master problem. Variables: which experts are on which devices, and the peak of each batch.
+   Constraints: every expert is placed, slots are filled, and cuts bound the peaks. Experts without a replica outside a
+   set of devices have nowhere else to go, so that peak * devices of the set >= their load. There are 2^devices such
+   sets. Those of few devices come first; others are added when the minimum cut of a batch's routing, at a placement
+   that CP-SAT proposes, names them (Benders' cuts, strengthened: each holds for all batches and all sets of experts).
+   The objective is the sum of the peaks, and the placement is read off the first variables.
 
-Peaks are whole as pairs are, and a set's cut is exact for them. Cuts for a set of experts instead, by how many devices
-hold any of it, would not depend on how devices are numbered, but each knows only these experts.
+Peaks are whole numbers as pairs are, and the cuts of all sets are exact for them. Cuts for a set of experts instead, by
+how many devices hold any of it, would not depend on how devices are numbered, but each knows only those experts.
 
-Measured with 24 experts on 4x2 devices, 16 batches of 256 or 512 pairs, two cores: 3 slots, none to spare, proven
-optimal in .2 to 6 s. 4 slots, 8 to spare, proven optimal in .1 to 2 s wherever the start reaches the bound: on loads of
-the built-in generator, and on log-normal ones (sigma .6) that differ by a sigma of .3 from batch to batch. With .6
-instead, the gap is 2.5 to 6 % after 60 s (7 at sigma 1), and CP-SAT adds nothing: the bound stays that of step 2,
-and as three kinds of local search ended with the same peaks, it is probably the bound that lacks. The same holds for 3
-slots and few to spare, where that bound is weakest: 1, 2 and 4 to spare of 24 left 16, 14 and 9 % after 15 s, 8 none.
-What CP-SAT proves by cuts is as large as 10 experts on 4 devices of 3 slots, 16 batches, in 10 s. Cuts by replica
-counts, as in step 2, do not help it.
+Measured with 24 experts on 4x2 devices, 16 batches of 256 or 512 pairs, two cores. With 3 slots a device, none to
+spare, placements are proven optimal in .2 to 6 s. With 4 slots, 8 to spare, they are proven optimal in .1 to 2 s
+wherever the start reaches the bound: on loads of the built-in generator, and on log-normal ones (sigma .6) that differ
+by a sigma of .3 from batch to batch. With .6 instead, the gap is 2.5 to 6 % after 60 s (7 at sigma 1), and CP-SAT adds
+nothing. The bound stays that of step 2; as three kinds of local search ended with the same peaks, the bound is probably
+too low. The same holds for few slots to spare, where that bound is weakest: with 1, 2 and 4 to spare gaps of 16, 14 and
+9 % were left after 15 s, with 8 none. The largest instance that CP-SAT proves by cuts has 10 experts on 4 devices of 3
+slots and 16 batches, in 10 s. Cuts by replica counts, as in step 2, do not help it.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import combinations, pairwise
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 from ortools.sat.python import cp_model
 
+from formulations.batches.batch_instance import BatchInstance, Devices
 from formulations.batches.full_mesh import is_full, partition_experts
-from formulations.batches.replica_routing import holders_of, least_peaks
-from formulations.bounds.load import any_placement_bound, static_counts_bound
+from formulations.batches.replica_routing import holders_of
 from formulations.kit.arrays import Ints
 from formulations.kit.clock import Clock
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, run, solver_for
-from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_descent import descend_row, first_slots
 
-FIRST_SETS = 100  # sets of devices to begin with, at most, unless single devices are more
-FIRST_SIZE = 3  # and how many devices they have
-DESCENTS = 30  # in vain until the model begins, .2 s each with 32 slots and 16 batches
-DESCENT_SHARE = 0.5  # of the time for them, at most
-DIGITS = 40  # experts that order the devices, far from the 64 bits of CP-SAT
-LARGEST_MODEL = 500_000  # terms in cuts, .5 s to build; CP-SAT gets no farther than descent before that already
-
-
-@dataclass(frozen=True, eq=False)
-class BatchInstance:
-    """load `[batch, expert]` whole pairs; devices are alike, and slots_per_device as many as each has.
-
-    Raises ValueError for loads of another shape or below zero, or none at all.
-    """
-
-    load: Ints
-    devices: int
-    slots_per_device: int
-
-    def __post_init__(self) -> None:
-        if self.load.ndim != 2 or self.load.size == 0 or self.load.min() < 0:
-            raise ValueError(f"load {self.load.shape} is no count of pairs [batch, expert]")
-
-    @property
-    def slots(self) -> int:
-        """Slots of all devices."""
-        return self.devices * self.slots_per_device
-
-    @cached_property
-    def row(self) -> MeshRow:
-        """The same as a mesh row without experts elsewhere; what the floor forces is load of a device outside."""
-        nowhere = np.zeros((self.load.shape[1], 1), dtype=np.bool_)
-        return MeshRow(self.load, nowhere, self.floor[:, None], self.devices, self.slots_per_device)
-
-    @cached_property
-    def floor(self) -> Ints:
-        """What the peak of each batch is at least, `[batch]`."""
-        return any_placement_bound(self.load, self.devices, self.slots)
-
-    @cached_property
-    def least(self) -> int:
-        """What the sum of the peaks is at least."""
-        return round(static_counts_bound(self.load, self.devices, self.slots) * len(self.load))
-
-    def peaks(self, slots: Ints) -> tuple[Ints, list[tuple[int, ...]]]:
-        """The least peak of each batch, `[batch]`, and the devices that force it."""
-        peaks, critical = least_peaks(self.load, holders_of(slots, self.load.shape[1]), "tokens")
-        return peaks, [each.devices for each in critical]
-
-    def total(self, slots: Ints) -> int:
-        """The sum of the peaks."""
-        return int(self.peaks(slots)[0].sum())
+FIRST_SETS = 100  # sets of devices to begin with, at most, except that single devices are always there; a compromise
+FIRST_SIZE = 3  # devices in a set to begin with, at most; a compromise
+DESCENTS = 30  # in vain before the model begins, which take .2 s each with 32 slots and 16 batches
+DESCENT_SHARE = 0.5  # of the time, at most, is for descents before the model; a compromise
+DIGITS = 40  # experts that order the devices: their code has as many bits, far from the 64 of CP-SAT
+LARGEST_MODEL = 500_000  # terms in cuts, which take .5 s to build; larger models prove no more than descent finds
 
 
 def place_for_batches(instance: BatchInstance, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
     """Minimise the mean over batches of the peak device load, with optimal routing of each.
 
-    hint: slots `[device, slot]` of a valid placement to start from, -1 = empty; the value is one in the same form, and
-    no worse; raises ValueError where it is not valid. Objective and bound are in pairs. The bound holds for every
-    placement in these slots and every routing. Whatever the time limit, there is a solution if there are slots enough;
-    where it is not proven, status and gap say so. A deterministic limit is for CP-SAT alone, the rest needs seconds.
+    hint: slots `[device, slot]` of a valid placement to start from, -1 = empty, or None. The value is a placement in
+    the same form that is no worse. Objective and bound are in pairs. The bound holds for every placement in these slots
+    and every routing. There is a solution whatever the time limit, if there are enough slots. A deterministic limit is
+    for CP-SAT alone; all else is limited by seconds. Raises ValueError for a hint that is not valid.
     """
     clock = limits.clock()
     if instance.load.shape[1] > instance.slots:
@@ -119,15 +74,19 @@ def place_for_batches(instance: BatchInstance, hint: Ints | None, limits: Limits
         found = partition_experts(instance.load, instance.devices, slots, left)
         return replace(found, runtime=clock.elapsed())
     if total > bound:
-        slots, total, bound = _by_cuts(instance, slots, left)
+        known, bound = _by_cuts(instance, slots, left)
+        slots, total = known.slots, known.total
     status = SolveStatus.OPTIMAL if total == bound else SolveStatus.FEASIBLE
     batches = len(instance.load)
     return Outcome(slots, total / batches, bound / batches, status, clock.elapsed())
 
 
 def _start(instance: BatchInstance, hint: Ints | None, seed: int, clock: Clock, descents: int) -> Ints:
-    """The best of descents from the hint, or the heaviest experts first, and then from placements at random, until so
-    many are in vain. Descent counts parts of pairs."""
+    """The best placement of many descents, until `descents` of them in a row were in vain.
+
+    The first one starts from the hint, or from the heaviest experts first, the others from random placements. Descent
+    minimises peaks in parts of pairs; here peaks in whole pairs decide what is best.
+    """
     best = start = _filled(instance, first_slots(instance.row) if hint is None else hint)
     total, vain, rng = instance.total(best), 0, np.random.default_rng(seed)
     while total > instance.least and vain < descents and not clock.over():
@@ -140,14 +99,14 @@ def _start(instance: BatchInstance, hint: Ints | None, seed: int, clock: Clock, 
 
 
 def _at_random(instance: BatchInstance, rng: np.random.Generator) -> Ints:
-    """Every expert in some slot, the rest of them empty."""
+    """A random placement `[device, slot]` with one replica of each expert, and all other slots empty."""
     slots = np.full(instance.slots, -1)
     slots[rng.permutation(instance.slots)[: instance.load.shape[1]]] = np.arange(instance.load.shape[1])
     return slots.reshape(instance.devices, -1)
 
 
 def _filled(instance: BatchInstance, slots: Ints) -> Ints:
-    """Empty slots filled with the experts that have most load per replica: more replicas make no peak larger."""
+    """The slots with empty ones filled by the experts with most load per replica, which makes no peak larger."""
     filled, load = slots.astype(np.int32), instance.load.sum(axis=0)
     for device, slot in np.argwhere(slots < 0):
         count = np.bincount(filled[filled >= 0], minlength=len(load))
@@ -165,11 +124,15 @@ class _Known:
     total: int
 
 
-Devices = tuple[int, ...]
+class _Proven(NamedTuple):
+    """The best placement known, and a bound that no placement's sum of peaks is below."""
+
+    known: _Known
+    bound: int
 
 
-def _by_cuts(instance: BatchInstance, slots: Ints, limits: Limits) -> tuple[Ints, int, int]:
-    """The best slots, the sum of their peaks, and what no sum is below."""
+def _by_cuts(instance: BatchInstance, slots: Ints, limits: Limits) -> _Proven:
+    """Solve the master problem with more and more cuts, from slots `[device, slot]`, until a proof or the limits."""
     known, bound = _Known(slots, instance.total(slots)), instance.least
     sets, clock, work = _first_sets(instance.devices), limits.clock(), limits.deterministic
     while known.total > bound and _has_model(instance, sets):
@@ -184,17 +147,17 @@ def _by_cuts(instance: BatchInstance, slots: Ints, limits: Limits) -> tuple[Ints
             bound = max(bound, ceil(solver.best_objective_bound - 0.5))
         sets = list(dict.fromkeys(sets + proposals.sets))
         work = None if work is None else work - solver.response_proto.deterministic_time
-    return known.slots, known.total, min(bound, known.total)
+    return _Proven(known, min(bound, known.total))
 
 
 def _has_model(instance: BatchInstance, sets: list[Devices]) -> bool:
-    """Whether a model with these sets is small enough to be built in the time there is."""
+    """Whether a master problem with the cuts of these sets is small enough to be worth building."""
     batches, experts = instance.load.shape
     return bool(len(sets) * experts * (instance.devices + batches) <= LARGEST_MODEL)
 
 
 def _first_sets(devices: int) -> list[Devices]:
-    """Single devices, and all sets of two or three where these are not too many."""
+    """The sets of devices to begin with: single ones, and all sets of two or three as long as they are not too many."""
     found: list[Devices] = []
     for size in range(1, min(FIRST_SIZE, devices - 1) + 1):
         more = list(combinations(range(devices), size))
@@ -206,12 +169,13 @@ def _first_sets(devices: int) -> list[Devices]:
 class _Master:
     """The CP-SAT model: which experts are on which devices, and the peaks that the cuts of some sets of devices force.
 
-    on[expert][device], inside[set][expert]: it has no replica outside, peak[batch].
+    Variables: on[expert][device], a replica is there; inside[set][expert], the expert has no replica outside the set;
+    peak[batch] in whole pairs.
     """
 
     def __init__(self, instance: BatchInstance, sets: list[Devices], known: _Known, bound: int) -> None:
         self.instance, self.sets, self.model = instance, sets, cp_model.CpModel()
-        self._variables(known)
+        self._variables()
         self._each_expert_placed()
         self._slots_filled()
         self._inside_unless_outside()
@@ -221,7 +185,8 @@ class _Master:
         self._break_symmetry()
         self._hint(known)
 
-    def _variables(self, known: _Known) -> None:
+    def _variables(self) -> None:
+        """New variables; a peak is between its floor and all pairs of the batch."""
         experts, total = self.instance.load.shape[1], self.instance.load.sum(axis=1)
         new = self.model.new_bool_var
         self.on = [[new(f"on_{e}_{d}") for d in range(self.instance.devices)] for e in range(experts)]
@@ -231,33 +196,39 @@ class _Master:
         self.peak = [self.model.new_int_var(low, high, f"peak_{b}") for b, (low, high) in ranges]
 
     def _each_expert_placed(self) -> None:
+        """Every expert is on some device."""
         for devices in self.on:
             self.model.add_bool_or(devices)
 
     def _slots_filled(self) -> None:
-        """All slots are used, as one replica more does no harm; an expert is on a device once or not."""
+        """Every device uses all its slots, as one replica more does no harm; it holds an expert at most once."""
         used = min(self.instance.slots_per_device, len(self.on))
         for device in range(self.instance.devices):
             self.model.add(sum(devices[device] for devices in self.on) == used)
 
     def _inside_unless_outside(self) -> None:
+        """An expert without a replica outside a set is inside it; minimising peaks keeps all others at 0."""
         for devices, inside in zip(self.sets, self.inside, strict=True):
             for on, only in zip(self.on, inside, strict=True):
                 outside = [on[device] for device in range(self.instance.devices) if device not in devices]
                 self.model.add_bool_or([only, *outside])
 
     def _peak_covers_sets(self) -> None:
+        """The devices of a set bear at least the load of the experts inside it."""
         for load, peak in zip(self.instance.load.tolist(), self.peak, strict=True):
             for devices, inside in zip(self.sets, self.inside, strict=True):
                 self.model.add(cp_model.LinearExpr.weighted_sum(inside, load) <= len(devices) * peak)
 
     def _sum_between(self, bound: int, known: int) -> None:
+        """The sum of peaks is between the bound and the best sum known, which loses no better placement."""
         self.model.add_linear_constraint(sum(self.peak), bound, known)
 
     def _break_symmetry(self) -> None:
-        """Devices are numbered in the order of what they hold, the hottest expert being the first digit of it. No peak
-        is lost. Without this CP-SAT proves nothing; with the order of first use alone it takes up to three times as
-        long."""
+        """Devices are numbered in the order of a code, whose bits are the experts of a device, the hottest first.
+
+        No peak is lost, as any placement can be renumbered so. Without this CP-SAT proves nothing; with the order of
+        first use alone it takes up to three times as long.
+        """
         hottest = [self.on[expert] for expert in self._hottest]
         codes = [cp_model.LinearExpr.weighted_sum(held, self._digits) for held in zip(*hottest, strict=True)]
         for earlier, later in pairwise(codes):
@@ -265,17 +236,17 @@ class _Master:
 
     @property
     def _hottest(self) -> list[int]:
-        """The experts that the order of devices looks at, the hottest first."""
+        """The experts that are in the code of a device, the hottest first."""
         order: list[int] = np.argsort(-self.instance.load.sum(axis=0), kind="stable").tolist()
         return order[:DIGITS]
 
     @property
     def _digits(self) -> list[int]:
-        """What each of them counts."""
+        """The value in the code of each of the hottest experts."""
         return [1 << digit for digit in reversed(range(len(self._hottest)))]
 
     def _hint(self, known: _Known) -> None:
-        """A value for every variable, with devices renumbered as the symmetry wants it."""
+        """A value for every variable, from the best placement with devices renumbered by their code."""
         held = holders_of(known.slots, len(self.on))
         code = np.array(self._digits) @ held[self._hottest]
         held = held[:, np.argsort(-code, kind="stable")]
@@ -286,14 +257,15 @@ class _Master:
             only = np.delete(held, devices, axis=1).sum(axis=1) == 0
             for variable, value in zip(inside, only.tolist(), strict=True):
                 self.model.add_hint(variable, value)
-        for variable, value in zip(self.peak, self.instance.peaks(known.slots)[0].tolist(), strict=True):
+        for variable, value in zip(self.peak, self.instance.routed(known.slots).peaks.tolist(), strict=True):
             self.model.add_hint(variable, value)
 
 
 class _Proposals(cp_model.CpSolverSolutionCallback):
-    """Routes every placement that CP-SAT proposes: keeps the best, and the sets of devices of the peaks it did not see.
+    """Routes every placement that CP-SAT proposes. It keeps the best one, and the sets of devices that force peaks of
+    which the master problem did not know.
 
-    The search is stopped when it believes in half of what could be gained without the cuts that it lacks.
+    The search is stopped when a placement seems to gain half of what is left to gain, only because cuts are missing.
     """
 
     def __init__(self, instance: BatchInstance, known: _Known, bound: int) -> None:
@@ -302,7 +274,7 @@ class _Proposals(cp_model.CpSolverSolutionCallback):
         self.sets: list[Devices] = []
 
     def of(self, master: _Master) -> "_Proposals":
-        """Listening to this model."""
+        """This listener, with the model whose solutions it hears."""
         self.master = master
         return self
 
@@ -312,11 +284,12 @@ class _Proposals(cp_model.CpSolverSolutionCallback):
         slots = np.full_like(self.known.slots, -1)
         for device, column in enumerate(held.T):
             slots[device, : column.sum()] = np.flatnonzero(column)
-        peaks, critical = self.instance.peaks(slots)
+        routed = self.instance.routed(slots)
         believed = [self.value(peak) for peak in self.master.peak]
-        missed = [devices for peak, seen, devices in zip(peaks, believed, critical, strict=True) if peak > seen]
+        each = zip(routed.peaks, believed, routed.forced_by, strict=True)
+        missed = [devices for peak, seen, devices in each if peak > seen]
         self.sets += missed
-        if peaks.sum() < self.known.total:
-            self.known = _Known(slots, int(peaks.sum()))
+        if routed.peaks.sum() < self.known.total:
+            self.known = _Known(slots, int(routed.peaks.sum()))
         if missed and sum(believed) < (self.known.total + self.bound) / 2:
             self.stop_search()

@@ -1,1 +1,1 @@
-"""Bounds that no placement goes below: peak loads, tiles, copies and hops. Knows no placement's search."""
+"""Bounds that no placement goes below: peak loads, tiles, copies and hops. Must not know searches."""

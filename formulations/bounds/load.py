@@ -1,8 +1,8 @@
-"""What no placement can beat: peak device loads.
+"""Bounds that no placement goes below: peak device loads.
 
-Loads may be counted in tokens or, by `replica_routing.tiles_of`, in tiles: as an expert's replicas fill at least those
-tiles, however its tokens are shared out, every bound here holds for them too. Every pair is served by a replica of its
-own expert; where pairs are dropped or rerouted to other experts the bounds do not hold.
+Loads may be counted in tokens or, by `replica_routing.tiles_of`, in tiles. An expert's replicas fill at least that
+number of tiles, however its tokens are shared out, so every bound here holds for tiles too. The bounds hold where every
+pair is served by a replica of its own expert, and not where pairs are dropped or rerouted to other experts.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from ortools.graph.python import max_flow
 
 from formulations.kit.arrays import Ints
 
-STEPS = 40  # peaks of a batch that `static_counts_bound` tells apart; with more it is no slower than reading a trace
+STEPS = 40  # peaks of a batch that `static_counts_bound` tells apart; more make the bound tighter and the cut larger
 
 
 def mean_load_bound(load: Ints, devices: int) -> Ints:
-    """Least integral peak device load of each batch, as every device takes at least its share.
+    """The mean device load of each batch, rounded up, which the peak is never below.
 
     load `[batch, expert]` token-expert pairs; returns `[batch]`. Holds for any placement and routing.
     """
@@ -25,11 +25,11 @@ def mean_load_bound(load: Ints, devices: int) -> Ints:
 
 
 def slot_budget_bound(load: Ints, slots: int) -> Ints:
-    """Least peak L of each batch for which enough slots exist: sum over experts of max(1, ceil(t / L)) <= slots.
+    """The least peak L of each batch for which slots suffice: sum over experts of max(1, ceil(t / L)) <= slots.
 
-    load `[batch, expert]`, `slots` in the whole mesh (at least one per expert); returns `[batch]`. Holds for
-    any placement, even one made for that batch alone: a replica serves at most L tokens, so an expert with t
-    tokens needs ceil(t / L) of them, and every expert needs one.
+    load `[batch, expert]`, `slots` of the whole mesh (at least one per expert); returns `[batch]`. Holds for any
+    placement, even one made for that batch alone: a replica serves at most L tokens, so an expert with t tokens needs
+    ceil(t / L) replicas, and every expert needs one.
     Raises ValueError with fewer slots than experts.
     """
     if slots < load.shape[1]:
@@ -47,26 +47,28 @@ def slot_budget_bound(load: Ints, slots: int) -> Ints:
 
 
 def any_placement_bound(load: Ints, devices: int, slots: int) -> Ints:
-    """The stronger of the mean and the slot budget, `[batch]`: for any placement and routing, even one per batch."""
+    """The larger of mean and slot budget, `[batch]`; it holds for any placement and routing, even one per batch."""
     bound: Ints = np.maximum(mean_load_bound(load, devices), slot_budget_bound(load, slots))
     return bound
 
 
 def static_counts_bound(load: Ints, devices: int, slots: int) -> float:
-    """Least mean over batches of the peak device load, for any one placement of all of them and any routing.
+    """A lower bound on the mean over batches of the peak device load, for any one placement and any routing.
 
-    load `[batch, expert]`. Placements are relaxed to replica counts n: batch b's peak is no less than its
-    `any_placement_bound`, and max over experts of ceil(t / n_e). A hot expert of one batch thus takes slots that a hot
-    expert of another batch lacks. The counts sum up to at most `slots`; with a price per slot instead, the best counts
-    are a minimum cut ("a peak is paid for, or each of its experts has replicas enough"), and whatever the price, its
-    value less the price of all slots is a bound. The price with the largest bound is where two lines meet:
+    load `[batch, expert]`. Placements are relaxed to replica counts n. The peak of batch b is no less than its
+    `any_placement_bound`, and no less than the largest ceil(t / n_e) over experts e. A hot expert of one batch thus
+    takes slots that a hot expert of another batch lacks. The counts sum up to `slots` at most. If a price per slot
+    replaces that limit, the best counts are a minimum cut ("either a peak is paid for, or each of its experts has
+    enough replicas"). Whatever the price, the value of the cut less the price of all slots is a bound. The price with
+    the largest bound is found where two lines meet:
 
-    1. begin with the lines of no replicas and of as many as help;
-    2. at the price where the two lines meet, a cheaper cut gives a new line, which replaces one of them;
-    3. without one, that is the largest bound; and the sum of peaks is whole.
+    1. begin with the line of no replicas beyond one of each, and the line of as many as are of any use;
+    2. at the price where the two lines meet, look for a cheaper cut, whose line replaces one of them;
+    3. where there is none, that price gives the largest bound; it is rounded up, as the sum of peaks is whole.
 
-    This is the linear relaxation, which one coupling row leaves next to the best counts. Newton's method on the
-    Lagrangian dual (Fisher, Management Science 27, 1981); the cut is the project selection of Rhys (1970).
+    The result is the linear relaxation, which is near the best counts as only one constraint couples them: Newton's
+    method on the Lagrangian dual (Fisher, Management Science 27, 1981); the cut is the project selection of Rhys
+    (1970).
     """
     base = any_placement_bound(load, devices, slots)
     demand, spare = _demand(load, base), slots - load.shape[1]
@@ -84,8 +86,11 @@ def static_counts_bound(load: Ints, devices: int, slots: int) -> float:
 
 
 class _Demand(NamedTuple):
-    """Above its base a batch's peak climbs steps: width `[step]`. To stay below one, experts need replicas: step,
-    node `[need]`, a node being the k-th replica of an expert, and follows `[node]` the one before it, -1 for none."""
+    """The steps that peaks climb above their base, and the replicas that spare them.
+
+    width `[step]` pairs. To stay below a step, experts need replicas: step and node `[need]`, where a node stands for
+    the k-th replica of an expert; follows `[node]` is the node of the replica before it, -1 for none.
+    """
 
     width: Ints
     step: Ints
@@ -94,19 +99,22 @@ class _Demand(NamedTuple):
 
     @property
     def replicas(self) -> int:
-        """How many more than one each are of any use."""
+        """How many replicas beyond one of each expert are of any use."""
         return len(self.follows)
 
 
 class _Line(NamedTuple):
-    """A choice of counts: the peaks' sum above base, and replicas beyond one of each expert."""
+    """A choice of counts: the sum of the peaks above their base, and the replicas beyond one of each expert."""
 
     paid: int
     replicas: int
 
 
 def _demand(load: Ints, base: Ints) -> _Demand:
-    """A peak reaches v if an expert has fewer than ceil(t / (v - 1)) replicas, as then ceil(t / n) >= v."""
+    """The steps and needs of all batches: a peak reaches v if some expert has fewer than ceil(t / (v - 1)) replicas.
+
+    With n replicas, fewer than that, ceil(t / n) >= v.
+    """
     widths, steps, experts_of, needs_of, before = [], [], [], [], 0
     for of_batch, floor in zip(load.astype(np.int64), base.tolist(), strict=True):
         hot = np.flatnonzero(of_batch > floor)
@@ -127,7 +135,7 @@ def _demand(load: Ints, base: Ints) -> _Demand:
 
 
 def _peaks_above(load: Ints, floor: int) -> Ints:
-    """The peaks ceil(t / n) above the floor that loads can cause, ascending; evenly drawn if they are many."""
+    """The peaks ceil(t / n) above the floor that loads can cause, ascending; of too many, STEPS evenly drawn ones."""
     count = np.arange(1, int(load.max(initial=0)) // max(floor, 1) + 2)
     peaks = np.unique(-(-load[:, None] // count))
     peaks = peaks[peaks > floor]
@@ -138,7 +146,8 @@ def _peaks_above(load: Ints, floor: int) -> Ints:
 def _cheapest(demand: _Demand, scale: int, price: int) -> _Line:
     """The counts with the least scale * paid + price * replicas.
 
-    The minimum cut: steps on the source's side are not paid for, and need replicas on the same side, which are bought.
+    This is a minimum cut: steps on the source's side are not paid for, and need replicas on the same side, which are
+    bought. An arc cannot be cut where a step needs a replica, or a replica the one before it.
     """
     steps, replicas = len(demand.width), demand.replicas
     source, sink, chained = steps + replicas, steps + replicas + 1, np.flatnonzero(demand.follows >= 0)

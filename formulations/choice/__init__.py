@@ -1,1 +1,1 @@
-"""Choices among finished plans: over data sets, and of replicas over layers. Knows no placement."""
+"""Choices among finished plans: over data sets, and of replicas over layers. Must not know placements."""

@@ -1,12 +1,13 @@
 """Slots shared out over layers: a knapsack that takes one of several sizes for each layer.
 
-The multiple-choice knapsack (Sinha and Zoltners, Operations Research 27, 1979), with the same sizes for all layers. A
-dynamic program over the slots that are used so far solves it: the work is layers x sizes x budget, a few million
+This is the multiple-choice knapsack (Sinha and Zoltners, Operations Research 27, 1979), with the same sizes for all
+layers. A dynamic program over the slots used so far solves it. Its work is layers x sizes x budget, a few million
 additions for the 58 layers of a large model.
 """
 
 import math
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +18,9 @@ from formulations.kit.outcome import Outcome, SolveStatus
 def share_budget(value: Floats, extra: Ints, budget: int) -> Outcome[Ints]:
     """One option for each layer, `[layer]`, of the least sum of values within a budget of slots.
 
-    value `[layer, option]`, what a layer costs with an option, in any unit, which is the objective's too; extra
-    `[option]` slots that an option takes, at least 0; budget: slots of all layers together, at most. Of options alike
-    the first is taken. Raises ValueError where the shapes do not fit or slots are negative.
+    value `[layer, option]`: the cost of a layer with an option, in any unit, which is the unit of the objective; extra
+    `[option]`: the slots that an option takes, at least 0; budget: the most slots of all layers together. Of equally
+    good options the first is taken. Raises ValueError where the shapes do not fit or slots are negative.
     """
     started = time.monotonic()
     if value.ndim != 2 or value.shape[1:] != extra.shape or extra.min(initial=0) < 0 or budget < 0:
@@ -38,9 +39,17 @@ def share_budget(value: Floats, extra: Ints, budget: int) -> Outcome[Ints]:
     return Outcome(options, total, total, SolveStatus.OPTIMAL, time.monotonic() - started)
 
 
-def _tables(value: Floats, size: Ints, room: int) -> tuple[Floats, Ints]:
-    """The least sum of all layers with at most so many units of slots, `[room + 1]`, and the option that each layer
-    takes where so many are left for it and the layers before it, `[layer, room + 1]`."""
+class _Tables(NamedTuple):
+    """The dynamic program, for 0, 1, ... `room` units of slots: least `[room + 1]`, the least sum of all layers within
+    these units; taken `[layer, room + 1]`, the option of a layer if these units are left for it and the layers before.
+    """
+
+    least: Floats
+    taken: Ints
+
+
+def _tables(value: Floats, size: Ints, room: int) -> _Tables:
+    """Fill the tables layer by layer; value `[layer, option]`, size `[option]` in units of slots."""
     least, taken = np.zeros(room + 1), np.zeros((len(value), room + 1), dtype=np.int64)
     for layer, values in enumerate(value):
         sums = np.full((len(size), room + 1), np.inf)
@@ -48,4 +57,4 @@ def _tables(value: Floats, size: Ints, room: int) -> tuple[Floats, Ints]:
             sums[option, units:] = least[: max(room + 1 - units, 0)] + values[option]
         taken[layer] = sums.argmin(axis=0)
         least = sums.min(axis=0)
-    return least, taken
+    return _Tables(least, taken)

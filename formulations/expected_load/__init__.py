@@ -1,1 +1,1 @@
-"""Replica counts and placements for the least peak expected load of one layer. Knows no batch and no mesh row."""
+"""Replica counts and placements with the least peak expected load of one layer. Must not know batches or mesh rows."""

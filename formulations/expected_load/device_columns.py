@@ -1,10 +1,11 @@
-"""What expected load no placement with given replica counts can beat: column generation over what a device may hold.
+"""A bound on the peak expected load of placements with given counts: column generation over what a device may hold.
 
 A device holds a set of at most `slots_per_device` distinct experts, a *column*. Give every expert a price per replica.
 Over all devices the prices sum up to sum(count * price), so some device holds a column worth at least a 1/devices part
-of that. The lightest column that is worth so much bounds the peak from below, whatever the prices: they are the
-certificate, and `proven_peak` checks it by enumeration, without a solver. Good prices are the duals of the linear
-program that covers all replicas by columns below some peak, where that is infeasible.
+of that. The lightest column with at least this worth bounds the peak from below, whatever the prices are. Prices are
+thus a certificate, and `proven_peak` checks it by enumeration, without a solver. Good prices are the duals of a linear
+program: it covers all replicas by columns below some peak, and its duals prove that it cannot where it cannot. Columns
+are added as they are needed (Gilmore and Gomory, Operations Research 9, 1961).
 """
 
 import math
@@ -20,15 +21,15 @@ from formulations.kit.clock import Clock
 from formulations.kit.kernels import kernel
 from formulations.kit.solver import Limits
 
-MOST_DEPTH = 3  # slots per device: columns are enumerated
-CLOSE = 1e-6  # relative: bounds as near to the known peak as this are not improved
-PROGRAMS = 20  # linear programs per deterministic unit; full size needs 10 to 60
-NEAR, FARTHER = 1e-4, 8  # relative: the first step down, and how many times longer each further one is
-ROUNDING = 1e-9  # relative: prices are floats, and a column worth a hair less than its part must count
+MOST_DEPTH = 3  # slots per device, as all columns are enumerated: 2.8 million of three out of 257 experts
+CLOSE = 1e-6  # relative: a bound as near to the known peak as this already proves it (`kit.outcome.PROVEN`)
+PROGRAMS = 20  # linear programs for each deterministic unit; a bound at full size needs 10 to 60
+NEAR, FARTHER = 1e-4, 8  # the first step down from the known peak, relative, and how much longer each further step is
+ROUNDING = 1e-9  # relative: prices are floats, and a column worth a rounding error less than its part must count
 
 
 class PeakBound(NamedTuple):
-    """peak: no placement goes below, in units of weight; price `[expert]` proves it."""
+    """A peak that no placement goes below, in units of weight, and the prices `[expert]` that prove it."""
 
     peak: float
     price: Floats
@@ -36,19 +37,19 @@ class PeakBound(NamedTuple):
 
 @dataclass
 class _Effort:
-    """How long to try: until the clock is over, and with a deterministic limit for so many linear programs."""
+    """What may still be spent: time on a clock, and linear programs where the limit is deterministic."""
 
     clock: Clock
     programs: float
 
     @classmethod
     def of(cls, limits: Limits) -> "_Effort":
-        """From now on."""
+        """All that these limits allow, from now on."""
         programs = math.inf if limits.deterministic is None else PROGRAMS * limits.deterministic
         return cls(limits.clock(), programs)
 
     def spent(self) -> bool:
-        """Whether to stop."""
+        """Whether nothing is left, so that the search is to stop."""
         return self.programs <= 0 or self.clock.over()
 
 
@@ -58,9 +59,9 @@ def expected_peak_bound(
     """A lower bound on the peak of the devices' weight sums, with its proof.
 
     weight `[expert]` load of one replica, count `[expert]` replicas of each, on distinct devices; known: the peak of
-    some placement, just below which the search for prices begins, so that an optimal one is proven at once; then it
-    goes down in growing steps, and bisects. Slots per device: 1, 2 or 3, or ValueError; at the limit the best bound
-    so far. A deterministic limit counts linear programs.
+    some placement. The search for prices begins just below it, so that an optimal placement is proven at once; then it
+    goes down in growing steps, and bisects. At the limits the answer is the best bound so far; a deterministic limit
+    counts linear programs. Raises ValueError unless there are 1, 2 or 3 slots per device.
     """
     if not 1 <= slots_per_device <= MOST_DEPTH:
         raise ValueError(f"{slots_per_device} slots per device: columns of 1 to {MOST_DEPTH} experts are known")
@@ -71,7 +72,7 @@ def expected_peak_bound(
     columns: Ints = np.empty((0, MOST_DEPTH), dtype=np.int64)
     while low < high * (1 - CLOSE) and not effort.spent():
         found, columns = _prices(tried, weight, count, devices, slots_per_device, columns, effort)
-        if found is None:
+        if found is None:  # columns cover all replicas, so that no bound is as high as this peak
             high = tried
         elif (proven := proven_peak(found, weight, count, devices, slots_per_device)) > low:
             low, price = proven, found
@@ -113,8 +114,10 @@ def _lightest_worth(price: Floats, weight: Floats, part: float, depth: int) -> f
 
 @kernel
 def _dearest(price: Floats, weight: Floats, peak: float, depth: int) -> tuple[Floats, Ints]:
-    """For each expert the dearest column up to `peak` that it is the first of: worth `[expert]`, -1 for none, and
-    members `[expert, 3]`; arrays end with the empty slot."""
+    """For each expert the dearest column of weight `peak` at most whose first member it is.
+
+    Returns worth `[expert]`, -1 for none, and members `[expert, 3]`. The arrays given end with the empty slot.
+    """
     empty = len(price) - 1
     worth = np.full(empty, -1.0)
     members = np.full((empty, 3), empty, dtype=np.int64)
@@ -130,13 +133,20 @@ def _dearest(price: Floats, weight: Floats, peak: float, depth: int) -> tuple[Fl
     return worth, members
 
 
+class _Attempt(NamedTuple):
+    """The price `[expert]` that refutes a peak, None where columns reach it, and all columns `[column, 3]` seen."""
+
+    price: Floats | None
+    columns: Ints
+
+
 def _prices(
     peak: float, weight: Floats, count: Ints, devices: int, depth: int, known: Ints, effort: _Effort
-) -> tuple[Floats | None, Ints]:
-    """Prices that show that columns up to this peak do not cover all replicas, None if they do; and all columns seen.
+) -> _Attempt:
+    """Prices which show that columns up to this peak do not cover all replicas, if that is so.
 
-    known `[column, 3]`: columns to begin with. At the limit they are the prices of that moment, which prove what they
-    prove.
+    known `[column, 3]`: columns to begin with. Once nothing is left to spend, the prices of that moment are returned:
+    any prices prove some bound.
     """
     price: Floats = np.ones(len(weight))
     columns = known[np.append(weight, 0.0)[known].sum(axis=1) <= peak * (1 + ROUNDING)]
@@ -145,16 +155,27 @@ def _prices(
             missing, price = _cover(columns, count, devices)
             effort.programs -= 1
             if missing <= ROUNDING * count.sum():
-                return None, columns
+                return _Attempt(None, columns)
         worth, members = _dearest(np.append(price, 0.0), np.append(weight, 0.0), peak * (1 + ROUNDING), depth)
         if float(price @ count) > devices * worth.max() * (1 + ROUNDING) or effort.spent():
-            return price, columns
+            return _Attempt(price, columns)
         columns = np.concatenate([columns, members[worth >= 0]])
 
 
-def _cover(columns: Ints, count: Ints, devices: int) -> tuple[float, Floats]:
-    """The least number of replicas that `devices` columns `[column, 3]` leave out, fractionally, and what one replica
-    more of each expert would add to it: the prices `[expert]`."""
+class _Cover(NamedTuple):
+    """The number of replicas left out, and price `[expert]`, by how much it grows with one replica more of each."""
+
+    missing: float
+    price: Floats
+
+
+def _cover(columns: Ints, count: Ints, devices: int) -> _Cover:
+    """The fractional cover of all replicas by `devices` columns `[column, 3]` that leaves out fewest.
+
+    Variables: how often each column is taken, and how many replicas of each expert are left out. Constraints: every
+    expert's replicas are in columns or left out; columns are as many as devices at most. The objective is the sum left
+    out, and the prices are the duals of the first family.
+    """
     experts, number = len(count), len(columns)
     expert, column = columns.ravel(), np.repeat(np.arange(number), columns.shape[1])
     held = expert < experts
@@ -167,4 +188,4 @@ def _cover(columns: Ints, count: Ints, devices: int) -> tuple[float, Floats]:
         b_ub=np.append(-count.astype(float), devices),
         method="highs",
     )
-    return float(found.fun), np.maximum(-found.ineqlin.marginals[:experts], 0.0)
+    return _Cover(float(found.fun), np.maximum(-found.ineqlin.marginals[:experts], 0.0))

@@ -1,7 +1,7 @@
-"""How many replicas each expert of a layer gets, and where: together, for the least peak expected load.
+"""How many replicas each expert of a layer gets, and where: chosen together, for the least peak expected load.
 
-A local search for the placement, and two bounds that hold for every placement: the mean load of a device, and the
-least load of the heaviest replica that any counts allow (`counts_for_loads`, which is optimal), alone on its device.
+There is a local search for the placement, and there are two bounds that hold for every placement: the mean load of a
+device, and the least load of the heaviest replica that any counts allow (`counts_for_loads`, which is optimal).
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,24 @@ from formulations.kit.clock import Clock
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
 
-HOT, HOTTER, COLD = 1e-2, 1.0, 1e-6  # squared parts of the bound; hotter for every other start, for tiny layers
-REPLICA_STEPS = 0.2  # of the annealing's steps change counts
-ANNEALED, LEAST_STEPS = 26, 1000  # steps per slot; with 1,000 regrouping ends twice as far from the mean
-TRIES, PATIENCE = 1000, 80  # regroupings per device between two looks at the clock (0.1 s), and before a step back
+HOT, COLD = 1e-2, 1e-6  # temperatures of the annealing: overloads of a tenth and of a thousandth of the bound, squared
+HOTTER = 1.0  # first temperature of every other start; tiny layers have steps as large as the bound itself
+REPLICA_STEPS = 0.2  # the share of annealing steps that change counts; the others exchange replicas. A compromise
+ANNEALED = (
+    26  # annealing steps for each slot, 10,000 at full size; after 1,000 regrouping ends twice as far from the mean
+)
+LEAST_STEPS = 1000  # annealing steps of tiny layers, which have too few slots for 26 on each to be of use
+TRIES = 1000  # regroupings for each device between two looks at the clock, about 0.1 s at full size
+PATIENCE = 80  # regroupings in vain for each device before a target counts as out of reach; a compromise
 
 
 @dataclass(frozen=True, eq=False)
 class JointInstance:
-    """load `[expert]` expected pairs (integers, any scale); spread `[expert]`: experts with a replica in every mesh
-    row; most_replicas: of all experts together, None for as many as there are slots. The device of row r and column c
-    is r * cols + c."""
+    """load `[expert]` expected pairs (integers, any scale); spread `[expert]`: those with a replica in every mesh row.
+
+    most_replicas limits the replicas of all experts together; None allows as many as there are slots. The device of
+    row r and column c is r * cols + c.
+    """
 
     load: Ints
     spread: Bools
@@ -46,7 +53,7 @@ class JointInstance:
 
     @cached_property
     def budget(self) -> ReplicaBudget:
-        """Which counts are possible where as many slots as possible are filled, within the limit to replicas."""
+        """The counts that fill as many slots as possible within the limit to replicas."""
         experts = len(self.load)
         slots = min(self.devices * self.slots_per_device, experts * self.devices)
         slots = slots if self.most_replicas is None else min(slots, self.most_replicas)
@@ -54,11 +61,11 @@ class JointInstance:
         return ReplicaBudget.of(experts, slots, self.devices, shared=shared, rows=self.rows)
 
     def dealt(self) -> Ints:
-        """A placement `[device, slot]` with these counts."""
+        """A placement `[device, slot]` with the counts of this instance, dealt out like cards."""
         return deal(self.load, self.counts, self.rows, self.cols, self.slots_per_device)
 
     def peak(self, slots: Ints) -> Fraction:
-        """The largest device load of a placement `[device, slot]`, -1 = empty, exactly."""
+        """The largest device load of a placement `[device, slot]`, -1 = empty, as an exact fraction."""
         counts = np.bincount(slots[slots >= 0], minlength=len(self.load))
         share = [Fraction(int(load), max(int(count), 1)) for load, count in zip(self.load, counts, strict=True)]
         return max(sum((share[expert] for expert in row if expert >= 0), Fraction(0)) for row in slots.tolist())
@@ -73,7 +80,7 @@ class JointInstance:
 
     @cached_property
     def bound(self) -> Fraction:
-        """What no placement goes below: the mean, and what the heaviest replica has under the best counts."""
+        """A load that no placement goes below: the mean of a device, or the heaviest replica under the best counts."""
         heaviest = max(Fraction(int(load), int(count)) for load, count in zip(self.load, self.counts, strict=True))
         return max(heaviest, Fraction(int(self.load.sum()), self.devices))
 
@@ -101,10 +108,11 @@ def place_jointly(layer: JointInstance, hint: Ints | None, limits: Limits) -> Ou
 
 
 def place_in_steps(layer: JointInstance, steps: int, rng: np.random.Generator) -> Ints:
-    """A placement `[device, slot]` int32 after so many steps, for those who need one at once.
+    """A placement `[device, slot]` int32 after this number of steps, for callers who need one at once.
 
-    257 experts on 128 devices of 3 slots are within .45 % of the mean after 5,000 steps (3.6 ms), .15 % after 20,000
-    (10 ms) and .07 % after 300,000 (0.2 s). Raises ValueError where the experts do not fit.
+    Half of the steps, at most, anneal, and the others regroup. 257 experts on 128 devices of 3 slots are within
+    .45 % of the mean after 5,000 steps (3.6 ms), .15 % after 20,000 (10 ms) and .07 % after 300,000 (0.2 s). Raises
+    ValueError where the experts do not fit.
     """
     annealed = min(steps // 2, ANNEALED * layer.devices * layer.slots_per_device)
     layout = _annealed(layer, annealed, HOT, rng)
@@ -113,7 +121,7 @@ def place_in_steps(layer: JointInstance, steps: int, rng: np.random.Generator) -
 
 
 def _annealed(layer: JointInstance, steps: int, hot: float, rng: np.random.Generator) -> Layout:
-    """The dealt placement after so many steps of annealing, loads in units of the bound."""
+    """The dealt placement after this number of annealing steps, with loads in units of the bound."""
     scale = float(layer.bound) or 1.0
     slots = layer.dealt()
     least_empty = 0 if layer.most_replicas is None else slots.size - layer.most_replicas

@@ -1,8 +1,9 @@
 """Annealing of expected device loads: replicas change places, and slots change from one expert to another.
 
-Minimises the sum over devices of the squared load above a target, whose zero is a placement no device of which is
-above. Partners of an exchange are drawn by their distance in the order of weights, all scales of it alike: while it
-is hot, far ones do most, and near ones at the end, where drawing slots at random rarely finds a small change.
+The objective is the sum over devices of the squared load above a target. It is zero where no device is above. Partners
+of an exchange are drawn by their distance in the order of weights, where the logarithm of the distance is uniform.
+While the temperature is high the far partners do most; at the end the near ones do, since slots drawn at random rarely
+differ by little. The method is simulated annealing (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
 """
 
 from typing import NamedTuple
@@ -12,18 +13,21 @@ import numpy as np
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
 
-REFRESH = 4096  # steps between two sums from scratch, as differences add up rounding errors
-DISTANCES = 256  # from one place to all of them that partners of an exchange are drawn from
+REFRESH = (
+    4096  # steps between two sums from scratch, as differences add up rounding errors; rare enough to cost nothing
+)
+DISTANCES = 256  # partners of an exchange are at one of these distances; more would resolve no finer differences
 
 
 class Layout(NamedTuple):
-    """A placement under change; the last expert is the empty slot, of load 0.
+    """A placement under change. The last "expert" stands for an empty slot and has load 0.
 
     load `[expert + 1]`, any unit; slots `[slot]` expert of each flat slot; replicas `[expert + 1]`; holder
     `[expert + 1, slot]` int32 the slots of each expert, the first `replicas` valid, and seat `[slot]` each slot's place
     there; home `[slot]` device of each slot; weight `[expert + 1]` load of one replica; device `[device]` loads;
-    spread `[expert + 1]` experts that every mesh row must keep a replica of, and that are exchanged within a row only,
-    so that as many replicas stay in it; least_empty: slots that must stay empty.
+    spread `[expert + 1]` experts that every mesh row must keep a replica of: they are exchanged within a row only, so
+    that the row keeps its number of replicas; cols devices of a row; depth slots of a device; least_empty: the number
+    of slots that must stay empty.
     """
 
     load: Floats
@@ -43,8 +47,8 @@ class Layout(NamedTuple):
 def deal(load: Ints | Floats, counts: Ints, rows: int, cols: int, depth: int) -> Ints:
     """A placement `[device, slot]` int32, -1 = empty, with these counts `[expert]`, dealt out like cards.
 
-    The heaviest replicas come first. Turns go from row to row, so that the replicas of an expert, which follow each
-    other, are on distinct devices and shared evenly by the rows. Raises ValueError where they do not fit.
+    The heaviest replicas come first. Turns go from row to row, so that the replicas of one expert, whose turns follow
+    each other, are on distinct devices and shared evenly by the rows. Raises ValueError where the replicas do not fit.
     """
     if counts.max(initial=0) > rows * cols or counts.sum() > rows * cols * depth:
         raise ValueError(f"{counts.sum()} replicas do not fit on {rows * cols} devices with {depth} slots each")
@@ -57,9 +61,9 @@ def deal(load: Ints | Floats, counts: Ints, rows: int, cols: int, depth: int) ->
 
 
 def layout_of(load: Floats, slots: Ints, spread: Bools, cols: int, least_empty: int = 0) -> Layout:
-    """load and spread `[expert]`; slots `[device, slot]`, -1 = empty, spread experts in every row of `cols` devices.
+    """A layout of slots `[device, slot]`, -1 = empty, with load and spread `[expert]`, in rows of `cols` devices.
 
-    least_empty: slots that must stay empty, of those that are.
+    Spread experts must be in every row. least_empty: how many of the empty slots must stay empty.
     """
     (devices, depth), experts = slots.shape, len(load)
     layout = Layout(
@@ -81,14 +85,14 @@ def layout_of(load: Floats, slots: Ints, spread: Bools, cols: int, least_empty: 
 
 
 def slots_of(layout: Layout) -> Ints:
-    """Its placement `[device, slot]` int32, -1 = empty."""
+    """The placement of a layout, `[device, slot]` int32, -1 = empty."""
     slots = np.where(layout.slots == len(layout.load) - 1, -1, layout.slots)
     return slots.reshape(-1, layout.depth).astype(np.int32)
 
 
 @kernel
 def refresh(layout: Layout) -> None:
-    """Everything that follows from the slots, from scratch."""
+    """Compute everything that follows from the slots from scratch: counts, holders, weights and device loads."""
     layout.replicas[:] = 0
     for slot, expert in enumerate(layout.slots):
         layout.holder[expert, layout.replicas[expert]] = slot
@@ -105,9 +109,9 @@ def refresh(layout: Layout) -> None:
 def anneal(
     layout: Layout, target: float, steps: int, hot: float, cold: float, replicas: float, rng: np.random.Generator
 ) -> None:
-    """So many steps, cooled from `hot` to `cold` (squared units of load); `replicas`: part of them that change counts.
+    """Anneal for `steps` steps, cooled from `hot` to `cold` (squared units of load), in place.
 
-    Ends early where no device is above the target.
+    replicas: the share of steps that change counts. The walk ends early where no device is above the target.
     """
     order, place = np.empty_like(layout.seat), np.empty_like(layout.seat)
     far = np.exp(np.linspace(0, np.log(len(order)), DISTANCES)).astype(np.int64)
@@ -129,19 +133,19 @@ def anneal(
 
 @kernel
 def overload(load: float, target: float) -> float:
-    """The square of what is above the target."""
+    """The square of the load above the target, 0 below it."""
     return (load - target) * (load - target) if load > target else 0.0
 
 
 @kernel
 def draw(number: int, rng: np.random.Generator) -> int:
-    """One of 0 .. number - 1; nine times as fast as `integers` in a kernel."""
+    """A random one of 0 .. number - 1; nine times as fast as `integers` in a kernel."""
     return int(rng.random() * number)
 
 
 @kernel
 def _sort(layout: Layout, order: Ints, place: Ints) -> None:
-    """order `[slot]`: slots by weight; place `[slot]`: where each slot is in that order."""
+    """Fill order `[slot]` with the slots by weight, and place `[slot]` with the position of each slot in that order."""
     order[:] = np.argsort(layout.weight[layout.slots])
     for number, slot in enumerate(order):
         place[slot] = number
@@ -149,12 +153,13 @@ def _sort(layout: Layout, order: Ints, place: Ints) -> None:
 
 @kernel
 def _accepted(change: float, temperature: float, rng: np.random.Generator) -> bool:
+    """Whether annealing takes a change of the objective: always if it is no worse, else by chance (Metropolis)."""
     return change <= 0 or rng.random() < np.exp(-change / temperature)
 
 
 @kernel
 def _fits(layout: Layout, expert: int, device: int) -> bool:
-    """The device does not hold the expert; any number of slots may be empty."""
+    """Whether the device does not hold the expert yet; the empty slot fits any number of times."""
     if expert == len(layout.load) - 1:
         return True
     for slot in range(device * layout.depth, (device + 1) * layout.depth):
@@ -165,9 +170,9 @@ def _fits(layout: Layout, expert: int, device: int) -> bool:
 
 @kernel
 def _spared(layout: Layout, slot: int) -> bool:
-    """Whether the expert in this slot remains on some device, and if it is spread in this row, without it.
+    """Whether this slot may be taken from its expert: another replica must remain, and one in this row if it is spread.
 
-    Of an empty slot: whether enough others are empty.
+    An empty slot may be taken as long as enough others are empty.
     """
     expert = layout.slots[slot]
     if expert == len(layout.load) - 1:
@@ -182,7 +187,7 @@ def _spared(layout: Layout, slot: int) -> bool:
 
 @kernel
 def _shift(layout: Layout, device: int, change: float, target: float) -> float:
-    """Change a device's load; how much more overload that makes."""
+    """Change the load of a device, and return how much more overload that makes."""
     before = layout.device[device]
     layout.device[device] = before + change
     return overload(before + change, target) - overload(before, target)
@@ -190,7 +195,7 @@ def _shift(layout: Layout, device: int, change: float, target: float) -> float:
 
 @kernel
 def _reweigh(layout: Layout, expert: int, weight: float, target: float) -> float:
-    """Give an expert's replicas another weight; how much more overload that makes."""
+    """Give the replicas of an expert another weight, and return how much more overload that makes."""
     change, more = weight - layout.weight[expert], 0.0
     layout.weight[expert] = weight
     if change != 0:
@@ -201,7 +206,7 @@ def _reweigh(layout: Layout, expert: int, weight: float, target: float) -> float
 
 @kernel
 def _give(layout: Layout, target: float, temperature: float, rng: np.random.Generator) -> None:
-    """A random slot changes from its expert to a random other one, or becomes empty, if that is accepted."""
+    """Try to give a random slot to another random expert, or to empty it."""
     slot, taker = draw(len(layout.slots), rng), draw(len(layout.load), rng)
     giver, device = layout.slots[slot], layout.home[slot]
     if giver == taker or not _spared(layout, slot) or not _fits(layout, taker, device):
@@ -221,7 +226,7 @@ def _give(layout: Layout, target: float, temperature: float, rng: np.random.Gene
 
 @kernel
 def _hand_over(layout: Layout, slot: int, taker: int) -> None:
-    """Note in slots, counts and holders that a slot holds another expert."""
+    """Note in slots, counts and holders that a slot now holds another expert; weights are the caller's matter."""
     giver = layout.slots[slot]
     layout.replicas[giver] -= 1
     last = layout.holder[giver, layout.replicas[giver]]
@@ -237,7 +242,7 @@ def _hand_over(layout: Layout, slot: int, taker: int) -> None:
 def _exchange(
     layout: Layout, order: Ints, place: Ints, far: Ints, target: float, temperature: float, rng: np.random.Generator
 ) -> None:
-    """A random slot and one so far from it in the order of weights change experts, if that is accepted."""
+    """Try to exchange the experts of a random slot and of one at a random distance in the order of weights."""
     one = draw(len(order), rng)
     number = place[one] + far[draw(len(far), rng)]
     if number < 0 or number >= len(order):

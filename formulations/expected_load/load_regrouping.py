@@ -1,8 +1,8 @@
-"""The last part of a per cent of expected peaks: three devices share out nine of their replicas anew.
+"""Regrouping, which saves the last part of a per cent of the peak: three devices share out nine replicas anew.
 
-An exchange of two replicas changes loads by the difference of two weights, which is often too much or too little;
-three devices of three slots can be filled in 280 ways. A walk over these, from regrouping to regrouping that leaves no
-more above a target, soon has all devices below it; then the target is lowered.
+An exchange of two replicas changes loads by the difference of two weights, which is often too much or too little,
+while three devices of three slots can be filled in 280 ways. The walk goes from regrouping to regrouping. Each must
+leave no more load above a target than before, and soon all devices are below it. Then the target is lowered.
 """
 
 from functools import cache
@@ -15,22 +15,25 @@ from formulations.expected_load.load_annealing import Layout, draw, overload, re
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 
-PICKED = 3  # replicas of each device that take part, at most
-LOWER = 0.8  # of the distance to the bound that a new target keeps
-HOT_SHARE = 0.5  # of the tries that begin with a device above the target; the others move what is in their way
+PICKED = 3  # replicas of each device that take part, at most; with four there would be 5,775 ways instead of 280
+LOWER = 0.8  # the part of the distance to the bound that a new target keeps; a compromise, lower ones are often missed
+HOT_SHARE = 0.5  # of the tries begin with a device above the target; the others move what is in their way
 
 
 class Tables(NamedTuple):
-    """The items of three devices, 0..k-1 those of the first: first `[way, 3 k]` puts item 0 and k - 1 others on the
-    first device and then has the rest; second `[way, 2 k]` shares out the rest to the second and third device."""
+    """All ways to share out 3 k items to three devices, in two steps; items 0..k-1 are those of the first device now.
+
+    first `[way, 3 k]` lists item 0 and k - 1 others, for the first device, and then the rest; second `[way, 2 k]`
+    shares out the rest to the second and the third device.
+    """
 
     first: Ints
     second: Ints
 
 
 class Trio(NamedTuple):
-    """device `[3]`, base `[3]` load of what stays on each; slot, expert, weight `[3 k]` of the items; goes `[3 k]` the
-    item that comes into each of these slots."""
+    """Three devices and the items that take part: device `[3]`; base `[3]`, the load that stays on each; slot, expert
+    and weight `[3 k]` of the items; goes `[3 k]`, the item that comes into each of these slots."""
 
     device: Ints
     base: Floats
@@ -42,7 +45,7 @@ class Trio(NamedTuple):
 
 @cache
 def tables_for(picked: int) -> Tables:
-    """All ways for so many items of each device; the first of each leaves all where they are."""
+    """All ways for this number of items of each device; the first way of each table leaves all items where they are."""
     others = combinations(range(1, 3 * picked), picked - 1)
     rest = combinations(range(2 * picked), picked)
     return Tables(
@@ -52,9 +55,10 @@ def tables_for(picked: int) -> Tables:
 
 
 def regroup(layout: Layout, bound: float, tries: int, patience: int, rng: np.random.Generator) -> None:
-    """Lower the peak device load towards the bound; after so many tries the best placement met is the layout's.
+    """Lower the peak device load towards the bound; after `tries` tries the layout holds the best placement met.
 
-    patience: tries after which a target that is not reached is moved back half of the way to the peak that was.
+    patience: the number of tries after which a target that is not reached is moved half of the way back to the peak.
+    With fewer than three devices nothing is done.
     """
     picked = min(layout.depth, PICKED)
     if len(layout.device) < 3:
@@ -68,6 +72,7 @@ def regroup(layout: Layout, bound: float, tries: int, patience: int, rng: np.ran
 def _walk(
     layout: Layout, bound: float, tries: int, patience: int, tables: Tables, trio: Trio, rng: np.random.Generator
 ) -> None:
+    """The walk of `regroup`, with tables and room to work in."""
     best, peak = layout.slots.copy(), layout.device.max()
     target, vain = bound + (peak - bound) * LOWER, 0
     hot = np.flatnonzero(layout.device > target)
@@ -94,7 +99,7 @@ def _walk(
 
 @kernel
 def _drawn(trio: Trio, hot: Ints, devices: int, rng: np.random.Generator) -> bool:
-    """Draw three devices; False if two are the same."""
+    """Draw three devices into the trio; False if two of them are the same."""
     of_hot = rng.random() < HOT_SHARE
     trio.device[0] = hot[draw(len(hot), rng)] if of_hot else draw(devices, rng)
     trio.device[1], trio.device[2] = draw(devices, rng), draw(devices, rng)
@@ -104,7 +109,7 @@ def _drawn(trio: Trio, hot: Ints, devices: int, rng: np.random.Generator) -> boo
 
 @kernel
 def _try(layout: Layout, target: float, tables: Tables, trio: Trio, rng: np.random.Generator) -> bool:
-    """Regroup three devices in the first way found that leaves no more above the target, if there is one."""
+    """Regroup three devices in the first way found that leaves no more overload than before, if there is one."""
     picked, total, over = len(trio.slot) // 3, 0.0, 0.0
     for number, device in enumerate(trio.device):
         total += layout.device[device]
@@ -117,7 +122,7 @@ def _try(layout: Layout, target: float, tables: Tables, trio: Trio, rng: np.rand
             trio.slot[item], trio.expert[item] = slot, layout.slots[slot]
             trio.weight[item] = layout.weight[layout.slots[slot]]
             trio.base[number] -= trio.weight[item]
-    high = target + np.sqrt(over)  # a device above it is worse alone than all three now
+    high = target + np.sqrt(over)  # a device above this has more overload alone than all three have now
     ways, way = len(tables.first), draw(len(tables.first), rng)
     for _ in range(ways if total <= 3 * high else 0):
         way = way + 1 if way + 1 < ways else 0
@@ -133,13 +138,13 @@ def _try(layout: Layout, target: float, tables: Tables, trio: Trio, rng: np.rand
 def _split(
     layout: Layout, target: float, over: float, load: float, total: float, way: int, tables: Tables, trio: Trio
 ) -> bool:
-    """Share out what the first device leaves to the others, if some way makes no more than `over`."""
+    """Share out the items that the first device leaves, if some way makes no more overload than `over` in all."""
     picked = len(trio.slot) // 3
     rest, ways = tables.first[way, picked:], len(tables.second)
     allowed = over - overload(load, target)
     for number in range(ways):
         if way == 0 and number in (0, ways - 1):
-            continue  # all stay, or two devices change all they have
+            continue  # all items stay, or two devices exchange everything they have
         other = trio.base[1]
         for place in range(picked):
             other += trio.weight[rest[tables.second[number, place]]]
@@ -157,7 +162,7 @@ def _split(
 
 @kernel
 def _moved(layout: Layout, trio: Trio) -> bool:
-    """Move the items, unless an expert came twice on a device or a spread one left its device."""
+    """Move the items, unless that puts an expert on a device twice or takes a spread one off its device."""
     picked = len(trio.slot) // 3
     for place, item in enumerate(trio.goes):
         if layout.spread[trio.expert[item]] and item // picked != place // picked:

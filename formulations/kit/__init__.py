@@ -1,1 +1,1 @@
-"""What every formulation stands on: array types, compiled kernels, solver limits and outcomes. Knows no model."""
+"""What every formulation stands on: array types, kernels, solver limits and outcomes. Must not know models."""

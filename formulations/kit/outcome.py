@@ -7,9 +7,13 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
+PROVEN = 1e-6
+"""The relative gap below which an objective counts as optimal. It is far above the rounding of sums of floats, and far
+below any difference between placements that a user could measure."""
+
 
 class SolveStatus(StrEnum):
-    """`FEASIBLE` is a solution without a proof, `UNKNOWN` neither a solution nor a proof."""
+    """How a solve ended: `FEASIBLE` means a solution without a proof, `UNKNOWN` neither a solution nor a proof."""
 
     OPTIMAL = "optimal"
     FEASIBLE = "feasible"
@@ -21,7 +25,8 @@ class SolveStatus(StrEnum):
 class Outcome(Generic[Value]):
     """The result of minimising one formulation.
 
-    `objective` and `lower_bound` are in the formulation's own unit; `runtime` is in seconds.
+    `objective` and `lower_bound` are in the formulation's own unit; `runtime` is in seconds. Every formulation says in
+    its docstring for which solutions its bound holds.
     Raises ValueError where the status contradicts the value, the objective or the bound.
     """
 
@@ -35,9 +40,9 @@ class Outcome(Generic[Value]):
         solved = self.status in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE)
         if solved != (self.value is not None) or solved != (self.objective is not None):
             raise ValueError(f"status {self.status} with value {self.value!r}, objective {self.objective}")
-        if self.objective is not None and self.lower_bound > self.objective + 1e-6 * abs(self.objective):
+        if self.objective is not None and self.lower_bound > self.objective + PROVEN * abs(self.objective):
             raise ValueError(f"lower bound {self.lower_bound} above objective {self.objective}")
-        if self.status is SolveStatus.OPTIMAL and self.gap > 1e-6:
+        if self.status is SolveStatus.OPTIMAL and self.gap > PROVEN:
             raise ValueError(f"status optimal with a gap of {self.gap}")
 
     @property

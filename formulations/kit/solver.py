@@ -47,7 +47,7 @@ class Limits:
 
 
 def solver_for(limits: Limits) -> cp_model.CpSolver:
-    """A CP-SAT solver with these limits set."""
+    """A CP-SAT solver with the time, the work, the workers and the seed of these limits; `run` lets it be cancelled."""
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = max(limits.seconds, LEAST_SECONDS)
     solver.parameters.num_workers = limits.workers
@@ -89,14 +89,17 @@ def _stop_if_cancelled(solver: cp_model.CpSolver, cancelled: Callable[[], bool],
 
 
 def status_of(code: cp_model.CpSolverStatus) -> SolveStatus:
-    """CP-SAT's status in our words. Raises ValueError for a model that CP-SAT finds malformed."""
+    """The `SolveStatus` that CP-SAT's status code means. Raises ValueError for a model that CP-SAT finds malformed."""
     if code not in STATUSES:
         raise ValueError("CP-SAT refused the model as invalid")
     return STATUSES[code]
 
 
 class MilpAnswer(NamedTuple):
-    """What HiGHS said: x `[variable]` and objective, None without a solution; a valid lower_bound, -inf if unknown."""
+    """The answer of HiGHS: x `[variable]` and objective, both None where it found no solution, and a valid lower bound.
+
+    The bound is -inf where HiGHS proved none, and inf where it proved that there is no solution.
+    """
 
     status: SolveStatus
     x: Floats | None
@@ -105,7 +108,7 @@ class MilpAnswer(NamedTuple):
     seconds: float
 
 
-HIGHS = {0: SolveStatus.OPTIMAL, 1: SolveStatus.UNKNOWN, 2: SolveStatus.INFEASIBLE}
+HIGHS_STATUSES = {0: SolveStatus.OPTIMAL, 1: SolveStatus.UNKNOWN, 2: SolveStatus.INFEASIBLE}
 
 
 def minimise(
@@ -120,12 +123,12 @@ def minimise(
     if limits.cancelled():
         return MilpAnswer(SolveStatus.UNKNOWN, None, None, -np.inf, 0.0)
     started = time.monotonic()
-    options = {"time_limit": max(limits.seconds, LEAST_SECONDS), "mip_rel_gap": 0.0}  # else optimal is only near it
+    options = {"time_limit": max(limits.seconds, LEAST_SECONDS), "mip_rel_gap": 0.0}  # else HiGHS stops within 1e-4
     found = milp(c=cost, constraints=constraints, integrality=integral, bounds=bounds, options=options)
     seconds = time.monotonic() - started
-    if found.status not in HIGHS:
+    if found.status not in HIGHS_STATUSES:
         raise ValueError(f"HiGHS refused the model: {found.message}")
-    status = HIGHS[found.status]
+    status = HIGHS_STATUSES[found.status]
     if found.x is not None and status is SolveStatus.UNKNOWN:
         status = SolveStatus.FEASIBLE
     bound = found.fun if not np.any(integral) and found.x is not None else found.mip_dual_bound

@@ -1,1 +1,1 @@
-"""Mesh rows and columns: which experts they get, and where inside a row. Knows no other row's devices by name."""
+"""Mesh rows and columns: which experts they get, and which device of a row. Must not know the devices of other rows."""

@@ -1,14 +1,20 @@
 """Which mesh columns replicas are in, their rows given: experts that tokens choose together in different columns.
 
-Column c is a ring of devices, so with rows and columns every replica has its device. Finding the columns is a min
-k-partition, whose linearised relaxation is near nothing. Small cases are solved by CP-SAT; in large ones the bound is
-spectral (Donath and Hoffman 1973, with the rows projected out), and columns come from exchanges within rows, from
-starts that assign row by row (an assignment problem each) and from a partition by Mt-KaHyPar where that is installed.
-At home size (384 replicas, 8 columns) a random assignment has weight 2304, exchanges reach 1728 without the partition
-and 1721 with it, and the bound is 1500: a gap of 13 %, in 3 s if no other process wants the cores.
+A row and a column make a device, so this completes a placement. Finding the columns is a minimum k-partition, whose
+linearised relaxation bounds next to nothing. In large cases the bound is spectral (Donath and Hoffman 1973, with the
+rows projected out), and columns come from exchanges within rows. Exchanges start from columns assigned row by row (one
+assignment problem each), and from a partition by Mt-KaHyPar where that is installed. With 384 replicas and 8 columns a
+random assignment has weight 2304, exchanges reach 1728 without the partition and 1721 with it, and the bound is 1500:
+a gap of 13 %, in 3 s if no other process wants the cores.
+
+Small cases are solved by CP-SAT. Variables: which column a replica is in, and whether two replicas are in the same one.
+Constraints: every replica has one column, no device has more replicas than slots, replicas of an expert in one row are
+in different columns, no column has too much traffic, and two replicas in one column count as such. The objective is the
+weight of such pairs, and the columns are read off the first variables.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from ortools.sat.python import cp_model
@@ -17,23 +23,22 @@ from scipy.optimize import linear_sum_assignment
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.clock import Clock
-from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.outcome import PROVEN, Outcome, SolveStatus
 from formulations.kit.solver import Limits, run, solver_for
 from formulations.rows.partition import spread_apart
 
-PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
-LARGEST_MODEL = 4000  # pairs of replicas times columns; with more, CP-SAT proves next to nothing
-LARGEST_TOTAL = 1 << 45  # of the whole weights for CP-SAT; they are rounded down, which keeps its bound valid
-EXCHANGE_SHARE = 0.5  # of the time, at most, for exchanges before the bound
-STARTS = 20  # of exchanges, time permitting
-STEPS = 100  # of the subgradient that shifts the spectrum's diagonal
+LARGEST_MODEL = 4000  # pairs of replicas times columns; with more of them CP-SAT proves next to nothing
+LARGEST_TOTAL = 1 << 45  # of weights in CP-SAT, far from its 64 bits; they are rounded down, so its bound is valid
+EXCHANGE_SHARE = 0.5  # of the time, at most, is for exchanges before the bound; a compromise
+STARTS = 20  # of exchanges, if there is time for as many; a compromise
+STEPS = 100  # of the subgradient method for the spectral bound, if there is time for as many; a compromise
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """expert, row `[replica]`; together `[expert, expert]` how often a token chooses both, symmetric, >= 0.
+    """expert and row `[replica]`; together `[expert, expert]` how often a token chooses both, symmetric, >= 0.
 
-    traffic `[replica]`, whole numbers, and most_traffic: what the replicas of one column, a ring, may have in all.
+    traffic `[replica]` in whole numbers; most_traffic limits the sum of the traffic of one column, which is a ring.
     """
 
     expert: Ints
@@ -45,29 +50,29 @@ class Columns:
     most_traffic: float = np.inf
 
     def weight(self) -> Floats:
-        """How often two replicas serve the same token, `[replica, replica]`: pairs shared out over replicas evenly."""
+        """How often two replicas serve the same token, `[replica, replica]`, with pairs shared out evenly."""
         share = 1 / np.bincount(self.expert)[self.expert]
         weight = self.together[np.ix_(self.expert, self.expert)] * share * share[:, None]
         return np.where(self.expert == self.expert[:, None], 0.0, weight)
 
     def apart(self) -> Floats:
-        """1.0 for two replicas of one expert in one row, which are to be on different devices, `[replica, replica]`."""
+        """1.0 for two replicas of one expert in one row, which must be on different devices, `[replica, replica]`."""
         same = (self.expert == self.expert[:, None]) & (self.row == self.row[:, None])
         return np.where(np.eye(len(same)) > 0, 0.0, same)
 
     def met(self, column: Ints) -> float:
-        """The objective for column `[replica]`: weight of the pairs of replicas in one column."""
+        """The objective for column `[replica]`: the weight of all pairs of replicas that are in one column."""
         return float((self.weight() * (column == column[:, None])).sum() / 2)
 
     def excess(self, column: Ints) -> float:
-        """Traffic beyond what columns may have, summed over columns."""
+        """The traffic above the limit, summed over columns, for column `[replica]`."""
         if self.traffic is None:
             return 0.0
         traffic = np.bincount(column, self.traffic, self.columns)
         return float(np.maximum(traffic - self.most_traffic, 0.0).sum())
 
     def violations(self, column: Ints) -> list[str]:
-        """What is wrong with column `[replica]`, in words; empty if nothing is."""
+        """The faults of column `[replica]`, one sentence each; empty if there are none."""
         device, number = np.unique(self.row * self.columns + column, return_counts=True)
         full = device[number > self.slots_per_device]
         found = [f"device {d // self.columns}, {d % self.columns} is over-full" for d in full]
@@ -79,8 +84,8 @@ class Columns:
 def assign_columns(case: Columns, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
     """Minimise the weight of pairs in one column; columns `[replica]`.
 
-    hint: columns to start from. The bound holds for all columns with these rows. `UNKNOWN` where exchanges leave a
-    violation, most likely of a tight traffic limit, and the case is too large to be solved.
+    hint: columns to start from. The bound holds for all columns with these rows. The status is `UNKNOWN` where every
+    exchange leaves a violation, most likely of a tight traffic limit, and the case is too large for CP-SAT.
     """
     clock = limits.clock()
     if np.bincount(case.row).max() > case.columns * case.slots_per_device:
@@ -95,13 +100,13 @@ def assign_columns(case: Columns, hint: Ints | None, limits: Limits) -> Outcome[
 
 
 def spectral_bound(case: Columns, clock: Clock) -> float:
-    """A bound to the weight within columns, if every row fills its devices; else with empty slots as replicas.
+    """A lower bound on the weight within columns; empty slots count as replicas without weight.
 
-    With x the incidence `[replica, column]`, k columns of m each and equal shares of every row in each column, x is
-    1 / k plus z with columns orthogonal to all rows' indicators, and z' z has the eigenvalues 0 and k - 1 times m. So
-    the weight within is at least total / k + m / 2 * (sum of the k - 1 least eigenvalues of the weight, projected off
-    the indicators). A diagonal adds half its sum to the weight within, whatever x, but not to the bound, so
-    subgradient steps look for a good one. Returns the best of at most STEPS, one at least.
+    Let x be the incidence `[replica, column]` of k columns with m replicas each, equally many of every row. Then x is
+    1 / k plus z, whose columns are orthogonal to all rows' indicators, and z' z has the eigenvalues 0 and k - 1 times
+    m. So the weight within is at least total / k + m / 2 * (sum of the k - 1 least eigenvalues of the weight, projected
+    off the indicators). A diagonal adds half its sum to the weight within, whatever x is, but something else to the
+    bound, so subgradient steps look for a good one. Returns the best bound of at most STEPS steps, one at least.
     """
     weight, row = _with_empty_slots(case, case.weight())
     total, size, rest = weight.sum() / 2, len(row) / case.columns, 1 - 1 / case.columns
@@ -119,11 +124,18 @@ def spectral_bound(case: Columns, clock: Clock) -> float:
     return best if case.columns > 1 else total
 
 
-def _with_empty_slots(case: Columns, weight: Floats) -> tuple[Floats, Ints]:
-    """Weight `[item, item]` and row `[item]`, the items being the replicas and a weightless one for each empty slot."""
+class _Items(NamedTuple):
+    """weight `[item, item]` and row `[item]` of all replicas, and after them of an item for each empty slot."""
+
+    weight: Floats
+    row: Ints
+
+
+def _with_empty_slots(case: Columns, weight: Floats) -> _Items:
+    """The replicas with this weight `[replica, replica]`, and an item without weight for each empty slot."""
     rows, room = int(case.row.max()) + 1, case.columns * case.slots_per_device
     empty = np.repeat(np.arange(rows), room - np.bincount(case.row, minlength=rows))
-    return np.pad(weight, (0, len(empty))), np.concatenate([case.row, empty])
+    return _Items(np.pad(weight, (0, len(empty))), np.concatenate([case.row, empty]))
 
 
 def _exchanged(case: Columns, hint: Ints | None, seed: int, clock: Clock) -> Ints | None:
@@ -142,8 +154,8 @@ def _exchanged(case: Columns, hint: Ints | None, seed: int, clock: Clock) -> Int
 
 @dataclass(frozen=True, eq=False)
 class _Exchanges:
-    """Exchanges of two items of a row; weight `[item, item]` with `large` for replicas to be kept apart, row and
-    traffic `[item]`."""
+    """Exchanges of two items of a row. weight `[item, item]` is increased by `large` for replicas that must be apart,
+    so that violations cost more than any weight; row and traffic are `[item]`."""
 
     case: Columns
     weight: Floats
@@ -153,6 +165,7 @@ class _Exchanges:
 
     @classmethod
     def of(cls, case: Columns) -> "_Exchanges":
+        """The exchanges of a case, with its empty slots as items."""
         plain = case.weight()
         large = float(plain.sum()) + 1
         weight, row = _with_empty_slots(case, plain + large * case.apart())
@@ -161,8 +174,11 @@ class _Exchanges:
         return cls(case, weight, row, traffic, large)
 
     def start(self, labels: Ints | None, rng: np.random.Generator) -> Ints:
-        """Columns `[item]`: those of labels `[replica]` as far as rows allow; without, row by row, in random order,
-        the ones with least weight to the rows before."""
+        """Columns `[item]` to start from: those of labels `[replica]`, as far as rows allow.
+
+        Without labels the rows get their columns one after the other, in random order. Each takes the columns with the
+        least weight to the rows before it.
+        """
         column = np.full(len(self.row), -1, dtype=np.int64)
         wanted = np.full(len(self.row), -1)
         wanted[: 0 if labels is None else len(labels)] = () if labels is None else labels
@@ -190,7 +206,10 @@ class _Exchanges:
         return column
 
     def _deltas(self, items: Ints, column: Ints) -> Floats:
-        """Change of weight within columns, and of large times the excess, by each exchange of two items of a row."""
+        """The change of the objective by each exchange of two items of a row, `[item, item]`.
+
+        The objective is the weight within columns plus `large` times the traffic above the limit.
+        """
         here = column[items]
         near = self.weight[items] @ (column[:, None] == np.arange(self.case.columns))
         moved = near[:, here] - np.diag(near[:, here])[:, None]
@@ -201,16 +220,20 @@ class _Exchanges:
         return delta + self.large * np.where(here == here[:, None], 0.0, over + over.T)
 
     def _over(self, traffic: Floats) -> Floats:
+        """The traffic above the limit, in any shape."""
         over: Floats = np.maximum(traffic - self.case.most_traffic, 0.0)
         return over
 
 
-Bools = list[list[cp_model.IntVar]]
-Pairs = dict[tuple[int, int], cp_model.IntVar]
+On = list[list[cp_model.IntVar]]
+"""on[replica][column]: the replica is in the column."""
+
+Same = dict[tuple[int, int], cp_model.IntVar]
+"""same[replica, replica]: both are in one column."""
 
 
 def _solve(case: Columns, hint: Ints | None, bound: float, limits: Limits) -> Outcome[Ints]:
-    """By CP-SAT, from a hint without violations; bound: one known."""
+    """Solve by CP-SAT from a hint without violations; `bound` is a lower bound that is already known."""
     model, weight = cp_model.CpModel(), case.weight()
     on, same = _variables(model, case, weight)
     _one_column_each(model, on)
@@ -220,7 +243,7 @@ def _solve(case: Columns, hint: Ints | None, bound: float, limits: Limits) -> Ou
     _same_where_both(model, on, same)
     scale = LARGEST_TOTAL / max(float(weight.sum()), 1e-12)
     model.minimize(sum(int(weight[pair] * scale) * variable for pair, variable in same.items()))
-    model.add(on[0][0] == 1)  # columns are alike
+    model.add(on[0][0] == 1)  # loses nothing, as renumbering columns changes no weight
     if hint is not None:
         _hint(model, on, same, hint)
     solver = solver_for(limits)
@@ -228,32 +251,43 @@ def _solve(case: Columns, hint: Ints | None, bound: float, limits: Limits) -> Ou
     return _extract(case, solver, status, on, max(bound, solver.best_objective_bound / scale))
 
 
-def _variables(model: cp_model.CpModel, case: Columns, weight: Floats) -> tuple[Bools, Pairs]:
-    """on[replica][column]; same[replica, replica]: both in one column, for pairs that have a weight."""
+class _Variables(NamedTuple):
+    """The variables of the model: columns of replicas, and pairs in one column."""
+
+    on: On
+    same: Same
+
+
+def _variables(model: cp_model.CpModel, case: Columns, weight: Floats) -> _Variables:
+    """New variables; pairs of replicas without a weight need none."""
     on = [[model.new_bool_var(f"on_{i}_{c}") for c in range(case.columns)] for i in range(len(case.row))]
     pairs = np.argwhere(np.triu(weight) > 0).tolist()
-    return on, {(i, j): model.new_bool_var(f"same_{i}_{j}") for i, j in pairs}
+    return _Variables(on, {(i, j): model.new_bool_var(f"same_{i}_{j}") for i, j in pairs})
 
 
-def _one_column_each(model: cp_model.CpModel, on: Bools) -> None:
+def _one_column_each(model: cp_model.CpModel, on: On) -> None:
+    """Every replica is in exactly one column."""
     for row in on:
         model.add_exactly_one(row)
 
 
-def _slots_suffice(model: cp_model.CpModel, case: Columns, on: Bools) -> None:
+def _slots_suffice(model: cp_model.CpModel, case: Columns, on: On) -> None:
+    """A device, which is a row and a column, holds no more replicas than it has slots."""
     for row in np.unique(case.row):
         for column in range(case.columns):
             here = [on[i][column] for i in np.flatnonzero(case.row == row)]
             model.add(sum(here) <= case.slots_per_device)
 
 
-def _replicas_apart(model: cp_model.CpModel, case: Columns, on: Bools) -> None:
+def _replicas_apart(model: cp_model.CpModel, case: Columns, on: On) -> None:
+    """Two replicas of one expert in one row are in different columns, so that no device holds an expert twice."""
     for i, j in np.argwhere(np.triu(case.apart()) > 0).tolist():
         for one, two in zip(on[i], on[j], strict=True):
             model.add_at_most_one([one, two])
 
 
-def _rings_carry(model: cp_model.CpModel, case: Columns, on: Bools) -> None:
+def _rings_carry(model: cp_model.CpModel, case: Columns, on: On) -> None:
+    """The traffic of the replicas of a column, which is a ring, is within the limit."""
     if case.traffic is None or not np.isfinite(case.most_traffic):
         return
     for column in range(case.columns):
@@ -261,15 +295,18 @@ def _rings_carry(model: cp_model.CpModel, case: Columns, on: Bools) -> None:
         model.add(sum(carried) <= int(case.most_traffic))
 
 
-def _same_where_both(model: cp_model.CpModel, on: Bools, same: Pairs) -> None:
-    """The products on * on, linearised from below, which suffices as weights are not negative."""
+def _same_where_both(model: cp_model.CpModel, on: On, same: Same) -> None:
+    """Two replicas that are in one column count as such.
+
+    The other direction is not needed: weights are not negative, so that no optimum counts a pair without need.
+    """
     for (i, j), variable in same.items():
         for one, two in zip(on[i], on[j], strict=True):
             model.add_bool_or([variable, one.negated(), two.negated()])
 
 
-def _hint(model: cp_model.CpModel, on: Bools, same: Pairs, hint: Ints) -> None:
-    """A value for every variable; columns renumbered so that the first replica is in the first."""
+def _hint(model: cp_model.CpModel, on: On, same: Same, hint: Ints) -> None:
+    """A value for every variable, with columns renumbered so that the first replica is in the first one."""
     column = np.where(hint == hint[0], 0, np.where(hint == 0, hint[0], hint))
     for row, chosen in zip(on, column, strict=True):
         for number, variable in enumerate(row):
@@ -278,7 +315,8 @@ def _hint(model: cp_model.CpModel, on: Bools, same: Pairs, hint: Ints) -> None:
         model.add_hint(variable, int(column[i] == column[j]))
 
 
-def _extract(case: Columns, solver: cp_model.CpSolver, status: SolveStatus, on: Bools, bound: float) -> Outcome[Ints]:
+def _extract(case: Columns, solver: cp_model.CpSolver, status: SolveStatus, on: On, bound: float) -> Outcome[Ints]:
+    """The columns that CP-SAT found, if any, as an outcome."""
     if status not in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE):
         return Outcome(None, None, bound, status, solver.wall_time)
     column = np.array([[solver.boolean_value(variable) for variable in row] for row in on]).argmax(axis=1)
@@ -286,6 +324,7 @@ def _extract(case: Columns, solver: cp_model.CpSolver, status: SolveStatus, on: 
 
 
 def _outcome(case: Columns, column: Ints, bound: float, runtime: float) -> Outcome[Ints]:
+    """The outcome of valid columns `[replica]`; optimal where their weight is as good as the bound."""
     met = case.met(column)
     status = SolveStatus.OPTIMAL if met - bound <= PROVEN * met else SolveStatus.FEASIBLE
     return Outcome(column, met, min(bound, met), status, runtime)

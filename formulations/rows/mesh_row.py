@@ -1,4 +1,4 @@
-"""One mesh row to fill with everything outside it fixed: the instance of `row_placement`."""
+"""The instance of `row_placement`: one mesh row to fill, with everything outside it fixed."""
 
 from dataclasses import dataclass, replace
 
@@ -10,11 +10,13 @@ from formulations.rows.row_split import RowSplit, peaks, tail_mean
 
 @dataclass(frozen=True, eq=False)
 class MeshRow:
-    """One mesh row to fill, and what it can rely on.
+    """One mesh row to fill, and the devices outside it.
 
-    load `[batch, expert]` pairs of the pool, the experts that may have replicas in the row; elsewhere `[expert,
-    outside]` whether there is a replica on that device outside; fixed `[batch, outside]` pairs that stay there, of
-    experts not in the pool. level: 0 for the mean peak over batches, .95 for that of the worst twentieth.
+    load `[batch, expert]` pairs of the pool, which are the experts that may have replicas in the row; elsewhere
+    `[expert, outside]` whether the expert has a replica on that device outside the row; fixed `[batch, outside]` pairs
+    that stay on those devices, from experts that are not in the pool. level: 0 for the mean peak over batches, .95 for
+    the mean over the worst twentieth of them.
+    Raises ValueError where the shapes do not fit, or for a level outside [0, 1).
     """
 
     load: Ints | Floats
@@ -34,11 +36,11 @@ class MeshRow:
 
     @property
     def bound_to_row(self) -> Ints:
-        """The pool experts without a replica outside."""
+        """The pool experts without a replica outside the row."""
         return np.flatnonzero(~self.elsewhere.any(axis=1))
 
     def violations(self, slots: Ints) -> list[str]:
-        """What is wrong with slots `[device, slot]` of pool experts, in words; empty if nothing is."""
+        """The faults of slots `[device, slot]` of pool experts, one sentence each; empty if there are none."""
         if slots.shape != (self.devices, self.slots_per_device):
             return [f"shape {slots.shape}, not {self.devices} x {self.slots_per_device}"]
         if slots.min(initial=-1) < -1 or slots.max(initial=-1) >= self.load.shape[1]:
@@ -49,22 +51,22 @@ class MeshRow:
         return found + [f"expert {e} is on a device twice" for e in np.flatnonzero(twice)]
 
     def there(self, slots: Ints) -> Bools:
-        """Whether an expert has a replica on a device, `[expert, row device + outside]`."""
+        """Whether an expert has a replica on a device, `[expert, device]`: row devices, then those outside."""
         held = np.zeros((self.load.shape[1], self.devices), dtype=np.bool_)
         device, slot = np.nonzero(slots >= 0)
         held[slots[device, slot], device] = True
         return np.ascontiguousarray(np.concatenate([held, self.elsewhere], axis=1))
 
     def peaks(self, slots: Ints) -> Floats:
-        """Least peak of each batch with these slots, `[batch]`, fractional; rounded up it is that of whole pairs."""
+        """The least peak of each batch with these slots, `[batch]`, in parts of pairs; rounded up for whole pairs."""
         return peaks(self.split(), self.there(slots))
 
     def worth(self, slots: Ints) -> float:
-        """The objective with these slots."""
+        """The objective with these slots: the tail mean of the peaks."""
         return float(tail_mean(self.peaks(slots), self.level))
 
     def compact(self) -> "MeshRow":
-        """The same row with all outside devices without a pool expert as one that has the largest of their loads."""
+        """The same row with fewer devices outside: those without a pool expert become one, with the largest load."""
         touched = self.elsewhere.any(axis=0)
         rest = self.fixed[:, ~touched].max(axis=1, initial=0)
         none = np.zeros((len(self.elsewhere), 1), dtype=np.bool_)
@@ -72,7 +74,7 @@ class MeshRow:
         return replace(self, elsewhere=elsewhere, fixed=np.concatenate([self.fixed[:, touched], rest[:, None]], axis=1))
 
     def split(self) -> RowSplit:
-        """The row for the kernels; the floor is what stays on outside devices, whatever is in the row."""
+        """The row for the kernels; the floor of a batch is the largest load that stays on an outside device."""
         fixed = np.concatenate([np.zeros((len(self.load), self.devices)), self.fixed], axis=1)
         load, fixed = (np.ascontiguousarray(part, dtype=np.float64) for part in (self.load, fixed))
         return RowSplit(load, fixed, fixed.max(axis=1))

@@ -7,18 +7,21 @@ from formulations.kit.clock import Clock
 from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_split import Moves, RowGoal, find_better, peaks, work_for
 
-TRIES = 200  # moves between two looks at the clock, 10-40 ms at 24 slots and 64 batches
-SHAKES, EXCHANGES = 10, 3  # shaken placements tried in vain, and exchanges in each
+TRIES = 200  # moves between two looks at the clock, which take 10-40 ms at 24 slots and 64 batches
+SHAKES, EXCHANGES = 10, 3  # shaken placements tried in vain before the end, and exchanges in each; a compromise
 
 
 def first_slots(row: MeshRow) -> Ints:
-    """The experts that need the row first, the heaviest first, each to the least loaded device with room."""
+    """A placement to start from, `[device, slot]`: each expert in turn on the least loaded device with room.
+
+    Experts without a replica outside come first, and among them the heaviest.
+    """
     order = np.lexsort((-row.load.mean(axis=0), row.elsewhere.any(axis=1)))
     return fill(row, [(int(expert), np.arange(row.devices)) for expert in order])
 
 
 def fill(row: MeshRow, wanted: list[tuple[int, Ints]]) -> Ints:
-    """Slots `[device, slot]` with each of these experts on one of these devices, as long as there is room."""
+    """Slots `[device, slot]` with each wanted expert on the least loaded of its devices, as long as there is room."""
     slots = np.full((row.devices, row.slots_per_device), -1, dtype=np.int64)
     load, mean = np.zeros(row.devices), row.load.mean(axis=0)
     for expert, devices in wanted:
@@ -31,7 +34,10 @@ def fill(row: MeshRow, wanted: list[tuple[int, Ints]]) -> Ints:
 
 
 def descend_row(row: MeshRow, slots: Ints, rng: np.random.Generator, clock: Clock) -> Ints:
-    """Exchanges within the row and with the rest of the pool while they help, and again from shaken placements."""
+    """Exchanges within the row and with the rest of the pool while they help, and again from shaken placements.
+
+    Returns slots `[device, slot]` that are no worse than the ones given; ends early when the clock is over.
+    """
     best, vain = _to_rest(row, slots, rng, clock), 0
     while vain < SHAKES and not clock.over():
         tried = _to_rest(row, _shaken(row, best, rng), rng, clock)
@@ -41,10 +47,10 @@ def descend_row(row: MeshRow, slots: Ints, rng: np.random.Generator, clock: Cloc
 
 
 def _to_rest(row: MeshRow, slots: Ints, rng: np.random.Generator, clock: Clock) -> Ints:
-    """Descent to where no move helps, or time is up."""
+    """Descent until no move helps, or time is up; moves are tried in a random order."""
     places, experts = slots.size, row.load.shape[1]
     place, other = np.divmod(rng.permutation(places * (places + 1 + experts)), places + 1 + experts)
-    kept = (other > place) & (other != places)  # an exchange once, and no slot is emptied
+    kept = (other > place) & (other != places)  # every exchange is listed once, and no slot is emptied
     moves, split, slots = Moves(place[kept], other[kept]), row.split(), slots.astype(np.int64, order="C")
     there, number, idle = row.there(slots), 0, 0
     work, goal = work_for(there), RowGoal.below(peaks(split, there), row.level, split)
@@ -57,7 +63,7 @@ def _to_rest(row: MeshRow, slots: Ints, rng: np.random.Generator, clock: Clock) 
 
 
 def _shaken(row: MeshRow, slots: Ints, rng: np.random.Generator) -> Ints:
-    """A few slots of different devices exchanged at random."""
+    """The slots after a few exchanges at random, of which only valid ones are made."""
     shaken = slots.copy()
     for _ in range(EXCHANGES):
         tried = shaken.ravel().copy()

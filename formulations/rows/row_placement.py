@@ -1,19 +1,25 @@
 """Which experts have replicas in one mesh row, and on which of its devices, over sampled batches.
 
-Everything outside the row is fixed: who is there, and what the experts that are not in the pool bring there. Pool
+Everything outside the row is fixed: which experts are there, and the load of experts that are not in the pool. Pool
 experts are routed at will, batch by batch, to their replicas in the row and outside (second stage), and the peak of a
-batch is that of *all* devices. So the objective is what a real routing reaches, and that of the whole layer with
-optimal routing is no worse; where it falls, the layer gets better. The bound holds for every placement of the row from
+batch is taken over *all* devices. So a real routing reaches the objective, and the whole layer with optimal routing is
+no worse. Where the objective falls, the layer gets better. The bound holds for every placement of the row from
 this pool with these fixed loads, fractional routing included.
 
-The model sees the row as groups of devices, each a device of its own with as many slots and times the peak as it has
-devices. One group is a relaxation that a second solves at 24 slots and 64 batches; as many groups as devices are the
-exact model, for small rows only. At home size (16 x 8 x 3, pools of 27 to 35, 64 batches) the exact model has the same
-linear relaxation, but takes 6-8 s for it, and after 60 s its bound is still that and its best placement half as bad
-again as the one to start from. CP-SAT on whole pairs, with that start as hint, is worse than it after 10 s, and after
-60 s where descent is after a third of one; its bound is the floor. Columns of triples of experts change nothing:
-devices are alike, so the relaxation may put every triple on each of them to an eighth, and sees one group. So answers
-come from descent with exact peaks (`row_descent`), bounds from one group: gaps of .4 to 1.4 % after 2 s.
+Variables: which experts are in which group of devices, the pairs served in each group and on each outside device, the
+peak of each batch, and the start of the tail and what is beyond. Constraints: slots suffice, no expert is lost, all
+pairs are served and only where there are replicas, peaks cover groups and outside devices, and the tail covers peaks.
+The objective is the tail mean; the experts of a group are then put on its devices, the heaviest first.
+
+The model sees the row as groups of devices. A group is one large device: n devices give it n times the slots and n
+times the peak. One group is a relaxation that takes a second at 24 slots and 64 batches; as many groups as devices are
+the exact model, for small rows only. On 16 x 8 devices of 3 slots (pools of 27 to 35 experts, 64 batches) the exact
+model has the same linear relaxation, but takes 6-8 s for it. After 60 s its bound is still that one, and its best
+placement is half as bad again as the one to start from. CP-SAT on whole pairs, with that start as hint, is worse than
+the start after 10 s, and after 60 s it is where descent is after a third of a second; its bound is the floor. Columns
+of triples of experts change nothing: no device differs from another, so the relaxation may put an eighth of every
+triple on each of them, which is one group again. So answers come from descent with exact peaks (`row_descent`) and
+bounds from one group: gaps of .4 to 1.4 % after 2 s.
 """
 
 from collections.abc import Iterator
@@ -25,24 +31,24 @@ from scipy.optimize import Bounds, LinearConstraint
 from scipy.sparse import coo_array
 
 from formulations.kit.arrays import Floats, Ints
-from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.outcome import PROVEN, Outcome, SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer, minimise
 from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_descent import descend_row, fill, first_slots
 from formulations.rows.row_split import tail_mean
 
-PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
-DESCENT_SHARE = 0.5  # of the time, at most, for descent before the model
-LARGEST_MODEL = 6000  # flows in the row; with more, the relaxation by itself takes the seconds that there are
+DESCENT_SHARE = 0.5  # of the time, at most, is for descent before the model; a compromise between answer and bound
+LARGEST_MODEL = 6000  # flows in the row; with more of them the relaxation alone takes more than a few seconds
 
 
 def place_row(row: MeshRow, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
     """Minimise the tail mean of the peaks; slots `[device, slot]` of pool experts, -1 = empty.
 
-    hint: slots to start from, such as those of now; what is found is no worse. Objective and bound are in the unit of
+    hint: slots to start from, such as the present ones; the answer is no worse. Objective and bound are in the unit of
     load. Raises ValueError for a hint that is not valid. Half of the time at most goes to descent from the hint, with
     moves in an order drawn with the seed; then the model is solved with 1, 2, 4, ... groups until the bound meets the
-    objective, models are too large or time is up. The first call ever compiles the kernels, within its time.
+    objective, models are too large or time is up. The first call compiles the kernels, and its time
+    counts that.
     """
     clock = limits.clock()
     if len(row.bound_to_row) > row.devices * row.slots_per_device:
@@ -66,7 +72,7 @@ def place_row(row: MeshRow, hint: Ints | None, limits: Limits) -> Outcome[Ints]:
 
 
 def _models(row: MeshRow) -> Iterator["_Model"]:
-    """The models with 1, 2, 4, ... groups up to one for each device, but for those too large."""
+    """The models with 1, 2, 4, ... groups up to one for each device, except those that are too large."""
     groups = 1
     while groups * row.load.size <= LARGEST_MODEL or groups == 1:
         yield _Model.of(row, groups)
@@ -76,13 +82,23 @@ def _models(row: MeshRow) -> Iterator["_Model"]:
 
 
 _Side = Ints | Floats | float
-_Term = tuple[Ints, Ints, Ints | Floats | int]  # row, variable, value
+
+
+class _Term(NamedTuple):
+    """A summand of constraints: value * variable in a row, in arrays whose shapes broadcast against each other."""
+
+    row: Ints
+    variable: Ints
+    value: Ints | Floats | int
 
 
 class _Variables(NamedTuple):
-    """Numbers of the variables: on `[expert, group]`, a replica is there; peak `[batch]`; inside `[batch, expert,
-    group]` and outside `[batch, pair]`, the pairs served there, a pair being an expert and an outside device it is on;
-    tail `[1]`, the peak from which batches are in the tail, and beyond `[batch]`, what is above it."""
+    """Numbers of the variables.
+
+    on `[expert, group]`: a replica is there; peak `[batch]`; inside `[batch, expert, group]` and outside `[batch,
+    pair]`: the load served there, where a pair is an expert and an outside device it is on; tail `[1]`: the peak from
+    which on batches are in the tail; beyond `[batch]`: how far a batch's peak is above that.
+    """
 
     on: Ints
     peak: Ints
@@ -94,7 +110,7 @@ class _Variables(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """The row as groups of devices; pair `[pair, 2]` an expert and an outside device it is on."""
+    """The row as groups of devices; pair `[pair, 2]` lists an expert and an outside device it is on."""
 
     row: MeshRow
     groups: list[Ints]
@@ -103,6 +119,7 @@ class _Model:
 
     @classmethod
     def of(cls, row: MeshRow, groups: int) -> "_Model":
+        """The model with this number of groups, of devices as equal in number as possible."""
         (batches, experts), pair = row.load.shape, np.argwhere(row.elsewhere)
         shapes = [(experts, groups), (batches,), (batches, experts, groups), (batches, len(pair)), (1,), (batches,)]
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
@@ -129,7 +146,11 @@ class _Model:
         return minimise(cost, families, integral, bounds, limits)
 
     def _bounds(self) -> Bounds:
-        """With equal groups the heaviest expert that needs the row is in the first one: renumbering changes no peak."""
+        """The range of every variable: `on` is 0 or 1, and peaks begin at the floor.
+
+        Where groups are equal, the heaviest expert that needs the row is put into the first one. That loses nothing, as
+        renumbering groups changes no peak.
+        """
         v = self.numbers
         low, high = np.zeros(v.beyond[-1] + 1), np.full(v.beyond[-1] + 1, np.inf)
         high[v.on], low[v.peak] = 1, self.row.split().floor
@@ -139,53 +160,59 @@ class _Model:
         return Bounds(low, high)
 
     def _slots_suffice(self) -> LinearConstraint:
+        """A group holds no more replicas than its devices have slots."""
         on = self.numbers.on
         room = np.array([len(group) * self.row.slots_per_device for group in self.groups])
-        return self._rows([(np.arange(len(room)), on, 1)], -np.inf, room)
+        return self._rows([_Term(np.arange(len(room)), on, 1)], -np.inf, room)
 
     def _nobody_is_lost(self) -> LinearConstraint:
-        """An expert without a replica outside has one in the row."""
+        """An expert without a replica outside has at least one in the row."""
         on = self.numbers.on[self.row.bound_to_row]
-        return self._rows([(np.arange(len(on))[:, None], on, 1)], np.ones(len(on)), np.inf)
+        return self._rows([_Term(np.arange(len(on))[:, None], on, 1)], np.ones(len(on)), np.inf)
 
     def _all_is_served(self) -> LinearConstraint:
+        """In every batch the load of an expert is served, in the row or outside."""
         v, number = self.numbers, np.arange(self.row.load.size).reshape(self.row.load.shape)
-        terms: list[_Term] = [(number[:, :, None], v.inside, 1), (number[:, self.pair[:, 0]], v.outside, 1)]
+        terms = [_Term(number[:, :, None], v.inside, 1), _Term(number[:, self.pair[:, 0]], v.outside, 1)]
         return self._rows(terms, self.row.load.ravel(), self.row.load.ravel())
 
     def _served_where_held(self) -> LinearConstraint:
+        """A group serves an expert only if it holds it."""
         v, number = self.numbers, np.arange(self.numbers.inside.size).reshape(self.numbers.inside.shape)
-        terms: list[_Term] = [(number, v.inside, 1), (number, v.on[None], -self.row.load[:, :, None])]
+        terms = [_Term(number, v.inside, 1), _Term(number, v.on[None], -self.row.load[:, :, None])]
         return self._rows(terms, -np.inf, np.zeros(number.size))
 
     def _peak_covers_row(self) -> LinearConstraint:
+        """The load of a group is at most the peak times its number of devices."""
         v, sizes = self.numbers, np.array([len(group) for group in self.groups])
         number = np.arange(len(v.peak) * len(sizes)).reshape(-1, len(sizes))
-        terms: list[_Term] = [(number[:, None], v.inside, -1), (number, v.peak[:, None], sizes)]
+        terms = [_Term(number[:, None], v.inside, -1), _Term(number, v.peak[:, None], sizes)]
         return self._rows(terms, np.zeros(number.size), np.inf)
 
     def _peak_covers_outside(self) -> LinearConstraint:
+        """The load of an outside device, fixed and from the pool, is at most the peak."""
         v, number = self.numbers, np.arange(self.row.fixed.size).reshape(self.row.fixed.shape)
-        terms: list[_Term] = [(number[:, self.pair[:, 1]], v.outside, -1), (number, v.peak[:, None], 1)]
+        terms = [_Term(number[:, self.pair[:, 1]], v.outside, -1), _Term(number, v.peak[:, None], 1)]
         return self._rows(terms, self.row.fixed.ravel(), np.inf)
 
     def _tail_covers_peaks(self) -> LinearConstraint:
+        """The peak of a batch is at most the tail's start plus what is beyond it."""
         v, number = self.numbers, np.arange(len(self.numbers.peak))
-        terms: list[_Term] = [(number, v.tail, 1), (number, v.beyond, 1), (number, v.peak, -1)]
+        terms = [_Term(number, v.tail, 1), _Term(number, v.beyond, 1), _Term(number, v.peak, -1)]
         return self._rows(terms, np.zeros(len(number)), np.inf)
 
     def _rows(self, terms: list[_Term], low: _Side, high: _Side) -> LinearConstraint:
-        """Rows low <= sum of value * variable <= high, from (row, variable, value) of any shapes that fit."""
-        parts = [[part.ravel() for part in np.broadcast_arrays(*term)] for term in terms]
-        row, column, value = (np.concatenate(part) for part in zip(*parts, strict=True))
+        """The constraints low <= sum of the terms <= high, one for each row number."""
+        fitted = [np.broadcast_arrays(term.row, term.variable, term.value) for term in terms]
+        row, column, value = (np.concatenate([arrays[part].ravel() for arrays in fitted]) for part in range(3))
         rows = next(np.size(side) for side in (low, high) if np.ndim(side))
         shape = (rows, int(self.numbers.beyond[-1]) + 1)
         return LinearConstraint(coo_array((value, (row, column)), shape=shape).tocsr(), low, high)
 
     def extract(self, answer: MilpAnswer, known: Ints) -> Ints:
-        """The experts HiGHS put in each group, the heaviest first to the least loaded device; known if there are none.
+        """The experts of each group in the solution, the heaviest first on the least loaded device; or the known slots.
 
-        One device holds an expert once, and a group no more experts than slots, so that all of them find room.
+        A group holds no more experts than it has slots, so that all of them find room.
         """
         if answer.x is None:
             return known

@@ -1,8 +1,8 @@
 """The least peak device load of a batch for a given placement, and descent over the placements of one mesh row.
 
-The peak is exact, by augmenting paths (Ford and Fulkerson): experts are served one after the other up to a peak that
-is a lower bound all the time. Where an expert finds no room, the devices its search reached are all full, and all that
-is on them has nowhere else to go; so the peak rises by what is left, shared out over them.
+The peak is exact and comes from augmenting paths (Ford and Fulkerson 1956). Experts are served one after the other, up
+to a peak that is a lower bound all the time. Where an expert finds no room, all devices that its search reached are
+full, and the load on them has nowhere else to go. So the peak must rise by the load that is left, shared out over them.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,12 @@ import numpy as np
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
 
-EPSILON = 1e-9  # pairs that count as none
+EPSILON = 1e-9  # fewer pairs than this count as none: sums of floats leave such rests
 
 
 class RowSplit(NamedTuple):
-    """load `[batch, expert]` pairs to serve; fixed `[batch, device]` pairs that stay where they are; floor `[batch]`
-    which the peak is at least. Float64, C order."""
+    """load `[batch, expert]` pairs to serve; fixed `[batch, device]` pairs that stay where they are; floor `[batch]`, a
+    lower bound on the peak. All are float64 in C order."""
 
     load: Floats
     fixed: Floats
@@ -25,8 +25,9 @@ class RowSplit(NamedTuple):
 
 
 class SplitScratch(NamedTuple):
-    """flow `[expert, device]`, room `[device]` up to the peak, copies `[expert]`; the search's queue `[expert]`, and
-    what it came to an expert or a device from."""
+    """Working arrays of `least_peak`: flow `[expert, device]` pairs served; room `[device]` up to the peak; copies
+    `[expert]` replicas; the search's queue `[expert]`; came_to_expert `[expert]`, the device from which the search
+    reached an expert, and came_to_device `[device]`, the expert from which it reached a device."""
 
     flow: Floats
     room: Floats
@@ -37,8 +38,11 @@ class SplitScratch(NamedTuple):
 
 
 class RowGoal(NamedTuple):
-    """level of the tail, limit that its mean is to be below; weight `[batch]` of the peaks now, order `[batch]` in
-    which to look at batches, fresh `[batch]` for the peaks after a move."""
+    """What a move has to reach: a tail mean at this level below the limit.
+
+    weight `[batch]` of the peaks now in the tail mean; order `[batch]` in which batches are looked at; fresh `[batch]`
+    takes the peaks after a move.
+    """
 
     level: float
     limit: float
@@ -48,21 +52,21 @@ class RowGoal(NamedTuple):
 
     @classmethod
     def below(cls, peak: Floats, level: float, split: RowSplit) -> "RowGoal":
-        """To be better than these peaks `[batch]`; batches that weigh most above their floor come first."""
+        """The goal to be better than these peaks `[batch]`; batches that weigh most above their floor come first."""
         weight = tail_weights(peak, level)
         limit = tail_mean(peak, level) * (1 - 1e-9)
         return cls(level, limit, weight, np.argsort(-weight * (peak - split.floor)), peak.copy())
 
 
 class Moves(NamedTuple):
-    """place `[move]`, a flat slot; other `[move]`, a slot to exchange with, or slots + 1 + an expert to put there."""
+    """place `[move]`, a flat slot; other `[move]`, a slot to exchange with, or slots + 1 + the expert to put there."""
 
     place: Ints
     other: Ints
 
 
 def work_for(there: Bools) -> SplitScratch:
-    """Room to work in, for there `[expert, device]`."""
+    """Working arrays for there `[expert, device]`, the devices on which experts have replicas."""
     (experts, devices), whole = there.shape, np.int64
     integers = [np.zeros(size, dtype=whole) for size in (experts, experts, experts, devices)]
     return SplitScratch(np.zeros((experts, devices)), np.zeros(devices), *integers)
@@ -70,7 +74,7 @@ def work_for(there: Bools) -> SplitScratch:
 
 @kernel
 def least_peak(load: Floats, there: Bools, fixed: Floats, floor: float, work: SplitScratch) -> float:
-    """Least peak of one batch; load `[expert]`, there `[expert, device]` who may serve, fixed `[device]`."""
+    """The least peak of one batch: load `[expert]`, there `[expert, device]` where replicas are, fixed `[device]`."""
     peak = _serve_single(load, there, fixed, floor, work)
     for expert in range(len(load)):
         if work.copies[expert] > 1:
@@ -88,7 +92,7 @@ def least_peak(load: Floats, there: Bools, fixed: Floats, floor: float, work: Sp
 
 @kernel
 def _serve_single(load: Floats, there: Bools, fixed: Floats, floor: float, work: SplitScratch) -> float:
-    """Experts with one device, room up to the least peak that they allow, and that peak."""
+    """Serve the experts with one device, set the room up to the least peak that they allow, and return that peak."""
     work.room[:] = -fixed
     for expert in range(len(load)):
         copies, last = 0, -1
@@ -105,7 +109,7 @@ def _serve_single(load: Floats, there: Bools, fixed: Floats, floor: float, work:
 
 @kernel
 def _pour(expert: int, left: float, there: Bools, work: SplitScratch) -> float:
-    """Fill the devices of an expert, the one with most room first; what is left."""
+    """Fill the devices of an expert, the one with most room first; returns the load that is left."""
     while left > EPSILON:
         best, most = -1, EPSILON
         for device in range(len(work.room)):
@@ -122,7 +126,7 @@ def _pour(expert: int, left: float, there: Bools, work: SplitScratch) -> float:
 
 @kernel
 def _find_room(expert: int, there: Bools, work: SplitScratch) -> tuple[int, int]:
-    """A device with room that can be reached by moving experts served before, or -1; devices reached."""
+    """A device with room, reached by moving experts served before, or -1; and the number of devices reached."""
     work.came_to_expert[:], work.came_to_device[:] = -1, -1
     work.queue[0], head, tail, reached = expert, 0, 1, 0
     while head < tail:
@@ -145,7 +149,7 @@ def _find_room(expert: int, there: Bools, work: SplitScratch) -> tuple[int, int]
 
 @kernel
 def _push(expert: int, end: int, left: float, work: SplitScratch) -> float:
-    """Move as much as goes along the path found, which ends in device `end`; how much that was."""
+    """Move as much as fits along the path found, which ends in device `end`; returns how much that was."""
     part: float = min(left, work.room[end])
     device = end
     while work.came_to_device[device] != expert:
@@ -164,7 +168,7 @@ def _push(expert: int, end: int, left: float, work: SplitScratch) -> float:
 
 
 def peaks(split: RowSplit, there: Bools) -> Floats:
-    """Least peak of every batch, `[batch]`; there `[expert, device]`."""
+    """The least peak of every batch, `[batch]`, with replicas at there `[expert, device]`."""
     found = np.empty(len(split.load))
     _peaks(split, there, work_for(there), found)
     return found
@@ -172,16 +176,17 @@ def peaks(split: RowSplit, there: Bools) -> Floats:
 
 @kernel
 def _peaks(split: RowSplit, there: Bools, work: SplitScratch, found: Floats) -> None:
+    """Write the least peak of every batch into found `[batch]`."""
     for batch in range(len(found)):
         found[batch] = least_peak(split.load[batch], there, split.fixed[batch], split.floor[batch], work)
 
 
 @kernel
 def tail_mean(peak: Floats, level: float) -> float:
-    """Conditional value at risk: mean of the worst 1 - level share of batches; level 0.0 is the mean of all.
+    """Conditional value at risk: the mean of the worst 1 - level share of batches; level 0.0 means all of them.
 
-    The least over all start of start + mean of what is beyond it / (1 - level) (Rockafellar and Uryasev 2000), which
-    a peak attains.
+    It is the least, over all starts, of start + (mean excess over start) / (1 - level) (Rockafellar and Uryasev 2000),
+    and one of the peaks is such a start.
     """
     best = np.inf
     for start in peak:
@@ -193,7 +198,7 @@ def tail_mean(peak: Floats, level: float) -> float:
 
 
 def tail_weights(peak: Floats, level: float) -> Floats:
-    """Weights `[batch]` with which `tail_mean` sums these peaks; other peaks do not sum up to more than theirs."""
+    """Weights `[batch]` with which `tail_mean` sums these peaks; with them, other peaks sum up to their own at most."""
     share = (1 - level) * len(peak)
     weight = np.empty(len(peak))
     weight[np.argsort(-peak)] = np.clip(share - np.arange(len(peak)), 0, 1) / share
@@ -204,9 +209,9 @@ def tail_weights(peak: Floats, level: float) -> Floats:
 def find_better(
     split: RowSplit, goal: RowGoal, slots: Ints, there: Bools, moves: Moves, number: int, tries: int, work: SplitScratch
 ) -> tuple[int, int, bool]:
-    """Take the first move that lowers the tail mean, from `number` on and round again, of at most so many.
+    """Take the first move that lowers the tail mean, of at most `tries` from `number` on and round again.
 
-    slots `[device, slot]`, there `[expert, device]` are changed in place, and peaks are left in goal.fresh. Returns
+    slots `[device, slot]` and there `[expert, device]` are changed in place, and peaks are left in goal.fresh. Returns
     the next number, how many moves were looked at and whether the last of them was taken.
     """
     held = slots.ravel()
@@ -224,8 +229,11 @@ def find_better(
 
 @kernel
 def _is_better(split: RowSplit, goal: RowGoal, there: Bools, work: SplitScratch) -> bool:
-    """Whether the tail mean is below the limit. Gives up as soon as it cannot be, as the tail mean is the largest sum
-    over all weights, not only these."""
+    """Whether the tail mean is below the limit.
+
+    The tail mean is the largest sum over all weights, so the sum with the weights of now is a lower bound; the look at
+    batches ends as soon as that reaches the limit.
+    """
     total = 0.0
     for batch in range(len(split.floor)):
         total += goal.weight[batch] * split.floor[batch]
@@ -239,7 +247,7 @@ def _is_better(split: RowSplit, goal: RowGoal, there: Bools, work: SplitScratch)
 
 @kernel
 def _allowed(slots: Ints, there: Bools, place: int, other: int) -> bool:
-    """Whether no expert would be on a device twice, and none would lose its last replica."""
+    """Whether a move is legal: no expert comes on a device twice, and none loses its last replica."""
     held, depth = slots.ravel(), slots.shape[1]
     old = held[place]
     if other >= len(held):
@@ -256,6 +264,7 @@ def _allowed(slots: Ints, there: Bools, place: int, other: int) -> bool:
 
 @kernel
 def _apply(slots: Ints, there: Bools, place: int, other: int) -> None:
+    """Make a move: put an expert into a slot, or exchange the experts of two slots."""
     held = slots.ravel()
     if other >= len(held):
         _put(slots, there, place, other - len(held) - 1)
@@ -268,6 +277,7 @@ def _apply(slots: Ints, there: Bools, place: int, other: int) -> None:
 
 @kernel
 def _put(slots: Ints, there: Bools, place: int, expert: int) -> None:
+    """Put an expert, or -1, into a slot instead of the one that is there."""
     held, device = slots.ravel(), place // slots.shape[1]
     if held[place] >= 0:
         there[held[place], device] = False

@@ -1,4 +1,4 @@
-"""Slow and obvious oracles: one token, one hop, one subset at a time. They share no code with what they check."""
+"""Slow and obvious oracles: one token, one hop, one subset at a time. They share no code with the code under test."""
 
 from collections import Counter
 from fractions import Fraction
@@ -8,12 +8,15 @@ Slots = list[list[int]]
 
 
 def replicas(slots: Slots, expert: int) -> list[tuple[int, int]]:
-    """Where an expert's replicas are, in device order."""
+    """The device and slot of every replica of an expert, in the order of devices."""
     return [(d, s) for d, row in enumerate(slots) for s, e in enumerate(row) if e == expert]
 
 
 def best_split_peak(load: list[int], holders: list[set[int]]) -> int:
-    """Least integral peak device load over all routings of one batch: max over sets S of ceil(t(S) / |N(S)|)."""
+    """The least peak device load in whole pairs over all routings of one batch: max over sets S of ceil(t(S) / |N(S)|).
+
+    t(S) is the load of the experts in S, and N(S) are the devices that hold any of them.
+    """
     best = 0
     for size in range(1, len(load) + 1):
         for chosen in combinations(range(len(load)), size):
@@ -23,7 +26,7 @@ def best_split_peak(load: list[int], holders: list[set[int]]) -> int:
 
 
 def all_placements(counts: list[int], devices: int, depth: int) -> list[list[set[int]]]:
-    """Every way to put count replicas of each expert on distinct devices with `depth` slots, as holders per expert."""
+    """Every way to put the replicas of experts on distinct devices with `depth` slots: the devices of each expert."""
     choices = [[set(c) for c in combinations(range(devices), count)] for count in counts]
     found = []
     for holders in product(*choices):
@@ -34,7 +37,7 @@ def all_placements(counts: list[int], devices: int, depth: int) -> list[list[set
 
 
 def best_expected_peak(load: list[int], counts: list[int], devices: int, depth: int) -> Fraction | None:
-    """Least peak expected load over all placements with these counts; None if there is none."""
+    """The least peak expected load over all placements with these counts; None if there is no such placement."""
     peaks = [
         max(
             sum((Fraction(load[e], counts[e]) for e in range(len(load)) if d in holders[e]), Fraction(0))
@@ -46,12 +49,12 @@ def best_expected_peak(load: list[int], counts: list[int], devices: int, depth: 
 
 
 def count_vectors(experts: int, slots: int, devices: int) -> list[list[int]]:
-    """All replica counts that use at most these slots."""
+    """All replica counts of at least one each that use no more than these slots."""
     return [list(c) for c in product(range(1, devices + 1), repeat=experts) if sum(c) <= slots]
 
 
 def peak_sum(slots: Slots, loads: list[list[int]], value: list[int], usual: int) -> int:
-    """Sum over batches of the peak device cost under round robin, what is above `usual` five times, from scratch."""
+    """The sum over batches of the peak device cost under round robin, where cost above `usual` counts five times."""
     total = 0
     for load in loads:
         cost = [0] * len(slots)
@@ -64,7 +67,7 @@ def peak_sum(slots: Slots, loads: list[list[int]], value: list[int], usual: int)
 
 
 def saved(slots: Slots, together: list[list[int]]) -> int:
-    """What co-location saves: each pair on a device, shared out over the replicas of both, rounded down."""
+    """The copies that co-location saves: of each pair on a device, its tokens over the product of both counts."""
     count = Counter(expert for row in slots for expert in row)
     return sum(
         together[x][y] // (count[x] * count[y]) for row in slots for x, y in combinations(row, 2) if min(x, y) >= 0

@@ -1,4 +1,4 @@
-"""The risk of each device, straight from its definition."""
+"""The risk of each device, computed straight from its definition."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from optimizer.domain.placement import Placement
 
 
 def device_risks(placement: Placement, load: Ints, z: float) -> Floats:
-    """Mean + z standard deviations of each device's load over the batches, pairs split evenly over replicas."""
+    """The risks `[device]`: mean + z standard deviations of a device's load over batches, with pairs split evenly."""
     counts = placement.counts(load.shape[1])
     held = [[expert for expert in device if expert >= 0] for device in placement.slots.tolist()]
     loads = np.array([sum((load[:, e] / counts[e] for e in experts), np.zeros(len(load))) for experts in held])

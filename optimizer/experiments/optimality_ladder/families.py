@@ -9,7 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from formulations.batches.recourse import BatchInstance, place_for_batches
+from formulations.batches.batch_instance import BatchInstance
+from formulations.batches.recourse import place_for_batches
 from formulations.expected_load.joint_placement import JointInstance, place_jointly
 from formulations.expected_load.layer_placement import LayerInstance, place_replicas
 from formulations.expected_load.replication import ReplicaBudget, counts_for_batches

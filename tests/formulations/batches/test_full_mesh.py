@@ -1,4 +1,4 @@
-"""Experts to devices with no slot to spare: against brute force, with any prices, and cut short."""
+"""Experts to devices with no slot to spare equal brute force, whatever the prices, and are valid when cut short."""
 
 from itertools import combinations
 
@@ -24,7 +24,7 @@ SHAPES = [(1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (6, 1), (5, 1)]
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Ints, Ints]:
-    """load `[batch, expert]` and a placement at random, slots `[device, slot]`."""
+    """Random loads `[batch, expert]` and a random placement, slots `[device, slot]`."""
     shape = draw(st.sampled_from(SHAPES))
     experts = shape[0] * shape[1]
     most = draw(st.sampled_from([3, 40]))
@@ -34,7 +34,7 @@ def cases(draw: st.DrawFn) -> tuple[Ints, Ints]:
 
 
 def check(load: Ints, known: Ints, found: Outcome[Ints]) -> int:
-    """The sum of peaks, recomputed; the placement is valid and no worse than the known one, and the bound is below."""
+    """The sum of peaks, recomputed, after checks that the placement is valid and no worse, and the bound below."""
     assert found.value is not None
     assert found.objective is not None
     assert Placement(found.value).violations(load.shape[1], *known.shape) == []
@@ -46,7 +46,7 @@ def check(load: Ints, known: Ints, found: Outcome[Ints]) -> int:
 
 
 def least_total_of_parts(load: Ints, devices: int, depth: int) -> int:
-    """Of all partitions, the least sum of peaks."""
+    """The least sum of peaks over all partitions of the experts."""
     every = placements(load.shape[1], devices, depth, depth)
     return min(int(load[:, np.array(held)].sum(axis=2).max(axis=1).sum()) for held in every)
 

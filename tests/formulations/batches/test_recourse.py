@@ -1,4 +1,4 @@
-"""Counts and placement over batches routed at best: against brute force, the model's families, cuts, hints, limits."""
+"""Counts and placement over batches equal brute force; every family of the model binds, and hints and limits hold."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,8 @@ from ortools.sat.python import cp_model
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements, routed_total
 
 from formulations.batches import recourse
-from formulations.batches.recourse import BatchInstance, place_for_batches
+from formulations.batches.batch_instance import BatchInstance
+from formulations.batches.recourse import place_for_batches
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, solver_for
@@ -23,12 +24,13 @@ SHAPES = [(1, 3), (2, 1), (2, 2), (2, 4), (3, 1), (3, 2), (4, 1), (4, 2)]
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """Kernels are compiled before a time limit counts."""
+    """Compile the kernels before any test, as a time limit would count that."""
     place_for_batches(BatchInstance(np.array([[9, 4, 1], [1, 9, 4]]), 2, 2), None, LIMITS)
 
 
 @st.composite
 def instances(draw: st.DrawFn) -> BatchInstance:
+    """Up to four experts on up to four devices, with up to three batches."""
     devices, depth = draw(st.sampled_from(SHAPES))
     experts = draw(st.integers(1, min(4, devices * depth)))
     most = draw(st.sampled_from([4, 30]))
@@ -37,7 +39,7 @@ def instances(draw: st.DrawFn) -> BatchInstance:
 
 
 def check(instance: BatchInstance, found: Outcome[Ints]) -> int:
-    """The sum of peaks, recomputed; the placement is valid and the bound below."""
+    """The sum of peaks, recomputed, after checks: the placement is valid and the bound is below the objective."""
     assert found.value is not None
     assert found.objective is not None
     experts = instance.load.shape[1]
@@ -50,6 +52,7 @@ def check(instance: BatchInstance, found: Outcome[Ints]) -> int:
 
 
 def best_of(instance: BatchInstance) -> int:
+    """The least sum of peaks over all placements, by brute force."""
     best = least_total(instance.load.tolist(), instance.devices, instance.slots_per_device)
     assert best is not None
     return best
@@ -68,7 +71,9 @@ def test_optimum_equals_brute_force(instance: BatchInstance, descents: int, firs
 
 @settings(max_examples=300)
 @given(instances(), st.sampled_from([0.0, 1e-9, 1e-3]), st.integers(0, 400))
-def test_cut_short_the_bound_holds(instance: BatchInstance, deterministic: float, largest: int) -> None:
+def test_the_bound_holds_where_the_work_is_cut_short(
+    instance: BatchInstance, deterministic: float, largest: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recourse, "DESCENTS", 0)
         patch.setattr(recourse, "LARGEST_MODEL", largest)
@@ -118,7 +123,7 @@ Fix = Callable[[recourse._Master], None]
 
 
 def put(expert: int, *devices: int) -> Fix:
-    """The expert on these devices and no others."""
+    """A constraint: the expert is on these devices and no others."""
 
     def fix(master: recourse._Master) -> None:
         for device, on in enumerate(master.on[expert]):
@@ -128,7 +133,7 @@ def put(expert: int, *devices: int) -> Fix:
 
 
 def peak(batch: int, value: int) -> Fix:
-    """The peak of a batch."""
+    """A constraint: the peak of a batch has this value."""
 
     def fix(master: recourse._Master) -> None:
         master.model.add(master.peak[batch] == value)
@@ -174,7 +179,7 @@ def hard_for_its_size(seed: int = 1) -> BatchInstance:
 
 
 def listen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What CP-SAT says from now on."""
+    """The lines that CP-SAT logs from now on; the list grows while it works."""
     lines: list[str] = []
 
     def listening(limits: Limits) -> cp_model.CpSolver:
@@ -229,7 +234,7 @@ def test_a_hint_is_improved_or_refused() -> None:
 
 
 @pytest.mark.parametrize("load", [np.zeros((0, 3), dtype=np.int64), np.array([3, 4]), np.array([[3, -1]])])
-def test_loads_that_are_none_are_refused(load: Ints) -> None:
+def test_arrays_that_are_no_loads_are_refused(load: Ints) -> None:
     with pytest.raises(ValueError, match="no count of pairs"):
         BatchInstance(load, 2, 2)
 

@@ -1,4 +1,4 @@
-"""Routing of one batch: against every split or every set of experts, its certificates, and the optimizer's kernels."""
+"""Routing of one batch equals brute force over splits and sets of experts, certificates prove it, and kernels agree."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -35,7 +35,7 @@ Drawn = tuple[Ints, Bools]
 
 @st.composite
 def layers(draw: st.DrawFn, most: int = 40) -> Drawn:
-    """Loads and holders of up to six experts on up to four devices."""
+    """Random loads and holders of up to six experts on up to four devices."""
     experts, devices = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     load = draw(st.lists(st.integers(0, most), min_size=experts, max_size=experts))
     held = st.sets(st.integers(0, devices - 1), min_size=1)
@@ -44,11 +44,12 @@ def layers(draw: st.DrawFn, most: int = 40) -> Drawn:
 
 
 def sets_of(holders: Bools) -> list[set[int]]:
+    """The devices of each expert."""
     return [set(np.flatnonzero(row).tolist()) for row in holders]
 
 
 def largest_ratio(load: Ints, holders: Bools) -> Fraction:
-    """Max over sets S of t(S) / |N(S)|."""
+    """The largest t(S) / |N(S)| over all sets S of experts."""
     held = sets_of(holders)
     chosen = [each for size in range(1, len(load) + 1) for each in combinations(range(len(load)), size)]
     ratios = [Fraction(sum(int(load[e]) for e in each), len(set().union(*(held[e] for e in each)))) for each in chosen]
@@ -88,7 +89,7 @@ def test_parts_of_tokens_reach_the_largest_ratio(drawn: Drawn) -> None:
 
 
 def tile_peaks(load: list[int], held: list[set[int]], devices: int, tile: int) -> int:
-    """Least peak of whole tiles over every way to share out every token."""
+    """The least peak in whole tiles over every way to share out every token."""
     ways = []
     for tokens, there in zip(load, held, strict=True):
         parts = product(range(tokens + 1), repeat=len(there))

@@ -1,4 +1,4 @@
-"""Bounds on peaks, copies and hops, against all placements and routings of tiny layers."""
+"""Bounds on peaks, copies and hops hold for all placements and routings of tiny layers."""
 
 from itertools import product
 
@@ -18,13 +18,13 @@ Tokens = list[list[int]]
 
 
 def placements(experts: int, devices: int, depth: int) -> list[Holders]:
-    """All of them, whatever the counts."""
+    """All placements with all counts, as the devices of each expert."""
     counts = reference.count_vectors(experts, devices * depth, devices)
     return [holders for count in counts for holders in reference.all_placements(count, devices, depth)]
 
 
 def least_mean_peak(load: list[list[int]], devices: int, depth: int) -> float:
-    """Of the best placement of all batches, each of them routed at best."""
+    """The least mean peak of any placement, where each batch is routed at best."""
     sums = [
         sum(reference.best_split_peak(of_batch, holders) for of_batch in load)
         for holders in placements(len(load[0]), devices, depth)
@@ -34,6 +34,7 @@ def least_mean_peak(load: list[list[int]], devices: int, depth: int) -> float:
 
 @st.composite
 def loads(draw: st.DrawFn) -> tuple[list[list[int]], int, int]:
+    """Random loads of up to four batches, devices, and slots of a device."""
     devices, depth = draw(st.sampled_from(SHAPES))
     experts = draw(st.integers(1, min(4, devices * depth)))
     of_batch = st.lists(st.integers(0, 12), min_size=experts, max_size=experts)
@@ -75,18 +76,18 @@ def test_the_bound_of_a_given_placement_is_what_the_best_routing_reaches() -> No
 
 
 def cheapest(token: list[int], holders: Holders, hops: list[int]) -> int:
-    """Least sum of hops to the devices that serve a token, over all choices of replicas."""
+    """The least sum of hops to the devices that serve a token, over all choices of replicas."""
     return min(sum(hops[device] for device in set(choice)) for choice in product(*(holders[e] for e in token)))
 
 
 def together_of(tokens: Tokens, experts: int) -> list[list[int]]:
-    """Tokens that chose both; on the diagonal, the one."""
+    """How many tokens chose both experts; on the diagonal, how many chose the one."""
     return [[sum(x in token and y in token for token in tokens) for y in range(experts)] for x in range(experts)]
 
 
 @st.composite
 def token_cases(draw: st.DrawFn) -> tuple[list[Tokens], int, int, list[list[int]], int]:
-    """Tokens of each source, devices, slots on each, hops of each source to each device, experts."""
+    """Random tokens of each source, devices, slots of a device, hops from each source to each device, and experts."""
     devices, depth = draw(st.sampled_from([(2, 2), (3, 2), (2, 3), (4, 1)]))
     experts = draw(st.integers(2, min(4, devices * depth)))
     sources = draw(st.integers(1, 2))
@@ -111,7 +112,7 @@ def test_no_placement_needs_fewer_copies_or_hops(
     assert hops_bound(together, np.array(hops), depth, devices * depth) <= fewest_hops + 1e-9
 
 
-def test_copies_and_hops_by_hand() -> None:
+def test_bounds_on_copies_and_hops_equal_values_found_by_hand() -> None:
     together = np.array([[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 3, 3], [0, 0, 3, 3]])
     assert copies_bound(together, 2, 2) == 5.0  # pairs on a device each: one copy of each of five tokens
     assert copies_bound(together, 4, 1) == 10.0  # nobody shares a device

@@ -1,4 +1,4 @@
-"""One candidate per layer for many data sets: against brute force in plain Python, and what must hold at full size."""
+"""One candidate per layer for many data sets equals brute force, and at full size it is near its bound."""
 
 from itertools import product
 
@@ -18,7 +18,7 @@ SEVERAL = [Criterion.WORST, Criterion.REGRET, Criterion.CVAR]
 
 
 def measured(scores: list[list[list[float]]], chosen: tuple[int, ...], weights: list[float], criterion: str) -> float:
-    """The criterion from its definition, number by number; scores `[layer][candidate][data set]`, None for no one."""
+    """The value of the criterion from its definition, number by number; scores `[layer][candidate][data set]`."""
     sets = [d for d, weight in enumerate(weights) if weight > 0]
     total = {d: sum(layer[c][d] for layer, c in zip(scores, chosen, strict=True)) for d in sets}
     if criterion == "mean":
@@ -31,7 +31,7 @@ def measured(scores: list[list[list[float]]], chosen: tuple[int, ...], weights: 
 
 
 def ragged(scores: list[list[list[float]]]) -> Floats:
-    """The same as an array, with nan where a layer has fewer candidates."""
+    """Scores `[layer][candidate][data set]` as an array, with nan where a layer has fewer candidates."""
     whole = np.full((len(scores), max(map(len, scores)), len(scores[0][0])), np.nan)
     for place, layer in enumerate(scores):
         whole[place, : len(layer)] = layer
@@ -40,7 +40,7 @@ def ragged(scores: list[list[list[float]]]) -> Floats:
 
 @st.composite
 def choices(draw: st.DrawFn) -> tuple[list[list[list[float]]], list[float]]:
-    """Few layers with few candidates on few data sets, and weights of which some may be 0."""
+    """Random scores of few layers, candidates and data sets, and weights of which some may be 0."""
     sets = draw(st.integers(1, 4))
     score = st.one_of(st.integers(0, 12).map(float), st.floats(0, 900, width=32))
     candidate = st.lists(score, min_size=sets, max_size=sets)

@@ -1,4 +1,4 @@
-"""Counts and placement together, against all counts and placements of tiny layers."""
+"""Counts and placement chosen together are as good as the best of all counts and placements of tiny layers."""
 
 import multiprocessing
 from fractions import Fraction
@@ -21,16 +21,18 @@ FEW_ROUNDS = Limits(seconds=60, deterministic=3)
 def layer(
     load: list[int], rows: int, cols: int, depth: int, spread: tuple[int, ...] = (), most: int | None = None
 ) -> JointInstance:
+    """A layer with these loads and spread experts, and at most `most` replicas."""
     return JointInstance(np.array(load), np.isin(np.arange(len(load)), spread), rows, cols, depth, most)
 
 
 def large(seed: int) -> JointInstance:
-    """257 experts, the last one chosen by every token, on 128 devices."""
+    """A layer of 257 experts, the last one chosen by every token, on 128 devices."""
     routed = (1000 * np.random.default_rng(seed).lognormal(0, 0.6, 256)).astype(np.int64)
     return JointInstance(np.append(routed, routed.sum() // 8), np.arange(257) == 256, 16, 8, 3)
 
 
 def assert_valid(case: JointInstance, slots: Ints) -> None:
+    """Check that a placement is valid and that spread experts are in every row."""
     assert Placement(slots).violations(len(case.load), case.devices, case.slots_per_device) == []
     by_row = slots.reshape(case.rows, -1)
     for expert in np.flatnonzero(case.spread):
@@ -38,7 +40,7 @@ def assert_valid(case: JointInstance, slots: Ints) -> None:
 
 
 def best_of_all(load: list[int], devices: int, depth: int, most: int | None = None) -> Fraction:
-    """Least peak over all counts that fit, so many replicas at most, and all placements of them."""
+    """The least peak over all counts that fit, with at most `most` replicas, and all placements of them."""
     peaks = [
         reference.best_expected_peak(load, counts, devices, depth)
         for counts in reference.count_vectors(len(load), devices * depth, devices)
@@ -145,6 +147,7 @@ def test_the_same_seed_gives_the_same_placement_in_another_process_too() -> None
 
 
 def _run(seed: int) -> list[list[int]]:
+    """The placement of a large layer with this seed, which another process can compute too."""
     outcome = place_jointly(large(1), None, Limits(60, deterministic=1, seed=seed))
     assert outcome.value is not None
     slots: list[list[int]] = outcome.value.tolist()

@@ -26,7 +26,7 @@ def drawn(seed: int, shape: tuple[int, int, int]) -> tuple[Layout, int]:
 
 
 def assert_consistent(layout: Layout, experts: int) -> None:
-    """Valid, the spread expert in every row, and nothing differs from a layout made afresh."""
+    """Check that a layout is valid, has the spread expert in every row, and equals a layout made from its slots."""
     slots = slots_of(layout)
     assert Placement(slots).violations(experts, *slots.shape) == []
     assert (slots.reshape(-1, layout.cols * layout.depth) == 0).any(axis=1).all()

@@ -1,11 +1,11 @@
-"""Replica counts: the greedy method against CP-SAT and brute force, the model over batches against brute force."""
+"""Replica counts by the greedy method equal CP-SAT and brute force, and the model over batches equals brute force."""
 
 import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 from reference import count_vectors
@@ -26,7 +26,7 @@ LIMITS = Limits(seconds=30)
 
 
 def cp_sat_peak(load: list[int], budget: ReplicaBudget) -> Fraction | None:
-    """Least max of load / count by CP-SAT: counts as integers, count * peak >= load, all in units of 1 / lcm."""
+    """The least max of load / count by CP-SAT: counts are integers, and count * peak >= load in units of 1 / lcm."""
     scale = math.lcm(*range(1, int(budget.most.max()) + 1))
     model = cp_model.CpModel()
     peak = model.new_int_var(0, scale * max(load), "peak")
@@ -46,6 +46,7 @@ def cp_sat_peak(load: list[int], budget: ReplicaBudget) -> Fraction | None:
 
 @st.composite
 def budgets(draw: st.DrawFn) -> ReplicaBudget:
+    """A random budget of up to five experts on up to four devices, which no counts may fit."""
     experts, devices = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     ends = [sorted(draw(st.tuples(*[st.integers(1, devices)] * 2))) for _ in range(experts)]
     least, most = np.array(ends).T
@@ -53,6 +54,7 @@ def budgets(draw: st.DrawFn) -> ReplicaBudget:
 
 
 def allowed(budget: ReplicaBudget) -> list[list[int]]:
+    """All counts within the budget."""
     every = count_vectors(len(budget.least), budget.slots, int(budget.most.max()))
     return [counts for counts in every if budget.violations(np.array(counts)) == []]
 
@@ -66,9 +68,9 @@ def test_greedy_counts_are_optimal(budget: ReplicaBudget, data: st.DataObject) -
     peaks = [max(Fraction(t, n) for t, n in zip(load, counts, strict=True)) for counts in allowed(budget)]
     best = min(peaks, default=None)
     assert cp_sat_peak(load, budget) == best
-    if best is None:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (best is None)
+    assume(best is not None)
+    assert best is not None
     assert outcome.status is SolveStatus.OPTIMAL
     assert outcome.value is not None
     assert budget.violations(outcome.value) == []
@@ -84,9 +86,8 @@ def test_counts_for_batches_equal_brute_force(budget: ReplicaBudget, data: st.Da
     loads = data.draw(st.lists(one, min_size=1, max_size=6))
     outcome = counts_for_batches(np.array(loads), budget, LIMITS)
     means = [mean_of_peaks(loads, counts) for counts in allowed(budget)]
-    if not means:
-        assert outcome.status is SolveStatus.INFEASIBLE
-        return
+    assert (outcome.status is SolveStatus.INFEASIBLE) == (not means)
+    assume(means)
     assert outcome.value is not None
     assert budget.violations(outcome.value) == []
     assert mean_of_peaks(loads, outcome.value.tolist()) == min(means)
@@ -95,11 +96,13 @@ def test_counts_for_batches_equal_brute_force(budget: ReplicaBudget, data: st.Da
 
 
 def mean_of_peaks(loads: list[list[int]], counts: list[int]) -> Fraction:
+    """The mean over batches of the largest load / count, exactly."""
     peaks = [max(Fraction(t, int(n)) for t, n in zip(load, counts, strict=True)) for load in loads]
     return sum(peaks, Fraction(0)) / len(peaks)
 
 
 def hot_loads(batches: int, experts: int) -> Ints:
+    """Random pairs `[batch, expert]` of experts that differ log-normally."""
     rng = np.random.default_rng(7)
     return rng.poisson(rng.lognormal(2.5, 0.7, experts), (batches, experts)).astype(np.int64)
 

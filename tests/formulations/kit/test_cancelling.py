@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from cancelling import CancelledAfter
 
+from formulations.batches.batch_instance import BatchInstance
 from formulations.batches.full_mesh import partition_experts
-from formulations.batches.recourse import BatchInstance, place_for_batches
+from formulations.batches.recourse import place_for_batches
 from formulations.choice.robust_choice import Criterion, choose_robustly
 from formulations.expected_load.device_columns import expected_peak_bound
 from formulations.expected_load.joint_placement import JointInstance, place_jointly
@@ -34,25 +35,24 @@ FEW_LOOKS = 12
 """Most looks that may say "cancelled": one or two in each loop that is left; a whole search takes thousands."""
 
 NO_SPREAD = np.zeros(31, dtype=np.bool_)
-FULL = np.arange(24).reshape(8, 3)
 
 
 def joint(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
-    """Counts and placement for an expected load, and what is wrong with them."""
+    """Choose counts and placement for an expected load; the outcome and its faults."""
     found = place_jointly(JointInstance(ALIKE, NO_SPREAD, 5, 3, 3), None, limits)
     assert found.value is not None
     return found, [] if (np.bincount(found.value[found.value >= 0], minlength=31) > 0).all() else ["an expert is lost"]
 
 
 def layer(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
-    """Placement of given counts, which needs CP-SAT with four slots a device."""
+    """Place given counts, which needs CP-SAT with four slots a device; the outcome and its faults."""
     found = place_replicas(LayerInstance(ALIKE, np.ones(31, dtype=np.int64), NO_SPREAD, 5, 3, 4), None, limits)
     assert found.value is not None
     return found, [] if (np.sort(found.value[found.value >= 0]) == np.arange(31)).all() else ["an expert is lost"]
 
 
 def counts(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
-    """Replica counts for batches."""
+    """Choose replica counts for batches; the outcome and its faults."""
     budget = ReplicaBudget.of(24, 32, 8)
     found = counts_for_batches(LOAD, budget, limits)
     assert found.value is not None
@@ -60,14 +60,14 @@ def counts(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
 
 
 def full_mesh(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
-    """Experts to devices without a slot to spare."""
-    found = partition_experts(LOAD, 8, FULL, limits)
+    """Place experts without a slot to spare; the outcome and its faults."""
+    found = partition_experts(LOAD[:, :12], 4, np.arange(12).reshape(4, 3), limits)
     assert found.value is not None
-    return found, [] if (np.sort(found.value, axis=None) == np.arange(24)).all() else ["an expert is lost"]
+    return found, [] if (np.sort(found.value, axis=None) == np.arange(12)).all() else ["an expert is lost"]
 
 
 def recourse(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
-    """Counts and placement for batches, with two slots to spare on four devices."""
+    """Place experts for batches, with two slots to spare; the outcome and its faults."""
     instance = BatchInstance(LOAD[:, :10], 4, 3)
     found = place_for_batches(instance, None, limits)
     assert found.value is not None
@@ -75,7 +75,7 @@ def recourse(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
 
 
 def row(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
-    """One mesh row."""
+    """Fill one mesh row; the outcome and its faults."""
     case = MeshRow(LOAD, np.zeros((24, 1), dtype=np.bool_), np.zeros((8, 1)), 8, 4)
     found = place_row(case, None, limits)
     assert found.value is not None
@@ -83,7 +83,7 @@ def row(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
 
 
 def columns(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
-    """Mesh columns of 48 replicas."""
+    """Choose the mesh columns of 48 replicas; the outcome and its faults."""
     together = np.triu(np.random.default_rng(3).integers(0, 20, (48, 48)), 1)
     case = Columns(np.arange(48), np.repeat(np.arange(4), 12), together + together.T, 4, 3)
     found = assign_columns(case, None, limits)
@@ -92,7 +92,7 @@ def columns(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
 
 
 def choice(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
-    """One candidate for each of 20 layers on three data sets."""
+    """Choose a candidate for each of 20 layers on three data sets; the outcome and its faults."""
     scores = np.random.default_rng(4).uniform(100, 200, (20, 6, 3))
     found = choose_robustly(scores, np.full(3, 1 / 3), Criterion.WORST, limits)
     assert found.value is not None

@@ -48,7 +48,7 @@ def test_no_placement_and_routing_beats_the_bounds(load: list[int], devices: int
             assert reference.best_split_peak(load, holders) >= bound
 
 
-def test_bounds_by_hand() -> None:
+def test_bounds_on_peaks_equal_values_found_by_hand() -> None:
     load = np.array([[40, 8, 8, 8], [1, 1, 1, 1]])
     assert mean_load_bound(load, 4).tolist() == [16, 1]
     assert slot_budget_bound(load, 4).tolist() == [40, 1]

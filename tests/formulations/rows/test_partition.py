@@ -1,10 +1,11 @@
-"""The seed by partition: valid, repeatable, and experts of one token in few rows and many columns."""
+"""The seed by partition is valid and repeatable, and puts experts of one token in few rows and many columns."""
 
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from random_problems import cost, small_problem
 
@@ -24,8 +25,10 @@ pytestmark = pytest.mark.skipif(module.library() is None, reason="Mt-KaHyPar is 
 
 
 def topics(seed: int, replicas: int) -> tuple[Problem, Batches]:
-    """Four topics of eight experts each; a token chooses four experts of one topic. Topics are not in the order of
-    ids."""
+    """A problem of four topics with eight experts each, and its batches; a token chooses four experts of one topic.
+
+    Topics are not in the order of expert ids.
+    """
     rng = np.random.default_rng(seed)
     expert = rng.permutation(32).reshape(4, 8)
     topic = rng.integers(4, size=(8, 64))
@@ -35,12 +38,19 @@ def topics(seed: int, replicas: int) -> tuple[Problem, Batches]:
     return make_problem(model, mesh, cost(), batches.load(32), None, replicas), batches
 
 
-def spread_of(placement: Placement, batches: Batches, mesh: Mesh) -> tuple[float, float]:
-    """Mesh rows and columns that a token's experts are in, mean over tokens, each expert's first replica taken."""
+class Spread(NamedTuple):
+    """How many mesh rows and columns a token's experts are in, as a mean over tokens."""
+
+    rows: float
+    cols: float
+
+
+def spread_of(placement: Placement, batches: Batches, mesh: Mesh) -> Spread:
+    """The spread of a placement over rows and columns, where each expert's first replica serves."""
     start, slot = placement.replicas(int(batches.experts.max()) + 1)
     device = slot[start[:-1]][batches.experts.reshape(-1, batches.experts.shape[2])] // mesh.slots_per_device
     rows, cols = device // mesh.cols, device % mesh.cols
-    return (float(np.mean([len(set(token)) for token in of.tolist()])) for of in (rows, cols))  # type: ignore[return-value]
+    return Spread(*(float(np.mean([len(set(token)) for token in of.tolist()])) for of in (rows, cols)))
 
 
 def test_a_topic_is_in_few_rows_and_its_experts_different_columns() -> None:
@@ -78,7 +88,7 @@ def test_it_is_valid_and_has_as_many_replicas_as_it_may(
     try:
         problem, sets = small_problem(seed, **sizes, replicas=replicas, extra=extra)
     except InputError:
-        return  # what does not fit is refused before any seed sees it
+        reject()  # experts that do not fit are refused before any seed sees them
     placement = partition(problem, sets.train, seed)
     assert placement is not None
     assert problem.violations(placement) == []
@@ -95,6 +105,7 @@ def test_the_same_seed_gives_the_same_placement() -> None:
 
 
 def connectivity(edges: Ints, block: tuple[int, ...]) -> int:
+    """The number of blocks that an edge meets, less one, summed over edges."""
     return sum(len({block[item] for item in edge}) - 1 for edge in edges.tolist())
 
 
