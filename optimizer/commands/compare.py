@@ -44,14 +44,17 @@ def compare(layer: int, routing: str, time_limit: float, iterations: int | None,
     from optimizer.traces.source import open_counts, open_source
 
     mesh, cost = mesh_of(given), cost_of(given["hardware"], given)
-    ours = OwnPlanning(time_limit, iterations, Conditions(unit=given["unit"]), routings_named(routing))
-    constraints = Constraints(given["shared_replicas"], given["extra_replicas"])
+    conditions, constraints = (
+        Conditions(unit=given["unit"]),
+        Constraints(given["shared_replicas"], given["extra_replicas"]),
+    )
+    ours = OwnPlanning(time_limit, iterations, conditions, routings_named(routing), given["seed"], constraints)
     named, choice = named_of(given), model_choice(given)
     with progress() as notify:
         if open_counts(named, choice) is not None:
             raise InputError("compare needs token traces: with counts alone there is nothing to route")
         source = open_source(named, [layer], choice, mesh, lambda share: notify("reading traces", share))
-        found = compare_layer(source, layer, mesh, cost, constraints, given["seed"], ours, notify)
+        found = compare_layer(source, layer, mesh, cost, ours, notify)
     say([source.origin, *source.notes])
     if as_json:
         click.echo(json.dumps(report.as_json(found), indent=1))

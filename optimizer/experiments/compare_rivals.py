@@ -1,8 +1,8 @@
-"""Rivals, our plan and the bounds side by side, all on the same held-out batches."""
+"""Published planners, our plan and the bounds side by side, all judged on the same test batches."""
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
@@ -23,12 +23,14 @@ from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
 
 OURS, OPTIMAL = "moeplan", "optimal"
-WARMING = 2  # batches of the problem that a planner is run on first, so that no compilation is timed
+WARMING = 2
+"""Batches of the problem on which a planner is run first, so that no compilation is timed; as few as are quick to plan
+for, not tuned."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlannerResult:
-    """A planner's placement, the seconds it took, and how its server routes."""
+    """A planner's placement, the seconds that planning took, and the policies by which its server routes."""
 
     name: str
     placement: Placement
@@ -38,7 +40,10 @@ class PlannerResult:
 
 @dataclass(frozen=True, eq=False)
 class ComparedPlan:
-    """A placement under one routing on the test batches."""
+    """A placement under one routing policy on the test batches, with its distance from the bounds.
+
+    imbalance_gap, tiles_gap: mean over the test batches, over the bound of the `Comparison`, less 1.
+    """
 
     planned: PlannerResult
     report: SimulationReport
@@ -48,9 +53,10 @@ class ComparedPlan:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Rows of one layer, ours last, and what no placement goes below, mean over the test batches.
+    """The results of one layer, those of our plan last.
 
-    unit: what tiles are on this hardware, see `Cost.unit`.
+    imbalance_bound, tiles_bound: what no placement goes below, mean over the test batches; unit: what `tiles` counts on
+    this hardware, see `Cost.unit`.
     """
 
     layer: int
@@ -62,13 +68,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class OwnPlanning:
-    """How our plan is made: seconds, moves at most (None: no limit), the conditions it is chosen for, and the policies
-    from which the best is taken."""
+    """How our plan is made, and what all planners must keep to.
+
+    seconds: the time limit; iterations: the moves that the search may evaluate, None for any number; conditions: those
+    that the plan is chosen for; routings: the policies of which the best is taken. seed and constraints are those of
+    all planners.
+    """
 
     seconds: float
     iterations: int | None
     conditions: Conditions
     routings: tuple[str, ...]
+    seed: int = 0
+    constraints: Constraints = field(default_factory=Constraints)
 
 
 def compare(
@@ -76,19 +88,20 @@ def compare(
     layer: int,
     mesh: Mesh,
     cost: Cost,
-    constraints: Constraints,
-    seed: int,
     ours: OwnPlanning,
     notify: Notify,
 ) -> Comparison:
-    """Every planner plans on the train batches; each placement is judged on the test batches under its own routings and
-    under the optimal one, in the unit of the conditions or, where they name none, in tokens and in tiles."""
+    """Plan a layer with every planner on the train batches, and judge each placement on the test batches.
+
+    A placement is judged under the routing policies of its planner and under optimal routing, in the unit of the
+    conditions or, where they name none, in tokens and in tiles. Raises InputError where the experts do not fit.
+    """
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *constraints)
+    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *ours.constraints)
     load = sets.test.load(source.model.experts)
     bounds = _least(load, mesh) / (load.sum(axis=1) / mesh.devices), _least(cost.tiles(load), mesh)
     imbalance, tiles = (float(bound.mean()) for bound in bounds)
-    plans = [*_rivals(problem, seed, notify), _ours(problem, sets, seed, ours, notify)]
+    plans = [*_rivals(problem, ours.seed, notify), _ours(problem, sets, ours, notify)]
     rows = []
     for done, planned in enumerate(plans):
         notify("judging", done / len(plans))
@@ -101,7 +114,7 @@ def compare(
 
 
 def judged(problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> SimulationReport:
-    """A placement on the test batches; the routing may be METRO."""
+    """A placement simulated on the test batches; the policy of the conditions may be METRO, which servers have not."""
     if conditions.routing != METRO:
         return LayerJudge(problem, sets, conditions).test(placement)
     simulation = MetroSimulation(placement, problem.model, problem.mesh, problem.cost, conditions)
@@ -110,7 +123,7 @@ def judged(problem: Problem, sets: Sets, placement: Placement, conditions: Condi
 
 
 def timed(planner: Planner, problem: Problem) -> PlannerResult:
-    """What a planner makes of the problem, once it is compiled; its placement is valid."""
+    """The placement that a planner makes of the problem, and the seconds that it takes once its code is compiled."""
     planner.plan(replace(problem, load=problem.load[:WARMING]))
     started = time.perf_counter()
     placement = planner.plan(problem)
@@ -124,21 +137,21 @@ def _rivals(problem: Problem, seed: int, notify: Notify) -> Iterator[PlannerResu
         yield timed(planner, problem)
 
 
-def _ours(problem: Problem, sets: Sets, seed: int, ours: OwnPlanning, notify: Notify) -> PlannerResult:
-    """What `solve` plans in the time that is given to it; its clock starts here."""
+def _ours(problem: Problem, sets: Sets, ours: OwnPlanning, notify: Notify) -> PlannerResult:
+    """The plan of `solve`, whose time limit counts from the start of this function."""
     started = time.perf_counter()
-    effort = Effort(Deadline(ours.seconds), seed, ours.iterations)
+    effort = Effort(Deadline(ours.seconds), ours.seed, ours.iterations)
     plan = solve(problem, sets, effort, notify, ours.conditions, ours.routings).rows[-1]
     return PlannerResult(OURS, plan.placement, time.perf_counter() - started, (plan.report.routing,))
 
 
 def _conditions(routings: Sequence[str], unit: Unit | None, cost: Cost) -> list[Conditions]:
-    """A planner's own routings, then the optimal one in each unit that is asked for."""
+    """The conditions of a planner's own routing policies, then optimal routing in each unit that is asked for."""
     units = (unit,) if unit else dict.fromkeys(("tokens", cost.unit))
     own = [Conditions(routing, unit) for routing in routings if routing != OPTIMAL]
     return own + [Conditions(OPTIMAL, each) for each in units]
 
 
 def _least(units: Ints, mesh: Mesh) -> Floats | Ints:
-    """The least peak device load of each batch for any placement, units `[batch, expert]`."""
+    """The least peak device load of each batch `[batch]` that any placement reaches, for loads `[batch, expert]`."""
     return any_placement_bound(units, mesh.devices, mesh.slots)

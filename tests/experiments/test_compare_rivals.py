@@ -1,4 +1,4 @@
-"""Rivals, ours and bounds side by side, as the program and as a user meets them."""
+"""Published planners and our plan side by side: each figure is the simulator's, and each gap is from a bound."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,6 @@ from running_commands import SHORT, fault, run
 from optimizer.commands.report.compare import routing
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.problem import Constraints
 from optimizer.experiments.compare_rivals import OURS, Comparison, OwnPlanning, compare
 from optimizer.routing.context import Unit
 from optimizer.simulation.conditions import Conditions
@@ -23,15 +22,17 @@ OPTIMAL = ["optimal tokens", "optimal tiles"]
 
 
 def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Comparison:
+    """The comparison of layer 1 of some traces, our plan being made for one policy with 500 moves."""
     source = open_source(
         TraceInput(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None
     )
     ours = OwnPlanning(20, 500, Conditions(unit=unit), (policy,))
-    return compare(source, 1, Mesh(2, 2, 3), cost(), Constraints(), 0, ours, lambda stage, share: None)
+    return compare(source, 1, Mesh(2, 2, 3), cost(), ours, lambda stage, share: None)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with twelve small requests."""
     rng, folder = np.random.default_rng(7), tmp_path_factory.mktemp("traces")
     for number in range(12):
         write_request(folder / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
@@ -40,6 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(corpus: Path) -> Comparison:
+    """The comparison that most tests look at."""
     return compared(corpus)
 
 
