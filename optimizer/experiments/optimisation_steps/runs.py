@@ -31,8 +31,8 @@ FACTORS = (None, 1.0, 1.5, 2.0, 3.0, 4.0)
 """The capacities that every plan is judged with, in mean loads of a slot; None is no capacity."""
 
 MOST_REROUTED = 0.01
-"""The share of pairs that a capacity may reroute; a round number, not tuned. For a search's plan the fastest capacity that
-keeps to the share is judged besides FACTORS."""
+"""The share of pairs that a capacity may reroute; a round number, not tuned. For a search's plan the fastest capacity
+that keeps to the share is judged besides FACTORS."""
 
 SELECTION_BATCHES = 256  # on which rows are chosen; a compromise with the time of judging
 COMPILATION_SECONDS, COMPILATION_MOVES, COMPILATION_BATCHES = 60.0, 500, 4
