@@ -1,6 +1,7 @@
 """The command line: its commands, and how it ends."""
 
 import time
+import warnings
 from typing import Any
 
 import click
@@ -21,8 +22,18 @@ from optimizer.errors import InputError, LostWorkerError
 from optimizer.interrupts import heard_by, interrupt
 
 
+def _note(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"Note: {' '.join(str(message).split())}", err=True)
+
+
 class Moeplan(click.Group):
     """Turns what went wrong into one line and an exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command; warnings become notes on stderr, without the line of code that gave them."""
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """2 for what the user gave, 1 for what the machine could not do. Time limits count from here."""

@@ -30,8 +30,8 @@ def activated(drawn: Case, chosen: Ints, batch: int) -> set[Replica]:
 
 
 def least_activated(drawn: Case, shared: set[Replica], experts: set[int]) -> int:
-    """The fewest activated experts on the fullest device that any choice of one replica for each expert gives, by trying
-    all choices."""
+    """The fewest activated experts on the fullest device for any choice of one replica for each expert, by brute
+    force."""
     held = [
         [device for device, slots in enumerate(drawn.placement.slots.tolist()) if expert in slots]
         for expert in sorted(experts)
