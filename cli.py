@@ -1,5 +1,6 @@
 """The command line: its commands, and how it ends."""
 
+import warnings
 from typing import Any
 
 import click
@@ -21,8 +22,18 @@ from optimizer.commands.validate import validate
 from optimizer.errors import InputError, LostWorkerError
 
 
+def _note(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"Note: {' '.join(str(message).split())}", err=True)
+
+
 class Moeplan(click.Group):
     """The group of commands, which turns whatever ends a command early into one line and an exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command; warnings become notes on stderr, without the line of code that gave them."""
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. Its time limit counts from here, and Ctrl-C asks its token."""

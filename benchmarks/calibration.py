@@ -1,8 +1,9 @@
 """How much generated traces look like real ones.
 
 Usage: python benchmarks/calibration.py FOLDER, where FOLDER holds deepseek-v2-lite/ and gpt-oss-20b/, each with a
-folder of native request files for each data set. One column per corpus, all measured alike: lift, overlap and shares
-of all data sets together, request variation as the mean over data sets, the last line as the mean over their pairs.
+folder of native request files for each data set. There is one column for each corpus, and all are measured in the same
+way: lift, overlap and shares over all data sets together, request variation as the mean over data sets, and the last
+line as the mean over pairs of data sets.
 """
 
 import sys
@@ -44,20 +45,20 @@ STATED_RANGES = "stated ranges: overlap .29-.43, .17-.29, .12-.19 (32 and 64 exp
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """experts `[token, k]` of the requests offsets[r]:offsets[r + 1]."""
+    """One layer of one data set: experts `[token, k]`; request r has the tokens offsets[r]:offsets[r + 1]."""
 
     experts: Ints
     offsets: Ints
 
 
 def real(folder: Path, model: Model) -> list[DataSet]:
-    """One layer of every data set of a corpus."""
+    """One layer of each data set of a recorded corpus."""
     traces = [read_traces(find_files([str(part)]), model, [LAYER]) for part in sorted(folder.iterdir())]
     return [DataSet(trace.layer(LAYER), trace.offsets) for trace in traces]
 
 
 def generated(model: Model) -> list[DataSet]:
-    """One layer of some data sets, one of them without a topic."""
+    """One layer of each of the GENERATED data sets, of which the first has no topic."""
     gates = calibrated_gates(model, [LAYER], 0)
     return [
         DataSet(
@@ -69,7 +70,7 @@ def generated(model: Model) -> list[DataSet]:
 
 
 def figures(sets: Sequence[DataSet], model: Model, rng: np.random.Generator) -> list[float]:
-    """The column of a corpus."""
+    """The values of FIGURES for a corpus."""
     everything = np.concatenate([part.experts for part in sets])
     counts = np.sort(np.bincount(everything.ravel(), minlength=model.routed_experts))[::-1]
     hot = counts[: model.routed_experts // 8].sum() / counts.sum()
@@ -87,14 +88,17 @@ def figures(sets: Sequence[DataSet], model: Model, rng: np.random.Generator) -> 
 
 
 def chosen(experts: Ints, model: Model) -> Floats:
-    """Whether a token chooses an expert, `[token, expert]`, as 0 and 1."""
+    """1 where a token chooses an expert and 0 where it does not, `[token, expert]`."""
     marks = np.zeros((len(experts), model.routed_experts), dtype=np.float32)
     np.put_along_axis(marks, experts.astype(np.int64), 1, axis=1)
     return marks
 
 
 def lifts(experts: Ints, model: Model) -> list[float]:
-    """Quantiles over pairs of the lift over independent choices of k distinct experts, and its mean inside groups."""
+    """The quantiles over pairs of experts of the lift, and its mean inside groups.
+
+    Lift is how often a token chooses both, over how often it would if choices of k distinct experts were independent.
+    """
     marks = chosen(experts, model)
     share = marks.mean(axis=0)
     one, other = np.triu_indices(model.routed_experts, 1)
@@ -108,7 +112,10 @@ def lifts(experts: Ints, model: Model) -> list[float]:
 
 
 def request_variation(part: DataSet, model: Model, rng: np.random.Generator) -> float:
-    """Root of the mean of `v^2 - w^2`: v a request's total variation against its set, w that of random tokens."""
+    """How much requests vary beyond sampling noise: the root of the mean over requests of v^2 - w^2.
+
+    v is the total variation of a request against its data set, w that of as many tokens drawn at random.
+    """
     marks = chosen(part.experts, model) / model.top_k
     whole, lengths = marks.mean(axis=0), np.diff(part.offsets)[:, None]
     requests, strangers = (
@@ -119,7 +126,7 @@ def request_variation(part: DataSet, model: Model, rng: np.random.Generator) -> 
 
 
 def overlaps(sets: Sequence[DataSet], rng: np.random.Generator) -> list[float]:
-    """Share of experts in common: neighbours, others of one request, tokens of two requests."""
+    """The share of experts that two tokens have in common: neighbours, others of one request, and of two requests."""
     experts = np.concatenate([part.experts for part in sets])
     lengths = np.concatenate([np.diff(part.offsets) for part in sets])
     request, start = np.repeat(np.arange(len(lengths)), lengths), np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -132,7 +139,7 @@ def overlaps(sets: Sequence[DataSet], rng: np.random.Generator) -> list[float]:
 
 
 def table(folder: Path) -> dict[str, list[float]]:
-    """Every column: what is stated, the home case made, and two models made and real."""
+    """All columns by name: the stated figures, DeepSeek-V3 generated, and two models generated and recorded."""
     columns, home = dict(STATED), load_model("deepseek-v3")
     columns["V3 made"] = figures(generated(home), home, np.random.default_rng(0))
     for name, short in (("deepseek-v2-lite", "V2-Lite"), ("gpt-oss-20b", "GPT-OSS")):

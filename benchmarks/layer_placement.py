@@ -1,9 +1,10 @@
-"""Expected load of all 58 layers of the built-in DeepSeek-V3 trace on 16x8 devices of 3 slots: gaps to proven bounds.
+"""How close placements of the expected load come to proven bounds, on 16x8 devices of 3 slots.
 
-Usage: python benchmarks/layer_placement.py [--seconds 1] [--seed 0] [--given-counts] [--json]. One core per layer, one
-layer after the other; the bound of joint placement is the mean load of a device. With --given-counts the replicas of
-greedy replication, one of the shared expert in each row, are placed too, and the bound is for these counts.
-Making the trace takes half a minute.
+Usage: python benchmarks/layer_placement.py [--seconds 1] [--seed 0] [--given-counts] [--json]. All 58 layers of the
+built-in DeepSeek-V3 trace are placed one after the other, each on one core. Where replica counts are chosen with the
+placement, the bound is the mean load of a device. With --given-counts the replica counts of greedy replication, with
+one replica of the shared expert in each row, are placed too, and the bound holds for these counts. Making the trace
+takes half a minute.
 """
 
 import json
@@ -25,20 +26,20 @@ from optimizer.domain.presets import load_model
 from optimizer.traces.synthetic.generator import builtin_trace
 
 MESH = Mesh(16, 8, 3)
-QUICK = (5_000, 20_000)  # steps
-PROVEN = 1e-3  # the gap that is asked for
+QUICK = (5_000, 20_000)  # steps of the quick placements, which take some milliseconds
+PROVEN = 1e-3  # the gap to the bound within which layers are counted
 
 Row = dict[str, float | str]
 
 
 def load_of(model: Model, layer: int, seed: int) -> Ints:
-    """Pairs of each expert over the whole trace, the shared expert's are all tokens, `[expert]`."""
+    """The pairs of each expert over the whole trace, `[expert]`; the shared one, which is last, serves all tokens."""
     experts = builtin_trace(model, [layer], seed).experts
     return np.append(np.bincount(experts.ravel(), minlength=model.routed_experts), len(experts))
 
 
 def greedy_counts(load: Ints, spread: Bools) -> Ints:
-    """One replica of spread experts per row, and the best counts of the others, `[expert]`."""
+    """Replica counts `[expert]`: one in each row for spread experts, and the best counts for all others."""
     counts = np.full(len(load), MESH.rows)
     routed = load[~spread]
     slots = MESH.slots - MESH.rows * int(spread.sum())
@@ -47,7 +48,7 @@ def greedy_counts(load: Ints, spread: Bools) -> Ints:
 
 
 def gap(layer: JointInstance, slots: Ints) -> float:
-    """Peak / bound - 1, from scratch, of a placement that is first checked."""
+    """The gap of a placement, peak / bound - 1, computed anew. Raises AssertionError for an invalid placement."""
     faults = Placement(slots).violations(len(layer.load), MESH.devices, MESH.slots_per_device)
     held = slots.reshape(MESH.rows, -1)
     faults += [f"row without expert {e}" for e in np.flatnonzero(layer.spread) if not (held == e).any(axis=1).all()]
@@ -57,14 +58,14 @@ def gap(layer: JointInstance, slots: Ints) -> float:
 
 
 def timed(run: Callable[[], Ints]) -> tuple[Ints, float]:
-    """What it gives, and its seconds."""
+    """The result of a run, and the seconds that it took."""
     started = time.perf_counter()
     found = run()
     return found, time.perf_counter() - started
 
 
 def measure(load: Ints, spread: Bools, seconds: float, given: bool) -> Row:
-    """One layer's gaps and times; every run starts from the load alone."""
+    """The gaps and times of one layer; every run starts from the load alone."""
     row: Row = {}
 
     def fresh() -> JointInstance:
@@ -86,7 +87,7 @@ def measure(load: Ints, spread: Bools, seconds: float, given: bool) -> Row:
 
 
 def summary(rows: list[Row]) -> Row:
-    """Mean, worst and share within the gap asked for, of every gap; mean and worst of every time."""
+    """The mean and the worst of each gap and each time, and how many layers are within PROVEN for each gap."""
     found: Row = {}
     for name in rows[0]:
         if name in ("layer", "given_status"):
@@ -99,7 +100,7 @@ def summary(rows: list[Row]) -> Row:
 
 
 def print_table(rows: list[Row], total: Row) -> None:
-    """All layers, and the summary."""
+    """Print the rows of all layers, and the summary."""
     print("".join(f"{name:>15}" for name in rows[0]))
     for row in rows:
         print("".join(f"{value:15.5f}" if isinstance(value, float) else f"{value:>15}" for value in row.values()))
@@ -109,12 +110,12 @@ def print_table(rows: list[Row], total: Row) -> None:
 
 
 @click.command()
-@click.option("--seconds", default=1.0, help="for counts and placement together, per layer")
-@click.option("--seed", default=0, help="of the trace")
+@click.option("--seconds", default=1.0, help="seconds for choosing counts and placement of a layer together")
+@click.option("--seed", default=0, help="seed of the trace")
 @click.option("--given-counts", is_flag=True, help="place greedy counts too, up to 10 s a layer")
 @click.option("--json", "as_json", is_flag=True)
 def main(seconds: float, seed: int, given_counts: bool, as_json: bool) -> None:
-    """Measure and print."""
+    """Measure all layers and print their gaps and times."""
     model = load_model("deepseek-v3")
     layers = range(model.first_moe_layer, model.layers)
     spread = np.arange(model.experts) >= model.routed_experts

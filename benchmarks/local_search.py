@@ -1,7 +1,8 @@
 """Tabu search beside descent (even split), and large neighbourhoods after annealing (optimal split), at equal CPU time.
 
-Usage: python benchmarks/local_search.py SECONDS SEEDS [TRACES]. The built-in trace at 512 and 2048 tokens on 16x8
-devices, and layer 12 of TRACES on 4x8. Objectives are of train batches, the other figures of test batches, simulated.
+Usage: python benchmarks/local_search.py SECONDS SEEDS [TRACES]. SECONDS is the time of each search, SEEDS the number of
+seeds. The cases are layer 12 of the built-in trace at 512 and 2048 tokens on 16x8 devices, and of TRACES on 4x8. The
+objective is measured on train batches, all other figures are simulated on test batches.
 """
 
 import sys
@@ -31,28 +32,28 @@ from optimizer.traces.batches import Sets
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import TraceInput, open_source
 
-BATCHES = 512
-SHARES = (0.0, 0.15, 0.3, 0.6)  # of the time, for large neighbourhoods
+BATCHES = 512  # train batches for searches under optimal split; not tuned
+SHARES = (0.0, 0.15, 0.3, 0.6)  # shares of the time that large neighbourhoods get
 
 
 @dataclass
 class CpuDeadline(Deadline):
-    """Time that this process computes, which other processes do not change."""
+    """A deadline in CPU time of this process, which does not depend on what else runs on the machine."""
 
     computed: float = field(default_factory=time.process_time)
 
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """The CPU seconds since the start."""
         return time.process_time() - self.computed
 
 
 def spell(seconds: float) -> SearchBudget:
-    """A budget of so many seconds from now on."""
+    """A search budget of some CPU seconds, which begin now."""
     return SearchBudget(CpuDeadline(seconds), seconds)
 
 
 def case(named: TraceInput, mesh: Mesh) -> tuple[Problem, Sets]:
-    """One layer."""
+    """The problem and the batches of the benchmark's layer."""
     source = open_source(named, [LAYER], ModelChoice(), mesh, lambda share: None)
     sets = source.sets(LAYER)
     load = sets.train.load(source.model.experts)
@@ -60,7 +61,7 @@ def case(named: TraceInput, mesh: Mesh) -> tuple[Problem, Sets]:
 
 
 def show(name: str, worth: float, problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> None:
-    """A line of figures."""
+    """Print a line of figures; worth: the objective on train batches."""
     report = simulate(placement, sets.test, problem.model, problem.mesh, problem.cost, conditions)
     imbalance, latency = report.imbalance, report.latency_us
     print(
@@ -71,7 +72,7 @@ def show(name: str, worth: float, problem: Problem, sets: Sets, placement: Place
 
 
 def even(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
-    """Descent and tabu search from greedy and pairing."""
+    """Show what descent and tabu search find from the greedy placement and from pairing, under even split."""
     goal, starts = latency_goal(problem, sets.train), [greedy(problem), pairing(problem)]
     first = SearchState.of(starts[0], problem.load, goal.value, goal.together)
     usual = int(np.median(first.leading[0]))
@@ -88,7 +89,7 @@ def even(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
 
 
 def after_annealing(problem: Problem, seconds: float, share: float, seed: int) -> Placement:
-    """Annealing for all but a share of the time, then large neighbourhoods."""
+    """The placement after annealing for all but a share of the time, and large neighbourhoods for the rest."""
     units, spread, cols, rng = problem.load[:BATCHES], problem.spread, problem.mesh.cols, np.random.default_rng(seed)
     found = [greedy(problem)]
     found += anneal(found[0], units, spread, cols, spell(seconds * (1 - share)), rng)
@@ -98,7 +99,7 @@ def after_annealing(problem: Problem, seconds: float, share: float, seed: int) -
 
 
 def optimal(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
-    """Annealing alone, and with large neighbourhoods at the end."""
+    """Show what annealing finds alone, and with large neighbourhoods at the end, under optimal split."""
     for seed in range(seeds):
         for share in SHARES:
             last = after_annealing(problem, seconds, share, seed)
@@ -108,7 +109,7 @@ def optimal(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
 
 
 def main() -> None:
-    """All cases."""
+    """Run all cases, each once for a moment first so that everything is compiled."""
     seconds, seeds, traces = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     cases = {f"built-in, {tokens} tokens": (TraceInput(batch_tokens=tokens), MESH) for tokens in (512, 2048)}
     if traces:

@@ -1,4 +1,4 @@
-"""Timing: what a benchmark's row is, and how it is measured."""
+"""How the speed of a piece of work is measured, and the row of figures that comes out."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """Work per second of our kernel, and of numpy."""
+    """The units of work that our kernel, and the same work in numpy, do in a second."""
 
     name: str
     unit: str
@@ -17,7 +17,7 @@ class Measured:
 
 
 def rate(work: float, run: Callable[[], object]) -> float:
-    """Work units per second: the median of five runs after one that compiles and warms up."""
+    """The work that a run does, per second: the median of five runs, after one that compiles and warms up."""
     run()
     times = []
     for _ in range(5):

@@ -1,6 +1,6 @@
-"""Draw the README's picture: how latency is distributed over test batches, method by method.
+"""Draw the README's picture: how latency is distributed over test batches, with one curve for each method.
 
-Usage: python benchmarks/picture.py OUT.png TRACES LAYER MESH SECONDS
+Usage: python benchmarks/picture.py OUT.png TRACES LAYER MESH SECONDS. MESH is ROWSxCOLUMNS, SECONDS the time limit.
 """
 
 import sys
@@ -38,12 +38,12 @@ def solution_of(traces: str, layer: int, mesh: Mesh, seconds: float) -> LayerSol
 
 
 def draw(solution: LayerSolution, path: str, title: str) -> None:
-    """One curve per method: the share of test batches that end within a latency."""
+    """Draw a curve for each method: the share of test batches that end within a latency."""
     mpl.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 3.6), layout="constrained")
-    for row in {row.method: row for row in solution.rows}.values():  # of the searches the last, which is the plan
+    for row in {row.method: row for row in solution.rows}.values():  # the last search of several is the plan
         if row.method in COLOURS:
             latency = np.sort(row.report.latency_us)
             share = np.arange(1, len(latency) + 1) / len(latency)

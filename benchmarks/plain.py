@@ -1,4 +1,4 @@
-"""The same work in plain vectorised numpy, as the yardstick of `speed.py`; it must give the same answers."""
+"""The work that `speed.py` times, in plain vectorised numpy; it must give the same answers as the kernels."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from optimizer.traces.corpus import TraceFile
 
 
 def latency_us(placement: Placement, batches: Batches, experts: int, mesh: Mesh, cost: Cost) -> Floats:
-    """Latency of each batch under even routing, `[batch]` microseconds, combining per device."""
+    """The latency of each batch under even routing, `[batch]` microseconds, with one result per token and device."""
     start, slot = placement.replicas(experts)
     counted = [_count(start, slot, *batch, mesh) for batch in zip(batches.experts, batches.source_row, strict=True)]
     slot_load, out, back = (np.stack(arrays) for arrays in zip(*counted, strict=True))
@@ -23,7 +23,7 @@ def latency_us(placement: Placement, batches: Batches, experts: int, mesh: Mesh,
 
 
 def _count(start: Ints, slot: Ints, experts: Ints, home: Ints, mesh: Mesh) -> tuple[Ints, Ints, Ints]:
-    """Slot loads, dispatch and combine half messages per ring edge of one batch."""
+    """The slot loads of one batch, and its half messages on each ring edge in dispatch and in combine."""
     flat = experts.ravel()
     order = np.argsort(flat, kind="stable")
     turn = np.empty(len(flat), dtype=np.int64)
@@ -45,7 +45,8 @@ def _count(start: Ints, slot: Ints, experts: Ints, home: Ints, mesh: Mesh) -> tu
 
 
 def _multicast(out: Ints, token: Ints, col: Ints, up: Ints, down: Ints, home: Ints, mesh: Mesh) -> None:
-    """One packet per token, column and direction, as far as its farthest target; half of it on to the antipode."""
+    """Add the dispatch packets to `out`: one for each token, column and direction, which goes as far as its farthest
+    target; for a target at the antipode half a packet goes either way."""
     half = np.zeros((len(home), mesh.cols), dtype=np.bool_)
     antipodal = (up == down) & (up > 0)
     half[token[antipodal], col[antipodal]] = True
@@ -58,7 +59,10 @@ def _multicast(out: Ints, token: Ints, col: Ints, up: Ints, down: Ints, home: In
 
 
 def swap_delta(cost: Ints, part: Ints, a: int, b: int, depth: int) -> int:
-    """Change of the summed peaks by swapping two slots; cost `[device, batch]`, part `[slot, batch]`, no replicas."""
+    """How the sum over batches of the peaks changes when slots a and b are swapped, for experts without replicas.
+
+    cost: `[device, batch]`; part: what a slot adds to it, `[slot, batch]`; depth: slots of a device.
+    """
     moved = part[b] - part[a]
     changed = cost.copy()
     changed[a // depth] += moved
@@ -67,12 +71,15 @@ def swap_delta(cost: Ints, part: Ints, a: int, b: int, depth: int) -> int:
 
 
 def load(files: Sequence[TraceFile]) -> list[Ints]:
-    """All arrays of choices, unchecked."""
+    """The arrays of choices of all files, unchecked."""
     return [np.load(file.path)["routed_experts"] for file in files]
 
 
 def counts_and_pairs(experts: Ints, number: int) -> tuple[Ints, Ints]:
-    """Tokens by expert `[layer, expert]`, and by pair of experts `[layer, expert, expert]`, of `[token, layer, k]`."""
+    """How many tokens chose each expert `[layer, expert]`, and each pair of experts `[layer, expert, expert]`.
+
+    experts: `[token, layer, k]`; number: the number of experts.
+    """
     tokens, layers, _ = experts.shape
     counts = np.zeros((layers, number), dtype=np.int64)
     pairs = np.zeros((layers, number, number), dtype=np.int64)

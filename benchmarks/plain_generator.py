@@ -1,4 +1,4 @@
-"""The generator in plain vectorised numpy, with the same random numbers: the yardstick of `speed.py`."""
+"""The generator in plain vectorised numpy, with the same random numbers, for `speed.py` to compare speeds with."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def choices(gates: Gates, requests: int, length: int) -> Ints:
 
 
 def best(score: Floats, model: Model) -> Ints:
-    """Group-limited top-k, best first, `[token, k]`."""
+    """The top-k experts within the best groups, best first, `[token, k]`, by score `[token, expert]`."""
     grouped = score.reshape(len(score), model.groups, -1)
     strength = np.partition(grouped, -2, axis=2)[..., -2:].sum(axis=2)
     dropped = np.argpartition(strength, model.groups - model.groups_per_token, axis=1)
@@ -48,7 +48,7 @@ def hashed(bits: Ints) -> Ints:
 
 
 def lanes(state: Ints, count: int) -> Ints:
-    """The first 16-bit numbers of some streams, `[stream, count]`."""
+    """The first `count` 16-bit numbers of each stream, `[stream, count]`."""
     turns = np.arange(1, count // gate.LANES + 1, dtype=np.uint64)
     drawn: Ints = hashed(state[:, None] + turns * gate.STEP).astype("<u8").view("<u2")
     return drawn

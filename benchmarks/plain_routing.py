@@ -1,4 +1,4 @@
-"""Exact routing with general solvers, as the yardstick of `routing.py`; it must give the same answers."""
+"""Exact routing with general solvers, for `routing.py` to compare with; they must give the same answers."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,10 @@ Feasible = Callable[[Ints, Graph, int, int], bool]
 
 
 def least_peaks(units: Ints, replicas: Graph, devices: int, feasible: Feasible) -> list[int]:
-    """Least peak of each batch, units `[batch, expert]`, by bisection from the mean and the largest expert on."""
+    """The least peak of each batch of units `[batch, expert]`, by bisection.
+
+    The mean load is the lower end, and a device that serves the largest expert with all its slots the upper end.
+    """
     found = []
     for batch in units:
         low = -(-int(batch.sum()) // devices)
@@ -27,7 +30,10 @@ def least_peaks(units: Ints, replicas: Graph, devices: int, feasible: Feasible) 
 
 
 def _arcs(units: Ints, replicas: Graph, devices: int, peak: int) -> tuple[Ints, Ints, Ints, int]:
-    """Tails, heads and capacities: source 0, then experts, then devices, then the sink."""
+    """The tails, heads and capacities of the flow's arcs, and its sink.
+
+    Nodes are numbered from the source, which is 0, over experts and devices to the sink.
+    """
     experts = np.arange(len(units))
     count = np.diff(replicas.start)
     to = replicas.device_of[replicas.slot]
@@ -38,7 +44,7 @@ def _arcs(units: Ints, replicas: Graph, devices: int, peak: int) -> tuple[Ints, 
 
 
 def ortools_feasible(units: Ints, replicas: Graph, devices: int, peak: int) -> bool:
-    """Whether no device needs to carry more than the peak, by ortools' push-relabel."""
+    """Whether all units can be served with no device above the peak, by ortools' push-relabel max-flow."""
     tails, heads, capacities, sink = _arcs(units, replicas, devices, peak)
     flow = max_flow.SimpleMaxFlow()
     flow.add_arcs_with_capacity(tails, heads, capacities)
@@ -47,16 +53,16 @@ def ortools_feasible(units: Ints, replicas: Graph, devices: int, peak: int) -> b
 
 
 def scipy_feasible(units: Ints, replicas: Graph, devices: int, peak: int) -> bool:
-    """The same by scipy's Dinic."""
+    """Whether all units can be served with no device above the peak, by scipy's Dinic max-flow."""
     tails, heads, capacities, sink = _arcs(units, replicas, devices, peak)
     graph = csr_matrix((capacities.astype(np.int32), (tails, heads)), shape=(sink + 1, sink + 1))
     return bool(maximum_flow(graph, 0, sink).flow_value == units.sum())
 
 
 def fewest_hops(count: Ints, replicas: Graph, distance: Ints, peak: int) -> int:
-    """Fewest hops of one batch with no device above `peak` pairs, by ortools' min-cost flow.
+    """The fewest hops of one batch with no device above `peak` pairs, by ortools' min-cost flow.
 
-    count `[expert, source]` pairs, distance `[source, device]`.
+    count: pairs, `[expert, source]`; distance: hops, `[source, device]`.
     """
     experts, sources = np.nonzero(count)
     supply, devices = count[experts, sources], distance.shape[1]

@@ -1,8 +1,8 @@
-"""What others measured against what the presets say, as markdown tables.
+"""Times that others measured beside those of the presets, as markdown tables.
 
 Usage: python benchmarks/published.py
 
-Counts of messages are made here, with numpy alone, so that the cost model is judged without the simulator.
+Messages are counted here, with numpy alone, so that the cost model is judged without the simulator.
 
 Compute: published examples of one Wormhole device (tt-metal `models/common/modules/moe`).
 
@@ -28,7 +28,7 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.presets import load_hardware
 
 EXAMPLES = {(17, 17): 235, (17, 38): 365, (38, 38): 495, (38, 70): 625}
-"""Tokens in the two active slots of a device, and microseconds."""
+"""Microseconds of compute by the tokens in the two active slots of a device."""
 
 ROWS, TOKENS = 16, 32
 MEASURED = {
@@ -36,20 +36,23 @@ MEASURED = {
     "average": (55.258, 66.713, 78.169, 89.624, 101.079, 112.535, 123.990, 135.445),
     "farthest": (88.238, 96.183, 104.129, 112.074, 120.020, 127.965, 135.911, 143.856),
 }
-"""Microseconds of dispatch for E = 1 to 8."""
+"""Microseconds of dispatch for E = 1 to 8 experts of a token in the column, by where the experts are."""
 OFFSETS = {"nearest": (0, 0, 1, 1, -1, -1, 2, 2), "farthest": (8, 7, -7, 6, -6, 5, -5, 4)}
 CORNERS = [0, 7, 8, 15, 16, 23]
 DRAWS = 100  # batches of the average rows
 
 RANKS = (8, 16, 32, 64, 128, 256)
 DEEPEP = {"dispatch": (77, 118, 155, 173, 192, 194), "combine": (114, 195, 273, 314, 369, 360)}
-"""Microseconds on H800 by number of ranks."""
+"""Microseconds on H800, for each number of RANKS."""
 NODE, PICKS = 8, 128 * 8  # ranks in a node; messages that a rank sends, its own included
 
 
 class Cell(NamedTuple):
-    """One cell of the dispatch table: half messages on the edges of the ring `[batch, link]`, and the hops to the
-    farthest target, mean over tokens."""
+    """One cell of the dispatch table.
+
+    rows: where the experts are; experts: E; measured: microseconds; halves: half messages on the edges of the ring,
+    `[batch, link]`; hops: distance of the farthest target, mean over tokens.
+    """
 
     rows: str
     experts: int
@@ -59,7 +62,7 @@ class Cell(NamedTuple):
 
 
 def cells() -> list[Cell]:
-    """The table row by row."""
+    """All cells of the table, row by row."""
     rng = np.random.default_rng(0)
     table = []
     for rows, line in MEASURED.items():
@@ -96,27 +99,27 @@ def ring_halves(away: Ints) -> Ints:
 
 
 def link_us(table: Sequence[Cell], cost: Cost) -> Floats:
-    """Dispatch time of the link model, `[cell]`."""
+    """The dispatch time of each cell by the link model, `[cell]` microseconds."""
     return np.array([cost.dispatch_us(cell.halves).mean() for cell in table])
 
 
 def table_us(table: Sequence[Cell], cost: Cost) -> Floats:
-    """Dispatch time of the table model, `[cell]`."""
+    """The dispatch time of each cell by the table model, `[cell]` microseconds."""
     return cost.table_us(np.array([cell.experts for cell in table]), np.array([cell.hops for cell in table]))
 
 
 def measured_us(table: Sequence[Cell]) -> Floats:
-    """`[cell]`."""
+    """The measured dispatch time of each cell, `[cell]` microseconds."""
     return np.array([cell.measured for cell in table])
 
 
 def rmse(ours: Floats, measured: Floats) -> float:
-    """Root of the mean square error."""
+    """The root of the mean square error."""
     return float(np.sqrt(((ours - measured) ** 2).mean()))
 
 
 def fit_link(table: Sequence[Cell], bytes_per_token: int) -> tuple[float, float, float]:
-    """Base time, bandwidth in GB/s and RMSE of the best link model."""
+    """The base time (microseconds), bandwidth (GB/s) and RMSE of the link model that fits best."""
     busiest = np.array([cell.halves.max(axis=1).mean() / 2 for cell in table])
     design = np.column_stack([np.ones(len(table)), busiest * bytes_per_token / 1e3])
     (base, per_kilobyte), error = _fit(design, table)
@@ -124,7 +127,7 @@ def fit_link(table: Sequence[Cell], bytes_per_token: int) -> tuple[float, float,
 
 
 def fit_table(table: Sequence[Cell]) -> tuple[Floats, float]:
-    """Base, per expert and per hop of the best table model, and its RMSE."""
+    """The base, the time per expert and the time per hop of the table model that fits best, and its RMSE."""
     return _fit(np.array([(1.0, cell.experts, cell.hops) for cell in table]), table)
 
 
@@ -134,10 +137,10 @@ def _fit(design: Floats, table: Sequence[Cell]) -> tuple[Floats, float]:
 
 
 def port_halves(ranks: int) -> tuple[Ints, Bools]:
-    """Half messages `[1, link]` and which links are between nodes `[link]`, of evenly spread choices.
+    """Half messages `[1, link]` of evenly spread choices, and whether each link is between nodes `[link]`.
 
-    Links are each rank's port out and port in, inside nodes and then between them. What a rank sends to itself, an
-    equal part, passes none.
+    Links are the ports out of and into each rank, first those inside nodes and then those between them. The equal part
+    that a rank sends to itself passes no link.
     """
     node = np.arange(ranks) // NODE
     together = node[:, None] == node
@@ -147,7 +150,7 @@ def port_halves(ranks: int) -> tuple[Ints, Bools]:
 
 
 def expert_parallel_us(cost: Cost) -> dict[str, Floats]:
-    """Dispatch and combine `[number of ranks]` on evenly spread choices."""
+    """The times of dispatch and combine for each number of RANKS, `[number of ranks]`, on evenly spread choices."""
     ports = [port_halves(ranks) for ranks in RANKS]
     return {
         "dispatch": np.array([cost.dispatch_us(*port)[0] for port in ports]),
@@ -156,13 +159,13 @@ def expert_parallel_us(cost: Cost) -> dict[str, Floats]:
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[object]]) -> str:
-    """A table of text and of numbers with one decimal."""
+    """A markdown table of text, and of numbers with one decimal."""
     shown = [[f"{value:.1f}" if isinstance(value, float) else str(value) for value in row] for row in body]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *shown]) + "\n"
 
 
 def show_compute(cost: Cost) -> None:
-    """The examples of the staircase."""
+    """Print the published compute times beside the preset's."""
     body = [
         (f"{loads[0]}, {loads[1]}", us, float(cost.compute_us(np.array([[loads]]))[0]))
         for loads, us in EXAMPLES.items()
@@ -171,7 +174,7 @@ def show_compute(cost: Cost) -> None:
 
 
 def show_dispatch(cost: Cost) -> None:
-    """The ring's table by both models, and the fits."""
+    """Print the dispatch table of the ring beside both models, and the models that fit best."""
     table, dispatch = cells(), cost.preset.dispatch
     ours = zip(table, link_us(table, cost), table_us(table, cost), strict=True)
     body = [(cell.rows, cell.experts, cell.measured, float(link), float(other)) for cell, link, other in ours]
@@ -186,7 +189,7 @@ def show_dispatch(cost: Cost) -> None:
 
 
 def show_expert_parallel(cost: Cost) -> None:
-    """DeepEP's table, and the worst error."""
+    """Print DeepEP's table beside the preset's times, and the worst error."""
     ours, body, errors = expert_parallel_us(cost), [], []
     for name, line in DEEPEP.items():
         for ranks, measured, us in zip(RANKS, line, ours[name], strict=True):

@@ -1,12 +1,12 @@
-"""Our plans beside those of published planners, on test batches: the targets that the search has to meet.
+"""Our plans beside those of published planners, on the same test batches.
 
 Usage: python benchmarks/quality.py [--sizes 128,512,1024,2048] [--seeds 0,1,2] [--seconds 60] [--json FILE] [TRACES]
 
-Without TRACES the built-in trace, layer 12, 16x8 devices of 3 slots. TRACES: folders with names as in MESHES below. For
-each size and seed all rivals and our plans for three kinds of servers (any policy; even split only; optimal split of
-tokens) are judged on the same test batches. The best rival is the one with the least p99 latency or, for imbalance,
-the least p99 imbalance, each under its own routing, and once more given our optimal routing. Where servers can split
-evenly and nothing else, the rivals' placements are judged under that, too.
+Without TRACES the case is layer 12 of the built-in trace on 16x8 devices of 3 slots. TRACES are folders that have the
+names in MESHES below. For each size and seed all rivals and our plans for three kinds of servers (any policy; even
+split only; optimal split of tokens) are judged on the same test batches. The best rival is the one with the least p99
+latency or, for imbalance, the least p99 imbalance, each under its own routing, and once more given our optimal routing.
+Where servers can split evenly and nothing else, the rivals' placements are judged under an even split, too.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Source, TraceInput, open_source
 
 MESHES = {"deepseek-v2-lite": (Mesh(4, 8, 3), 2, 1), "gpt-oss-20b": (Mesh(4, 4, 3), 0, 0)}
-"""Of real traces: mesh, shared experts, first MoE layer."""
+"""The mesh, the number of shared experts and the first MoE layer of each real trace, by the name of its folder."""
 OURS: dict[str, tuple[Unit | None, tuple[str, ...]]] = {
     "any policy": (None, AUTO),
     "even only": (None, ("even",)),
@@ -44,7 +44,7 @@ Figures = dict[str, float]
 
 
 def opened(trace: str | None, tokens: int, seed: int) -> tuple[Source, Mesh]:
-    """The built-in trace or a folder, in batches of so many tokens."""
+    """The built-in trace, or the traces of a folder, in batches of `tokens` tokens, and the mesh for it."""
     if trace is None:
         named = TraceInput(batch_tokens=tokens, seed=seed)
         return open_source(named, [LAYER], ModelChoice(), MESH, lambda share: None), MESH
@@ -54,7 +54,7 @@ def opened(trace: str | None, tokens: int, seed: int) -> tuple[Source, Mesh]:
 
 
 def figures(report: SimulationReport) -> Figures:
-    """What is compared."""
+    """The figures of a report that are compared."""
     imbalance, latency = (np.percentile(of, [50, 99]).tolist() for of in (report.imbalance, report.latency_us))
     return {
         "imbalance p50": imbalance[0],
@@ -67,7 +67,7 @@ def figures(report: SimulationReport) -> Figures:
 
 
 def rivals(problem: Problem, sets: Sets, seed: int) -> dict[str, dict[str, Figures]]:
-    """By how pairs are routed, and by planner."""
+    """The figures of all rivals, by how pairs are routed, and by planner."""
     found: dict[str, dict[str, Figures]] = {"own": {}, "even": {}, "optimal tiles": {}, "optimal tokens": {}}
     for planner in planners(problem, seed):
         planned = timed(planner, problem)
@@ -84,7 +84,7 @@ def rivals(problem: Problem, sets: Sets, seed: int) -> dict[str, dict[str, Figur
 
 
 def ours(problem: Problem, sets: Sets, seed: int, seconds: float) -> dict[str, Figures]:
-    """Our plan for each kind of server."""
+    """The figures of our plans, by the kind of server that they are made for."""
     found = {}
     for kind, (unit, routings) in OURS.items():
         started = time.monotonic()
@@ -94,12 +94,12 @@ def ours(problem: Problem, sets: Sets, seed: int, seconds: float) -> dict[str, F
 
 
 def best(of: dict[str, Figures], figure: str) -> tuple[str, Figures]:
-    """The planner with the least of a figure."""
+    """The planner that has the least value of a figure, with all its figures."""
     return min(of.items(), key=lambda item: item[1][figure])
 
 
 def show(case: str, beside: dict[str, dict[str, Figures]], plans: dict[str, Figures]) -> None:
-    """Print one case: for each question the best rival, ours, and their ratio."""
+    """Print one case: for each question our figure, the best rival's, and their ratio."""
     questions = [
         ("latency p99", "own", "any policy"),
         ("latency p99", "optimal tiles", "any policy"),
@@ -118,7 +118,7 @@ def show(case: str, beside: dict[str, dict[str, Figures]], plans: dict[str, Figu
 
 
 def main() -> None:
-    """All cases, one after the other."""
+    """Run all cases, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("traces", nargs="*", default=[])
     parser.add_argument("--sizes", default="128,512,1024,2048")

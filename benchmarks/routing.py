@@ -1,6 +1,6 @@
-"""How fast exact routing and the policies are, and how good what is not exact: hops, margins, estimated next experts.
+"""How fast exact routing and the policies are, and how good their approximations: hops, margins, next experts.
 
-Usage: python benchmarks/routing.py. Home case: the built-in trace, greedy placement, one core.
+Usage: python benchmarks/routing.py. The case is layer 12 of the built-in trace with the greedy placement, on one core.
 """
 
 import time
@@ -28,12 +28,12 @@ from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import TraceInput, open_source
 
-FEW = 16  # batches for the slow yardsticks
+FEW = 16  # batches for the general solvers, which are slow
 LAYER = 12
 
 
 def context_of(problem: Problem, tile: int) -> RoutingContext:
-    """The greedy placement as policies see it."""
+    """The greedy placement in the form that policies read; tile: the tokens of a unit of load."""
     return RoutingContext.of(
         greedy(problem), problem.model, Network.of(MESH, problem.cost.preset.network), tile, 16, None
     )
@@ -41,7 +41,7 @@ def context_of(problem: Problem, tile: int) -> RoutingContext:
 
 @kernel
 def peaks(units: Ints, replicas: Graph, devices: int) -> Ints:
-    """Least peak of each batch, `[batch]`."""
+    """The least peak device load of each batch, `[batch]`, for units `[batch, expert]`."""
     found = np.empty(len(units), dtype=np.int64)
     flow, load = np.zeros(len(replicas.device_of), dtype=np.int64), np.zeros(devices, dtype=np.int64)
     scratch = scratch_for(devices)
@@ -51,7 +51,10 @@ def peaks(units: Ints, replicas: Graph, devices: int) -> Ints:
 
 
 def exact_peak(problem: Problem, test: Batches) -> None:
-    """Microseconds per batch for the peak alone, beside general max-flow solvers; answers compared."""
+    """Print the microseconds per batch of finding the least peak, ours and those of general max-flow solvers.
+
+    Raises AssertionError where they disagree.
+    """
     context = context_of(problem, 1)
     replicas = graph(context.start, context.slot, MESH.devices, MESH.slots_per_device)
     load = test.load(problem.model.experts).astype(np.int64)
@@ -68,7 +71,7 @@ def exact_peak(problem: Problem, test: Batches) -> None:
 
 
 def whole_policies(problem: Problem, test: Batches) -> None:
-    """M pairs/s of every policy: alone, and with loads, tiles, links and all statistics of a simulation."""
+    """Print the million pairs per second that each policy routes: alone, and within a simulation with all figures."""
     print(f"\n{'policy, M pairs/s':28}{'routing':>10}{'simulated':>10}")
     for unit in ("tokens", "tiles"):
         context = context_of(problem, 32 if unit == "tiles" else 1)
@@ -83,7 +86,7 @@ def whole_policies(problem: Problem, test: Batches) -> None:
 
 
 def ten_thousand(problem: Problem) -> None:
-    """All policies on 10,000 batches, drawn on the way, in one pass."""
+    """Print the time of simulating all policies in one pass over 10,000 batches, which are drawn on the way."""
     source = open_source(TraceInput(), [LAYER], ModelChoice(), MESH, lambda share: None)
     started = time.perf_counter()
     simulations = [
@@ -97,7 +100,7 @@ def ten_thousand(problem: Problem) -> None:
 
 
 def hops_above_fewest(problem: Problem, test: Batches) -> None:
-    """How many hops `optimal` (tokens) takes above a min-cost flow at the same peak, and how long that takes."""
+    """Print how many hops `optimal` takes above a min-cost flow with the same peak, and the time of that flow."""
     context = context_of(problem, 1)
     replicas = graph(context.start, context.slot, MESH.devices, MESH.slots_per_device)
     few = test.part(0, FEW)
@@ -117,14 +120,14 @@ def hops_above_fewest(problem: Problem, test: Batches) -> None:
 
 
 def pair_counts(batches: Batches, batch: int, model: Model) -> Ints:
-    """Pairs by expert and source row of one batch, `[expert, row]`."""
+    """The number of pairs of one batch by expert and source row, `[expert, row]`."""
     count = np.zeros((model.experts, MESH.rows), dtype=np.int64)
     np.add.at(count, (batches.experts[batch], batches.source_row[batch][:, None]), 1)
     return count
 
 
 def margins(problem: Problem, sets: Sets) -> None:
-    """Mean latency of `least-loaded` on selection batches by its margin."""
+    """Print the mean latency of `least-loaded` on selection batches by its margin."""
     print("\nleast-loaded, mean latency by margin, us")
     for unit, tried in (("tokens", (0, 1, 2, 4, 8, 16)), ("tiles", (0, 1, 2, 3))):
         found = []
@@ -137,7 +140,7 @@ def margins(problem: Problem, sets: Sets) -> None:
 
 
 def next_experts(problem: Problem) -> None:
-    """How often the estimated next expert is the recorded one, and how often it is among the next eight."""
+    """Print how often the estimated next expert is the recorded one, and how often one of the recorded next eight."""
     source = open_source(TraceInput(extras=True), [LAYER], ModelChoice(), MESH, lambda share: None)
     sets, model = source.sets(LAYER), problem.model
     guess = Coactivation.of(sets.train, model)

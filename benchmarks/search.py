@@ -1,8 +1,8 @@
 """How fast the search's surrogates are and how well they rank placements, and what annealing reaches by when.
 
-Usage: python benchmarks/search.py [speed] [ranks] [quality] [seeds] [batches]. Home case: the built-in trace, 16x8
-devices of 3 slots. Figures of quality are on test batches, from requests that the search has not seen, under exact
-routing.
+Usage: python benchmarks/search.py [speed] [ranks] [quality] [seeds] [batches]; without a word all five are run. The
+home case is layer 12 of the built-in trace on 16x8 devices of 3 slots. Figures of quality are measured on test batches,
+from requests that the search has not seen, under exact routing.
 """
 
 import sys
@@ -45,7 +45,7 @@ from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import TraceInput, open_source
 
 TILE = 32
-BATCHES, MOVES = 256, 20_000
+BATCHES, MOVES = 256, 20_000  # train batches of the surrogates, and moves that are drawn to time them
 SECONDS = (1, 3, 10, 30, 60)
 SEED_TOKENS = (128, 512, 1024, 2048)
 CASES = ((512, 1), (2048, 1), (1024, TILE), (2048, TILE))  # tokens of a batch, and of a unit of load
@@ -53,7 +53,7 @@ CHAINS = 2
 
 
 def problem_of(tokens: int) -> tuple[Problem, Sets]:
-    """The home case with batches of so many tokens."""
+    """The home case with batches of `tokens` tokens, and its batches."""
     source = open_source(TraceInput(batch_tokens=tokens), [LAYER], ModelChoice(), MESH, lambda share: None)
     sets = source.sets(LAYER)
     load = sets.train.load(source.model.experts)
@@ -78,7 +78,7 @@ def _optimal(moves: Ints, current: SplitState, trial: SplitState, touched: Touch
 
 
 def legal_moves(problem: Problem, placement: Placement) -> Ints:
-    """Of MOVES drawn at random."""
+    """The legal ones among MOVES move numbers that are drawn at random."""
     slots, experts = placement.slots, problem.model.experts
     drawn = np.random.default_rng(0).integers(slots.size * (slots.size + experts), size=MOVES)
     counts = placement.counts(experts)
@@ -86,8 +86,11 @@ def legal_moves(problem: Problem, placement: Placement) -> Ints:
 
 
 def swap_rate(problem: Problem) -> float:
-    """Thousands of swaps that the annealing of expected load evaluates per second, drawn swaps that are not legal left
-    out: those of one slot with itself, its device or its expert, with none, and of shared experts between rows."""
+    """The swaps that the annealing of expected load evaluates in a second, in thousands.
+
+    Not all swaps that it draws are legal, and only legal ones count: a slot cannot be swapped with a slot of its own
+    device or with one of its own expert, and a shared expert cannot leave its row.
+    """
     load = problem.total_load / problem.total_load.sum() * MESH.devices
     layout = layout_of(load, greedy(problem).slots, problem.spread, MESH.cols)
     steps, rng = 1_000_000, np.random.default_rng(0)
@@ -104,7 +107,7 @@ def swap_rate(problem: Problem) -> float:
 
 
 def speeds(problem: Problem) -> None:
-    """Evaluated moves per second, swaps and replacements of the greedy placement drawn at random."""
+    """Print how many moves each surrogate evaluates in a second, drawn from all moves of the greedy placement."""
     placement = greedy(problem)
     moves = legal_moves(problem, placement)
     nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=np.int64)
@@ -124,7 +127,7 @@ def speeds(problem: Problem) -> None:
 
 
 def pool(problem: Problem) -> Iterator[Placement]:
-    """Seeds, ends of short descents under even split, and what annealing passes."""
+    """Placements of all kinds: seeds, the ends of short descents under even split, and those that annealing passes."""
     rng = np.random.default_rng(0)
     yield from (sequential(problem), pairing(problem), greedy(problem))
     yield from (random_permutation(problem, rng) for _ in range(5))
@@ -139,7 +142,8 @@ def pool(problem: Problem) -> Iterator[Placement]:
 
 
 def surrogates(problem: Problem, placement: Placement) -> list[float]:
-    """Expected peak, and mean peak under even and under optimal split, of the train batches."""
+    """The values of three surrogates on train batches: the peak of the expected load, and the mean over batches of the
+    peak under even and under optimal split."""
     nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=np.int64)
     found = []
     for load in (problem.total_load[None], problem.load[:BATCHES]):
@@ -149,7 +153,7 @@ def surrogates(problem: Problem, placement: Placement) -> list[float]:
 
 
 def ranks(problem: Problem, sets: Sets) -> None:
-    """Spearman's rank correlation of each surrogate with simulated latency and imbalance on selection batches."""
+    """Print Spearman's rank correlation of each surrogate with latency and imbalance, both of selection batches."""
     placements = list(pool(problem))
     guessed = np.array([surrogates(problem, placement) for placement in placements])
     print(f"\nrank correlation over {len(placements)} placements" + f"{'latency':>12}{'imbalance':>12}")
@@ -163,7 +167,7 @@ def ranks(problem: Problem, sets: Sets) -> None:
 
 
 def figures(placement: Placement, load: Ints, tile: int) -> str:
-    """p50, mean and p99 over batches of imbalance, or the mean peak in tiles."""
+    """The median, the mean and the 99th percentile of imbalance over batches, or, for tiles, the mean peak."""
     peak = exact_peaks(placement, -(-load // tile))
     if tile > 1:
         return f"{peak.mean():22.3f}"
@@ -172,14 +176,14 @@ def figures(placement: Placement, load: Ints, tile: int) -> str:
 
 
 def annealed(problem: Problem, units: Ints, selection: Ints, seconds: float, chains: int = CHAINS) -> Placement:
-    """What annealing ends with in so many seconds: of the chains' last, the best on selection batches."""
+    """The placement that annealing finds in a time: of the last ones of all chains the best on selection batches."""
     budget, rng = SearchBudget(Deadline(seconds), seconds), np.random.default_rng(0)
     found = [greedy(problem), *anneal(greedy(problem), units, problem.spread, MESH.cols, budget, rng, chains=chains)]
     return min(found[-2 * chains :], key=lambda placement: float(exact_peaks(placement, selection).mean()))
 
 
 def quality() -> None:
-    """Test figures by planning time: p50, mean and p99 of imbalance, or mean peak in tiles."""
+    """Print test figures, see `figures`, by planning time."""
     print(f"\n{'tokens, unit':16}" + "".join(f"{f'{seconds} s':>22}" for seconds in (0, *SECONDS)))
     for tokens, tile in CASES:
         problem, sets = problem_of(tokens)
@@ -193,7 +197,7 @@ def quality() -> None:
 
 
 def seeds() -> None:
-    """Test figures of the seeds: p50, mean and p99 of imbalance, and mean peak in tiles."""
+    """Print the test figures of the seeds, see `figures`, in tokens and in tiles."""
     print(f"\n{'tokens, seed':22}{'p50, mean, p99':>22}{'tiles':>22}")
     for tokens in SEED_TOKENS:
         problem, sets = problem_of(tokens)
@@ -204,7 +208,7 @@ def seeds() -> None:
 
 
 def batches() -> None:
-    """p50, mean and p99 of imbalance on train, selection and test batches by the number of train batches."""
+    """Print the imbalance on train, selection and test batches by the number of train batches, see `figures`."""
     problem, sets = home_problem()
     selection, test = (part.load(problem.model.experts) for part in (sets.selection, sets.test))
     print(f"\n{'train batches':16}{'train':>22}{'selection':>22}{'test':>22}")

@@ -1,6 +1,7 @@
 """How fast the kernels are, beside the same work in plain numpy, in one run.
 
-Usage: python benchmarks/speed.py. Figures are medians of five after warm-up; the ratio is what to quote.
+Usage: python benchmarks/speed.py. Figures are medians of five runs after a warm-up. Quote the ratio, as absolute rates
+depend on the machine.
 """
 
 import tempfile
@@ -38,7 +39,7 @@ HARDWARE, LAYER, MESH = "tt-wormhole-quad-galaxy", 12, Mesh(16, 8, 3)
 
 
 def home_problem() -> tuple[Problem, Sets]:
-    """The home case on the built-in trace."""
+    """The home case, layer 12 of the built-in trace on 16x8 devices of 3 slots, and its batches."""
     source = open_source(TraceInput(), [LAYER], ModelChoice(), MESH, lambda share: None)
     sets = source.sets(LAYER)
     problem = make_problem(
@@ -48,7 +49,7 @@ def home_problem() -> tuple[Problem, Sets]:
 
 
 def simulation(problem: Problem, test: Batches) -> Measured:
-    """Even routing with loads, tiles and both rings, checked to give the same latencies."""
+    """Simulate even routing with loads, tiles and both directions of the rings; numpy must find the same latencies."""
     placement, experts = greedy(problem), problem.model.experts
     few = test.part(0, 32)
     ours = simulate(placement, few, problem.model, MESH, problem.cost, Conditions()).latency_us
@@ -65,7 +66,7 @@ def simulation(problem: Problem, test: Batches) -> Measured:
 
 
 def swap_evaluation(problem: Problem, train: Batches) -> Measured:
-    """Swaps of unreplicated experts on 256 batches, checked to give the same changes."""
+    """Evaluate swaps of experts without replicas on 256 batches; numpy must find the same changes."""
     value, together, _ = latency_goal(problem, train)
     state = SearchState.of(greedy(problem), problem.load[:256], value, np.zeros_like(together))
     scratch = scratch_for(state)
@@ -96,7 +97,7 @@ def _evaluate(moves: Ints, state: tuple[Ints, ...], scratch: tuple[Ints, ...]) -
 
 
 def reading() -> Measured:
-    """Native requests of 250 tokens and 58 layers from files, checked and one layer kept; numpy only loads them."""
+    """Read requests of 250 tokens and 58 layers from files, check them and keep one layer; numpy only loads them."""
     with tempfile.TemporaryDirectory() as folder:
         experts = np.argsort(np.random.default_rng(0).random((250, 58, 256)), axis=2)[..., :8].astype(np.uint8)
         for number in range(100):
@@ -109,7 +110,7 @@ def reading() -> Measured:
 
 
 def summarising(experts: Ints) -> Measured:
-    """Counts, pairs, bursts and overlaps of all layers; numpy does the counts and pairs alone."""
+    """Summarise counts, pairs, bursts and overlaps of all layers; numpy makes counts and pairs alone."""
     layers = experts.shape[1]
 
     def ours() -> object:
@@ -130,7 +131,7 @@ def summarising(experts: Ints) -> Measured:
 
 
 def coactivation(experts: Ints) -> Measured:
-    """Pair counts of one layer, beside products of one-hot matrices."""
+    """Count the pairs of experts of one layer; numpy multiplies one-hot matrices."""
     layer = np.ascontiguousarray(experts[:, 0])
     few = layer[:20_000]
     if (pair_counts(few, 256) != plain.counts_and_pairs(few[:, None], 256)[1][0]).any():
@@ -142,7 +143,7 @@ def coactivation(experts: Ints) -> Measured:
 
 
 def generation() -> Measured:
-    """Tokens of one DeepSeek-V3 layer, checked to be the same choices but for rounding."""
+    """Generate tokens of one DeepSeek-V3 layer; numpy must make the same choices, but for rounding."""
     gates, numbers = calibrated_gates(load_model("deepseek-v3"), [LAYER], 0), np.arange(500)
     lengths = np.full(500, 100)
     same = plain_generator.choices(gates, 20, 100) == generate(gates, "", numbers[:20], lengths[:20]).experts[:, 0]

@@ -4,10 +4,12 @@ Usage: python benchmarks/whole_models.py quality|speedup|fast TRACES [--layers 3
 
 TRACES: a corpus such as `moeplan synth big --requests 4000 --prompt-tokens 125 --output-tokens 125` makes (1 M tokens).
 
-- quality: one plan of all layers in so many seconds; then a sample of them, evenly spread, each alone for a minute.
-- speedup: the same layers and moves with one process and with two; the plans must be equal.
-- fast: all layers on expected load, once read.
-Memory is the largest sum of what all processes of a run hold for themselves (proportional set size).
+- quality: all layers are planned in one plan in --seconds, then some layers (--sample of them, evenly spaced) alone
+  in a minute each, and the figures of those layers are compared.
+- speedup: the same layers are planned with the same moves in one process and in two; the plans must be equal.
+- fast: all layers are planned on expected load; reading them is not timed.
+
+Memory is the largest sum, over the time of a run, of the proportional set sizes of all its processes.
 """
 
 import argparse
@@ -35,9 +37,9 @@ from optimizer.search.seeds.greedy import greedy
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import TraceInput
 
-SAMPLED_EVERY = 0.5  # seconds, of memory
+SAMPLED_EVERY = 0.5  # seconds between two looks at memory
 ALONE_SECONDS = 60
-MOVES, AMPLE = 300_000, 3600  # of a layer's search, and seconds that do not end it
+MOVES, AMPLE = 300_000, 3600  # moves of a layer's search, and a time limit that does not end it before
 
 
 class Run(NamedTuple):
@@ -49,7 +51,7 @@ class Run(NamedTuple):
 
 
 def run(*arguments: object) -> Run:
-    """`solve` with these arguments, in a process of its own."""
+    """Run `solve` with these arguments, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder, "plan.json")
         command = [sys.executable, "-m", "cli", "solve", *map(str, arguments), "--json", "-o", str(plan)]
@@ -68,7 +70,7 @@ def run(*arguments: object) -> Run:
 
 
 def held(process: int) -> int:
-    """Bytes of a process and all that it started."""
+    """The bytes that a process and all its descendants hold (proportional set size)."""
     total = 0
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
@@ -80,7 +82,7 @@ def held(process: int) -> int:
 
 
 def quality(traces: str, layers: str, seconds: float, sample: int) -> None:
-    """One plan of all layers beside layers that are planned alone."""
+    """Compare one plan of all layers with layers that are planned alone."""
     whole = run(traces, "--layer", layers, "--time-limit", seconds)
     print(f"{len(whole.said['layers'])} layers in {whole.seconds:.1f} s, {whole.gigabytes:.2f} GB, "
           f"routing {whole.said['routing']}, sum {whole.said['total_latency_us']}")  # fmt: skip
@@ -99,7 +101,7 @@ def quality(traces: str, layers: str, seconds: float, sample: int) -> None:
 
 
 def speedup(traces: str, layers: str) -> None:
-    """The same work with one process and two."""
+    """Compare the time of the same work in one process and in two."""
     asked = (traces, "--layer", layers, "--iterations", MOVES, "--time-limit", AMPLE)
     run(*asked[:2], layers.split("-")[0] + "," + layers.split("-")[-1], *asked[3:], "--jobs", 2)  # compiles
     one, two = (run(*asked, "--jobs", jobs) for jobs in (1, 2))
@@ -109,7 +111,7 @@ def speedup(traces: str, layers: str) -> None:
 
 
 def fast(traces: str, layers: str) -> None:
-    """All layers on expected load; the second time nothing is compiled."""
+    """Plan all layers on expected load twice, and print the second time, in which nothing is compiled."""
     reader = LayerReader.of(TraceInput([traces]), ModelChoice(), MESH, layer_ids(layers), lambda share: None)
     cost = Cost(HARDWARE, load_hardware(HARDWARE))
     for source, held_layers in reader.sources():
@@ -130,7 +132,7 @@ def fast(traces: str, layers: str) -> None:
 
 
 def main() -> None:
-    """One of the three."""
+    """Run the measurement that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["quality", "speedup", "fast"])
     parser.add_argument("traces")

@@ -1,1 +1,1 @@
-"""Our plans beside those of others, and beside proven optima. Must not know how results are shown."""
+"""Our plans beside those of other planners, and beside proven optima. This room does not know how results are shown."""

@@ -1,4 +1,4 @@
-"""Rivals, our plan and the bounds side by side, all on the same held-out batches."""
+"""Published planners, our plan and the bounds side by side, all judged on the same test batches."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -23,12 +23,14 @@ from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
 
 OURS, OPTIMAL = "moeplan", "optimal"
-WARMING = 2  # batches of the problem that a planner is run on first, so that no compilation is timed
+WARMING = 2
+"""Batches of the problem on which a planner is run first, so that no compilation is timed; as few as are quick to plan
+for, not tuned."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlannerResult:
-    """A planner's placement, the seconds it took, and how its server routes."""
+    """A planner's placement, the seconds that planning took, and the policies by which its server routes."""
 
     name: str
     placement: Placement
@@ -38,7 +40,10 @@ class PlannerResult:
 
 @dataclass(frozen=True, eq=False)
 class ComparedPlan:
-    """A placement under one routing on the test batches."""
+    """A placement under one routing policy on the test batches, with its distance from the bounds.
+
+    imbalance_gap, tiles_gap: mean over the test batches, over the bound of the `Comparison`, less 1.
+    """
 
     planned: PlannerResult
     report: SimulationReport
@@ -48,9 +53,10 @@ class ComparedPlan:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Rows of one layer, ours last, and what no placement goes below, mean over the test batches.
+    """The results of one layer, those of our plan last.
 
-    unit: what tiles are on this hardware, see `Cost.unit`.
+    imbalance_bound, tiles_bound: what no placement goes below, mean over the test batches; unit: what `tiles` counts on
+    this hardware, see `Cost.unit`.
     """
 
     layer: int
@@ -93,7 +99,7 @@ def compare(
 
 
 def judged(problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> SimulationReport:
-    """A placement on the test batches; the routing may be METRO."""
+    """A placement simulated on the test batches; the policy of the conditions may be METRO, which servers have not."""
     if conditions.routing != METRO:
         return LayerJudge(problem, sets, conditions).test(placement)
     simulation = MetroSimulation(placement, problem.model, problem.mesh, problem.cost, conditions)
@@ -102,7 +108,7 @@ def judged(problem: Problem, sets: Sets, placement: Placement, conditions: Condi
 
 
 def timed(planner: Planner, problem: Problem) -> PlannerResult:
-    """What a planner makes of the problem, once it is compiled; its placement is valid."""
+    """The placement that a planner makes of the problem, and the seconds that it takes once its code is compiled."""
     planner.plan(replace(problem, load=problem.load[:WARMING]))
     started = time.perf_counter()
     placement = planner.plan(problem)
@@ -126,12 +132,12 @@ def _ours(
 
 
 def _conditions(routings: Sequence[str], unit: Unit | None, cost: Cost) -> list[Conditions]:
-    """A planner's own routings, then the optimal one in each unit that is asked for."""
+    """The conditions of a planner's own routing policies, then optimal routing in each unit that is asked for."""
     units = (unit,) if unit else dict.fromkeys(("tokens", cost.unit))
     own = [Conditions(routing, unit) for routing in routings if routing != OPTIMAL]
     return own + [Conditions(OPTIMAL, each) for each in units]
 
 
 def _least(units: Ints, mesh: Mesh) -> Floats | Ints:
-    """The least peak device load of each batch for any placement, units `[batch, expert]`."""
+    """The least peak device load of each batch `[batch]` that any placement reaches, for loads `[batch, expert]`."""
     return any_placement_bound(units, mesh.devices, mesh.slots)

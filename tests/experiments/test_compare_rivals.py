@@ -1,4 +1,4 @@
-"""Rivals, ours and bounds side by side, as the program and as a user meets them."""
+"""Published planners and our plan side by side: each figure is the simulator's, and each gap is from a bound."""
 
 import json
 from pathlib import Path
@@ -23,6 +23,7 @@ OPTIMAL = ["optimal tokens", "optimal tiles"]
 
 
 def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Comparison:
+    """The comparison of layer 1 of some traces, our plan being made for one policy with 500 moves."""
     source = open_source(
         TraceInput(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None
     )
@@ -32,6 +33,7 @@ def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Co
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with twelve small requests."""
     rng, folder = np.random.default_rng(7), tmp_path_factory.mktemp("traces")
     for number in range(12):
         write_request(folder / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
@@ -40,6 +42,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(corpus: Path) -> Comparison:
+    """The comparison that most tests look at."""
     return compared(corpus)
 
 

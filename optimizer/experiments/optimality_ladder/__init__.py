@@ -1,1 +1,1 @@
-"""Heuristics against optima: a ladder of instances, families of questions, methods, and one row per run."""
+"""Heuristics beside proven optima: instances of growing size, families of objectives, methods, and rows of results."""

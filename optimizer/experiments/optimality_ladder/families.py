@@ -1,6 +1,6 @@
-"""What is asked of an instance: three objectives, each with a formulation that knows its optimum, or bounds it.
+"""The objectives for which an instance is solved, each with a formulation that finds its optimum or bounds it.
 
-A value is worked out here from the placement alone, exactly and by other code than the formulations'.
+The value of a placement is worked out here from the placement alone, exactly, and by other code than the formulations'.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,12 @@ from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 
 @dataclass(frozen=True)
 class Family:
-    """says: the objective in words; needs_tokens: recorded steps without tokens are no batches for it; methods: the
-    heuristics that have this objective, or none in particular.
+    """One objective, and how it is solved and valued.
 
-    view: the problem as methods and formulation get it; optimum: slots `[device, slot]` in an outcome whose bound
-    holds for every placement of the view; value: the objective of a placement of the view.
+    says: the objective in words. needs_tokens: whether instances of recorded steps, which have no tokens, are left out.
+    view: makes of an instance's problem the one that methods and formulation solve. optimum: finds slots
+    `[device, slot]`, in an outcome whose bound holds for every placement of the view. value: the objective of a
+    placement of the view. methods: the heuristics that are compared, by name.
     """
 
     says: str
@@ -43,18 +44,18 @@ class Family:
 
 
 def total(problem: Problem) -> Problem:
-    """All batches as one."""
+    """The problem with the loads of all batches summed into one."""
     return replace(problem, load=problem.total_load[None].astype(np.int32))
 
 
 def alone(problem: Problem) -> Problem:
-    """Every slot a device of its own: how many replicas an expert has is all that is left to choose."""
+    """The problem with every slot as a device of its own, so that only the numbers of replicas are left to choose."""
     mesh = problem.mesh
     return replace(problem, mesh=Mesh(mesh.rows, mesh.cols * mesh.slots_per_device, 1))
 
 
 def even_peak(problem: Problem, placement: Placement) -> Fraction:
-    """Mean over batches of the largest device load, every expert's load split evenly over its replicas."""
+    """The mean over batches of the largest device load, where each expert's load is split evenly over its replicas."""
     counts = placement.counts(problem.model.experts).tolist()
     peaks = Fraction(0)
     for load in problem.load.tolist():
@@ -64,7 +65,7 @@ def even_peak(problem: Problem, placement: Placement) -> Fraction:
 
 
 def routed_peak(problem: Problem, placement: Placement) -> Fraction:
-    """Mean over batches of the least peak device load that any routing reaches, in whole pairs, by path reversal."""
+    """The mean over batches of the least peak device load that any routing of whole pairs reaches."""
     devices, depth = placement.slots.shape
     replicas = graph(*placement.replicas(problem.model.experts), devices, depth)
     return Fraction(int(_sum_of_peaks(problem.load, replicas, devices)), len(problem.load))
@@ -72,7 +73,7 @@ def routed_peak(problem: Problem, placement: Placement) -> Fraction:
 
 @kernel
 def _sum_of_peaks(load: Ints, replicas: Graph, devices: int) -> int:
-    """Over batches; load `[batch, expert]`."""
+    """The sum over batches of the least peak device load; load `[batch, expert]`."""
     flow, carried = np.zeros(len(replicas.device_of), dtype=np.int64), np.zeros(devices, dtype=np.int64)
     scratch, total = scratch_for(devices), 0
     for units in load:
@@ -81,7 +82,7 @@ def _sum_of_peaks(load: Ints, replicas: Graph, devices: int) -> int:
 
 
 def place_expected(problem: Problem, limits: Limits) -> Outcome[Ints]:
-    """Joint counts and placement; without slots to spare counts are given, and CP-SAT places the replicas at best."""
+    """Choose counts and placement for the expected load; where no slot is to spare, place one replica of each."""
     mesh, load = problem.mesh, problem.total_load
     if problem.model.experts < mesh.slots:
         layer = JointInstance(load, problem.spread, mesh.rows, mesh.cols, mesh.slots_per_device)
@@ -92,22 +93,22 @@ def place_expected(problem: Problem, limits: Limits) -> Outcome[Ints]:
 
 
 def place_batches(problem: Problem, limits: Limits) -> Outcome[Ints]:
-    """Joint counts and placement, each batch routed at best."""
+    """Choose counts and placement for batches that are routed optimally."""
     mesh = problem.mesh
     return place_for_batches(BatchInstance(problem.load, mesh.devices, mesh.slots_per_device), None, limits)
 
 
 def replicate(problem: Problem, limits: Limits) -> Outcome[Ints]:
-    """Counts for all batches, as a placement of devices with one slot each."""
+    """Choose counts for all batches, and give them as a placement on devices with one slot each."""
     found = counts_for_batches(problem.load, _budget(problem), limits)
-    assert found.value is not None  # there are slots enough, or the problem would have been refused
+    assert found.value is not None  # a problem without enough slots would have been refused
     slots = np.full((problem.mesh.devices, 1), EMPTY)
     slots[: found.value.sum(), 0] = np.repeat(np.arange(len(found.value)), found.value)
     return Outcome(slots, found.objective, found.lower_bound, found.status, found.runtime)
 
 
 def _budget(problem: Problem) -> ReplicaBudget:
-    """All slots, or as many as an expert on every device fills."""
+    """A budget of all slots, or of fewer where all experts on every device fill no more."""
     experts, mesh = problem.model.experts, problem.mesh
     return ReplicaBudget.of(experts, min(mesh.slots, experts * mesh.devices), mesh.devices)
 

@@ -1,4 +1,4 @@
-"""The instances: layers of the built-in generator for each mesh of the ladder, and layers of traces."""
+"""The instances of the benchmark: layers of the built-in generator for each mesh size, and layers of traces."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,19 +31,19 @@ LADDER = {
     "4x8": Model("medium", 64, 0, 8, groups=8, groups_per_token=4),
     "16x8": load_model("deepseek-v3"),
 }
-"""The model generated for each mesh, smallest first: two thirds as many experts as slots, as DeepSeek-V3 has on 128
-devices, and on 4x2 as many as slots, so that nothing is replicated."""
+"""The model that is generated for each mesh, smallest first. It has two thirds as many experts as the mesh has slots,
+as DeepSeek-V3 has on 128 devices, but on 4x2 as many experts as slots, so that nothing can be replicated."""
 
-SLOTS = 3  # per device
-DEVICE_PAIRS = 32  # per device and batch, as with 512 tokens of DeepSeek-V3 on 128 devices
-BATCHES, APART = 16, 16  # batches, and how far they are apart, as neighbours share most of their requests
-LAYERS = 3  # instances of each mesh and of each trace
-HARDWARE = "tt-wormhole-quad-galaxy"  # of no consequence to loads
+SLOTS = 3  # per device, as DeepSeek-V3 has on 128 devices
+DEVICE_PAIRS = 32  # pairs per device and batch, as with 512 tokens of DeepSeek-V3 on 128 devices
+BATCHES, APART = 16, 16  # every 16th batch is taken, as neighbours share most of their requests
+LAYERS = 3  # instances of each mesh and of each trace; a compromise with the time of the benchmark
+HARDWARE = "tt-wormhole-quad-galaxy"  # a problem needs some hardware; loads do not depend on it
 
 
 @dataclass(frozen=True, eq=False)
 class LadderInstance:
-    """One layer to place on one mesh; `counted`: its batches are recorded steps without tokens."""
+    """One layer to place on one mesh; counted: whether its batches are recorded steps without tokens."""
 
     name: str
     size: str
@@ -52,13 +52,13 @@ class LadderInstance:
 
     @cached_property
     def digest(self) -> str:
-        """Of what is to be placed where: a row of results counts for this content alone."""
+        """A digest of the mesh and the loads; a row of results is valid for an instance with the same digest alone."""
         mesh = self.problem.mesh
         return digest(np.array([mesh.rows, mesh.cols, mesh.slots_per_device]), self.problem.load)
 
 
 def generated(sizes: Iterable[str], notify: Progress) -> Iterator[LadderInstance]:
-    """The first layers of the generator's model for each mesh; the same in every run."""
+    """The first layers of the model that is generated for each mesh; they are the same in every run."""
     for size in sizes:
         notify(f"instances {size}", 0.0)
         model, mesh = LADDER[size], Mesh.parse(size, SLOTS)
@@ -70,9 +70,9 @@ def generated(sizes: Iterable[str], notify: Progress) -> Iterator[LadderInstance
 
 
 def of_trace(path: str, sizes: Sequence[str], notify: Progress) -> Iterator[LadderInstance]:
-    """Layers of one trace, evenly drawn, on the first of the meshes that has a slot for each expert.
+    """Layers of one trace, evenly spaced, on the first of the meshes that has a slot for each expert.
 
-    Raises InputError for a trace that cannot be used, or with more experts than any of the meshes has slots.
+    Raises InputError for a trace that cannot be used, or that has more experts than any of the meshes has slots.
     """
     notify(f"reading {path}", 0.0)
     name, named = Path(path).resolve().name, TraceInput(traces=[path])
@@ -92,7 +92,7 @@ def of_trace(path: str, sizes: Sequence[str], notify: Progress) -> Iterator[Ladd
 
 
 def tiny() -> list[LadderInstance]:
-    """Two layers, with and without slots to spare, that are solved at once: what they need compiled, all need."""
+    """Two layers, with and without slots to spare, that are solved at once and compile all that others need."""
     loads = [[1, 2, 3, 4], [4, 3, 2, 1]], [[8, 1, 5, 2, 7, 3], [1, 6, 2, 6, 4, 9]]
     return [
         _instance(f"{len(load[0])} experts", "1x2", Model("tiny", len(load[0]), 0, 1), np.array(load, dtype=np.int32))
@@ -101,27 +101,31 @@ def tiny() -> list[LadderInstance]:
 
 
 def _loads(source: Source, layer: int) -> Ints:
-    """Of batches of all requests, `[batch, expert]`."""
+    """The loads `[batch, expert]` of batches that are drawn from all requests."""
     parts = source.stream(layer, test_only=False, count=BATCHES * APART)
     return np.concatenate([part.load(source.model.experts) for part in parts])
 
 
 def _instance(name: str, size: str, model: Model, load: Ints, counted: bool = False) -> LadderInstance:
-    """Of evenly drawn batches or steps; load `[batch, expert]`."""
+    """The instance of up to BATCHES evenly spaced batches, or recorded steps, of load `[batch, expert]`."""
     drawn = load[np.linspace(0, len(load) - 1, min(BATCHES, len(load))).astype(np.int64)]
     cost = Cost(HARDWARE, load_hardware(HARDWARE))
     return LadderInstance(name, size, make_problem(model, Mesh.parse(size, SLOTS), cost, drawn, "auto"), counted)
 
 
 def _tokens(model: Model, mesh: Mesh) -> int:
+    """The tokens of a batch that give each device DEVICE_PAIRS pairs on average."""
     return DEVICE_PAIRS * mesh.devices // model.top_k
 
 
 def _fitting(path: str, model: Model, sizes: Sequence[str]) -> str:
+    """The first mesh size that has a slot for each expert of the trace's model."""
     for size in sizes:
         if model.experts <= Mesh.parse(size, SLOTS).slots:
             return size
-    raise InputError(f"{path}: {model.experts} experts fit in no mesh of {', '.join(sizes)}; add to --sizes")
+    raise InputError(
+        f"{path}: {model.experts} experts fit in no mesh of {', '.join(sizes)}; name a larger one", "sizes"
+    )
 
 
 def _layers(files: Sequence[TraceFile], model: Model) -> Sequence[int]:
@@ -134,6 +138,6 @@ def _layers(files: Sequence[TraceFile], model: Model) -> Sequence[int]:
 
 
 def _drawn(layers: Sequence[int]) -> list[int]:
-    """Some layers, evenly drawn, neither the first nor the last where there are more."""
+    """LAYERS evenly spaced layers, neither the first nor the last where there are more; all where there are fewer."""
     number = min(LAYERS, len(layers))
     return [layers[(2 * place + 1) * len(layers) // (2 * number)] for place in range(number)]

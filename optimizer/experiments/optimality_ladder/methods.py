@@ -1,4 +1,4 @@
-"""The placement heuristics that are compared; a new one is one line here."""
+"""The placement heuristics that are compared with the optimum; a new one is one more entry of METHODS or ROUTED."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -19,21 +19,24 @@ from optimizer.search.state import SearchState
 from optimizer.search.stop import SearchBudget
 from optimizer.search.tabu import tabu
 
-DESCENTS = 16  # of multistart
-MOVES = 100_000  # of annealing and tabu search
+DESCENTS = 16  # of multistart; a compromise with the time of the benchmark, not tuned
+MOVES = 100_000  # that annealing and tabu search evaluate; a compromise with the time of the benchmark, not tuned
 
 Method = Callable[[Problem, Effort], Placement]
 
 
 def shared_per_row(problem: Problem) -> Problem:
-    """With one replica of each shared expert in every row, as far as they fit: all know that these are hot."""
+    """The problem with one replica of each shared expert in every row, as far as they fit.
+
+    All methods know that shared experts are hot, also those that look at no load.
+    """
     return make_problem(problem.model, problem.mesh, problem.cost, problem.load, None)
 
 
 def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
-    """The best of so many descents from the greedy placement and pairing in turn, by the sum of peaks under even split.
+    """The best of a number of descents, and of the greedy placement, by the sum of peaks under even split.
 
-    Ended by the deadline, too. The greedy placement is one to choose from.
+    The descents start from the greedy placement and from pairing in turn, and end early at the deadline.
     """
     goal, starts = peaks_goal(problem), [greedy(problem), pairing(shared_per_row(problem))]
     budget = SearchBudget(effort.deadline, effort.deadline.seconds, effort.iterations)
@@ -43,7 +46,7 @@ def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
 
 
 def tabued(problem: Problem, effort: Effort) -> Placement:
-    """Tabu search from the same, by the same."""
+    """The best placement of tabu search, and of the greedy placement, by the sum of peaks under even split."""
     goal, starts = peaks_goal(problem), [greedy(problem), pairing(shared_per_row(problem))]
     rng = np.random.default_rng(effort.seed)
     found = tabu(problem, goal, starts, moves(effort), rng, lambda share: None)
@@ -51,14 +54,14 @@ def tabued(problem: Problem, effort: Effort) -> Placement:
 
 
 def peaks_goal(problem: Problem) -> DescentGoal:
-    """Tokens of the fullest device, and nothing else."""
+    """The goal of a search that lowers the pairs of the fullest device, and nothing else."""
     experts = problem.model.experts
     nothing_saved = np.zeros((experts, experts), dtype=np.int64)
     return DescentGoal(np.arange(int(problem.load.max()) + 1), nothing_saved, tail=False)
 
 
 def least(problem: Problem, goal: DescentGoal, placements: list[Placement]) -> Placement:
-    """The placement with the least sum of peaks under even split."""
+    """The placement with the least sum over batches of peak device loads under even split."""
 
     def peaks(placement: Placement) -> int:
         return SearchState.of(placement, problem.load, goal.value, goal.together).objective
@@ -67,7 +70,7 @@ def least(problem: Problem, goal: DescentGoal, placements: list[Placement]) -> P
 
 
 def annealed(problem: Problem, effort: Effort, start: Placement, schedule: AnnealingSchedule) -> Placement:
-    """Simulated annealing of the peaks under optimal split."""
+    """The placement that simulated annealing of the peaks under optimal split ends with."""
     best, rng, cols = start, np.random.default_rng(effort.seed), problem.mesh.cols
     budget, most = moves(effort), problem.most_replicas
     for better in anneal(best, problem.load, problem.spread, cols, budget, rng, schedule, most=most):
@@ -76,7 +79,7 @@ def annealed(problem: Problem, effort: Effort, start: Placement, schedule: Annea
 
 
 def moves(effort: Effort) -> SearchBudget:
-    """As many moves as the effort says, or `MOVES`, until the deadline."""
+    """A budget of the moves that the effort allows, or of MOVES where it sets no limit, until the deadline."""
     iterations = MOVES if effort.iterations is None else effort.iterations
     return SearchBudget(effort.deadline, effort.deadline.seconds, iterations)
 
@@ -91,11 +94,11 @@ METHODS: dict[str, Method] = {
     "multistart": lambda problem, effort: descended(problem, effort, DESCENTS),
     "tabu": tabued,
 }
-"""Of all families."""
+"""The methods of all families, by name."""
 
 ROUTED: dict[str, Method] = {
     "flexibility": lambda problem, effort: flexibility(problem),
     "annealing": lambda problem, effort: annealed(problem, effort, greedy(problem), AnnealingSchedule()),
     "search": lambda problem, effort: annealed(problem, effort, flexibility(problem), COOL),
 }
-"""Of batches that are routed at best."""
+"""Further methods of the family whose batches are routed optimally, by name."""

@@ -1,4 +1,4 @@
-"""Running the ladder: every method on every instance of every family, each answer checked and valued from scratch."""
+"""Running the benchmark: every method on every instance of every family; each answer is checked and valued anew."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -17,19 +17,22 @@ from optimizer.experiments.program_version import program_version
 from optimizer.planning.options import Effort, Progress
 from optimizer.search.stop import Deadline
 
-FORMULATION = "formulation"  # beside the heuristics
-COMPILATION_SECONDS, COMPILATION_MOVES = 60.0, 1000  # for a tiny case
-ROUNDING = 1e-6  # relative: a solver's bound is a float
+FORMULATION = "formulation"  # the name of the exact method, beside the names of the heuristics
+COMPILATION_SECONDS, COMPILATION_MOVES = 60.0, 1000  # allowed for a tiny instance; generous, not tuned
+ROUNDING = 1e-6  # relative tolerance, as the bounds of solvers are floats
 
 
 class WrongAnswerError(Exception):
-    """A placement that breaks a rule, or that is better than what was proven to be best: the program is wrong."""
+    """A placement breaks a rule, or is better than what was proven to be best, so the program has a fault."""
 
 
 @dataclass(frozen=True, eq=False)
 class LadderCase:
-    """What a family asks of an instance, with the seed of the methods and the seconds that each may take; moves: that
-    a search may evaluate, by default as many as the method says."""
+    """One instance, to be solved for the objective of one family.
+
+    seed: that of the methods; limit: the seconds that each method may take; moves: those that a search may evaluate,
+    None for the method's own number.
+    """
 
     family: str
     instance: LadderInstance
@@ -39,12 +42,12 @@ class LadderCase:
 
     @cached_property
     def problem(self) -> Problem:
-        """The instance as the family sees it."""
+        """The problem that the family makes of the instance."""
         return FAMILIES[self.family].view(self.instance.problem)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The formulation first, whose bound is that of all others."""
+        """The names of all methods. The formulation comes first, as its bound is the one for all others."""
         return (FORMULATION, *FAMILIES[self.family].methods)
 
     def ran(self, method: str) -> LadderRun:
@@ -53,7 +56,7 @@ class LadderCase:
         return (self.family, instance.size, instance.name, instance.digest, method, self.seed, self.limit)
 
     def run(self, method: str, bound: float | None) -> LadderRow:
-        """Run the formulation, which finds the bound, or a heuristic. Raises WrongAnswerError."""
+        """Run a method; the formulation finds the bound, and heuristics are given it. Raises WrongAnswerError."""
         started = time.monotonic()
         if method == FORMULATION:
             found = FAMILIES[self.family].optimum(self.problem, Limits(self.limit, seed=self.seed))
@@ -67,14 +70,14 @@ class LadderCase:
         return self._row(method, value, bound, seconds)
 
     def _valued(self, placement: Placement, method: str, bound: float | None) -> float:
-        """The value of a placement, which follows from the placement alone."""
+        """The value of a placement, from the placement alone. Raises WrongAnswerError where it cannot be right."""
         mesh, experts = self.problem.mesh, self.problem.model.experts
         where = f"{method} on {self.instance.name}, {self.instance.size}, {self.family}"
         if faults := placement.violations(experts, mesh.devices, mesh.slots_per_device):
             raise WrongAnswerError(f"{where}: {'; '.join(faults)}")
         value = float(FAMILIES[self.family].value(self.problem, placement))
         if bound is not None and value < bound * (1 - ROUNDING):
-            raise WrongAnswerError(f"{where}: value {value} is below the bound {bound}, which so is none")
+            raise WrongAnswerError(f"{where}: value {value} is below the bound {bound}, so one of them is wrong")
         return value
 
     def _row(self, method: str, value: float | None, bound: float | None, seconds: float) -> LadderRow:
@@ -107,9 +110,9 @@ def run_all(
     journal: LadderJournal,
     notify: Progress,
 ) -> list[LadderRow]:
-    """The rows of all runs. Those that the journal has are not run again; the others are added to it as they end.
+    """The rows of all runs. Runs that the journal has are not made again; the others are added to it as they end.
 
-    Raises WrongAnswerError.
+    Raises WrongAnswerError at the first answer that cannot be right.
     """
     cases = list(_cases(families, instances, seed, limit))
     if any(journal.row(case.ran(method)) is None for case in cases for method in case.methods):
@@ -127,7 +130,7 @@ def _cases(
 
 
 def _compile(families: Sequence[str], notify: Progress) -> None:
-    """Everything once, so that the time of no run is spent on compiling."""
+    """Run every method once on tiny instances, so that no run spends its time on compiling."""
     for case in _cases(families, tiny(), 0, COMPILATION_SECONDS):
         for method in case.methods:
             notify(f"compiling {case.family} {method}", 0.0)
@@ -135,6 +138,7 @@ def _compile(families: Sequence[str], notify: Progress) -> None:
 
 
 def _rows(case: LadderCase, journal: LadderJournal, share: float, notify: Progress) -> Iterator[LadderRow]:
+    """The rows of all methods on one case; share: the share of the benchmark that is done."""
     bound = None
     for method in case.methods:
         notify(f"{case.family} {case.instance.size} {method}", share)

@@ -1,1 +1,1 @@
-"""The experiments: each step of optimisation on its own, on several data sets and layers."""
+"""What each step of optimisation wins, measured on several data sets and layers."""

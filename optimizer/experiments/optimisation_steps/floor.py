@@ -26,11 +26,14 @@ class Floor:
 
 
 def floor(bounds: Sequence[Bound], cost: Cost, mesh: Mesh, tokens: int) -> Floor | None:
-    """From the bounds of `bound_any` on batches of so many tokens, under its conditions; None without compute's.
+    """A lower bound on latency from the bounds that `bound_any` finds; None where it finds none on compute.
 
-    Compute takes its bound, and dispatch and combine at least their fixed times; so it is with each batch, and hence
-    with percentiles. On rings each result travels alone, so that the bound on hops shares out over all links at best;
-    as that is one on the mean, it adds to the mean alone. Of dispatch, which multicasts, no more is known.
+    bounds: of batches of `tokens` tokens each, under the conditions of `bound_any`.
+
+    Every batch takes at least the bound on its compute, and the fixed times of dispatch and combine, so the sum holds
+    for percentiles too. On rings each result travels alone, so that at best all hops spread evenly over all links. The
+    bound on hops is one on the mean over batches, so that it adds to the mean alone. Dispatch multicasts, and nothing
+    more is known of it.
     """
     compute = next((each for each in bounds if each.unit == TIME and not each.given), None)
     if compute is None or compute.p50 is None or compute.p99 is None:

@@ -1,4 +1,4 @@
-"""All data sets and layers in turn: wiring only."""
+"""Running the experiment: all data sets and layers in turn, each setting of a layer as a case."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,11 @@ from optimizer.traces.source import TraceInput, open_counts
 
 @dataclass(frozen=True)
 class StepsRequest:
-    """What is to be run: the layers, None for all of a data set; what is known of the model; the machine."""
+    """What is to be run on each data set.
+
+    layers: model layers, None for all; choice: what is known of the model; mesh, cost: the machine; terms: what each
+    planning may spend.
+    """
 
     layers: Sequence[int] | None
     choice: ModelChoice
@@ -31,7 +35,7 @@ def experiment(
 ) -> tuple[list[StepRow], list[str]]:
     """The rows of all runs, and sentences that the user should read. What the journal has is not run again.
 
-    Raises InputError for a data set that cannot be used, if that shows in its files before anything is run.
+    Raises InputError for a data set that cannot be used, before anything is run where its files show that already.
     """
     readers = {name: _reader(name, named, asked, notify) for name, named in datasets.items()}
     total = sum(len(reader.layers) for reader in readers.values())
@@ -39,7 +43,7 @@ def experiment(
     notes: list[str] = []
     compiled, done = False, 0
     for name in datasets:
-        reader = readers.pop(name)  # so that no more than one holds layers in memory
+        reader = readers.pop(name)  # a reader holds layers in memory, so each goes when its data set is done
         for layer in reader.layers:
             for case in _cases(reader, name, layer, asked):
                 if not compiled and case.missing(journal):
@@ -53,6 +57,7 @@ def experiment(
 
 
 def _reader(name: str, named: TraceInput, asked: StepsRequest, notify: Progress) -> LayerReader:
+    """The reader of a data set, with gate weights and candidates, which capacities need."""
     if open_counts(named, asked.choice) is not None:
         raise InputError(f"{name}: experiment needs token traces: with counts alone there is nothing to route")
     reading = lambda share: notify(f"reading {name}", share)  # noqa: E731
@@ -60,11 +65,12 @@ def _reader(name: str, named: TraceInput, asked: StepsRequest, notify: Progress)
 
 
 def _cases(reader: LayerReader, name: str, layer: int, asked: StepsRequest) -> Iterator[StepCase]:
+    """A case for each setting of a layer."""
     for setting in settings_of(reader.source_of(layer), layer, asked.mesh, asked.cost):
         yield StepCase(name, layer, setting, asked.terms)
 
 
 def _told(notify: Progress, case: StepCase, share: float) -> Progress:
-    """Where a run is among all; stages do not know."""
+    """A progress function for the stages of one case, which tells the share of all cases that is done instead."""
     where = f"{case.dataset}, layer {case.layer}, {case.setting.name}"
     return lambda stage, _: notify(f"{where}: {stage}", share)

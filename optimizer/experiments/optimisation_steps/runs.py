@@ -1,4 +1,5 @@
-"""Running the experiments: every method plans both settings of a layer, and every plan is judged in all ways."""
+"""Running the cases of the experiment: every method plans both settings of a layer, and every plan is judged under all
+policies and capacities."""
 
 import time
 from collections.abc import Iterator
@@ -28,22 +29,26 @@ METHODS = (SEQUENTIAL, "pairing", "greedy", "formulation", SEARCH)
 EVEN, OPTIMAL = "even", "optimal"
 POLICIES = (EVEN, "least-loaded", OPTIMAL)
 FACTORS = (None, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Capacities that every plan is judged with; 1 is the mean load of a slot."""
+"""The capacities that every plan is judged with, in mean loads of a slot; None is no capacity."""
 
-MOST_REROUTED = 0.01  # share of pairs; for a search the factor that suits it is judged as well
-SELECTION_BATCHES = 256  # to choose between rows
+MOST_REROUTED = 0.01
+"""The share of pairs that a capacity may reroute; a round number, not tuned. For a search's plan the fastest capacity
+that keeps to the share is judged besides FACTORS."""
+
+SELECTION_BATCHES = 256  # on which rows are chosen; a compromise with the time of judging
 COMPILATION_SECONDS, COMPILATION_MOVES, COMPILATION_BATCHES = 60.0, 500, 4
+"""What the run that only compiles may spend, and its batches; enough to reach all code, not tuned."""
 
 
 class Op(NamedTuple):
-    """A method's plan under one of the MoE ops."""
+    """A method, and the MoE op that its plan is judged with."""
 
     moe_op: str
     method: str
 
 
 class Trial(NamedTuple):
-    """A placement under a policy and a capacity, None for no limit."""
+    """A placement, to be judged under a policy and a capacity; None is no capacity."""
 
     policy: str
     placement: Placement
@@ -51,20 +56,23 @@ class Trial(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """Where its row stands in the block."""
+        """By what its row differs from others of the block."""
         return self.policy, self.capacity_factor
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What each planning may spend: seconds, and moves at most (None: no limit); the seed of all."""
+    """What each planning may spend.
+
+    limit: seconds; moves: those that a search may evaluate, None for any number; seed: that of all methods.
+    """
 
     limit: float
     moves: int | None
     seed: int
 
     def effort(self) -> Effort:
-        """With a clock that starts now."""
+        """The effort of one planning, whose time starts now."""
         return Effort(Deadline(self.limit), self.seed, self.moves)
 
 
@@ -79,29 +87,32 @@ class StepCase:
 
     @property
     def problem(self) -> Problem:
-        """To be planned, for the optimized op."""
+        """The problem to be planned, for the optimized op."""
         return self.setting.problem
 
     @property
     def ops(self) -> list[Op]:
-        """All methods for the optimized op, and for the functional one, if there is one, where all begin."""
+        """All methods for the optimized op, and for the functional op the placement where the steps begin.
+
+        Hardware without a functional op has none.
+        """
         begin = self.setting.name == ROUTED and self.problem.cost.preset.functional is not None
         return [Op(FUNCTIONAL, SEQUENTIAL)] * begin + [Op(OPTIMIZED, method) for method in METHODS]
 
     def block(self, op: Op) -> Block:
-        """Of the rows of a plan."""
+        """The block of the rows of a plan."""
         terms = self.terms
         where = self.dataset, self.layer, self.setting.name
         return (*where, *op, terms.seed, terms.limit, terms.moves, self.setting.digest)
 
     def missing(self, journal: StepJournal) -> list[Op]:
-        """The plans that the journal does not have all rows of."""
+        """The plans of which the journal lacks a row."""
         known = {op: {row.place for row in journal.rows(self.block(op))} for op in self.ops}
         return [op for op in self.ops if not set(places(op)) <= known[op]]
 
 
 def rows_of(case: StepCase, journal: StepJournal, notify: Progress) -> list[StepRow]:
-    """The rows of a case. What the journal has is not run again; the rest is added to it, plan by plan."""
+    """The rows of a case. Plans that the journal has are not made again; the others are added to it, plan by plan."""
     missing = case.missing(journal)
     if missing:
         for rows in _made(case, missing, notify):
@@ -110,7 +121,7 @@ def rows_of(case: StepCase, journal: StepJournal, notify: Progress) -> list[Step
 
 
 def compile_all(case: StepCase, notify: Progress) -> None:
-    """Run everything once on a few batches, so that the time of no run is spent on compiling."""
+    """Run all methods once on a few batches, so that no run spends its time on compiling."""
     few = Sets(*(batches.part(0, COMPILATION_BATCHES) for batches in case.setting.sets))
     problem = replace(case.problem, load=case.problem.load[:COMPILATION_BATCHES])
     setting = replace(case.setting, problem=problem, sets=few)
@@ -120,7 +131,7 @@ def compile_all(case: StepCase, notify: Progress) -> None:
 
 
 def _made(case: StepCase, ops: list[Op], notify: Progress) -> Iterator[list[StepRow]]:
-    """The rows of each of the plans that are asked for."""
+    """Make the plans that are asked for, and give the rows of each."""
     portfolio = Portfolio.of(case.problem, case.setting.sets, SolveOptions(routings=POLICIES))
     found = list(seeds_and_formulation(case.problem, case.terms.effort(), notify))
     for candidate in found:
@@ -137,24 +148,28 @@ def _made(case: StepCase, ops: list[Op], notify: Progress) -> Iterator[list[Step
 
 
 def _functional(case: StepCase) -> Portfolio:
+    """A portfolio that judges with the functional op."""
     problem = replace(case.problem, cost=replace(case.problem.cost, moe_op=FUNCTIONAL))
     return Portfolio.of(problem, case.setting.sets, SolveOptions(routings=(EVEN,)))
 
 
 def places(op: Op) -> list[Place]:
-    """Under what every plan is judged; that for the functional op is only where all begin."""
+    """The policies and capacities that a plan is judged under; with the functional op, where the steps begin, one."""
     if op.moe_op == FUNCTIONAL:
         return [(EVEN, None)]
     return [(policy, factor) for policy in POLICIES for factor in FACTORS]
 
 
 def _trials(op: Op, placements: dict[str, Placement]) -> list[Trial]:
+    """The trials of a plan that has a placement for each policy."""
     return [Trial(policy, placements[policy], factor) for policy, factor in places(op)]
 
 
 def _searched(portfolio: Portfolio, found: list[Candidate], terms: Terms, notify: Progress) -> dict[str, Placement]:
-    """What one search of the whole time finds for each policy. Raises KeyboardInterrupt where it ended early, as what
-    it has found by then is no result."""
+    """The placement that one search, of the whole time, finds for each policy.
+
+    Raises KeyboardInterrupt where the search was cut short, as that is no result of the experiment.
+    """
     effort = terms.effort()
     portfolio.search(found, effort, terms.limit, notify)
     if effort.cancel.asked:
@@ -163,7 +178,7 @@ def _searched(portfolio: Portfolio, found: list[Candidate], terms: Terms, notify
 
 
 def _suited(portfolio: Portfolio) -> list[Trial]:
-    """The capacity that makes a search's placement fastest, where one does."""
+    """A trial with the capacity that makes a search's placement fastest; none where no capacity makes it faster."""
     best = limited(portfolio, MOST_REROUTED, Cancel())
     return [] if best is None else [Trial(best.routing, best.placement, round(best.capacity_factor, 2))]
 
@@ -171,7 +186,7 @@ def _suited(portfolio: Portfolio) -> list[Trial]:
 def _rows(
     case: StepCase, portfolio: Portfolio, op: Op, trials: list[Trial], seconds: float, notify: Progress
 ) -> list[StepRow]:
-    """Of one plan; of trials under the same conditions the last."""
+    """The rows of one plan; where two trials have the same policy and capacity, the later one counts."""
     found = {}
     for done, trial in enumerate(trials):
         notify(f"judging {op.method}", done / len(trials))
@@ -181,6 +196,7 @@ def _rows(
 
 
 def _row(case: StepCase, portfolio: Portfolio, op: Op, trial: Trial, seconds: float) -> StepRow:
+    """The row of one trial; seconds: what planning took."""
     sets, mesh, terms = case.setting.sets, case.problem.mesh, case.terms
     report = _judged(portfolio, trial, sets.test)
     selection = _judged(portfolio, trial, sets.selection.part(0, SELECTION_BATCHES))
@@ -225,12 +241,13 @@ def _row(case: StepCase, portfolio: Portfolio, op: Op, trial: Trial, seconds: fl
 
 
 def _judged(portfolio: Portfolio, trial: Trial, batches: Batches) -> SimulationReport:
+    """The trial simulated on some batches."""
     if trial.capacity_factor is None:
         return portfolio.pools[trial.policy].judge.on(trial.placement, batches)
     return run(portfolio, Limited(trial.policy, trial.placement, trial.capacity_factor), batches)
 
 
 def _wandering(report: SimulationReport) -> float:
-    """Share of pairs that are rerouted or, for want of room, served over capacity; none without a capacity."""
+    """The share of pairs that are rerouted or, for want of room, served over capacity; 0 without a capacity."""
     what = report.rerouting
     return 0.0 if what is None else what.share(what.rerouted + what.over)

@@ -20,7 +20,7 @@ ROUTED, ALL = "routed", "all"
 
 @dataclass(frozen=True, eq=False)
 class StepSetting:
-    """What is to be placed where: ROUTED without replicas and without shared experts, or ALL of a model."""
+    """What is placed, and where: ROUTED is the routed experts without replicas, ALL is all experts with replicas."""
 
     name: str
     problem: Problem
@@ -28,7 +28,7 @@ class StepSetting:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that the figures of a plan follow from."""
+        """A digest of everything that the figures of a plan follow from."""
         mesh, preset = self.problem.mesh, self.problem.cost.preset.model_dump_json().encode()
         arrays = [array for batches in self.sets for array in vars(batches).values() if array is not None]
         shape = np.array([mesh.rows, mesh.cols, mesh.slots_per_device, self.problem.model.routed_experts])
@@ -36,14 +36,14 @@ class StepSetting:
 
     @cached_property
     def floor(self) -> Floor | None:
-        """What no placement goes below on the test batches."""
+        """The latency that no placement goes below on the test batches; None where no bound is known."""
         problem, test = self.problem, self.sets.test
         bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
         return floor(bounds, problem.cost, problem.mesh, test.tokens)
 
 
 def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[StepSetting]:
-    """Both settings of a layer. Raises InputError where the experts do not fit."""
+    """Both settings of a layer, ROUTED first. Raises InputError where the experts do not fit the slots."""
     model, sets = source.model, source.sets(layer)
     alone = replace(model, shared_experts=0)
     fewest = replace(mesh, slots_per_device=-(-model.routed_experts // mesh.devices))
@@ -56,5 +56,5 @@ def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[
 
 
 def _routed(batches: Batches, top_k: int) -> Batches:
-    """The same tokens without their shared experts."""
+    """The batches without the shared experts of their tokens."""
     return replace(batches, experts=batches.experts[..., :top_k])

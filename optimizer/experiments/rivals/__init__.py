@@ -1,1 +1,1 @@
-"""Planners that others have published, re-implemented from their descriptions, to be compared with."""
+"""Planners that others have published, implemented anew from their descriptions, as rivals of our plan."""

@@ -12,19 +12,20 @@ from optimizer.search.seeds.greedy import greedy
 
 
 def eplb(problem: Problem) -> Placement:
-    """The global policy: replicas to the largest load per replica, and the heaviest to the lightest device.
+    """The global policy: each further replica goes to the expert with the largest load per replica, and each replica,
+    the heaviest first, to the lightest device.
 
-    EPLB may put two replicas of an expert on one device, where the second is worth nothing. Here the second goes to
-    the lightest device that does not hold the expert, see `seeds.greedy`.
+    EPLB may put two replicas of an expert on one device, where the second is worth nothing. Here the second goes to the
+    lightest device that does not hold the expert, see `seeds.greedy`.
     """
     return greedy(problem)
 
 
 def nodes(problem: Problem) -> int:
-    """How many nodes, of whole mesh rows, the hierarchical policy can use; 1 where it cannot.
+    """The number of nodes that the hierarchical policy places groups of experts on; 1 where it cannot place by nodes.
 
-    EPLB asks for a number of groups that the nodes divide; of mesh rows as many are taken for one node as make it so.
-    Every node needs the same number of shared replicas, and room for its experts.
+    EPLB needs a number of nodes that divides the number of groups. A node is here a number of whole mesh rows, the
+    least that makes it so. Every node needs the same number of shared replicas, and room for its experts.
     """
     model, number = problem.model, gcd(problem.model.groups, problem.mesh.rows)
     shared = problem.shared_replicas or 0
@@ -37,8 +38,9 @@ def nodes(problem: Problem) -> int:
 def eplb_by_groups(problem: Problem) -> Placement:
     """The hierarchical policy.
 
-    1. Groups of experts, the heaviest first, to the lightest node that has not got its number of groups;
-    2. and 3. within each node replication and packing as in `eplb`, repair included.
+    1. Each group of experts, the heaviest first, goes to the lightest node that has not yet its number of groups.
+    2. and 3. Within each node experts are replicated and packed as in `eplb`, which keeps the replicas of an expert on
+       distinct devices.
 
     With one node this is the global policy, as in EPLB where the groups do not fit the nodes.
     """
@@ -48,7 +50,7 @@ def eplb_by_groups(problem: Problem) -> Placement:
 
 
 def _groups_of_nodes(problem: Problem, number: int) -> list[list[int]]:
-    """The groups of each node, in the order in which they were packed."""
+    """The groups of each node, in the order in which they were assigned to it."""
     model = problem.model
     load = problem.total_load[: model.routed_experts].reshape(model.groups, -1).sum(axis=1)
     held: list[list[int]] = [[] for _ in range(number)]
@@ -59,7 +61,10 @@ def _groups_of_nodes(problem: Problem, number: int) -> list[list[int]]:
 
 
 def _node(problem: Problem, groups: list[int], number: int) -> Ints:
-    """The slots of one node: a problem of its own, with its share of the shared experts' load and replicas."""
+    """The slots `[device, slot]` of one node, planned as a problem of its own.
+
+    The node serves an equal share of the shared experts' load, and holds an equal share of their replicas.
+    """
     model, mesh = problem.model, problem.mesh
     routed = np.arange(model.routed_experts).reshape(model.groups, -1)[groups].ravel()
     ids = np.concatenate([routed, np.asarray(model.shared_ids, dtype=np.int64)])

@@ -13,19 +13,20 @@ METRO = "metro"
 
 
 class MetroSimulation(Simulation):
-    """The simulator, with METRO in place of the policy of its conditions, which name it for the report."""
+    """The simulator with METRO as its policy; the conditions name METRO only so that the report does."""
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         return metro(batches.experts, source, self._context, self.model.routed_experts)
 
 
 def metro(experts: Ints, source: Ints, context: RoutingContext, routed: int) -> Ints:
-    """The replica of each pair, `[batch, token, k]` flat slots: as few activated experts as possible on the device that
-    has most of them.
+    """The replica that serves each pair, `[batch, token, k]` flat slots, such that the device with the most activated
+    experts has as few as possible.
 
-    Every routed expert (ids below `routed`) of a batch is activated once: all its pairs go to one replica. The paper
-    finds the optimum by max-flow and approaches it greedily; this is the optimum. It speaks of no replicated shared
-    expert: here its pairs go to the nearest replica, and each replica used counts as activated.
+    experts: `[batch, token, k]`; source: `[batch, token]`. Every routed expert (ids below `routed`) of a batch is
+    activated once, as all its pairs go to one replica. The paper finds the optimum by max-flow, and a greedy rule that
+    comes close; this is the optimum. The paper knows no replicated shared experts: here their pairs go to the nearest
+    replica, and each replica that is used counts as activated.
     """
     used = np.unique(context.nearest_slot[:, routed:]).astype(np.int32)
     held = context.slot[: context.start[routed]]
@@ -37,7 +38,8 @@ def metro(experts: Ints, source: Ints, context: RoutingContext, routed: int) -> 
 
 @kernel
 def _metro(experts: Ints, source: Ints, replicas: Graph, nearest: Ints, routed: int, devices: int) -> Ints:
-    """The experts of `replicas` from `routed` on are the shared replicas that are used, each an expert of its own."""
+    """Do the work of `metro`. In `replicas` each used replica of a shared expert is an expert of its own, from `routed`
+    on."""
     batches, tokens, k = experts.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
     active = np.ones(len(replicas.start) - 1, dtype=np.int64)

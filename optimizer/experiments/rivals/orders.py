@@ -1,4 +1,4 @@
-"""Placements by id: what a mesh is given where nothing is known of the load."""
+"""Placements in the order of ids, as made where nothing is known of the load."""
 
 from itertools import islice
 
@@ -22,7 +22,8 @@ def column_major(problem: Problem) -> Placement:
 
 
 def _dealt(problem: Problem, devices: Ints) -> Placement:
-    """Each id, and in further rounds one more replica of each, to the next device in turn that it fits."""
+    """Deal each expert to the next of the devices that it fits on, in turn; further rounds add replicas in the same way
+    until the slots are full."""
     packing = Packing(problem, np.zeros(problem.model.experts))
     experts = np.flatnonzero(~problem.spread)
     rounds = (int(expert) for _ in range(len(devices)) for expert in experts)

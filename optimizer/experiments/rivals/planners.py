@@ -1,4 +1,4 @@
-"""All planners to compare with, and the replica routing each was published with."""
+"""All planners that our plan is compared with, and the routing policy that each was published with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from optimizer.search.seeds.steps import steps
 
 @dataclass(frozen=True)
 class Planner:
-    """A planner's name, how it plans a layer, and its routings: policies of `routing.policies`, or METRO."""
+    """A planner: its name, the function that plans a layer, and the routing policies that its placements are judged
+    under, which are names of `routing.policies`, or METRO."""
 
     name: str
     plan: Callable[[Problem], Placement]
@@ -28,10 +29,10 @@ class Planner:
 
 
 def planners(problem: Problem, seed: int) -> list[Planner]:
-    """The planners that differ on this problem: EPLB by groups is none of its own where there is one node.
+    """All planners, without EPLB by groups where there is but one node, as it is then the same as EPLB.
 
-    Servers that spread requests over replicas at random, by hash or in turn, or that give each source a replica of its
-    own (vllm-ascend, for FlashLB), get an even split, which is the best that these can come to.
+    Some servers spread pairs over replicas at random, by hash or in turn, or give each source a replica of its own
+    (vllm-ascend, for FlashLB). Their planners are judged under an even split, which is the best that those can reach.
     """
     found = [
         Planner("sequential", sequential),

@@ -1,4 +1,4 @@
-"""One more copy of the hottest experts, rows balanced, then annealing: moe-balance's search on a Galaxy."""
+"""The search of moe-balance on a Galaxy: hot experts get one more replica, rows are balanced, then slots annealed."""
 
 import numpy as np
 
@@ -9,21 +9,23 @@ from optimizer.domain.problem import Problem
 from optimizer.search.seeds.greedy import heaviest_first, replica_weight
 from optimizer.search.seeds.packing import Packing
 
-STEPS = 400_000
-COLDEST = 1e-3  # last temperature over the first
+STEPS = 400_000  # of annealing; a compromise between time and quality, not tuned
+COLDEST = 1e-3  # the last temperature over the first; not tuned
 
 
 def row_balance(problem: Problem, rng: np.random.Generator) -> Placement:
-    """One more copy of the hottest experts, placed row by row, and annealed.
+    """Give the hottest experts one more replica, place all replicas row by row, and anneal.
 
-    As moe-balance describes its initial placements (`balance` along rows, shared replicas on the diagonal first) and
-    its annealing:
+    This follows the description that moe-balance gives of its initial placements (`balance` along rows, shared replicas
+    on the diagonal first) and of its annealing:
 
-    1. the spare slots (112 on 16x8 devices of 3) give one more replica to the hottest experts;
-    2. the heaviest replica first, each to the row with the least load that it fits, and there to the lightest device;
-    3. random swaps of two replicas, by Metropolis' rule with geometric cooling, on the sum of squared device loads.
+    1. The spare slots (112 on 16x8 devices of 3) give one more replica to the hottest experts.
+    2. Each replica, the heaviest first, goes to the row with the least load in which it fits, and there to the lightest
+       device that it fits on.
+    3. Two replicas drawn at random change places by Metropolis' rule with geometric cooling, on the sum of squared
+       device loads.
 
-    No device is given an expert twice; where no row has such a device, another expert makes way.
+    No device is given an expert twice; where no row has a device for a replica, another expert makes way.
     """
     counts = copies(problem)
     weight = replica_weight(problem, counts)
@@ -36,7 +38,8 @@ def row_balance(problem: Problem, rng: np.random.Generator) -> Placement:
 
 
 def copies(problem: Problem) -> Ints:
-    """Replicas of each expert, `[expert]`: one more of each, the hottest first, as often as slots last."""
+    """The number of replicas of each expert, `[expert]`: experts get one more in turn, the hottest first, until the
+    slots are used up; shared experts keep their number."""
     experts = np.flatnonzero(~problem.spread)
     ranked = experts[np.argsort(-problem.total_load[experts], kind="stable")]
     room = min(problem.most_free_replicas, len(ranked) * problem.mesh.devices)
@@ -46,7 +49,7 @@ def copies(problem: Problem) -> Ints:
 
 
 def _place(packing: Packing, expert: int, rows: int) -> None:
-    """On the lightest device that it fits in the lightest row that has one."""
+    """Place the expert in the lightest row that has a device for it, on the lightest such device of the row."""
     fits = packing.fits(expert).reshape(rows, -1)
     if not fits.any():
         packing.place_lightest(expert)
@@ -59,8 +62,11 @@ def _place(packing: Packing, expert: int, rows: int) -> None:
 
 @kernel
 def _anneal(slots: Ints, weight: Floats, fixed: Bools, steps: Ints, dice: Floats) -> None:
-    """Swap slots `[device, slot]`; weight and fixed `[expert + 1]`, the last for an empty slot; steps `[step, 2]` flat
-    slots, dice `[step]` in 0..1."""
+    """Anneal slots `[device, slot]` in place, one swap of two slots for each step.
+
+    weight, fixed: the load of a replica, and whether it must stay, `[expert + 1]`, where the last entry is for an empty
+    slot. steps: the flat slots to swap, `[step, 2]`. dice: random numbers in 0..1, `[step]`.
+    """
     devices, depth = slots.shape
     load = np.zeros(devices)
     for device in range(devices):
@@ -88,6 +94,7 @@ def _anneal(slots: Ints, weight: Floats, fixed: Bools, steps: Ints, dice: Floats
 
 @kernel
 def _doubles(slots: Ints, device: int, expert: int) -> bool:
+    """Whether the device holds the expert already."""
     if expert == EMPTY:
         return False
     for held in slots[device]:

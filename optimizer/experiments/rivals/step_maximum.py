@@ -11,15 +11,16 @@ from optimizer.search.seeds.steps import counts_by_steps
 
 
 def step_maximum(problem: Problem) -> Placement:
-    """Replicas for the hottest expert of each step, then a zigzag over the devices.
+    """Replicate for the hottest expert of each step, then deal the replicas out in a zigzag over the devices.
 
-    As SGLang's `eplb_algorithms/deepseek_vec` does for decode, a step being a batch to plan on:
+    This follows `eplb_algorithms/deepseek_vec` of SGLang, as used for decode; a step is here a batch to plan on.
 
-    1. one more replica at a time to the expert with which the steps' largest loads per replica sum up to the least;
-    2. the replicas are sorted by load and dealt out to all devices in turn, every other round backwards.
+    1. One replica at a time is added, to the expert that makes the sum over steps of the largest load per replica the
+       least.
+    2. The replicas are sorted by load and dealt out to all devices in turn, every other round backwards.
 
-    The zigzag may give a device an expert twice. Here the second goes to the lightest device that it fits, once all
-    others are dealt out. Shared replicas, of which SGLang knows nothing, count as dealt out in the first rounds.
+    The zigzag may give a device an expert twice. Here the second replica goes to the lightest device that it fits on,
+    once all others are dealt out. Shared replicas, which SGLang does not know, count as dealt out in the first rounds.
     """
     counts = counts_by_steps(problem)
     packing = Packing(problem, replica_weight(problem, counts))
@@ -39,6 +40,6 @@ def step_maximum(problem: Problem) -> Placement:
 
 
 def _filled(packing: Packing) -> Ints:
-    """Slots in use, `[device]`."""
+    """The number of slots in use, `[device]`."""
     filled: Ints = (packing.slots != EMPTY).sum(axis=1)
     return filled

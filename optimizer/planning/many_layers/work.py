@@ -144,13 +144,13 @@ def _make(path: Path) -> None:
 
 def _locked(path: Path) -> FileLock:
     """The lock of the folder, taken. The system releases it when the process ends, however it ends."""
-    lock = FileLock(path / LOCK)
+    lock = FileLock(path / LOCK, thread_local=False)  # any thread may close the folder
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{path} is in use by another run; wait for its end, or name another folder", "work") from None
     except (OSError, NotImplementedError) as error:
-        raise InputError(f"{path} cannot be locked ({error}); name a folder on another file system", "work") from None
+        raise InputError(f"{path} cannot be locked ({error}); name another folder", "work") from None
     return lock
 
 

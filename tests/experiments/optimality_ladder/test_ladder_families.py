@@ -1,4 +1,4 @@
-"""What a family says an answer is worth and what it says is best, by brute force."""
+"""The value that a family gives a placement, and the optimum that it finds, are those of brute force."""
 
 from fractions import Fraction
 
@@ -22,6 +22,7 @@ LIMITS = Limits(20.0)
 
 
 def drawn(seed: int, experts: int = 4, rows: int = 1, cols: int = 2, slots: int = 3, batches: int = 3) -> Problem:
+    """A problem of routed experts alone, with bursty loads of which at least one is above 0."""
     rng = np.random.default_rng(seed)
     load = (rng.exponential(size=(batches, experts)) ** 2 * 9).astype(np.int32)
     load[0, 0] += 1
@@ -29,6 +30,7 @@ def drawn(seed: int, experts: int = 4, rows: int = 1, cols: int = 2, slots: int 
 
 
 def holders(slots: list[list[int]], experts: int) -> list[set[int]]:
+    """The devices that hold each expert."""
     return [{device for device, held in enumerate(slots) if expert in held} for expert in range(experts)]
 
 

@@ -1,4 +1,4 @@
-"""The instances of the benchmark: the same in every run, and each trace on the mesh it fits."""
+"""The instances of the benchmark are the same in every run, and each trace is placed on the mesh that it fits."""
 
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from optimizer.experiments.optimality_ladder.ladder import (
 
 
 def quiet(stage: str, share: float) -> None:
+    """A progress function that shows nothing, but checks the share."""
     assert 0 <= share <= 1, stage
 
 
 def read(path: Path, *sizes: str) -> list[LadderInstance]:
+    """The instances of a trace for these mesh sizes, or for all."""
     return list(of_trace(str(path), sizes or list(LADDER), quiet))
 
 

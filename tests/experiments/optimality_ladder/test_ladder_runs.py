@@ -1,4 +1,4 @@
-"""Runs of the benchmark: made once, checked, and summed up."""
+"""Runs of the benchmark are made once, their answers are checked, and their figures are summed up."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ BOTH = ("expected", "batches")
 
 
 def run(path: Path, families: tuple[str, ...] = BOTH, limit: float = 0.2, seed: int = 0) -> list[LadderRow]:
+    """The rows of all runs on the two tiny instances, with their journal at `path`."""
     return run_all(families, [SPARE, FULL], seed, limit, LadderJournal(path), lambda stage, share: None)
 
 

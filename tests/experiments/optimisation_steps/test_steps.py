@@ -1,4 +1,4 @@
-"""The experiments: settings, the floor under them, runs that are made once, and the ladder drawn from them."""
+"""The steps of optimisation: no run is made twice, no plan goes below the floor, and each rung shows its step."""
 
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -51,6 +51,7 @@ NAMED = TraceInput(batch_tokens=24)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with twelve small requests."""
     rng, folder = np.random.default_rng(7), tmp_path_factory.mktemp("traces")
     for number in range(12):
         write_request(folder / f"r{number}.npz", request_experts(rng, 20, 3, 7, 2))
@@ -59,6 +60,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer_batches() -> Any:
+    """Sources draw 32 batches for each set, so that the tests are quick."""
     sets = TraceSource.sets
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TraceSource, "sets", lambda source, layer: sets(source, layer, (32,) * 3))
@@ -66,11 +68,13 @@ def fewer_batches() -> Any:
 
 
 def source_of(corpus: Path, **more: Any) -> Source:
+    """The source of layer 1 of the corpus, with gate weights and candidates."""
     named = replace(NAMED, traces=[str(corpus)], extras=True, **more)
     return open_source(named, [1], MODEL, MESH, lambda share: None)
 
 
 def run_all(corpus: Path, path: Path, **names: Any) -> list[StepRow]:
+    """The rows of the experiment on the corpus, and on further data sets by name, with its journal at `path`."""
     asked = StepsRequest([1], ModelChoice(routed_experts=7, shared_experts=1), MESH, cost(), TERMS)
     sets = {"one": replace(NAMED, traces=[str(corpus)]), **names}
     return experiment(sets, asked, StepJournal(path), lambda stage, share: None)[0]
@@ -78,11 +82,13 @@ def run_all(corpus: Path, path: Path, **names: Any) -> list[StepRow]:
 
 @pytest.fixture(scope="module")
 def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[StepRow], Path]:
+    """The rows of one experiment, and the file that holds them."""
     path = tmp_path_factory.mktemp("rows") / "rows.csv"
     return run_all(corpus, path), path
 
 
 def figures(row: StepRow) -> dict[str, Any]:
+    """All columns that two runs of the same planning share."""
     return row.model_dump(exclude={"seconds", "version"})
 
 
@@ -166,7 +172,7 @@ def test_each_percentile_is_that_of_compute_and_what_is_fixed() -> None:
 
 
 def test_the_way_back_is_in_the_floor_of_the_mean() -> None:
-    """Half of each row's tokens go to the other row, wherever experts are, and both ways round alike."""
+    """Half of each row's tokens go to the other row, wherever experts are, and as many one way round as the other."""
     model, mesh = Model("two", 2, 0, 1), Mesh(2, 1, 1)
     row = np.repeat([0, 1], 40)
     batches = Batches((np.arange(80) % 2).reshape(1, 80, 1), row[None])
@@ -286,21 +292,24 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
 
 
 def places_in(rows: list[StepRow]) -> list[Place]:
+    """The policies and capacities that the plan of these rows should be judged under."""
     return places(runs.Op(rows[0].moe_op, rows[0].method))
 
 
 def map_of(rows: list[StepRow]) -> list[Place]:
+    """The policies and capacities of the rows."""
     return [row.place for row in rows]
 
 
 def written(path: Path) -> list[StepRow]:
+    """All rows of a file."""
     return [row for of_block in StepJournal(path).blocks.values() for row in of_block]
 
 
 def test_a_plan_whose_rows_are_not_all_there_is_made_anew(
     made: tuple[list[StepRow], Path], corpus: Path, tmp_path: Path
 ) -> None:
-    """Rows of two searches are not mixed: the one that is there is recognised by its tiles, which are none."""
+    """Rows of two searches are not mixed; rows of the search that was there are known by their number of tiles, 0."""
     rows, path = made[0], tmp_path / "rows.csv"
     journal = StepJournal(path)
     for of_block in StepJournal(made[1]).blocks.values():
@@ -358,6 +367,7 @@ def test_a_suited_capacity_is_judged_if_one_helps(
 
 
 def row(setting: str, method: str, policy: str, selection: float, test: float, **more: Any) -> StepRow:
+    """A row with these latencies on selection and test batches, and with the bounds of its setting."""
     told = {"setting": setting, "method": method, "policy": policy, "selection_us": selection, "latency_p50_us": test,
             "latency_p99_us": 2 * test, "experts": 8 + (setting == "all"), "slots": 8 if setting == "routed" else 12,
             "bound_p50_us": None if more.get("capacity_factor") else 5, "layer": 3,
@@ -366,7 +376,7 @@ def row(setting: str, method: str, policy: str, selection: float, test: float, *
 
 
 def layer(number: int = 3, most: float = 0.01) -> list[StepRow]:
-    """Where the test batches would choose otherwise than the selection batches in every step."""
+    """The rows of a layer in which test batches would choose another row than selection batches in every step."""
     limits = {"capacity_factor": 2.0, "rerouted": 0.005, "over_capacity": 0.001, "gate_weight_kept": 0.99}
     found = [
         row("routed", "sequential", "even", 90, 100, moe_op=FUNCTIONAL, bound_p50_us=None, bound_p99_us=None),
@@ -388,6 +398,7 @@ def layer(number: int = 3, most: float = 0.01) -> list[StepRow]:
 
 
 def said(rungs: list[Rung]) -> list[tuple[float, float, dict[str, int]]]:
+    """The latencies of each rung, and what was chosen for it."""
     return [(rung.p50, rung.p99, rung.chosen) for rung in rungs]
 
 

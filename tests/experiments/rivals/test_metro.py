@@ -1,4 +1,4 @@
-"""METRO: every expert at one replica, as few activated experts on the fullest device as any choice could have."""
+"""METRO serves each expert at one replica, with as few activated experts on the fullest device as is possible."""
 
 from collections import Counter
 from itertools import product
@@ -17,19 +17,21 @@ Replica = tuple[int, int]  # expert, device
 
 
 def routed_by_metro(drawn: Case) -> Ints:
+    """The flat slot that METRO chooses for each pair of the case, `[batch, token, k]`."""
     context = drawn.context(RINGS, 1, 1)
     return metro(drawn.batches.experts, drawn.batches.source_row, context, drawn.model.routed_experts)
 
 
 def activated(drawn: Case, chosen: Ints, batch: int) -> set[Replica]:
-    """Who is activated where."""
+    """The experts that are activated in a batch, each with its device."""
     devices = chosen[batch] // drawn.mesh.slots_per_device
     experts = drawn.batches.experts[batch]
     return set(zip(experts.ravel().tolist(), devices.ravel().tolist(), strict=True))
 
 
 def least_activated(drawn: Case, shared: set[Replica], experts: set[int]) -> int:
-    """The fewest on the fullest device over all choices of one replica for each expert, by trying them all."""
+    """The fewest activated experts on the fullest device for any choice of one replica for each expert, by brute
+    force."""
     held = [
         [device for device, slots in enumerate(drawn.placement.slots.tolist()) if expert in slots]
         for expert in sorted(experts)

@@ -1,4 +1,4 @@
-"""Rivals: always valid, true to their published examples, and each what its description says."""
+"""Rivals give valid placements, reproduce their published examples, and do what their descriptions say."""
 
 from fractions import Fraction
 from itertools import permutations
@@ -36,7 +36,7 @@ EPLB_PLACEMENTS = [
 
 
 def problem_of(loads: list[list[int]], mesh: Mesh, groups: int = 1) -> Problem:
-    """Routed experts alone, with these loads by batch."""
+    """A problem of routed experts alone, with these loads by batch."""
     model = Model("drawn", len(loads[0]), 0, 1, groups=groups)
     return Problem(model, mesh, cost(), np.array(loads, dtype=np.int32), None)
 
