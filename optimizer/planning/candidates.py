@@ -15,7 +15,8 @@ from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.annealing import AnnealingSchedule, anneal
-from optimizer.search.latency import LatencyPrices, anneal_latency
+from optimizer.search.latency import LatencyPrices, LatencyWork, anneal_latency
+from optimizer.search.moves import MoveRules
 from optimizer.search.multistart import DescentGoal, multistart
 from optimizer.search.neighbourhood import search_neighbourhoods
 from optimizer.search.ring_state import RingDemand
@@ -134,11 +135,11 @@ def split_at_best(
     units = problem.cost.tiles(problem.load) if tiles else problem.load
     rng, notify = np.random.default_rng(spell.seed), spell.notify
     passed: list[Placement] = []
-    shape, told = (problem.spread, problem.mesh.cols), lambda share: notify(search, share)
+    rules, told = MoveRules.of(problem), lambda share: notify(search, share)
     if search == "annealing":
-        bettered = anneal(start, units, *shape, spell.budget, rng, COOL, spell.jobs, problem.most_replicas, told)
+        bettered = anneal(start, units, rules, spell.budget, rng, COOL, spell.jobs, told)
     else:
-        bettered = search_neighbourhoods(start, units, *shape, spell.budget, rng, problem.most_replicas, told)
+        bettered = search_neighbourhoods(start, units, rules, spell.budget, rng, progress=told)
     try:
         passed.extend(bettered)
     except KeyboardInterrupt:
@@ -161,10 +162,8 @@ def shorten(
     """
     rng, shares = np.random.default_rng(spell.seed), [0.0]
     passed: list[Placement] = []
-    bettered = anneal_latency(
-        start, problem.cost.tiles(problem.load), demand, prices, problem.spread, problem.mesh.cols, spell.budget, rng,
-        spell.jobs, problem.most_replicas, shares.append,
-    )  # fmt: skip
+    work, rules = LatencyWork(problem.cost.tiles(problem.load), demand, prices), MoveRules.of(problem)
+    bettered = anneal_latency(start, work, rules, spell.budget, rng, chains=spell.jobs, progress=shares.append)
     early = True
     try:
         for placement in bettered:

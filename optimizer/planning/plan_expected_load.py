@@ -93,7 +93,9 @@ def solve_expected(problem: Problem, test: Ints, unseen: bool, effort: Effort, n
     found = list(seeds_and_formulation(problem, effort, notify))
     started = time.monotonic()
     experts = problem.model.experts
-    goal = DescentGoal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail=False)
+    goal = DescentGoal(
+        np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail_weight=0
+    )
     pool = [candidate.placement for candidate in found]
     budget = SearchBudget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.iterations)
     search = SEARCHES[effort.search][0] or "descent"

@@ -10,6 +10,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
+from optimizer.search.moves import decode
 from optimizer.search.ring_state import (
     RingState,
     busiest,
@@ -86,14 +87,8 @@ def forget(current: RingState, trial: RingState, touched: TouchedRings) -> None:
 @kernel
 def _rearrange(move: int, rings: RingState, touched: TouchedRings) -> None:
     """Change slots, copies and held, and say what has changed."""
-    slots, depth, size = rings.slots, rings.slots.shape[1], rings.slots.size
-    if move < size * size:
-        a, b = move // size, move % size
-        y = slots[b // depth, b % depth]
-    else:
-        a, b = (move - size * size) // len(rings.copies), -1
-        y = (move - size * size) % len(rings.copies)
-    x = slots[a // depth, a % depth]
+    slots, depth = rings.slots, rings.slots.shape[1]
+    a, b, x, y = decode(move, slots, len(rings.copies))
     at_a, at_b = a // depth, b // depth if b >= 0 else -1
     slots[at_a, a % depth] = y
     if b >= 0:

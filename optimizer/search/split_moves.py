@@ -11,6 +11,7 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
+from optimizer.search.moves import decode
 from optimizer.search.split_state import LANES, SplitState, fill, find_peak
 
 NEAR = 24  # replicated experts that are levelled again
@@ -129,15 +130,8 @@ def _copy_rows(source: Ints, target: Ints, rows: Ints, many: int) -> None:
 @kernel
 def _rearrange(move: int, split: SplitState, touched: TouchedSplit) -> None:
     """Change slots, copies and replicas, and say what has changed."""
-    slots, copies, replicas = split.slots, split.copies, split.replicas
-    depth, size = slots.shape[1], slots.size
-    if move < size * size:
-        a, b = move // size, move % size
-        y = slots[b // depth, b % depth]
-    else:
-        a, b = (move - size * size) // len(copies), -1
-        y = (move - size * size) % len(copies)
-    x = slots[a // depth, a % depth]
+    slots, copies, replicas, depth = split.slots, split.copies, split.replicas, split.slots.shape[1]
+    a, b, x, y = decode(move, slots, len(copies))
     slots[a // depth, a % depth] = y
     if b >= 0:
         slots[b // depth, b % depth] = x

@@ -18,8 +18,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import FINALISTS, SearchShare, shorten
-from optimizer.search.latency import LatencyAnnealer, _work, anneal_latency, prices_of
-from optimizer.search.moves import is_legal
+from optimizer.search.latency import LatencyAnnealer, LatencySchedule, LatencyWork, _work, anneal_latency, prices_of
+from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.ring_moves import apply, communication, delta, forget, touched_for
 from optimizer.search.ring_state import ALONE, BACK, OUT, RingDemand, RingState, busiest
 from optimizer.search.seeds.orders import random_permutation
@@ -111,9 +111,9 @@ def test_every_step_of_a_walk_is_exact_and_valid(
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1  # an empty slot, so that moves meet one
     current = RingState.of(Placement(start), demand, cols)
-    trial, touched, size, made = current.copy(), touched_for(current), start.size, 0
+    trial, touched, size, made, rules = current.copy(), touched_for(current), start.size, 0, MoveRules.of(problem)
     for move in rng.integers(size * (size + problem.model.experts), size=20_000):
-        if not is_legal(move, current.slots, current.copies, problem.spread, cols, problem.most_replicas):
+        if not is_legal(move, current.slots, current.copies, rules):
             continue
         before = current.copy()
         told = delta(move, current, trial, touched, WEIGHT)
@@ -155,7 +155,8 @@ def test_the_busiest_link_is_between_the_most_and_what_chance_adds() -> None:
 def annealer(problem: Problem, demand: RingDemand, cost: Cost) -> LatencyAnnealer:
     prices, rng = prices_of(cost, Network(problem.mesh)), np.random.default_rng(0)
     start = random_permutation(problem, np.random.default_rng(1))
-    return LatencyAnnealer(start, problem.cost.tiles(problem.load), demand, prices, problem.spread, 3, rng)
+    work = LatencyWork(problem.cost.tiles(problem.load), demand, prices)
+    return LatencyAnnealer(start, work, MoveRules.of(problem), LatencySchedule(), rng)
 
 
 def layer() -> tuple[Problem, RingDemand, Cost]:
@@ -218,7 +219,7 @@ def ends(seed: int) -> list[list[list[int]]]:
     start, tiles = random_permutation(problem, np.random.default_rng(1)), problem.cost.tiles(problem.load)
     budget, rng = SearchBudget(Deadline(600), 600, 4000), np.random.default_rng(seed)
     prices = prices_of(cost, Network(problem.mesh))
-    found = anneal_latency(start, tiles, demand, prices, problem.spread, 3, budget, rng, chains=2)
+    found = anneal_latency(start, LatencyWork(tiles, demand, prices), MoveRules.of(problem), budget, rng, chains=2)
     return [placement.slots.tolist() for placement in found]
 
 

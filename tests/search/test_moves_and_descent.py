@@ -14,7 +14,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.choose import SelectionGoal, choose, figures
 from optimizer.search.descent import Descent
-from optimizer.search.moves import apply, delta, is_legal, scratch_for
+from optimizer.search.even_moves import apply, delta, scratch_for
+from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.multistart import DescentGoal, latency_goal, multistart
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
@@ -78,17 +79,17 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
     state = state_of(problem, goal, Placement(start))
     scratch = scratch_for(state)
     size, shared_rows = start.size, rows_of_shared(problem, state.placement())
-    made = 0
+    made, rules = 0, MoveRules.of(problem)
     for _ in range(4000):
         move = int(rng.integers(size * (size + problem.model.experts)))
-        if not is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols, problem.most_replicas):
+        if not is_legal(move, state.slots, state.copies, rules):
             continue
-        before = [array.copy() for array in state.arrays()]
+        before = [array.copy() for array in state]
         objective = state.objective
-        change = delta(move, state.arrays(), scratch)
-        assert all((old == new).all() for old, new in zip(before, state.arrays(), strict=True))
+        change = delta(move, state, scratch)
+        assert all((old == new).all() for old, new in zip(before, state, strict=True))
         expected = Placement(after_move(problem, state.slots, move))
-        apply(move, state.arrays(), scratch)
+        apply(move, state, scratch)
         made += 1
         fresh = state_of(problem, goal, state.placement())
         assert (state.slots == expected.slots).all()
@@ -115,9 +116,9 @@ def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
     made = 0
     while made < 1000:
         move = int(rng.integers(96 * (96 + 65)))
-        if is_legal(move, state.slots, state.count, problem.spread, 4):
-            expected = state.objective + delta(move, state.arrays(), scratch)
-            apply(move, state.arrays(), scratch)
+        if is_legal(move, state.slots, state.copies, MoveRules.of(problem)):
+            expected = state.objective + delta(move, state, scratch)
+            apply(move, state, scratch)
             made += 1
             assert state.objective == expected
             assert (state.cost == state_of(problem, goal, state.placement()).cost).all()
@@ -139,16 +140,17 @@ def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
 
 def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
     problem, sets = small_problem(2)
-    value, together, _ = latency_goal(problem, sets.train)
+    goal = latency_goal(problem, sets.train)
+    value, together = goal.value, goal.together
     placement = greedy(problem)
     large = SearchState.of(placement, problem.load, value * 2**20, together * 0)
     assert large.cost.dtype == np.int64
     assert large.objective == 2**20 * SearchState.of(placement, problem.load, value, together * 0).objective
     scratch = scratch_for(large)
-    moves = [m for m in range(400) if is_legal(m, large.slots, large.count, problem.spread, 2)]
+    moves = [m for m in range(400) if is_legal(m, large.slots, large.copies, MoveRules.of(problem))]
     before = large.objective
-    change = delta(moves[0], large.arrays(), scratch)
-    apply(moves[0], large.arrays(), scratch)
+    change = delta(moves[0], large, scratch)
+    apply(moves[0], large, scratch)
     assert large.objective == before + change
 
 
@@ -167,22 +169,22 @@ def test_descent_ends_where_no_move_improves() -> None:
     goal = latency_goal(problem, sets.train)
     state = state_of(problem, goal, greedy(problem))
     start = state.objective
-    descent = Descent(state, problem.spread, problem.mesh.cols, np.random.default_rng(0))
+    descent = Descent(state, MoveRules.of(problem), np.random.default_rng(0))
     while not descent.run(1000).at_optimum:
         pass
     assert state.objective <= start
     scratch = scratch_for(state)
     size = state.slots.size
     for move in range(size * (size + problem.model.experts)):
-        if is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols):
+        if is_legal(move, state.slots, state.copies, MoveRules.of(problem)):
             moved = Placement(after_move(problem, state.slots, move))
-            assert delta(move, state.arrays(), scratch) == from_scratch(problem, goal, moved) - state.objective >= 0
+            assert delta(move, state, scratch) == from_scratch(problem, goal, moved) - state.objective >= 0
 
 
 def test_descent_counts_its_evaluations() -> None:
     problem, sets = small_problem(5)
     goal = latency_goal(problem, sets.train)
-    descent = Descent(state_of(problem, goal, greedy(problem)), problem.spread, 2, np.random.default_rng(0))
+    descent = Descent(state_of(problem, goal, greedy(problem)), MoveRules.of(problem), np.random.default_rng(0))
     assert descent.run(17).evaluated == 17
 
 

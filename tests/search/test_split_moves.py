@@ -14,7 +14,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.search.moves import is_legal
+from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_moves import apply, delta, excess, forget, touched_for
@@ -84,7 +84,7 @@ def test_every_step_of_a_thousand_move_walk_is_exact_and_valid(
     shared_rows, made, size = rows_of_shared(problem, start), 0, start.size
     for _ in range(40_000):
         move = int(rng.integers(size * (size + problem.model.experts)))
-        if not is_legal(move, current.slots, current.copies, problem.spread, problem.mesh.cols, problem.most_replicas):
+        if not is_legal(move, current.slots, current.copies, MoveRules.of(problem)):
             continue
         before, worth = current.copy(), objective(current, usual, weight)
         change, accepted = delta(move, current, trial, touched, usual, weight, NO_LIMIT)
@@ -115,7 +115,7 @@ def test_after_a_walk_the_split_settles_where_one_from_scratch_does(seed: int, t
     current = split_of(random_permutation(problem, rng), units)
     trial, touched = current.copy(), touched_for(current)
     for move in rng.integers(current.slots.size * (current.slots.size + 21), size=300):
-        if is_legal(move, current.slots, current.copies, problem.spread, 3):
+        if is_legal(move, current.slots, current.copies, MoveRules.of(problem)):
             delta(move, current, trial, touched, 0, 0, NO_LIMIT)
             apply(current, trial, touched)
     peaks = lanes(current, current.peak, len(units)) / current.parts
@@ -181,7 +181,7 @@ def test_a_hopeless_move_is_given_up_and_leaves_nothing_behind() -> None:
     trial, touched = current.copy(), touched_for(current)
     given_up, size = 0, current.slots.size
     for move in range(size * (size + 21)):
-        if not is_legal(move, current.slots, current.copies, problem.spread, 3):
+        if not is_legal(move, current.slots, current.copies, MoveRules.of(problem)):
             continue
         projected, accepted = delta(move, current, trial, touched, 0, 0, -1.0)
         blocks = touched.many[3]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,6 +15,7 @@ from random_problems import small_problem
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.looks import LOOKS, Looks
+from optimizer.search.moves import MoveRules
 from optimizer.search.multistart import DescentGoal, latency_goal
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
@@ -41,7 +43,7 @@ def test_a_walk_is_exact_feasible_and_never_undoes_what_is_tabu(seed: int, repli
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1
     most, state = int((start >= 0).sum()), state_of(problem, goal, Placement(start))
-    search = Tabu(state, problem.spread, 2, rng, TabuMemory(20, 5, tenure), most)
+    search = Tabu(state, MoveRules(problem.spread, 2, most), rng, TabuMemory(20, 5, tenure))
     objective, left = search.state.objective, np.full((problem.model.experts, 6), -np.inf)
     for step in range(120):
         before, least = held(search.state.slots), search.least
@@ -77,14 +79,16 @@ def best_objective(problem: Problem, goal: DescentGoal) -> int:
 @pytest.mark.parametrize("seed", range(4))
 def test_small_layers_reach_the_best_of_all_placements(seed: int) -> None:
     problem, sets = small_problem(seed, rows=3, cols=1, slots=2, routed=3, shared=0, top_k=2)
-    goal = DescentGoal(*latency_goal(problem, sets.train)[:2], tail=False)
+    goal = replace(latency_goal(problem, sets.train), tail_weight=0)
     best = min(
         reference.peak_sum(p.slots.tolist(), problem.load.tolist(), goal.value.tolist(), USUAL)
         - reference.saved(p.slots.tolist(), goal.together.tolist())
         for p in [greedy(problem)]
     )
     start = random_permutation(problem, np.random.default_rng(seed))
-    search = Tabu(state_of(problem, goal, start), problem.spread, 1, np.random.default_rng(seed), TabuMemory(20, 5, 2))
+    search = Tabu(
+        state_of(problem, goal, start), MoveRules.of(problem), np.random.default_rng(seed), TabuMemory(20, 5, 2)
+    )
     for _ in range(40):
         search.run(100)
     assert search.least == best_objective(problem, goal) <= best
