@@ -16,6 +16,7 @@ from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 from optimizer.search.chains import Tally, cooled
+from optimizer.search.checks import require
 from optimizer.search.moves import MoveRules, is_legal, replacement_of, swap_of
 from optimizer.search.split_moves import TouchedSplit, apply, delta, forget, touched_for
 from optimizer.search.split_state import LANES, SplitState, split_of, sweep
@@ -27,8 +28,8 @@ REFRESH = 16  # moves made after which all experts are levelled, not only those 
 
 
 class MoveKinds(NamedTuple):
-    """Of the uniform number that decides on the kind of a move: the ends of the ranges of swaps anywhere, of all swaps,
-    and of all but the replicas elsewhere of what is on the fullest device."""
+    """Shares of the kinds of moves, added up: a uniform number below `anywhere` means a swap of any two slots, below
+    `swaps` a swap with a slot on the fullest device, below `to_peak` a replica there, and else a replica elsewhere."""
 
     anywhere: float
     swaps: float
@@ -65,12 +66,16 @@ class AnnealingSchedule:
     replicas_to_peak: float = 0.2
 
     def __post_init__(self) -> None:
-        if not (0 < self.worsening <= 1 and 0 < self.cooling <= 1 and 0 < self.tail <= 1 and self.tail_weight >= 0):
-            raise ValueError(f"{self}: worsening, cooling and tail lie between 0 and 1, tail_weight is 0 or more")
-        if not 0 <= self.descent < 1:
-            raise ValueError(f"{self}: the share of the descent lies between 0 and 1")
-        if min(self.swaps_anywhere, self.swaps_at_peak, self.replicas_to_peak) < 0 or self.kinds().to_peak > 1:
-            raise ValueError(f"{self}: the shares of the kinds of moves lie between 0 and 1, and so does their sum")
+        for name in ("worsening", "cooling", "tail"):
+            value = getattr(self, name)
+            require(0 < value <= 1, name, value, "above 0 and at most 1")
+        require(0 <= self.descent < 1, "descent", self.descent, "a share of the budget, 0 or more and below 1")
+        require(0 <= self.tail_weight < np.inf, "tail_weight", self.tail_weight, "0 or more")
+        for name in ("swaps_anywhere", "swaps_at_peak", "replicas_to_peak"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, name, value, "a share of the moves, between 0 and 1")
+        total = self.kinds().to_peak
+        require(total <= 1, "swaps_anywhere + swaps_at_peak + replicas_to_peak", total, "at most 1")
 
     def kinds(self) -> MoveKinds:
         """The shares of the kinds of moves, added up."""

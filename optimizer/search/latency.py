@@ -19,6 +19,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.search import ring_moves, split_moves
 from optimizer.search.chains import Tally, cooled
+from optimizer.search.checks import require
 from optimizer.search.moves import MoveRules, decode, is_legal, propose
 from optimizer.search.ring_moves import communication
 from optimizer.search.ring_state import RingDemand, RingState, refresh
@@ -26,13 +27,11 @@ from optimizer.search.split_state import SplitState, split_of, sweep
 from optimizer.search.stop import SearchBudget
 
 DRAWS = 4  # uniform random numbers that a move takes: its kind, two slots, and whether it is accepted
-REFRESH = 16  # moves made after which all experts are levelled and links added up anew, against rounding errors
+REFRESH = 16  # moves made after which all experts are levelled, as in annealing, and links added up anew, as rounding
+# errors build up
 SLACK = 8  # 1 / SLACK of a tile is taken for rounding, as held peaks are up to .1 of a unit above the least
-MARGIN, STEEP = (
-    3,
-    2,
-)  # a peak less than 1 / MARGIN of a tile below the next counts STEEP times the part that is missing,
-# as other batches may reach the next tile; a compromise, not tuned
+MARGIN, STEEP = 3, 2  # a peak closer than 1 / MARGIN of a tile to the next tile pays STEEP times what it is closer, as
+# other batches may reach the next tile; a compromise; no measurement is recorded
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ class LatencySchedule:
     tail: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.cold <= self.hot <= 1:
-            raise ValueError(f"{self}: temperatures are shares above 0 and up to 1, and cold is not above hot")
-        if not 0 <= self.swaps <= 1 or self.tail < 0:
-            raise ValueError(f"{self}: swaps lies between 0 and 1, and tail is 0 or more")
+        require(0 < self.hot <= 1, "hot", self.hot, "above 0 and at most 1")
+        require(0 < self.cold <= self.hot, "cold", self.cold, f"above 0 and at most hot, {self.hot}")
+        require(0 <= self.swaps <= 1, "swaps", self.swaps, "a share of the moves, between 0 and 1")
+        require(0 <= self.tail < np.inf, "tail", self.tail, "0 or more")
 
 
 class LatencyPrices(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.search.checks import require
 from optimizer.search.descent import Descent
 from optimizer.search.moves import MoveRules
 from optimizer.search.state import TAIL_WEIGHT, SearchState
@@ -27,15 +28,15 @@ class DescentWeights:
     tail_weight: how many times more each nanosecond of a batch's peak counts above the usual peak, 0 for no difference
     (without it the home case gains mean latency and loses p99; 16 gains less than 4 on all traces tried); token_ns:
     nanoseconds that each token on the fullest device counts besides compute, so that balance counts between two tiles
-    (with 400 instead of 1000 the home case gains more latency but loses balance).
+    (with 400 instead of 1000 the home case gains more latency but loses balance). Raises ValueError for a negative one.
     """
 
     tail_weight: int = TAIL_WEIGHT
     token_ns: int = TOKEN_NS
 
     def __post_init__(self) -> None:
-        if self.tail_weight < 0 or self.token_ns < 0:
-            raise ValueError(f"{self}: no weight is negative")
+        require(self.tail_weight >= 0, "tail_weight", self.tail_weight, "0 or more")
+        require(self.token_ns >= 0, "token_ns", self.token_ns, "0 or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +56,7 @@ class DescentGoal:
         if self.value.ndim != 1 or self.together.ndim != 2 or len(set(self.together.shape)) != 1:
             shapes = f"{list(self.value.shape)} and {list(self.together.shape)}"
             raise ValueError(f"the goal has arrays of shapes {shapes}; they are [load] and [expert, expert]")
-        if self.tail_weight < 0:
-            raise ValueError(f"the tail weight is {self.tail_weight}; it is 0 or more")
+        require(self.tail_weight >= 0, "tail_weight", self.tail_weight, "0 or more")
 
     def state(self, placement: Placement, load: Ints, usual: int | None = None) -> SearchState:
         """The search state of a placement, load `[batch, expert]`; usual: the peak above which the tail begins."""

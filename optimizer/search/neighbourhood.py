@@ -16,6 +16,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.rows.row_descent import SHAKES, descend_row
 from optimizer.domain.placement import Placement
+from optimizer.search.checks import require
 from optimizer.search.freeing import WAYS, Freed, Order, View, one_row
 from optimizer.search.looks import Looks
 from optimizer.search.moves import MoveRules
@@ -42,12 +43,11 @@ class NeighbourhoodSettings:
     least_weight: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.sample < 2:
-            raise ValueError(f"{self}: a repair looks at two batches at least")
-        if not (0 < self.tail <= 1 and 0 <= self.reaction <= 1 and 0 < self.least_weight <= 1):
-            raise ValueError(f"{self}: tail, reaction and least_weight lie between 0 and 1")
-        if self.tail_weight < 0:
-            raise ValueError(f"{self}: no weight is negative")
+        require(self.sample >= 2, "sample", self.sample, "at least 2 batches")
+        require(0 < self.tail <= 1, "tail", self.tail, "above 0 and at most 1")
+        require(0 <= self.tail_weight < np.inf, "tail_weight", self.tail_weight, "0 or more")
+        require(0 <= self.reaction <= 1, "reaction", self.reaction, "between 0 and 1")
+        require(0 < self.least_weight <= 1, "least_weight", self.least_weight, "above 0 and at most 1")
 
 
 class Neighbourhoods:

@@ -13,10 +13,8 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 
 TAIL_WEIGHT = 4  # without it the home case gains mean latency and loses p99; 16 gains less on all traces tried
-LEADERS = (
-    4  # devices remembered per batch, so that a peak without the few devices of a move is mostly found among them;
-)
-# more cost time after each move made, fewer a scan of all devices more often; not tuned
+LEADERS = 4  # devices remembered per batch: the peak of those that a move leaves alone is mostly found among them; more
+# take longer after each move that is made, fewer mean a scan of all devices more often; no measurement is recorded
 
 
 class SearchState(NamedTuple):

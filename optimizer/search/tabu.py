@@ -18,6 +18,7 @@ from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.search.checks import require
 from optimizer.search.even_moves import Scratch, apply, delta, scratch_for
 from optimizer.search.looks import Looks
 from optimizer.search.moves import MoveRules, decode, is_legal, propose
@@ -32,7 +33,7 @@ NONE = np.iinfo(np.int64).max  # stands for the change of no move, so that any m
 
 @dataclass(frozen=True)
 class TabuMemory:
-    """How tabu search draws and remembers moves; its values are compromises, not tuned.
+    """How tabu search draws and remembers moves; its values are compromises without a recorded measurement.
 
     candidates: moves drawn in a step, more of them mean better but fewer steps; elite: how many of the best moves of
     earlier steps are looked at again; tenure: steps for which a move is tabu at least, and twice as many at most (too
@@ -48,10 +49,11 @@ class TabuMemory:
     swaps: float = 0.6
 
     def __post_init__(self) -> None:
-        if min(self.candidates, self.elite, self.patience) < 1 or self.tenure < 0:
-            raise ValueError(f"{self}: candidates, elite and patience are at least one, and tenure is not negative")
-        if not 0 <= self.swaps <= 1:
-            raise ValueError(f"{self}: the share of swaps lies between 0 and 1")
+        for name in ("candidates", "elite", "patience"):
+            value = getattr(self, name)
+            require(value >= 1, name, value, "at least 1")
+        require(self.tenure >= 0, "tenure", self.tenure, "0 or more")
+        require(0 <= self.swaps <= 1, "swaps", self.swaps, "a share of the moves, between 0 and 1")
 
 
 class Tabu:
