@@ -156,10 +156,10 @@ def forget(scratch: Scratch) -> None:
 
 
 @kernel
-def saved_after(device: int, change: Change, state: SearchState) -> int:
+def saved_after(device: int, change: Change, slots: Ints, copies: Ints, together: Ints) -> int:
     """What co-location saves on a device once the change is made, summed over its pairs of slots."""
     a, b, x, y, x_copies, y_copies = change
-    slots, copies, depth = state.slots, state.copies, state.slots.shape[1]
+    depth = slots.shape[1]
     total = 0
     for one in range(device * depth, device * depth + depth):
         first = y if one == a else (x if one == b else slots[device, one % depth])
@@ -168,7 +168,7 @@ def saved_after(device: int, change: Change, state: SearchState) -> int:
             second = y if two == a else (x if two == b else slots[device, two % depth])
             second_copies = x_copies if second == x else (y_copies if second == y else copies[second])
             if first >= 0 and second >= 0:
-                total += state.together[first, second] // (first_copies * second_copies)
+                total += together[first, second] // (first_copies * second_copies)
     return total
 
 
@@ -196,7 +196,7 @@ def delta(move: int, state: SearchState, scratch: Scratch) -> int:
         difference += new - old + tail[1] * (max(new - tail[0], 0) - max(old - tail[0], 0))
     for index in range(touched[-1]):
         device = touched[index]
-        difference += state.saved[device] - saved_after(device, change, state)
+        difference += state.saved[device] - saved_after(device, change, state.slots, state.copies, state.together)
     forget(scratch)
     return difference
 
@@ -210,7 +210,7 @@ def apply(move: int, state: SearchState, scratch: Scratch) -> None:
     for index in range(scratch.touched[-1]):
         device = scratch.touched[index]
         copy(scratch.cost[index], state.cost[device])
-        state.saved[device] = saved_after(device, change, state)
+        state.saved[device] = saved_after(device, change, slots, copies, state.together)
     forget(scratch)
     subtract(part[a], part[a])
     slots[a // depth, a % depth] = y

@@ -50,7 +50,7 @@ class Move(NamedTuple):
 
 @kernel
 def decode(move: int, slots: Ints, experts: int) -> Move:
-    """Take a move number apart; slots `[device, slot]`."""
+    """Take a move number apart; slots `[device, slot]`, experts: their number."""
     depth, size = slots.shape[1], slots.size
     if move < size * size:
         a, b = move // size, move % size

@@ -1,4 +1,4 @@
-"""Expected loads of rings and the search for latency: increments equal a fresh start, loads are those of every path."""
+"""Expected loads of rings and the search for latency: increments equal a fresh state, loads those of every path."""
 
 from fractions import Fraction
 
@@ -59,6 +59,7 @@ def walked(wires: Wires, placement: Placement, batches: Batches) -> tuple[Load, 
 
 
 def as_array(wires: Wires, load: Load) -> Floats:
+    """The loads of all links in the order of `link_order`."""
     return np.array([float(load.get(link, Fraction(0))) for link in link_order(wires)])
 
 
@@ -153,6 +154,7 @@ def test_the_busiest_link_is_between_the_most_and_what_chance_adds() -> None:
 
 
 def annealer(problem: Problem, demand: RingDemand, cost: Cost) -> LatencyAnnealer:
+    """An annealer of latency at a random placement."""
     prices, rng = prices_of(cost, Network(problem.mesh)), np.random.default_rng(0)
     start = random_permutation(problem, np.random.default_rng(1))
     work = LatencyWork(problem.cost.tiles(problem.load), demand, prices)
@@ -160,6 +162,7 @@ def annealer(problem: Problem, demand: RingDemand, cost: Cost) -> LatencyAnneale
 
 
 def layer() -> tuple[Problem, RingDemand, Cost]:
+    """A small problem on column rings, the demand of its train batches and the prices of the home hardware."""
     problem, sets = small_problem(6, rows=6, cols=3, routed=30, slots=3, tokens=200)
     return problem, RingDemand.of(sets.train, Network(problem.mesh), 31), Cost(HOME, load_hardware(HOME))
 
@@ -190,6 +193,7 @@ def test_work_is_whole_tiles_and_more_where_the_next_is_near(peak: float, tiles:
 
 
 def spell(iterations: int) -> SearchShare:
+    """One thread, the seed 0 and this many iterations for a search."""
     return SearchShare(SearchBudget(Deadline(600), 600, iterations), 0, 1, lambda stage, share: None)
 
 
@@ -199,7 +203,10 @@ def test_a_search_that_finds_nothing_better_early_is_left() -> None:
     asked: list[Placement] = []
 
     def shortened(answer: bool) -> list[Placement]:
+        """What the search finds when every placement that it asks about is said to be better, or none."""
+
         def better(found: Placement) -> bool:
+            """Note the placement that is asked about, and answer."""
             asked.append(found)
             return answer
 
@@ -215,6 +222,7 @@ def test_a_search_that_finds_nothing_better_early_is_left() -> None:
 
 
 def ends(seed: int) -> list[list[list[int]]]:
+    """The slots of all placements that the search yields with this seed."""
     problem, demand, cost = layer()
     start, tiles = random_permutation(problem, np.random.default_rng(1)), problem.cost.tiles(problem.load)
     budget, rng = SearchBudget(Deadline(600), 600, 4000), np.random.default_rng(seed)

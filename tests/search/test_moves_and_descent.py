@@ -1,4 +1,4 @@
-"""Moves, descent and choice: incremental equals from-scratch, and the feasible set is never left."""
+"""Moves, descent and choice: increments equal what is computed from scratch, and every placement on the way is valid."""
 
 import multiprocessing
 import time
@@ -15,7 +15,7 @@ from optimizer.domain.problem import Problem
 from optimizer.search.choose import SelectionGoal, choose, figures
 from optimizer.search.descent import Descent
 from optimizer.search.even_moves import apply, delta, scratch_for
-from optimizer.search.moves import MoveRules, is_legal
+from optimizer.search.moves import MoveRules, decode, is_legal, replacement_of, swap_of
 from optimizer.search.multistart import DescentGoal, latency_goal, multistart
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
@@ -28,10 +28,12 @@ USUAL = 300_000  # ns, which some peaks are below and some above
 
 
 def state_of(problem: Problem, goal: DescentGoal, placement: Placement) -> SearchState:
+    """The search state of a placement, with a tail above USUAL."""
     return SearchState.of(placement, problem.load, goal.value, goal.together, USUAL)
 
 
 def from_scratch(problem: Problem, goal: DescentGoal, placement: Placement) -> int:
+    """The objective of a placement by the reference implementation."""
     value, together = goal.value, goal.together
     slots = placement.slots.tolist()
     return reference.peak_sum(slots, problem.load.tolist(), value.tolist(), USUAL) - reference.saved(
@@ -40,7 +42,7 @@ def from_scratch(problem: Problem, goal: DescentGoal, placement: Placement) -> i
 
 
 def after_move(problem: Problem, slots: np.ndarray, move: int) -> np.ndarray:
-    """What a move number means, read off its definition."""
+    """The slots after a move, with its number taken apart independently of `moves.decode`."""
     flat = slots.ravel().copy()
     size, experts = flat.size, problem.model.experts
     if move < size * size:
@@ -50,7 +52,21 @@ def after_move(problem: Problem, slots: np.ndarray, move: int) -> np.ndarray:
     return flat.reshape(slots.shape)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9))
+def test_moves_are_taken_apart_as_they_were_put_together(seed: int, devices: int, depth: int, experts: int) -> None:
+    rng = np.random.default_rng(seed)
+    slots = rng.integers(-1, experts, (devices, depth))
+    flat, size = slots.ravel().tolist(), slots.size
+    for one in range(size):
+        for other in range(size):
+            a, b = min(one, other), max(one, other)
+            assert decode(swap_of(one, other, size), slots, experts) == (a, b, flat[a], flat[b])
+        for expert in range(experts):
+            assert decode(replacement_of(one, expert, size, experts), slots, experts) == (one, -1, flat[one], expert)
+
+
 def rows_of_shared(problem: Problem, placement: Placement) -> list[list[int]]:
+    """How many replicas of each shared expert are in each mesh row."""
     mesh = problem.mesh
     by_row = placement.slots.reshape(mesh.rows, -1)
     return [(by_row == expert).sum(axis=1).tolist() for expert in problem.model.shared_ids]
@@ -189,6 +205,7 @@ def test_descent_counts_its_evaluations() -> None:
 
 
 def ends(seed: int, iterations: int = 3000) -> list[list[list[int]]]:
+    """The slots at the ends of all descents with this seed."""
     problem, sets = small_problem(6, routed=14, slots=4)
     budget = SearchBudget(Deadline(600), 600, iterations)
     found = multistart(

@@ -1,4 +1,4 @@
-"""Large-neighbourhood search: feasible at every step, never worse, and the optimum of small layers."""
+"""Large-neighbourhood search is feasible and no worse at every step, and finds the optimum of small layers."""
 
 import multiprocessing
 import time
@@ -25,6 +25,7 @@ NEVER = np.inf
 
 
 def worth(problem: Problem, placement: Placement, tile: int = 1) -> float:
+    """The objective of a placement from exact peaks; tile: tokens of a unit of load."""
     return objective(exact_peaks(placement, -(-problem.load // tile) * PARTS) / PARTS)
 
 
@@ -65,6 +66,7 @@ def test_every_step_is_feasible_and_never_worse(
 
 
 def flow_of(problem: Problem, placement: Placement) -> Floats:
+    """Units that each slot serves in each batch, `[batch, device, slot]`."""
     split = split_of(placement, problem.load)
     flow: Floats = split.flow[0].T[: len(problem.load)].reshape(-1, *placement.slots.shape) / split.parts
     return flow
@@ -106,6 +108,7 @@ def test_replicas_of_spread_experts_are_neither_dropped_nor_doubled() -> None:
 
 
 def view(seed: int, rows: int = 4, cols: int = 3) -> View:
+    """What an order of devices sees of the greedy placement of a small problem, with random loads."""
     problem, _ = small_problem(seed, rows=rows, cols=cols, routed=24)
     placement = greedy(problem)
     pinned = (placement.slots == 24).any(axis=1)
@@ -138,7 +141,7 @@ def test_ways_of_freeing_devices() -> None:
 
 
 def best_worth(problem: Problem) -> float:
-    """Over every placement, by brute force."""
+    """The least objective of all placements, by brute force."""
     experts, devices, depth = problem.model.experts, problem.mesh.devices, problem.mesh.slots_per_device
     found = []
     for counts in count_vectors(experts, devices * depth, devices):
@@ -159,6 +162,7 @@ def test_small_layers_reach_the_best_of_all_placements(seed: int) -> None:
 
 
 def ends(seed: int, iterations: int = 60_000) -> list[list[list[int]]]:
+    """The slots of all placements that the search yields with this seed; each has to be better than the one before."""
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3)
     start = random_permutation(problem, np.random.default_rng(0))
     budget, rng = SearchBudget(Deadline(600), 600, iterations), np.random.default_rng(seed)

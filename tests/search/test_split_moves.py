@@ -1,4 +1,4 @@
-"""Moves under optimal split: what is incremental equals what is computed from scratch, and all that is met is valid."""
+"""Moves under optimal split: increments equal what is computed from scratch, and every placement met is valid."""
 
 from itertools import pairwise
 from math import ceil
@@ -24,12 +24,12 @@ NO_LIMIT = np.inf
 
 
 def lanes(split: SplitState, values: Ints, batches: int) -> Ints:
-    """What belongs to each batch: `[batch, ...]` of `[block, ..., lane]`."""
+    """The values `[block, ..., lane]` in the order of batches, `[batch, ...]`."""
     return np.moveaxis(values, -1, 0).reshape(-1, *values.shape[1:-1])[:batches]
 
 
 def check(split: SplitState, units: Ints) -> None:
-    """Flow, loads, peaks, counts and replicas are what the slots and each other say."""
+    """Assert that flow, loads, peaks, counts and replicas agree with the slots and with each other."""
     batches, experts = units.shape
     depth = split.slots.shape[1]
     flat = split.slots.ravel()
@@ -51,11 +51,12 @@ def same(one: SplitState, other: SplitState) -> bool:
 
 
 def objective(split: SplitState, usual: int, weight: int) -> int:
-    """Summed over blocks."""
+    """The objective of all blocks together."""
     return sum(excess(peak, usual, weight) for peak in split.peak)
 
 
 def rows_of_shared(problem: Problem, slots: Ints) -> list[list[int]]:
+    """How many replicas of each shared expert are in each mesh row; slots `[device, slot]`."""
     by_row = slots.reshape(problem.mesh.rows, -1)
     return [(by_row == expert).sum(axis=1).tolist() for expert in problem.model.shared_ids]
 
@@ -156,7 +157,7 @@ def test_filling_levels_the_lightest_devices(seed: int, count: int, few: int) ->
 
 
 def water_level(base: list[int], total: int) -> float:
-    """Where so much water stands over a ground of these heights, by trying every number of wet places."""
+    """The level of this much water over a ground of these heights, by trying every number of wet places."""
     ground = sorted(base)
     for wet in range(1, len(ground) + 1):
         level = (total + sum(ground[:wet])) / wet

@@ -1,4 +1,4 @@
-"""Tabu search: exact and feasible at every step, the rule of what is tabu, and the optimum of small layers."""
+"""Tabu search is exact and feasible at every step, obeys its own rule, and finds the optimum of small layers."""
 
 import multiprocessing
 import time
@@ -27,10 +27,12 @@ USUAL = 300_000  # ns, which some peaks are below and some above
 
 
 def state_of(problem: Problem, goal: DescentGoal, placement: Placement) -> SearchState:
+    """The search state of a placement, with a tail above USUAL."""
     return SearchState.of(placement, problem.load, goal.value, goal.together, USUAL)
 
 
 def held(slots: np.ndarray) -> list[set[int]]:
+    """The experts that each device holds."""
     return [set(here) for here in slots.tolist()]
 
 
@@ -69,7 +71,7 @@ def test_a_walk_is_exact_feasible_and_never_undoes_what_is_tabu(seed: int, repli
 
 
 def best_objective(problem: Problem, goal: DescentGoal) -> int:
-    """Over every valid placement of three experts on three devices of two slots."""
+    """The least objective of all valid placements of three experts on three devices of two slots."""
     pairs = [(a, b) for a in range(-1, 3) for b in range(a + 1, 3)]
     found = [Placement(np.array(slots)) for slots in product(pairs, repeat=3)]
     valid = [placement for placement in found if not placement.violations(3, 3, 2)]
@@ -95,6 +97,7 @@ def test_small_layers_reach_the_best_of_all_placements(seed: int) -> None:
 
 
 def ends(seed: int, iterations: int = 6000) -> list[list[list[int]]]:
+    """The slots of all placements that tabu search yields with this seed."""
     problem, sets = small_problem(6, rows=4, cols=3, routed=24, slots=3)
     budget = SearchBudget(Deadline(600), 600, iterations)
     goal, starts = (
@@ -162,9 +165,3 @@ def test_looks_are_at_even_shares_and_at_the_end() -> None:
     timed = Looks(SearchBudget(Deadline(60, time.monotonic() - 30), 60))
     assert 0 <= timed.share() < 0.1
     assert not timed.due()
-
-
-@pytest.mark.parametrize("wrong", [{"candidates": 0}, {"elite": 0}, {"tenure": -1}, {"patience": 0}])
-def test_memories_out_of_range_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        TabuMemory(**wrong)

@@ -20,8 +20,8 @@ from optimizer.domain.problem import Problem
 from optimizer.search.seeds.packing import Packing
 from optimizer.search.seeds.risk import Loads, packed
 
-# Parts of the mean load to which devices with fixed experts are to be filled; each level takes time, and the best one is
-# not known beforehand.
+# Parts of the mean load to which devices with fixed experts are to be filled; each level takes time, and which one is
+# best is not known beforehand.
 LEVELS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)
 # The part of its slot's space by which a replica may exceed it, as the replicas beside it are lighter.
 HEAVIER = 0.25
