@@ -71,9 +71,10 @@ def swap_evaluation(problem: Problem, train: Batches) -> Measured:
     state = SearchState.of(greedy(problem), problem.load[:256], goal.value, np.zeros_like(goal.together))
     scratch = scratch_for(state)
     single = [slot for slot, expert in enumerate(state.slots.ravel()) if state.copies[expert] == 1]
-    moves = [swap_of(a, b, MESH.slots) for a, b in combinations(single, 2) if a // 3 != b // 3]
-    for move in moves[:200]:
-        theirs = plain.swap_delta(state.cost, state.part, move // MESH.slots, move % MESH.slots, 3)
+    pairs = [(a, b) for a, b in combinations(single, 2) if a // 3 != b // 3]
+    moves = [swap_of(a, b, MESH.slots) for a, b in pairs]
+    for move, (a, b) in zip(moves[:200], pairs[:200], strict=True):
+        theirs = plain.swap_delta(state.cost, state.part, a, b, 3)
         if delta(move, state, scratch) != theirs:
             raise AssertionError("numpy and the search disagree")
     numbers = np.array(moves)
@@ -83,7 +84,7 @@ def swap_evaluation(problem: Problem, train: Batches) -> Measured:
         rate(len(moves) / 1e3, lambda: _evaluate(numbers, state, scratch)),
         rate(
             0.2,
-            lambda: [plain.swap_delta(state.cost, state.part, m // MESH.slots, m % MESH.slots, 3) for m in moves[:200]],
+            lambda: [plain.swap_delta(state.cost, state.part, a, b, 3) for a, b in pairs[:200]],
         ),
     )
 

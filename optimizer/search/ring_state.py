@@ -56,10 +56,13 @@ class RingDemand(NamedTuple):
 
 
 class RingState(NamedTuple):
-    """slots `[device, slot]`; copies `[expert]`; held `[expert, device]` the devices of its replicas, only the first
+    """A placement with what it is expected to put on links; only searches change it.
+
+    slots `[device, slot]`; copies `[expert]`; held `[expert, device]` the devices of its replicas, only the first
     `copies` valid; nearest `[source, expert]` the device that serves it. sent `[source, column, direction, hops - 1]`
-    chance that a token passes the edge, and returned `[source, device]` that the device sends a result. load `[3,
-    column, direction, row]` messages per batch on each edge, of kind OUT, BACK and ALONE, directions numbered as in `network`.
+    chance that a token passes the edge, and returned `[source, device]` that the device sends a result. load
+    `[3, column, direction, row]` messages per batch on each edge, of kind OUT, BACK and ALONE, with directions numbered
+    as in `network`.
     """
 
     slots: Ints

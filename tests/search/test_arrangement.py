@@ -88,7 +88,7 @@ def test_exchanges_change_the_energy_as_counting_again_says(wiring: tuple[Tokens
 def arranged(
     seed: int, iterations: int | None = None, spread: bool = True
 ) -> tuple[Placement, Placement, Network, Ints]:
-    """A layer with a shared expert in each row: its placement before and after `arrange`, its network and its demand."""
+    """A layer with a shared expert in each row: its placement before and after `arrange`, network and demand."""
     rng, model, mesh = np.random.default_rng(3), Model("m", 16, 1, 2), Mesh(4, 2, 3)
     batches, network = random_batches(rng, 4, 40, model, mesh.rows), Network(mesh)
     placement = random_placement(rng, model.experts, mesh)

@@ -1,4 +1,4 @@
-"""Moves, descent and choice: increments equal what is computed from scratch, and every placement on the way is valid."""
+"""Moves, descent and choice: increments equal what is computed from scratch, and all placements stay valid."""
 
 import multiprocessing
 import time
