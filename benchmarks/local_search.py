@@ -18,6 +18,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.search.annealing import anneal
+from optimizer.search.moves import MoveRules
 from optimizer.search.multistart import latency_goal, multistart
 from optimizer.search.neighbourhood import objective, search_neighbourhoods
 from optimizer.search.seeds.greedy import greedy
@@ -90,11 +91,11 @@ def even(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
 
 def after_annealing(problem: Problem, seconds: float, share: float, seed: int) -> Placement:
     """The placement after annealing for all but a share of the time, and large neighbourhoods for the rest."""
-    units, spread, cols, rng = problem.load[:BATCHES], problem.spread, problem.mesh.cols, np.random.default_rng(seed)
+    units, rules, rng = problem.load[:BATCHES], MoveRules.of(problem), np.random.default_rng(seed)
     found = [greedy(problem)]
-    found += anneal(found[0], units, spread, cols, spell(seconds * (1 - share)), rng)
+    found += anneal(found[0], units, rules, spell(seconds * (1 - share)), rng)
     if share > 0:
-        found += search_neighbourhoods(found[-1], units, spread, cols, spell(seconds * share), rng)
+        found += search_neighbourhoods(found[-1], units, rules, spell(seconds * share), rng)
     return found[-1]
 
 

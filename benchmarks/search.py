@@ -25,7 +25,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.search.annealing import anneal
-from optimizer.search.moves import delta, is_legal, scratch_for
+from optimizer.search.even_moves import Scratch, delta, scratch_for
+from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.multistart import DescentGoal, multistart
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.greedy import greedy
@@ -61,7 +62,7 @@ def problem_of(tokens: int) -> tuple[Problem, Sets]:
 
 
 @kernel
-def _even(moves: Ints, state: tuple[Ints, ...], scratch: tuple[Ints, ...]) -> int:
+def _even(moves: Ints, state: SearchState, scratch: Scratch) -> int:
     total = 0
     for move in moves:
         total += delta(move, state, scratch)
@@ -81,8 +82,8 @@ def legal_moves(problem: Problem, placement: Placement) -> Ints:
     """The legal ones among MOVES move numbers that are drawn at random."""
     slots, experts = placement.slots, problem.model.experts
     drawn = np.random.default_rng(0).integers(slots.size * (slots.size + experts), size=MOVES)
-    counts = placement.counts(experts)
-    return np.array([move for move in drawn if is_legal(move, slots, counts, problem.spread, MESH.cols)])
+    counts, rules = placement.counts(experts), MoveRules.of(problem)
+    return np.array([move for move in drawn if is_legal(move, slots, counts, rules)])
 
 
 def swap_rate(problem: Problem) -> float:
@@ -118,7 +119,7 @@ def speeds(problem: Problem) -> None:
         (f"{BATCHES} batches, even split", problem.load[:BATCHES]),
     ):
         state = SearchState.of(placement, load, np.arange(int(load.max()) + 1), nothing)
-        print(f"{name:44}{rate(len(moves) / 1e3, partial(_even, moves, state.arrays(), scratch_for(state))):12.1f}")
+        print(f"{name:44}{rate(len(moves) / 1e3, partial(_even, moves, state, scratch_for(state))):12.1f}")
     current = split_of(placement, problem.load[:BATCHES])
     trial, touched = current.copy(), touched_for(current)
     for name, limit in (("every batch", np.inf), ("given up where hopeless", 0.0)):
@@ -132,13 +133,13 @@ def pool(problem: Problem) -> Iterator[Placement]:
     yield from (sequential(problem), pairing(problem), greedy(problem))
     yield from (random_permutation(problem, rng) for _ in range(5))
     nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=np.int64)
-    goal = DescentGoal(np.arange(int(problem.load.max()) + 1), nothing, tail=False)
+    goal = DescentGoal(np.arange(int(problem.load.max()) + 1), nothing, tail_weight=0)
     for iterations in (1_000, 10_000, 100_000):
         budget = SearchBudget(Deadline(600), 600, iterations)
         yield from multistart(problem, goal, [greedy(problem), pairing(problem)], budget, rng, lambda share: None)
     for iterations in (1_000, 10_000, 100_000):
         budget = SearchBudget(Deadline(600), 600, iterations)
-        yield from anneal(greedy(problem), problem.load[:BATCHES], problem.spread, MESH.cols, budget, rng)
+        yield from anneal(greedy(problem), problem.load[:BATCHES], MoveRules.of(problem), budget, rng)
 
 
 def surrogates(problem: Problem, placement: Placement) -> list[float]:
@@ -178,7 +179,7 @@ def figures(placement: Placement, load: Ints, tile: int) -> str:
 def annealed(problem: Problem, units: Ints, selection: Ints, seconds: float, chains: int = CHAINS) -> Placement:
     """The placement that annealing finds in a time: of the last ones of all chains the best on selection batches."""
     budget, rng = SearchBudget(Deadline(seconds), seconds), np.random.default_rng(0)
-    found = [greedy(problem), *anneal(greedy(problem), units, problem.spread, MESH.cols, budget, rng, chains=chains)]
+    found = [greedy(problem), *anneal(greedy(problem), units, MoveRules.of(problem), budget, rng, chains=chains)]
     return min(found[-2 * chains :], key=lambda placement: float(exact_peaks(placement, selection).mean()))
 
 

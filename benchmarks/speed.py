@@ -19,7 +19,8 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets import load_hardware, load_model
 from optimizer.domain.problem import Problem, make_problem
-from optimizer.search.moves import delta, scratch_for
+from optimizer.search.even_moves import Scratch, delta, scratch_for
+from optimizer.search.moves import swap_of
 from optimizer.search.multistart import latency_goal
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.state import SearchState
@@ -67,29 +68,30 @@ def simulation(problem: Problem, test: Batches) -> Measured:
 
 def swap_evaluation(problem: Problem, train: Batches) -> Measured:
     """Evaluate swaps of experts without replicas on 256 batches; numpy must find the same changes."""
-    value, together, _ = latency_goal(problem, train)
-    state = SearchState.of(greedy(problem), problem.load[:256], value, np.zeros_like(together))
+    goal = latency_goal(problem, train)
+    state = SearchState.of(greedy(problem), problem.load[:256], goal.value, np.zeros_like(goal.together))
     scratch = scratch_for(state)
-    single = [slot for slot, expert in enumerate(state.slots.ravel()) if state.count[expert] == 1]
-    moves = [a * MESH.slots + b for a, b in combinations(single, 2) if a // 3 != b // 3]
-    for move in moves[:200]:
-        theirs = plain.swap_delta(state.cost, state.part, move // MESH.slots, move % MESH.slots, 3)
-        if delta(move, state.arrays(), scratch) != theirs:
+    single = [slot for slot, expert in enumerate(state.slots.ravel()) if state.copies[expert] == 1]
+    pairs = [(a, b) for a, b in combinations(single, 2) if a // 3 != b // 3]
+    moves = [swap_of(a, b, MESH.slots) for a, b in pairs]
+    for move, (a, b) in zip(moves[:200], pairs[:200], strict=True):
+        theirs = plain.swap_delta(state.cost, state.part, a, b, 3)
+        if delta(move, state, scratch) != theirs:
             raise AssertionError("numpy and the search disagree")
     numbers = np.array(moves)
     return Measured(
         "evaluate swaps, 256 batches",
         "k moves/s",
-        rate(len(moves) / 1e3, lambda: _evaluate(numbers, state.arrays(), scratch)),
+        rate(len(moves) / 1e3, lambda: _evaluate(numbers, state, scratch)),
         rate(
             0.2,
-            lambda: [plain.swap_delta(state.cost, state.part, m // MESH.slots, m % MESH.slots, 3) for m in moves[:200]],
+            lambda: [plain.swap_delta(state.cost, state.part, a, b, 3) for a, b in pairs[:200]],
         ),
     )
 
 
 @kernel
-def _evaluate(moves: Ints, state: tuple[Ints, ...], scratch: tuple[Ints, ...]) -> int:
+def _evaluate(moves: Ints, state: SearchState, scratch: Scratch) -> int:
     total = 0
     for move in moves:
         total += delta(move, state, scratch)

@@ -18,7 +18,8 @@ from optimizer.domain.problem import Problem
 from optimizer.planning.options import COOL, MEMORY, Effort, Progress, SearchName
 from optimizer.planning.portfolio_shares import USUAL, PortfolioShares
 from optimizer.search.annealing import AnnealingSchedule, anneal
-from optimizer.search.latency import LatencyPrices, anneal_latency
+from optimizer.search.latency import LatencyPrices, LatencyWork, anneal_latency
+from optimizer.search.moves import MoveRules
 from optimizer.search.multistart import DescentGoal, multistart
 from optimizer.search.neighbourhood import search_neighbourhoods
 from optimizer.search.ring_state import RingDemand
@@ -138,12 +139,12 @@ def split_at_best(
     """The best placements that a search for optimal routing passes, in tiles or tokens, the last ones first."""
     start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
     units = problem.cost.tiles(problem.load) if tiles else problem.load
-    rng = np.random.default_rng(spell.seed)
-    shape, told = (problem.spread, problem.mesh.cols), lambda share: spell.progress(search, share)
+    rng, rules = np.random.default_rng(spell.seed), MoveRules.of(problem)
+    told = lambda share: spell.progress(search, share)  # noqa: E731
     if search == "annealing":
-        bettered = anneal(start, units, *shape, spell.budget, rng, schedule, spell.chains, problem.most_replicas, told)
+        bettered = anneal(start, units, rules, spell.budget, rng, schedule, spell.chains, told)
     else:
-        bettered = search_neighbourhoods(start, units, *shape, spell.budget, rng, problem.most_replicas, told)
+        bettered = search_neighbourhoods(start, units, rules, spell.budget, rng, progress=told)
     return _finalists(bettered)
 
 
@@ -163,10 +164,8 @@ def shorten(
     how far tokens go, the search finds nothing that routing can use.)
     """
     rng, shares = np.random.default_rng(spell.seed), [0.0]
-    bettered = anneal_latency(
-        start, problem.cost.tiles(problem.load), demand, prices, problem.spread, problem.mesh.cols,
-        spell.budget, rng, spell.chains, problem.most_replicas, shares.append,
-    )  # fmt: skip
+    work, rules = LatencyWork(problem.cost.tiles(problem.load), demand, prices), MoveRules.of(problem)
+    bettered = anneal_latency(start, work, rules, spell.budget, rng, chains=spell.chains, progress=shares.append)
     passed: list[Placement] = []
     asked = False
     for placement in bettered:

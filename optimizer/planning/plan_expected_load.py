@@ -115,7 +115,9 @@ def solve_expected(
         found.append(candidate)
         effort.cancel.heed()
     started, experts = time.monotonic(), problem.model.experts
-    goal = DescentGoal(np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail=False)
+    goal = DescentGoal(
+        np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail_weight=0
+    )
     pool = [candidate.placement for candidate in found]
     if not effort.cancel.asked:
         budget = SearchBudget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.iterations)

@@ -3,11 +3,12 @@
 Which experts share a device decides the time of compute, where the device is does not. So whole devices change places
 (exchanges of whole rows were tried and gained nothing). Routing is taken as *nearest*: a source's tokens go to the
 replicas with the fewest hops, in equal parts where several have them, as the policies do that look at distance first.
-Expected loads of links come from the link_paths of results, one message per token and expert; the sum of their squares
-falls with hops and with unevenness alike. Simulated annealing (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
+Expected loads of links come from the paths of results, one message per token and expert. What is least at the end is
+the sum of their squares, the energy: it falls both with fewer hops and with more even loads. The search is simulated
+annealing (Kirkpatrick, Gelatt and Vecchi, Science 220, 1983).
 
-All loads are whole, parts rounded down, so that no error builds up: thousandths of tokens per batch times how long each
-keeps a link busy.
+All loads are whole numbers, with parts rounded down, so that no error builds up: thousandths of tokens per batch times
+how long each keeps a link busy.
 """
 
 from typing import NamedTuple
@@ -22,17 +23,21 @@ from optimizer.domain.placement import Placement
 from optimizer.search.stop import SearchBudget
 from optimizer.traces.batches import Batches
 
-SCALE = 1000  # parts of a token
-ACCEPTED_FIRST, ACCEPTED_LAST = 0.1, 1e-20  # share of usual losses that is accepted, at first and at last
-SAMPLES = 200  # exchanges from which usual losses are known
+SCALE = 1000  # parts of a token, so that loads are whole numbers and rounding does not matter
+ACCEPTED_FIRST, ACCEPTED_LAST = 0.1, 1e-20  # probability of accepting a usual loss, at first and at last; a compromise:
+# hotter spends moves on chance, and at the end only what improves is made
+SAMPLES = 200  # exchanges that tell the usual loss, which temperatures need only roughly
 MOVES = 60_000  # .26 s on the 16 x 8 mesh; seven times as many gain .1 % of the root of the energy
-CHUNK = 2_000  # moves at one temperature
-NOBODY = (-1, -1)
+CHUNK = 2_000  # moves at one temperature, and between looks at the clock: about .01 s
+NOBODY = (-1, -1)  # stands for no pair of devices that change places
 
 
 class ArrangementState(NamedTuple):
-    """slots `[device, slot]`; held `[expert, replica]` the devices of each expert, replicas `[expert]` how many; load
-    `[link]`; demand `[source, expert]`. All int64; slots, held and load change with the moves."""
+    """A placement with what it is expected to put on links.
+
+    slots `[device, slot]`; held `[expert, replica]` the devices of each expert, of which the first replicas `[expert]`
+    are valid; load `[link]`; demand `[source, expert]`. All int64; slots, held and load change with the moves.
+    """
 
     slots: Ints
     held: Ints
@@ -42,7 +47,7 @@ class ArrangementState(NamedTuple):
 
     @classmethod
     def of(cls, placement: Placement, demand: Ints, link_paths: LinkPaths) -> "ArrangementState":
-        """From scratch."""
+        """The state of a valid placement; demand `[source, expert]` as from `demand_of`."""
         slots, experts = placement.slots.astype(np.int64), demand.shape[1]
         count = placement.counts(experts).astype(np.int64)
         held = np.full((experts, int(count.max())), -1, dtype=np.int64)
@@ -75,8 +80,8 @@ def arrange(
     """The placement with its devices rearranged, so that nearest routing loads links little and evenly.
 
     demand `[source, expert]` as from `demand_of`; spread `[expert]`: experts whose number of replicas in each row
-    stays as it is; cols: devices of a mesh row. Same random generator, same answer, unless the budget's time ends
-    first.
+    stays as it is; cols: devices of a mesh row. The same random generator gives the same answer, unless the budget's
+    time ends first.
     """
     state, kind = ArrangementState.of(placement, demand, link_paths), _kinds(placement, spread)
     if len(placement.slots) < 2 or not state.load.any():
@@ -94,22 +99,22 @@ def arrange(
 
 
 def _kinds(placement: Placement, spread: Bools) -> Ints:
-    """Alike for devices that hold the same spread experts, `[device]`: these may change places between rows."""
+    """A number for each set of spread experts, `[device]`; devices of one number may change places between rows."""
     held = np.zeros((len(placement.slots), len(spread) + 1), dtype=np.bool_)
-    held[np.arange(len(held))[:, None], placement.slots] = True  # -1, an empty slot, is the last
+    held[np.arange(len(held))[:, None], placement.slots] = True  # -1, an empty slot, marks the last column
     kind: Ints = np.unique(held[:, :-1] & spread, axis=0, return_inverse=True)[1].reshape(-1)
     return kind
 
 
 @kernel
 def energy(load: Ints) -> int:
-    """Sum of squares."""
+    """The sum of the squared loads of links, which is to be least."""
     return int((load * load).sum())
 
 
 @kernel
 def delta(pair: tuple[int, int], state: ArrangementState, link_paths: LinkPaths, trial: Ints) -> int:
-    """What an exchange of two devices adds to the energy; the load that it leads to is in trial `[link]`."""
+    """The change of the energy by an exchange of two devices; the load after it is left in trial `[link]`."""
     trial[:] = state.load
     for device in pair:
         for expert in state.slots[device]:
@@ -135,6 +140,7 @@ def apply(pair: tuple[int, int], state: ArrangementState, trial: Ints) -> None:
 
 @kernel
 def _holds(device: int, expert: int, slots: Ints) -> bool:
+    """Whether a device holds a replica of this expert."""
     for other in slots[device]:
         if other == expert:
             return True
@@ -153,7 +159,8 @@ def _seat(device: int, pair: tuple[int, int]) -> int:
 def _carry(
     expert: int, sign: int, pair: tuple[int, int], state: ArrangementState, link_paths: LinkPaths, load: Ints
 ) -> None:
-    """Add what an expert's tokens put on links, or take it away, once this pair of devices has changed places."""
+    """Add what an expert's tokens put on links (sign 1) or take it away (sign -1), as if a pair of devices had changed
+    places."""
     devices = len(state.slots)
     for source in range(len(state.demand)):
         tokens = state.demand[source, expert]
@@ -172,13 +179,13 @@ def _carry(
         for place in range(state.replicas[expert]):
             device = _seat(state.held[expert, place], pair)
             if link_paths.distance[source, device] == nearest:
-                journey = source * devices + device
-                for entry in range(link_paths.start[journey], link_paths.start[journey + 1]):
+                path = source * devices + device
+                for entry in range(link_paths.start[path], link_paths.start[path + 1]):
                     load[link_paths.link[entry]] += part * link_paths.work[entry]
 
 
 def _usual_loss(state: ArrangementState, link_paths: LinkPaths, trial: Ints, rng: np.random.Generator) -> float:
-    """Mean of what random exchanges lose, of those that lose anything."""
+    """The mean increase of the energy by random exchanges, of those that increase it."""
     pairs = (tuple(rng.choice(len(state.slots), 2, replace=False).tolist()) for _ in range(SAMPLES))
     changes = [delta(pair, state, link_paths, trial) for pair in pairs]
     return float(np.mean([change for change in changes if change > 0] or [1]))
@@ -189,7 +196,7 @@ def _anneal(
     state: ArrangementState, link_paths: LinkPaths, kind: Ints, cols: int, moves: int, heat: float,
     rng: np.random.Generator, trial: Ints, best: Ints, least: int,
 ) -> int:  # fmt: skip
-    """Try so many exchanges at one temperature; keeps the best slots in `best`, and returns their energy."""
+    """Try this many exchanges at one temperature; the best slots are kept in `best`, and their energy is returned."""
     devices, now = len(kind), energy(state.load)
     for _ in range(moves):
         one, two = int(rng.integers(0, devices)), int(rng.integers(0, devices))

@@ -7,13 +7,14 @@ import numpy as np
 from formulations.kit.arrays import Floats
 from optimizer.simulation.report import SimulationReport
 
-WORST = 0.03
+WORST = 0.03  # share of batches that are the worst ones; a compromise: fewer tell more of the tail, and more by chance
 LATENCIES, IMBALANCES, ALL = slice(0, 4), slice(4, 8), slice(0, 8)
+"""Which of `figures` are of latency, which of imbalance."""
 
 
 class SelectionGoal(StrEnum):
-    """What decides between candidates: latency, without loss of balance; latency alone, where full tiles are better
-    than even loads; or the balance of tokens."""
+    """What decides between candidates: latency, as long as balance is not lost; latency alone, where full tiles are
+    better than even loads; or the balance of tokens."""
 
     LATENCY_AND_BALANCE = "latency and balance"
     LATENCY = "latency"
@@ -25,7 +26,9 @@ DECISIVE = {
     SelectionGoal.LATENCY: LATENCIES,
     SelectionGoal.BALANCE: IMBALANCES,
 }
+"""The figures whose mean ratio to the baseline's is to be least."""
 GUARDED = {SelectionGoal.LATENCY_AND_BALANCE: ALL, SelectionGoal.LATENCY: LATENCIES, SelectionGoal.BALANCE: IMBALANCES}
+"""The figures in which a candidate may not be worse than the baseline."""
 
 
 def figures(report: SimulationReport) -> Floats:
@@ -41,10 +44,10 @@ def figures(report: SimulationReport) -> Floats:
 
 
 def choose(candidates: list[Floats], baseline: int, goal: SelectionGoal) -> int:
-    """Index of the candidate that is best by the goal, of those that are worse than the baseline in nothing it guards.
+    """Index of the best candidate by the goal among those that are no worse than the baseline in what the goal guards.
 
-    candidates: `figures` of each; best is the least mean ratio of what decides to the baseline's. The baseline is a
-    candidate itself, so there is always one.
+    candidates: `figures` of each. The best has the least mean ratio of the deciding figures to the baseline's. The
+    baseline is a candidate itself, so there is always one.
     """
     ratios = [figure / candidates[baseline] for figure in candidates]
     no_worse = [index for index, ratio in enumerate(ratios) if (ratio[GUARDED[goal]] <= 1).all()]

@@ -1,18 +1,18 @@
-"""Descent: take every move that lowers the objective, until none does."""
+"""Descent under even split: make every move that lowers the objective, until none does."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
-from optimizer.search.moves import NO_LIMIT, apply, delta, is_legal, scratch_for
+from optimizer.search.even_moves import Scratch, apply, delta, scratch_for
+from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.state import SearchState
 
 
 @dataclass(frozen=True)
 class DescentProgress:
-    """Moves evaluated and made so far; `at_optimum` once no move improves any more."""
+    """How many moves a run evaluated and made; `at_optimum` tells that no move improves any more."""
 
     evaluated: int
     made: int
@@ -20,22 +20,14 @@ class DescentProgress:
 
 
 class Descent:
-    """First-improvement descent over all swaps and replacements, in a seeded pseudo-random order.
+    """First-improvement descent over all swaps and replacements, in a seeded pseudo-random order."""
 
-    spread `[expert]`: experts whose replicas keep their number and their rows; cols: devices of a mesh row; most:
-    replicas of all experts together.
-    """
-
-    def __init__(
-        self, state: SearchState, spread: Bools, cols: int, rng: np.random.Generator, most: int = NO_LIMIT
-    ) -> None:
+    def __init__(self, state: SearchState, rules: MoveRules, rng: np.random.Generator) -> None:
         self.state = state
-        self._spread = spread
-        self._cols = cols
-        self._most = most
+        self._rules = rules
         self._scratch = scratch_for(state)
         size = state.slots.size
-        self._moves = size * (size + len(state.count))
+        self._moves = size * (size + len(state.copies))
         self._position = int(rng.integers(self._moves))
         self._stride = _coprime(self._moves, rng)
         self._stale = 0
@@ -43,14 +35,13 @@ class Descent:
     def run(self, iterations: int) -> DescentProgress:
         """Evaluate up to this many moves and make those that improve."""
         self._position, self._stale, evaluated, made = _descend(
-            self.state.arrays(), self._scratch, self._spread, self._cols, self._most,
-            self._moves, self._position, self._stride, self._stale, iterations,
-        )  # fmt: skip
+            self.state, self._scratch, self._rules, self._moves, self._position, self._stride, self._stale, iterations
+        )
         return DescentProgress(evaluated, made, self._stale >= self._moves)
 
 
 def _coprime(moves: int, rng: np.random.Generator) -> int:
-    """A stride that visits every move once per round."""
+    """A random stride that shares no factor with the number of moves, so that steps of it meet every move once."""
     stride = int(rng.integers(moves)) | 1
     while np.gcd(stride, moves) != 1:
         stride += 2
@@ -59,16 +50,20 @@ def _coprime(moves: int, rng: np.random.Generator) -> int:
 
 @kernel
 def _descend(
-    state: tuple[Ints, ...], scratch: tuple[Ints, ...], spread: Bools, cols: int, most: int,
+    state: SearchState, scratch: Scratch, rules: MoveRules,
     moves: int, position: int, stride: int, stale: int, iterations: int,
 ) -> tuple[int, int, int, int]:  # fmt: skip
-    slots, count = state[2], state[3]
+    """Walk over the moves from `position` on, and make those that improve.
+
+    stale: moves met since the last one that was made. Returns the new position and stale, and how many moves were
+    evaluated and made.
+    """
     evaluated = made = 0
     while evaluated < iterations and stale < moves:
         move = position
         position = (position + stride) % moves
         stale += 1
-        if is_legal(move, slots, count, spread, cols, most):
+        if is_legal(move, state.slots, state.copies, rules):
             evaluated += 1
             if delta(move, state, scratch) < 0:
                 apply(move, state, scratch)

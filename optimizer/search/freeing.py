@@ -1,4 +1,7 @@
-"""Devices whose slots are freed and filled anew: which ones, and the row formulation of what they may hold."""
+"""Devices whose slots a large-neighbourhood search frees and fills anew: which ones, and the formulation for that.
+
+The formulation of rows (`formulations.rows`) fills them, with the freed devices as the row.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +15,8 @@ from optimizer.domain.placement import Placement
 
 
 class View(NamedTuple):
-    """slots `[device, slot]`, the mesh row of each `[device]`, whether it holds a spread expert `[device]`, and the
-    load of each `[device]` in one batch."""
+    """What an order of devices looks at: slots `[device, slot]`, the mesh row `[device]`, whether a device is pinned
+    because it holds a spread expert `[device]`, and the load `[device]` in one batch."""
 
     slots: Ints
     row: Ints
@@ -22,16 +25,16 @@ class View(NamedTuple):
 
 
 Order = Callable[[View, np.random.Generator], Ints]
-"""Devices that may be freed, the first ones first."""
+"""Gives the devices that may be freed; the first ones are freed."""
 
 
 def one_row(view: View, rng: np.random.Generator) -> Ints:
-    """All of a mesh row; the only way to free devices with spread experts, which stay in their row then."""
+    """All devices of a random mesh row; the only way that frees spread experts, which then stay in their row."""
     return rng.permutation(np.flatnonzero(view.row == rng.choice(view.row)))
 
 
 def linked(view: View, rng: np.random.Generator) -> Ints:
-    """The fullest, then those that share experts with the ones before, then the others."""
+    """The fullest device, then in turn a device that shares experts with those before it, if there is one."""
     left = rng.permutation(np.flatnonzero(~view.pinned))
     order = left[[view.load[left].argmax()]] if len(left) else left
     while len(left := left[left != order[-1:]]):
@@ -41,31 +44,32 @@ def linked(view: View, rng: np.random.Generator) -> Ints:
 
 
 def extremes(view: View, rng: np.random.Generator) -> Ints:
-    """The fullest and the emptiest in turn."""
+    """The fullest device, the emptiest, the second fullest, the second emptiest, and so on."""
     left = rng.permutation(np.flatnonzero(~view.pinned))
     falling = left[np.argsort(-view.load[left], kind="stable")]
     return np.stack([falling, falling[::-1]], axis=1).ravel()[: len(falling)]
 
 
 def anywhere(view: View, rng: np.random.Generator) -> Ints:
-    """At random."""
+    """Devices in random order."""
     return rng.permutation(np.flatnonzero(~view.pinned))
 
 
 WAYS: tuple[tuple[Order, int], ...] = (
     (linked, 3), (linked, 4), (linked, 8), (extremes, 4), (anywhere, 6), (one_row, 8),
 )  # fmt: skip
-"""Ways of freeing devices, and how many are freed."""
+"""Ways of freeing devices, and how many devices each frees; a compromise: more devices allow greater changes
+and take the repair longer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Freed:
-    """Some devices as a row to fill from a pool.
+    """Some devices as a row that is to be filled from a pool of experts.
 
     devices `[freed]` ascending; names `[member]` the expert behind each member of the pool: first experts that may have
     any number of replicas, then, from `pinned` on, single replicas of spread experts, each with the load that it has
-    now, which the row formulation may move but neither drop nor share out. slots `[freed, slot]` the members that are
-    there now, -1 = empty.
+    now, which the row formulation may move but neither drop nor split. slots `[freed, slot]` the members that are in
+    them now, -1 for an empty slot.
     """
 
     devices: Ints
@@ -76,10 +80,10 @@ class Freed:
 
     @classmethod
     def of(cls, placement: Placement, devices: Ints, spread: Bools, units: Ints, flow: Floats) -> "Freed":
-        """The pool is what these devices hold; experts from elsewhere as guests were found to do harm.
+        """Free these devices; the pool is what they hold (with experts from elsewhere in it, results were worse).
 
-        units `[batch, expert]`; flow `[batch, device, slot]` units that each slot serves in the same batches: what is
-        not of experts in the pool stays there.
+        units `[batch, expert]`; flow `[batch, device, slot]` units that each slot serves in the same batches: on other
+        devices, what is served for experts outside the pool stays as it is.
         """
         held = placement.slots[devices]
         single = (held >= 0) & spread[held]
@@ -95,13 +99,13 @@ class Freed:
         return cls(devices, names, len(pool), slots, MeshRow(load, elsewhere, stays, *held.shape))
 
     def is_legal(self, slots: Ints) -> bool:
-        """Whether each replica of a spread expert is there once, and no two of one expert are on one device."""
+        """Whether every replica of a spread expert has a slot, and no two of one expert share a device."""
         single = slots >= self.pinned
         places = set(zip(np.nonzero(single)[0].tolist(), self.names[slots[single]].tolist(), strict=True))
         return int(single.sum()) == len(places) == len(self.names) - self.pinned
 
     def filled(self, placement: Placement, slots: Ints) -> Placement:
-        """The placement with these slots `[freed, slot]` of members."""
+        """The placement with these members in the freed slots `[freed, slot]`."""
         changed = placement.slots.copy()
         changed[self.devices] = np.where(slots >= 0, self.names[slots], -1)
         return Placement(changed)

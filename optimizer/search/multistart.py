@@ -1,16 +1,18 @@
-"""Descents from several starts, in turn, for as long as there is time."""
+"""Descents from several starts, in turn, for as long as there is time, and what descents minimise."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
 
 import numpy as np
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.search.checks import require
 from optimizer.search.descent import Descent
-from optimizer.search.state import SearchState
+from optimizer.search.moves import MoveRules
+from optimizer.search.state import TAIL_WEIGHT, SearchState
 from optimizer.search.stop import SearchBudget
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
@@ -19,28 +21,68 @@ TOKEN_NS = 1000  # per token on the fullest device; with 400 the home case gains
 CHUNK = 4_000  # iterations between looks at the clock: some hundredths of a second
 
 
-class DescentGoal(NamedTuple):
-    """`value` and `together` of `SearchState`, and whether batches above the usual peak weigh more."""
+@dataclass(frozen=True)
+class DescentWeights:
+    """What a search under even split weighs against compute time.
+
+    tail_weight: how many times more each nanosecond of a batch's peak counts above the usual peak, 0 for no difference
+    (without it the home case gains mean latency and loses p99; 16 gains less than 4 on all traces tried); token_ns:
+    nanoseconds that each token on the fullest device counts besides compute, so that balance counts between two tiles
+    (with 400 instead of 1000 the home case gains more latency but loses balance). Raises ValueError for a negative one.
+    """
+
+    tail_weight: int = TAIL_WEIGHT
+    token_ns: int = TOKEN_NS
+
+    def __post_init__(self) -> None:
+        require(self.tail_weight >= 0, "tail_weight", self.tail_weight, "0 or more")
+        require(self.token_ns >= 0, "token_ns", self.token_ns, "0 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class DescentGoal:
+    """What is to be least under even split: the sum of batch peaks, less what co-location saves.
+
+    value `[most load of an expert + 1]` what a slot costs by its load; together `[expert, expert]` what two experts on
+    one device save; tail_weight: how many times more a peak counts above the usual peak, 0 for no difference. Raises
+    ValueError for arrays of other shapes and for a negative weight.
+    """
 
     value: Ints
     together: Ints
-    tail: bool
+    tail_weight: int = TAIL_WEIGHT
+
+    def __post_init__(self) -> None:
+        if self.value.ndim != 1 or self.together.ndim != 2 or len(set(self.together.shape)) != 1:
+            shapes = f"{list(self.value.shape)} and {list(self.together.shape)}"
+            raise ValueError(f"the goal has arrays of shapes {shapes}; they are [load] and [expert, expert]")
+        require(self.tail_weight >= 0, "tail_weight", self.tail_weight, "0 or more")
+
+    def state(self, placement: Placement, load: Ints, usual: int | None = None) -> SearchState:
+        """The search state of a placement, load `[batch, expert]`; usual: the peak above which the tail begins."""
+        return SearchState.of(placement, load, self.value, self.together, usual, self.tail_weight)
+
+    def usual_peak(self, load: Ints, starts: list[Placement]) -> int | None:
+        """The median over batches of the peak cost of the start where it is least; None for a goal without a tail."""
+        if self.tail_weight == 0:
+            return None
+        return min(int(np.median(self.state(start, load).leading[0])) for start in starts)
 
 
-def latency_goal(problem: Problem, train: Batches) -> DescentGoal:
+def latency_goal(problem: Problem, train: Batches, weights: DescentWeights = DescentWeights()) -> DescentGoal:
     """What descents minimise, in nanoseconds over all train batches: peak compute, less messages saved.
 
     A slot costs its compute time and a little per token: the staircase of tiles decides, and tokens, which imbalance
     counts, show the way where it is flat. Two experts of one token on one device send one result back instead of two.
     """
     together = pair_counts(train.experts, problem.model.experts) * problem.cost.message_ns(problem.mesh)
-    return DescentGoal(slot_value(problem), together, tail=True)
+    return DescentGoal(slot_value(problem, weights.token_ns), together, weights.tail_weight)
 
 
-def slot_value(problem: Problem) -> Ints:
-    """What a slot costs by its tokens, `[tokens + 1]` nanoseconds: its compute time and a little per token."""
+def slot_value(problem: Problem, token_ns: int = TOKEN_NS) -> Ints:
+    """What a slot costs by its tokens, `[tokens + 1]` nanoseconds: its compute time and `token_ns` per token."""
     most = int(problem.load.max(initial=0))
-    value: Ints = problem.cost.slot_ns(most, problem.batch_blocks) + TOKEN_NS * np.arange(most + 1)
+    value: Ints = problem.cost.slot_ns(most, problem.batch_blocks) + token_ns * np.arange(most + 1)
     return value
 
 
@@ -53,24 +95,17 @@ def multistart(
     progress: Callable[[float], None],
 ) -> Iterator[Placement]:
     """Yield where each descent ended, at a local optimum or at the end of the budget; starts are taken in turn."""
-    usual = _usual_peak(problem, goal, starts) if goal.tail else None
+    usual, rules = goal.usual_peak(problem.load, starts), MoveRules.of(problem)
     for number in count():
         if budget.grant(1) == 0:
             return
-        start = starts[number % len(starts)]
-        state = SearchState.of(start, problem.load, goal.value, goal.together, usual)
-        descent = Descent(state, problem.spread, problem.mesh.cols, rng, problem.most_replicas)
-        _descend(descent, budget, progress)
+        state = goal.state(starts[number % len(starts)], problem.load, usual)
+        _descend(Descent(state, rules, rng), budget, progress)
         yield state.placement()
 
 
-def _usual_peak(problem: Problem, goal: DescentGoal, starts: list[Placement]) -> int:
-    """The median over batches of the peak cost of the start where that is least."""
-    states = (SearchState.of(start, problem.load, goal.value, goal.together) for start in starts)
-    return min(int(np.median(state.leading[0])) for state in states)
-
-
 def _descend(descent: Descent, budget: SearchBudget, progress: Callable[[float], None]) -> None:
+    """Run a descent until its local optimum or the end of the budget."""
     while granted := budget.grant(CHUNK):
         step = descent.run(granted)
         budget.spend(step.evaluated)

@@ -9,89 +9,113 @@ It pays after annealing, not instead of it: from greedy it is stuck early, as to
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.arrays import Floats, Ints
 from formulations.kit.clock import Clock
 from formulations.rows.row_descent import SHAKES, descend_row
 from optimizer.domain.placement import Placement
+from optimizer.search.checks import require
 from optimizer.search.freeing import WAYS, Freed, Order, View, one_row
 from optimizer.search.looks import Looks
-from optimizer.search.moves import NO_LIMIT
+from optimizer.search.moves import MoveRules
 from optimizer.search.split_state import PARTS, exact_peaks, split_of
 from optimizer.search.stop import SearchBudget
 
-SAMPLE = 128  # batches in a repair
-TAIL, TAIL_WEIGHT = 0.1, 1.0  # the objective is mean + weight * conditional value at risk, as of annealing
-REACTION, LEAST_WEIGHT = 0.1, 0.05  # of weights to success
+
+@dataclass(frozen=True)
+class NeighbourhoodSettings:
+    """How the search samples batches, what it minimises, and how fast it learns; no measurement of its values is
+    recorded.
+
+    sample: batches whose exact peaks a repair looks at, half of them of the worst (more of them take longer and mislead
+    less often); tail, tail_weight: the objective is mean + tail_weight * conditional value at risk, the mean of the
+    worst share `tail` of batches, as in annealing; reaction: the share of its weight that a way of freeing devices wins
+    or loses with each trial; least_weight: what no weight falls below, so that every way is tried again. Raises
+    ValueError for a number out of range.
+    """
+
+    sample: int = 128
+    tail: float = 0.1
+    tail_weight: float = 1.0
+    reaction: float = 0.1
+    least_weight: float = 0.05
+
+    def __post_init__(self) -> None:
+        require(self.sample >= 2, "sample", self.sample, "at least 2 batches")
+        require(0 < self.tail <= 1, "tail", self.tail, "above 0 and at most 1")
+        require(0 <= self.tail_weight < np.inf, "tail_weight", self.tail_weight, "0 or more")
+        require(0 <= self.reaction <= 1, "reaction", self.reaction, "between 0 and 1")
+        require(0 < self.least_weight <= 1, "least_weight", self.least_weight, "above 0 and at most 1")
 
 
 class Neighbourhoods:
     """A placement, what it is worth over all batches, and how well each way of freeing devices has done.
 
-    units `[batch, expert]`: load in tokens or tiles; spread `[expert]`: experts whose replicas keep their number and
-    their rows; cols: devices of a mesh row; most: replicas of all experts together.
+    units `[batch, expert]`: load in tokens or tiles.
     """
 
     def __init__(
         self,
         start: Placement,
         units: Ints,
-        spread: Bools,
-        cols: int,
+        rules: MoveRules,
         rng: np.random.Generator,
-        most: int = NO_LIMIT,
+        settings: NeighbourhoodSettings = NeighbourhoodSettings(),
     ) -> None:
         self.placement, self.weights = start, np.ones(len(WAYS))
-        self._units, self._spread, self._rng, self._most = units, spread, rng, most
-        self._row = np.arange(len(start.slots)) // cols
+        self._units, self._rules, self._rng, self._settings = units, rules, rng, settings
+        self._row = np.arange(len(start.slots)) // rules.cols
         self._peaks = _peaks(start, units)
-        self.objective = objective(self._peaks)
+        self.objective = objective(self._peaks, settings)
 
     def step(self, deadline: float) -> int:
         """Free, repair, and keep what is no worse; returns how many moves the repair looks at, at the least.
 
         deadline: a reading of time.monotonic at which a repair is to end.
         """
+        reaction, least_weight = self._settings.reaction, self._settings.least_weight
         way = int(self._rng.choice(len(WAYS), p=self.weights / self.weights.sum()))
         sample = self._sample()
         flow = _flow(self.placement, self._units[sample])
         devices = self._devices(*WAYS[way], flow[0].sum(axis=1))
-        freed = Freed.of(self.placement, devices, self._spread, self._units[sample], flow)
+        freed = Freed.of(self.placement, devices, self._rules.spread, self._units[sample], flow)
         found = descend_row(freed.row.compact(), freed.slots, self._rng, Clock.until(deadline))
         filled = freed.filled(self.placement, found)
-        legal = freed.is_legal(found) and int((filled.slots >= 0).sum()) <= self._most
+        legal = freed.is_legal(found) and int((filled.slots >= 0).sum()) <= self._rules.most
         gained = legal and self._settle(filled)
-        self.weights[way] = max((1 - REACTION) * self.weights[way] + REACTION * gained, LEAST_WEIGHT)
+        self.weights[way] = max((1 - reaction) * self.weights[way] + reaction * gained, least_weight)
         return (1 + SHAKES) * freed.slots.size * (freed.slots.size + len(freed.names))
 
     def _settle(self, placement: Placement) -> bool:
-        """Go on from this placement if it is no worse; whether it is better."""
+        """Go on from this placement if it is no worse; returns whether it is better."""
         peaks, before = _peaks(placement, self._units), self.objective
-        if objective(peaks) <= before:
-            self.placement, self._peaks, self.objective = placement, peaks, objective(peaks)
+        found = objective(peaks, self._settings)
+        if found <= before:
+            self.placement, self._peaks, self.objective = placement, peaks, found
         return self.objective < before
 
     def _sample(self) -> Ints:
-        """Batches, half of them of the tail, as each of the two terms of the objective counts alike."""
-        tail = np.argsort(-self._peaks, kind="stable")[: _tail_size(len(self._peaks))]
-        half = SAMPLE // 2
+        """Numbers of batches, half of them of the tail, as the mean and the tail are the two terms of the objective."""
+        tail = np.argsort(-self._peaks, kind="stable")[: _tail_size(len(self._peaks), self._settings)]
+        half = self._settings.sample // 2
         return np.concatenate([self._rng.choice(tail, half), self._rng.choice(len(self._peaks), half)])
 
     def _devices(self, order: Order, most: int, load: Floats) -> Ints:
         """The devices to free, ascending; load `[device]` in one batch."""
         slots = self.placement.slots
-        pinned = np.isin(slots, np.flatnonzero(self._spread)).any(axis=1)
+        pinned = np.isin(slots, np.flatnonzero(self._rules.spread)).any(axis=1)
         view = View(slots, self._row, np.asarray(pinned), load)
         chosen = order(view, self._rng)[:most]
         return np.sort(chosen if len(chosen) else one_row(view, self._rng)[:most])
 
 
-def objective(peaks: Floats) -> float:
-    """Mean of the peaks `[batch]` plus TAIL_WEIGHT times the mean of the worst."""
-    worst = np.sort(peaks)[-_tail_size(len(peaks)) :]
-    return float(peaks.mean() + TAIL_WEIGHT * worst.mean())
+def objective(peaks: Floats, settings: NeighbourhoodSettings = NeighbourhoodSettings()) -> float:
+    """Mean of the peaks `[batch]` plus tail_weight times the mean of the worst."""
+    worst = np.sort(peaks)[-_tail_size(len(peaks), settings) :]
+    return float(peaks.mean() + settings.tail_weight * worst.mean())
 
 
 def _flow(placement: Placement, units: Ints) -> Floats:
@@ -106,22 +130,25 @@ def _peaks(placement: Placement, units: Ints) -> Floats:
     return exact_peaks(placement, units.astype(np.int64) * PARTS) / PARTS
 
 
-def _tail_size(batches: int) -> int:
-    return max(1, round(TAIL * batches))
+def _tail_size(batches: int, settings: NeighbourhoodSettings) -> int:
+    """How many of the batches are the worst ones."""
+    return max(1, round(settings.tail * batches))
 
 
 def search_neighbourhoods(
     start: Placement,
     units: Ints,
-    spread: Bools,
-    cols: int,
+    rules: MoveRules,
     budget: SearchBudget,
     rng: np.random.Generator,
-    most: int = NO_LIMIT,
+    settings: NeighbourhoodSettings = NeighbourhoodSettings(),
     progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Placement]:
-    """Free and repair from the start on, and yield the placement at `looks.LOOKS` moments, if it has become better."""
-    search = Neighbourhoods(start, units, spread, cols, rng, most)
+    """Free and repair from the start on, and yield the placement at `looks.LOOKS` moments, if it has become better.
+
+    units `[batch, expert]`: load in tokens or tiles.
+    """
+    search = Neighbourhoods(start, units, rules, rng, settings)
     looks, shown = Looks(budget), search.objective
     while budget.grant(1):
         evaluated = search.step(budget.deadline.started + budget.seconds)

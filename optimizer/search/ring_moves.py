@@ -1,7 +1,7 @@
 """What a move of `moves.py` would change on the links of column rings, and making the change.
 
-Moves are numbered, and legal, as there. `delta` works on a second state, `trial`, which equals the current one before
-and after, as in `split_moves`.
+As in `split_moves`, `delta` works on a second state, `trial`, which equals the current one before the move; then
+either `apply` makes the change in the current state too, or `forget` takes it back in trial.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
+from optimizer.search.moves import decode
 from optimizer.search.ring_state import (
     RingState,
     busiest,
@@ -22,9 +23,12 @@ from optimizer.search.split_moves import rehouse
 
 
 class TouchedRings(NamedTuple):
-    """What of trial may differ from the current state: change `[4]` slots a and b (-1: none), the expert x that leaves
-    a for b and y that comes to a (-1: none); the ways `[source, column, direction]`, and for each source the first
-    `many [source]` of device `[source, 4]`."""
+    """What of trial may differ from the current state after `delta`.
+
+    change `[4]`: a, b, x and y of `moves.Move`; way `[source, column, direction]`: whether what the source sends that
+    way may differ; device `[source, 4]`: devices whose results for the source may differ, only the first
+    `many [source]` valid.
+    """
 
     change: Ints
     way: Bools
@@ -45,7 +49,8 @@ def touched_for(rings: RingState) -> TouchedRings:
 
 @kernel
 def communication(rings: RingState, weight: Floats) -> float:
-    """About how long links are busy: weight `[3]` of a message on the busiest link of each kind."""
+    """About how long links are busy, in the unit of weight `[3]`: the price of a message on the busiest link of each
+    kind."""
     total = 0.0
     for kind in range(len(weight)):
         total += weight[kind] * busiest(rings.load[kind])
@@ -54,7 +59,7 @@ def communication(rings: RingState, weight: Floats) -> float:
 
 @kernel
 def delta(move: int, current: RingState, trial: RingState, touched: TouchedRings, weight: Floats) -> float:
-    """What `communication` is after a legal move, which is left in trial."""
+    """The value of `communication` after a legal move, which is left in trial."""
     _rearrange(move, trial, touched)
     touched.way[:], touched.many[:] = False, 0
     for expert in touched.change[2:]:
@@ -79,21 +84,15 @@ def apply(current: RingState, trial: RingState, touched: TouchedRings) -> None:
 
 @kernel
 def forget(current: RingState, trial: RingState, touched: TouchedRings) -> None:
-    """Take it back: trial equals the current state again."""
+    """Take a move back: trial equals the current state again."""
     _copy(current, trial, touched)
 
 
 @kernel
 def _rearrange(move: int, rings: RingState, touched: TouchedRings) -> None:
-    """Change slots, copies and held, and say what has changed."""
-    slots, depth, size = rings.slots, rings.slots.shape[1], rings.slots.size
-    if move < size * size:
-        a, b = move // size, move % size
-        y = slots[b // depth, b % depth]
-    else:
-        a, b = (move - size * size) // len(rings.copies), -1
-        y = (move - size * size) % len(rings.copies)
-    x = slots[a // depth, a % depth]
+    """Change slots, copies and held, and note in touched what has changed."""
+    slots, depth = rings.slots, rings.slots.shape[1]
+    a, b, x, y = decode(move, slots, len(rings.copies))
     at_a, at_b = a // depth, b // depth if b >= 0 else -1
     slots[at_a, a % depth] = y
     if b >= 0:
@@ -107,7 +106,7 @@ def _rearrange(move: int, rings: RingState, touched: TouchedRings) -> None:
 
 @kernel
 def _find_nearest(expert: int, current: RingState, trial: RingState, touched: TouchedRings) -> None:
-    """Which devices serve the sources now; what has changed is touched where it was and where it is."""
+    """Find the devices that serve the sources now; where one has changed, the old and the new one are touched."""
     for source in range(len(trial.sent)):
         before, after = current.nearest[source, expert], nearest(source, expert, trial)
         if before != after:
@@ -118,6 +117,7 @@ def _find_nearest(expert: int, current: RingState, trial: RingState, touched: To
 
 @kernel
 def _touch(source: int, device: int, touched: TouchedRings) -> None:
+    """List a device for a source, and the ways from the source along its column that reach the device."""
     rows, cols = touched.way.shape[:2]
     climb = (device // cols - source) % rows
     for direction in range(2):
@@ -132,6 +132,7 @@ def _touch(source: int, device: int, touched: TouchedRings) -> None:
 
 @kernel
 def _recount_alone(expert: int, current: RingState, trial: RingState) -> None:
+    """Move the results of an expert's only replica: off the old links if it was the only one, onto the new if it is."""
     if current.copies[expert] == 1:
         carry_alone(expert, current.held[expert, 0], -1.0, trial)
     if trial.copies[expert] == 1:
@@ -140,6 +141,7 @@ def _recount_alone(expert: int, current: RingState, trial: RingState) -> None:
 
 @kernel
 def _copy(source: RingState, target: RingState, touched: TouchedRings) -> None:
+    """Copy all that was touched from one state to the other."""
     depth = source.slots.shape[1]
     for home in range(len(source.sent)):
         for place in range(touched.many[home]):

@@ -6,10 +6,10 @@ of its experts lies beyond; from the chance of each expert and of each pair that
     1 - exp(-(sum of a[e] - sum over pairs of b[e, f])),  a[e] = -log(1 - P(e)),
     b[e, f] = log(1 + (P(e, f) - P(e) P(f)) / ((1 - P(e)) (1 - P(f)))),
 
-exact for one or two experts, and for more if pairs explain how they depend. The same holds for the result that a
-device with several of a token's experts sends back. Sources are taken as alike, as which users' requests come to a row
-is chance: what rows of train batches ask for does not tell what these rows ask for later (correlation -.02 on the
-built-in trace).
+which is exact for one or two experts, and for more if pairs explain how they depend on each other. The same formula
+gives the chance that a device with several of a token's experts sends a result back. All sources are taken to ask for
+the same experts, as chance decides which users' requests come to a row: what rows of train batches ask for does not
+tell what these rows ask for later (correlation -.02 on the built-in trace).
 
 What a source sends one way along a column, and what a device returns to it, are worked out anew where a replica there
 comes or goes.
@@ -28,13 +28,13 @@ from optimizer.traces.batches import Batches
 
 ALMOST = 1 - 1e-6  # stands for certainty, whose logarithm is not finite
 OUT, BACK, ALONE = range(3)
-"""Tokens sent out, results sent back, and of these the results of experts with one replica, which routing cannot
-send by other links."""
+"""Kinds of messages: tokens sent out, results sent back, and of the results those of experts with one replica, which
+routing cannot send by other links."""
 
 
 class RingDemand(NamedTuple):
-    """tokens `[source]` per batch; chance `[expert]` that a token chooses it; a `[expert]` and b `[expert, expert]` as
-    of this module."""
+    """What sources ask for: tokens `[source]` per batch; chance `[expert]` that a token chooses it; a `[expert]` and
+    b `[expert, expert]` of the formula in this module's docstring."""
 
     tokens: Floats
     chance: Floats
@@ -43,7 +43,7 @@ class RingDemand(NamedTuple):
 
     @classmethod
     def of(cls, batches: Batches, network: Network, experts: int) -> "RingDemand":
-        """What batches ask for."""
+        """The demand of these batches, in which every source asks for experts as all tokens together do."""
         number = batches.experts.shape[0] * batches.experts.shape[1]
         tokens = np.bincount(network.source(batches.source_row).ravel(), minlength=network.sources) / batches.count
         chance = np.bincount(batches.experts.ravel(), minlength=experts) / number
@@ -56,10 +56,13 @@ class RingDemand(NamedTuple):
 
 
 class RingState(NamedTuple):
-    """slots `[device, slot]`; copies `[expert]`; held `[expert, device]` the devices of its replicas, only the first
+    """A placement with what it is expected to put on links; only searches change it.
+
+    slots `[device, slot]`; copies `[expert]`; held `[expert, device]` the devices of its replicas, only the first
     `copies` valid; nearest `[source, expert]` the device that serves it. sent `[source, column, direction, hops - 1]`
-    chance that a token passes the edge, and returned `[source, device]` that the device sends a result. load `[3,
-    column, direction, row]` messages per batch on each edge, of kind OUT, BACK and ALONE, directions as of `network`.
+    chance that a token passes the edge, and returned `[source, device]` that the device sends a result. load
+    `[3, column, direction, row]` messages per batch on each edge, of kind OUT, BACK and ALONE, with directions numbered
+    as in `network`.
     """
 
     slots: Ints
@@ -73,7 +76,7 @@ class RingState(NamedTuple):
 
     @classmethod
     def of(cls, placement: Placement, demand: RingDemand, cols: int) -> "RingState":
-        """From scratch; sources are the rows of a mesh with so many columns."""
+        """The state of a valid placement; sources are the rows of a mesh with `cols` columns."""
         slots, (rows, experts) = placement.slots.astype(np.int64), (len(demand.tokens), len(demand.chance))
         held = np.full((experts, len(slots)), -1, dtype=np.int64)
         for expert in range(experts):
@@ -111,6 +114,7 @@ class RingState(NamedTuple):
 
 @kernel
 def _fill(rings: RingState) -> None:
+    """Fill nearest, then all loads."""
     for source in range(len(rings.sent)):
         for expert in range(len(rings.copies)):
             rings.nearest[source, expert] = nearest(source, expert, rings)
@@ -119,7 +123,7 @@ def _fill(rings: RingState) -> None:
 
 @kernel
 def refresh(rings: RingState) -> None:
-    """Loads from scratch, as differences add up rounding errors."""
+    """Work out all loads from scratch, as differences add up rounding errors."""
     rings.sent[:], rings.returned[:], rings.load[:] = 0, 0, 0
     for source in range(len(rings.sent)):
         for col in range(rings.sent.shape[1]):
@@ -134,8 +138,11 @@ def refresh(rings: RingState) -> None:
 
 @kernel
 def nearest(source: int, expert: int, rings: RingState) -> int:
-    """The device that serves a source. Of two that are as far, on either side, the one from which the source lies
-    upwards: thus the replicas of an expert get the like of each other; of two in one row the first."""
+    """The device that serves a source with an expert: the one with the fewest hops.
+
+    Of two that are as far, on either side, it is the one from which the source lies upwards, so that each replica of an
+    expert serves about as many sources; of two in one row it is the first.
+    """
     rows, cols = rings.sent.shape[:2]
     best, least = -1, 2 * rows * len(rings.slots)
     for place in range(rings.copies[expert]):
@@ -161,7 +168,7 @@ def recount_way(source: int, col: int, direction: int, rings: RingState) -> None
 
 @kernel
 def recount_results(source: int, device: int, rings: RingState) -> None:
-    """The same for what comes back from a device."""
+    """Work out anew what a device returns to a source, and put on links what that changes."""
     chance, cols = _returns(source, device, rings), rings.sent.shape[1]
     more = rings.demand.tokens[source] * (chance - rings.returned[source, device])
     if more != 0:
@@ -171,7 +178,9 @@ def recount_results(source: int, device: int, rings: RingState) -> None:
 
 @kernel
 def _pass_edges(source: int, col: int, direction: int, found: Ints, passing: Floats, rings: RingState) -> None:
-    """passing `[hops - 1]`: chance that a token of a source passes each edge; found is working memory.
+    """Find the chance that a token of a source passes each edge of one way, passing `[hops - 1]`.
+
+    found `[expert]` is working memory: the experts met so far, from the far end of the way on.
 
     What goes to the antipode is sent half either way: an edge carries half of the tokens with a target beyond it on
     this side, and half of those with a target there or at the antipode.
@@ -202,7 +211,7 @@ def _pass_edges(source: int, col: int, direction: int, found: Ints, passing: Flo
 
 @kernel
 def _returns(source: int, device: int, rings: RingState) -> float:
-    """Chance that a device has a result for a token of a source; nothing is sent inside a row."""
+    """Chance that a device sends a result for a token of a source over links; none is sent inside a row."""
     if device // rings.sent.shape[1] == source:
         return 0.0
     slots, total = rings.slots[device], 0.0
@@ -218,7 +227,7 @@ def _returns(source: int, device: int, rings: RingState) -> float:
 
 @kernel
 def _bring_back(source: int, row: int, col: int, messages: float, kind: int, rings: RingState) -> None:
-    """Results from a row to a source, against the way on which tokens came."""
+    """Put results from a row to a source on links, against the way on which tokens came."""
     rows = len(rings.sent)
     climb = (row - source) % rows
     for direction in range(2):
@@ -245,8 +254,8 @@ def carry_alone(expert: int, device: int, sign: float, rings: RingState) -> None
 def busiest(load: Floats) -> float:
     """About what the busiest of links with these mean loads carries in a batch, messages.
 
-    Loads vary as counts do, by their root. A smooth maximum, log(mean of exp(s load)) / s, then stands for the expected
-    one with s the square root of 2 log(links) / mean load.
+    A load varies as counts do, by the square root of its mean. The expected maximum is then about the smooth maximum
+    log(mean of exp(s load)) / s, with s the square root of 2 log(links) / mean load.
     """
     number, mean, most = load.size, load.mean(), load.max()
     if mean <= 0:

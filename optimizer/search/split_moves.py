@@ -1,8 +1,9 @@
 """What a move of `moves.py` would change under optimal split, and making the change.
 
-Moves are numbered, and legal, as there. `delta` works on a second state, `trial`, which equals the current one before
-and after: the placement is changed there, and the replicated experts near the two devices are levelled again. That
-split is feasible, so the peaks it finds are upper bounds, as the current ones are. `apply` makes the change in both.
+`delta` works on a second state, `trial`, which equals the current one before the move: the placement is changed there,
+and the replicated experts near the two devices are levelled again. That split is feasible, so the peaks it finds are
+upper bounds, as the current ones are. Then either `apply` makes the change in the current state too, or `forget` takes
+it back in trial, so that both states are equal again.
 """
 
 from typing import NamedTuple
@@ -11,18 +12,22 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
+from optimizer.search.moves import decode
 from optimizer.search.split_state import LANES, SplitState, fill, find_peak
 
-NEAR = 24  # replicated experts that are levelled again
-FEW = 4  # replicas that are levelled with neighbours only; all of them instead ends worse, on train and on test batches
-DOUBT = 2.5  # standard errors by which a move must be too dear, judged by some of the blocks, to be given up
+NEAR = 24  # replicated experts that are levelled again after a move, at most; a compromise of speed and exactness
+FEW = 4  # up to this many replicas are levelled with neighbours only; levelling all of them at once ends worse, on
+# train and on test batches
+DOUBT = 2.5  # standard errors by which a move must be too dear, by the blocks seen so far, to be given up; .6 % of a
+# normal distribution lie further out, so few good moves are lost
 
 
 class TouchedSplit(NamedTuple):
-    """What of trial may differ from the current state: the first so many `devices` and `slots`, and the blocks worked
-    on; `near` are the experts to level. many `[4]` says how many of each; seen_expert, seen_device are 1 where listed.
+    """What of trial may differ from the current state after `delta`.
 
-    change `[4]`: slots a and b (-1: none), the expert x that leaves a for b and y that comes to a. work: of `fill`.
+    devices, slots and near are lists of the devices and slots that may differ and of the experts to level; many `[4]`
+    says how many entries of each are valid, and at place BLOCKS how many blocks were worked on; seen_device and
+    seen_expert are 1 for what is listed. change `[4]`: a, b, x and y of `moves.Move`. work: working memory of `fill`.
     """
 
     devices: Ints
@@ -36,6 +41,7 @@ class TouchedSplit(NamedTuple):
 
 
 DEVICES, SLOTS, NEARBY, BLOCKS = range(4)
+"""What the entries of `TouchedSplit.many` count."""
 
 
 def touched_for(split: SplitState) -> TouchedSplit:
@@ -56,7 +62,7 @@ def touched_for(split: SplitState) -> TouchedSplit:
 
 @kernel
 def excess(peak: Ints, usual: int, weight: int) -> int:
-    """The objective of one block: its peaks, and so many times more what they are above the usual one."""
+    """The objective of one block: the sum of its peaks, and `weight` times what they are above the usual peak."""
     total = 0
     for lane in range(LANES):
         total += peak[lane] + weight * max(peak[lane] - usual, 0)
@@ -67,9 +73,10 @@ def excess(peak: Ints, usual: int, weight: int) -> int:
 def delta(
     move: int, current: SplitState, trial: SplitState, touched: TouchedSplit, usual: int, weight: int, limit: float
 ) -> tuple[int, bool]:
-    """Change of the objective that a legal move makes, and whether it is at most `limit`; leaves it in trial.
+    """Change of the objective that a legal move makes, and whether it is at most `limit`; the move is left in trial.
 
-    Given up after some blocks where by these it is beyond doubt above the limit; then the change is a projection.
+    Where the change is beyond doubt above the limit by the first blocks, the others are not looked at, and the change
+    that is returned is a projection. Changes and limit are in parts of a unit, summed over batches.
     """
     _rearrange(move, trial, touched)
     _find_near(trial, touched)
@@ -103,6 +110,7 @@ def apply(current: SplitState, trial: SplitState, touched: TouchedSplit) -> None
 
 @kernel
 def _copy(source: SplitState, target: SplitState, touched: TouchedSplit) -> None:
+    """Copy all that was touched from one state to the other."""
     many, change, depth = touched.many, touched.change, source.slots.shape[1]
     for block in range(many[BLOCKS]):
         _copy_rows(source.load[block], target.load[block], touched.devices, many[DEVICES])
@@ -120,6 +128,7 @@ def _copy(source: SplitState, target: SplitState, touched: TouchedSplit) -> None
 
 @kernel
 def _copy_rows(source: Ints, target: Ints, rows: Ints, many: int) -> None:
+    """Copy the first `many` of the rows, `[row, lane]`."""
     for place in range(many):
         row = rows[place]
         for lane in range(LANES):
@@ -128,16 +137,9 @@ def _copy_rows(source: Ints, target: Ints, rows: Ints, many: int) -> None:
 
 @kernel
 def _rearrange(move: int, split: SplitState, touched: TouchedSplit) -> None:
-    """Change slots, copies and replicas, and say what has changed."""
-    slots, copies, replicas = split.slots, split.copies, split.replicas
-    depth, size = slots.shape[1], slots.size
-    if move < size * size:
-        a, b = move // size, move % size
-        y = slots[b // depth, b % depth]
-    else:
-        a, b = (move - size * size) // len(copies), -1
-        y = (move - size * size) % len(copies)
-    x = slots[a // depth, a % depth]
+    """Change slots, copies and replicas, and note in touched what has changed."""
+    slots, copies, replicas, depth = split.slots, split.copies, split.replicas, split.slots.shape[1]
+    a, b, x, y = decode(move, slots, len(copies))
     slots[a // depth, a % depth] = y
     if b >= 0:
         slots[b // depth, b % depth] = x
@@ -150,7 +152,10 @@ def _rearrange(move: int, split: SplitState, touched: TouchedSplit) -> None:
 
 @kernel
 def rehouse(held: Ints, copies: Ints, expert: int, old: int, new: int) -> None:
-    """One replica goes from a place (-1: there is none yet) to another (-1: it ends); held `[replica]` are these."""
+    """Move one replica of an expert from one place to another; held `[replica]` lists the places of its replicas.
+
+    old is -1 for a replica that begins, and new is -1 for one that ends; copies `[expert]` is kept up to date.
+    """
     if old < 0:
         held[copies[expert]] = new
         copies[expert] += 1
@@ -167,9 +172,10 @@ def rehouse(held: Ints, copies: Ints, expert: int, old: int, new: int) -> None:
 
 @kernel
 def _find_near(split: SplitState, touched: TouchedSplit) -> None:
-    """List the devices of a and b, the experts on them, these experts' devices and the experts on those.
+    """List the devices of slots a and b, the experts on them, the devices of these experts, the experts on those
+    devices, and so on, until NEAR experts are listed.
 
-    An expert x that gave slot a away comes first, wherever it is.
+    An expert x that has lost the replica in slot a comes first, wherever its other replicas are.
     """
     slots, copies, replicas = split.slots, split.copies, split.replicas
     devices, seen, met, many = touched.devices, touched.seen_device, touched.seen_expert, touched.many
@@ -200,7 +206,7 @@ def _list(
     expert: int, copies: Ints, replicas: Ints, depth: int, change: Ints,
     slots: Ints, near: Ints, devices: Ints, seen: Ints, many: Ints,
 ) -> None:  # fmt: skip
-    """List an expert's slots and devices, and itself if there is something to level."""
+    """List an expert's slots and devices, and the expert itself if it has several replicas to level."""
     if copies[expert] > 1:
         near[many[NEARBY]] = expert
         many[NEARBY] += 1
@@ -218,7 +224,7 @@ def _list(
 
 @kernel
 def _level(trial: SplitState, touched: TouchedSplit, block: int) -> None:
-    """Carry the flow of a and b along, level the experts near them, outwards and back, and find the peaks."""
+    """Move the flow of slots a and b with their experts, level the experts near, outwards and back, and find peaks."""
     flow, load, depth = trial.flow[block], trial.load[block], trial.slots.shape[1]
     copies, replicas, near, work = trial.copies, trial.replicas, touched.near, touched.work
     a, b, x, _ = touched.change

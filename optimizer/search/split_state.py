@@ -1,9 +1,9 @@
 """A mutable placement with a split of every train batch's load over the replicas, as even as possible.
 
 The split is integral in parts of a unit (a token or a tile) and kept nearly optimal: `fill` levels the devices of one
-expert, which lowers the sum of squared device loads; where that is least the peak is least, too. Going over all
-replicated experts again and again (`sweep`) leads there, up to rounding. Every split on the way is feasible, so the
-peak held here is an upper bound of the least peak (after moves .1 of a unit above it); `exact_peaks` is exact.
+expert, which lowers the sum of squared device loads; where that sum is least the peak is least, too. Going over all
+replicated experts again and again (`sweep`) leads to the least sum, up to rounding. Every split on the way is feasible,
+so the peak held here is an upper bound of the least peak (after moves .1 of a unit above it); `exact_peaks` is exact.
 
 Batches lie in blocks of `LANES`, innermost: each step works on contiguous rows of one block, which stays in cache.
 """
@@ -17,18 +17,19 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 
-LANES = 64
-PARTS = 64  # of a unit, so that what is rounded off is far below what a move changes; fewer where it would not fit
-MOST_PARTS = 1 << 30  # that a batch may have
-SETTLE = 24  # sweeps from a split that is far from even
+LANES = 64  # batches of a block: few enough that a block stays in cache, and a whole number of vector registers
+PARTS = 64  # parts of a unit, so that rounding is far below what a move changes; fewer where int32 would overflow
+MOST_PARTS = 1 << 30  # parts that a batch may have in all, so that sums of two loads still fit into int32
+SETTLE = 24  # sweeps for a new state, whose split is far from even at first; more take longer, fewer leave peaks high
 
 
 class SplitState(NamedTuple):
-    """units `[block, expert, lane]`, flow `[block, slot, lane]` what each slot serves, load `[block, device, lane]` its
-    sum over a device, peak `[block, lane]` the largest load; all int32 in `parts` of a unit. slots `[device, slot]`,
-    copies `[expert]`, replicas `[expert, device]` flat slots, only the first `copies` valid; int64.
+    """A placement with a split of the load of all batches; only searches change it.
 
-    Lanes beyond the number of batches hold no load.
+    units `[block, expert, lane]` the load of each expert, flow `[block, slot, lane]` what each slot serves, load
+    `[block, device, lane]` the sum of flow over a device, peak `[block, lane]` the largest load; all int32 in `parts`
+    of a unit. slots `[device, slot]`, copies `[expert]`, replicas `[expert, device]` flat slots, only the first
+    `copies` valid; int64. Lanes beyond the number of batches hold no load.
     """
 
     units: Ints
@@ -57,7 +58,7 @@ class SplitState(NamedTuple):
 
 
 def split_of(placement: Placement, units: Ints) -> SplitState:
-    """The state of a valid placement; units `[batch, expert]`: what each expert has to do in each batch.
+    """The state of a valid placement; units `[batch, expert]`: the load of each expert in tokens or tiles.
 
     Batch b is in block b mod blocks, as neighbouring batches are alike and each block is to stand for all.
     """
@@ -88,7 +89,7 @@ def split_of(placement: Placement, units: Ints) -> SplitState:
 
 @kernel
 def _pour(split: SplitState) -> None:
-    """Everything to the first replica."""
+    """Send all load of each expert to its first replica."""
     for block in range(len(split.units)):
         for expert in range(len(split.copies)):
             first = split.replicas[expert, 0]
@@ -115,7 +116,7 @@ def sweep(split: SplitState, times: int) -> None:
 
 @kernel
 def find_peak(block: int, load: Ints, peak: Ints) -> None:
-    """peak `[block, lane]` of load `[block, device, lane]`, in one block."""
+    """Find the peaks of one block; load `[block, device, lane]`, peak `[block, lane]`."""
     for lane in range(LANES):
         peak[block, lane] = load[block, 0, lane]
     for device in range(1, load.shape[1]):
@@ -125,10 +126,11 @@ def find_peak(block: int, load: Ints, peak: Ints) -> None:
 
 @kernel
 def fill(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, few: int, work: Ints) -> None:
-    """SplitState one expert anew over its replicas, so that the lightest of their devices rise to one level.
+    """Split the load of one expert anew over its replicas, so that the lightest of their devices rise to one level.
 
-    flow `[slot, lane]`, load `[device, lane]`, work `[4, lane]`. Up to `few` replicas are levelled with their
-    neighbours in the list only: fast, and exact for two. No rows are cut out: views are references, to be counted.
+    flow `[slot, lane]`, load `[device, lane]`, work `[4, lane]` working memory. Up to `few` replicas are levelled with
+    their neighbours in the list only: fast, and exact for two. Rows are indexed, not cut out, because numba counts the
+    references to every view of an array, which takes time here.
     """
     if copies > few:
         _fill_many(flow, load, replicas, expert, copies, depth, work)
@@ -140,7 +142,7 @@ def fill(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth
 
 @kernel
 def _fill_two(flow: Ints, load: Ints, a: int, b: int, at_a: int, at_b: int) -> None:
-    """Half of the difference changes sides, as far as there is flow to change."""
+    """Level two devices: half of their difference changes sides, as far as there is flow of the expert to change."""
     for lane in range(LANES):
         here, there, heavy, light = flow[a, lane], flow[b, lane], load[at_a, lane], load[at_b, lane]
         moved = np.int32(np.int32(light - heavy) >> np.int32(1))
@@ -153,9 +155,9 @@ def _fill_two(flow: Ints, load: Ints, a: int, b: int, at_a: int, at_b: int) -> N
 
 @kernel
 def _fill_many(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
-    """One step of Newton's method to the level (Michelot 1986), from that of the devices which have a share now.
+    """Level the devices of an expert by one step of Newton's method (Michelot 1986) from the devices with a share now.
 
-    It is exact where these are the right ones; done again and again it gets there.
+    The step is exact where those devices are the ones with a share at the end; repeated steps lead to the exact level.
     """
     _take(flow, load, replicas, expert, copies, depth, work)
     _lower(load, replicas, expert, copies, depth, work)
@@ -164,7 +166,10 @@ def _fill_many(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int,
 
 @kernel
 def _take(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
-    """Take all flow away; work is what is to be shared out, and the mean load of the devices that had a share."""
+    """Take all flow of an expert away.
+
+    work[0] is then what is to be shared out, and work[1] the mean load of the devices that had a share.
+    """
     for lane in range(LANES):
         work[0, lane], work[1, lane], work[3, lane] = 0, 0, 0
     for rank in range(copies):
@@ -182,7 +187,7 @@ def _take(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, dept
 
 @kernel
 def _lower(load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
-    """The level at which the devices that are below the present one would take up what is to be shared out."""
+    """Set work[1] to the level at which the devices below the present level would take up all that is shared out."""
     for lane in range(LANES):
         work[2, lane], work[3, lane] = work[0, lane], 0
     for rank in range(copies):
@@ -198,7 +203,7 @@ def _lower(load: Ints, replicas: Ints, expert: int, copies: int, depth: int, wor
 
 @kernel
 def _give(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, depth: int, work: Ints) -> None:
-    """Raise devices to the level in turn; what is left in the end by rounding goes to the first."""
+    """Raise devices to the level in turn; what rounding leaves at the end goes to the first replica."""
     for rank in range(copies):
         slot, device = replicas[expert, rank], replicas[expert, rank] // depth
         for lane in range(LANES):
@@ -213,13 +218,14 @@ def _give(flow: Ints, load: Ints, replicas: Ints, expert: int, copies: int, dept
 
 
 def exact_peaks(placement: Placement, units: Ints) -> Ints:
-    """The exact least peak of each batch, `[batch]` units; units `[batch, expert]`."""
+    """The exact least peak of each batch under optimal split, `[batch]` units; units `[batch, expert]`."""
     start, slot = placement.replicas(units.shape[1])
     return _exact_peaks(units.astype(np.int64), graph(start, slot, *placement.slots.shape), len(placement.slots))
 
 
 @kernel
 def _exact_peaks(units: Ints, replicas: Graph, devices: int) -> Ints:
+    """Find the least peak of each batch; units `[batch, expert]`."""
     found = np.empty(len(units), dtype=np.int64)
     flow, load = np.zeros(len(replicas.device_of), dtype=np.int64), np.zeros(devices, dtype=np.int64)
     scratch = scratch_for(devices)

@@ -1,10 +1,10 @@
-"""The only mutable placement, with the exact peak cost of every train batch and what co-location saves.
+"""The mutable placement of searches under even split, with the exact peak cost of every train batch.
 
-Costs are those of even split. Arrays are device-major (`[..., batch]` last), because a move changes few devices in
-all batches: every step of an evaluation then runs along contiguous memory.
+It also holds what co-location of experts saves. Arrays are device-major (`[..., batch]` last), because a move changes
+few devices in all batches: every step of an evaluation then runs along contiguous memory.
 """
 
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,27 +13,29 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 
 TAIL_WEIGHT = 4  # without it the home case gains mean latency and loses p99; 16 gains less on all traces tried
-LEADERS = 4  # devices remembered per batch, heaviest first: the peak of the untouched ones is found among them
+LEADERS = 4  # devices remembered per batch: the peak of those that a move leaves alone is mostly found among them; more
+# take longer after each move that is made, fewer mean a scan of all devices more often; no measurement is recorded
 
 
-@dataclass(eq=False)
-class SearchState:
-    """load `[expert, batch]` pairs; value `[most load + 1]` what a slot costs by its load; slots `[device, slot]`;
-    count `[expert]`; replicas `[expert, device]` flat slots by rank, only the first `count` valid;
+class SearchState(NamedTuple):
+    """A placement and its cost under even split; only searches change it, by `moves.apply`.
+
+    load `[expert, batch]` pairs; value `[most load + 1]` what a slot costs by its load; slots `[device, slot]`;
+    copies `[expert]`; replicas `[expert, device]` flat slots by rank, only the first `copies` valid;
     part `[slot, batch]` cost of each slot; cost `[device, batch]` its sum over a device; leaders and
     leading `[LEADERS, batch]` the heaviest devices and their cost. Ids and counts are int64, loads and costs int32,
     or int64 where batches are so large that a device's cost would not fit.
 
     together `[expert, expert]` int64 is what two experts on one device save over all batches, if each has one replica
-    (with more, tokens meet on that device only once in count * count times, and the quotient is rounded down);
-    saved `[device]` int64 its sum over the pairs of a device; tail int64 `[2]`: what a usual peak is, and how many
-    times more than below it each nanosecond above it counts.
+    (with more, tokens meet on that device only once in copies * copies times, and the quotient is rounded down);
+    saved `[device]` int64 its sum over the pairs of a device; tail int64 `[2]`: the usual peak, and how many times more
+    than a unit of cost below it each unit above it counts.
     """
 
     load: Ints
     value: Ints
     slots: Ints
-    count: Ints
+    copies: Ints
     replicas: Ints
     part: Ints
     cost: Ints
@@ -45,11 +47,17 @@ class SearchState:
 
     @classmethod
     def of(
-        cls, placement: Placement, load: Ints, value: Ints, together: Ints, usual: int | None = None
+        cls,
+        placement: Placement,
+        load: Ints,
+        value: Ints,
+        together: Ints,
+        usual: int | None = None,
+        tail_weight: int = TAIL_WEIGHT,
     ) -> "SearchState":
         """The state of a valid placement; load `[batch, expert]`, value `[most load of an expert + 1]`.
 
-        usual: the peak above which batches weigh more, None for none.
+        usual: the peak above which cost counts `tail_weight` times more; without one, no batch has a tail.
         """
         batches, experts = load.shape
         slots = placement.slots.astype(np.int64)
@@ -63,7 +71,7 @@ class SearchState:
             load=np.ascontiguousarray(load.T, dtype=dtype),
             value=value.astype(dtype),
             slots=slots,
-            count=np.diff(start).astype(np.int64),
+            copies=np.diff(start).astype(np.int64),
             replicas=replicas,
             part=np.zeros((slots.size, batches), dtype=dtype),
             cost=np.zeros((len(slots), batches), dtype=dtype),
@@ -71,14 +79,10 @@ class SearchState:
             leading=np.zeros((leaders, batches), dtype=dtype),
             together=together.astype(np.int64),
             saved=np.zeros(len(slots), dtype=np.int64),
-            tail=np.array([usual or 0, 0 if usual is None else TAIL_WEIGHT]),
+            tail=np.array([usual or 0, 0 if usual is None else tail_weight]),
         )
-        recompute(state.arrays())
+        recompute(state)
         return state
-
-    def arrays(self) -> tuple[Ints, ...]:
-        """Everything, in the order in which the kernels take it."""
-        return tuple(getattr(self, field.name) for field in fields(self))
 
     def placement(self) -> Placement:
         """The current placement."""
@@ -93,12 +97,12 @@ class SearchState:
 
 
 @kernel
-def recompute(state: tuple[Ints, ...]) -> None:
-    """Fill part, cost and saved (all zero so far), leaders and leading from slots, count and replicas."""
-    load, value, slots, count, replicas, part, cost, leaders, leading, together, saved, _ = state
-    for expert in range(len(count)):
-        for rank in range(count[expert]):
-            fill_part(load[expert], value, count[expert], rank, part[replicas[expert, rank]])
+def recompute(state: SearchState) -> None:
+    """Fill part, cost and saved (all zero so far), leaders and leading from slots, copies and replicas."""
+    slots, copies, replicas, part, cost = state.slots, state.copies, state.replicas, state.part, state.cost
+    for expert in range(len(copies)):
+        for rank in range(copies[expert]):
+            fill_part(state.load[expert], state.value, copies[expert], rank, part[replicas[expert, rank]])
     for slot in range(len(part)):
         for batch in range(part.shape[1]):
             cost[slot // slots.shape[1], batch] += part[slot, batch]
@@ -107,20 +111,20 @@ def recompute(state: tuple[Ints, ...]) -> None:
             for two in range(one):
                 x, y = slots[device, one], slots[device, two]
                 if x >= 0 and y >= 0:
-                    saved[device] += together[x, y] // (count[x] * count[y])
-    find_leaders(cost, leaders, leading)
+                    state.saved[device] += state.together[x, y] // (copies[x] * copies[y])
+    find_leaders(cost, state.leaders, state.leading)
 
 
 @kernel
-def fill_part(load: Ints, value: Ints, count: int, rank: int, out: Ints) -> None:
-    """Cost of the replica of this rank in each batch: round robin gives it ceil((load - rank) / count) tokens."""
+def fill_part(load: Ints, value: Ints, copies: int, rank: int, out: Ints) -> None:
+    """Cost of the replica of this rank in each batch: round robin gives it ceil((load - rank) / copies) tokens."""
     for batch in range(len(load)):
-        out[batch] = value[(load[batch] + count - 1 - rank) // count]
+        out[batch] = value[(load[batch] + copies - 1 - rank) // copies]
 
 
 @kernel
 def find_leaders(cost: Ints, leaders: Ints, leading: Ints) -> None:
-    """The heaviest devices of each batch, heaviest first, the lowest number on a tie."""
+    """Find the heaviest devices of each batch, heaviest first, the lowest number on a tie."""
     last = len(leaders) - 1
     for place in range(last + 1):
         for batch in range(cost.shape[1]):

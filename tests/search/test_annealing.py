@@ -1,4 +1,4 @@
-"""Annealing: repeatable, feasible, anytime, and better than where it started."""
+"""Annealing is repeatable, stays feasible, has a placement at any time, and ends better than where it started."""
 
 import multiprocessing
 import time
@@ -11,6 +11,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.problem import Problem
 from optimizer.search.annealing import Annealer, AnnealingSchedule, anneal
 from optimizer.search.chains import LOOKS
+from optimizer.search.moves import MoveRules
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_state import exact_peaks
@@ -18,15 +19,17 @@ from optimizer.search.stop import Deadline, SearchBudget
 
 
 def drawn() -> Problem:
+    """A small problem whose devices have room for replicas."""
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3)
     return problem
 
 
 def ends(seed: int, iterations: int = 4000, chains: int = 2, tile: int = 1) -> list[list[list[int]]]:
+    """The slots of all placements that annealing yields with this seed; tile: tokens of a unit of load."""
     problem = drawn()
     budget, rng = SearchBudget(Deadline(600), 600, iterations), np.random.default_rng(seed)
     units = -(-problem.load // tile)
-    found = anneal(greedy(problem), units, problem.spread, 3, budget, rng, chains=chains)
+    found = anneal(greedy(problem), units, MoveRules.of(problem), budget, rng, chains=chains)
     return [placement.slots.tolist() for placement in found]
 
 
@@ -45,7 +48,7 @@ def test_it_gets_better_and_stays_feasible(tile: int) -> None:
     rng, budget = np.random.default_rng(0), SearchBudget(Deadline(600), 600, 20_000)
     start = random_permutation(problem, rng)
     looks: list[float] = []
-    found = list(anneal(start, units, problem.spread, 3, budget, rng, progress=looks.append))
+    found = list(anneal(start, units, MoveRules.of(problem), budget, rng, progress=looks.append))
     assert all(placement.violations(25, 12, 3) == [] for placement in found)
     by_row = [(placement.slots.reshape(4, 9) == 24).sum(axis=1).tolist() for placement in found]
     assert all(rows == [1, 1, 1, 1] for rows in by_row)
@@ -60,7 +63,7 @@ def test_empty_slots_are_used_within_the_budget(extra: int) -> None:
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3, extra=extra)
     sparse = small_problem(6, rows=4, cols=3, routed=24, slots=3, extra=0)[0]
     rng, budget = np.random.default_rng(0), SearchBudget(Deadline(600), 600, 5000)
-    found = list(anneal(greedy(sparse), problem.load, problem.spread, 3, budget, rng, most=problem.most_replicas))
+    found = list(anneal(greedy(sparse), problem.load, MoveRules.of(problem), budget, rng))
     assert all(problem.violations(placement) == [] for placement in found)
     assert found[-1].counts(25)[:24].sum() == 24 + extra
     emptied = [(placement.slots < 0).any(axis=1).tolist() for placement in (greedy(sparse), found[-1])]
@@ -72,17 +75,20 @@ def test_empty_slots_are_used_within_the_budget(extra: int) -> None:
 def test_nothing_is_drawn_once_the_time_is_up() -> None:
     problem = drawn()
     budget = SearchBudget(Deadline(60, time.monotonic() - 61), 60)
-    assert list(anneal(greedy(problem), problem.load, problem.spread, 3, budget, np.random.default_rng(0))) == []
+    assert list(anneal(greedy(problem), problem.load, MoveRules.of(problem), budget, np.random.default_rng(0))) == []
 
 
 def test_a_problem_without_legal_moves_comes_to_an_end() -> None:
     problem, _ = small_problem(0, rows=1, cols=1, slots=4, routed=3)
     budget = SearchBudget(Deadline(60), 60, 30)
-    assert len(list(anneal(greedy(problem), problem.load, problem.spread, 1, budget, np.random.default_rng(0)))) == 1
+    assert (
+        len(list(anneal(greedy(problem), problem.load, MoveRules.of(problem), budget, np.random.default_rng(0)))) == 1
+    )
 
 
 def annealer(load: Ints, problem: Problem, schedule: AnnealingSchedule) -> Annealer:
-    return Annealer(greedy(problem), load, problem.spread, 3, schedule, np.random.default_rng(0))
+    """An annealer at the greedy placement; load `[batch, expert]`."""
+    return Annealer(greedy(problem), load, MoveRules.of(problem), schedule, np.random.default_rng(0))
 
 
 def test_excess_is_what_peaks_are_above_even_loads() -> None:
@@ -117,9 +123,3 @@ def test_the_objective_is_mean_and_conditional_value_at_risk() -> None:
     peaks = one.peaks()
     assert len(peaks) == 24
     assert one.objective() == pytest.approx(peaks.mean() + 2 * np.sort(peaks)[-6:].mean())
-
-
-@pytest.mark.parametrize("wrong", [{"worsening": 0.0}, {"cooling": 1.5}, {"tail": 0.0}, {"tail_weight": -1.0}])
-def test_schedules_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        AnnealingSchedule(**wrong)

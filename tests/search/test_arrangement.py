@@ -1,4 +1,4 @@
-"""Devices that change places: loads of links against walking every path, deltas against counting again."""
+"""Devices that change places: loads of links equal those of every path, and changes equal those of counting again."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -29,7 +29,7 @@ cases_of = st.builds(
 
 
 def loads(drawn: Case, wiring: tuple[TokensAt, Links], slots: Ints, demand: Ints) -> list[Fraction]:
-    """How busy each link is, path by path."""
+    """How busy each link is, by adding up what every message puts on each link of its path."""
     wires = drawn.wires(wiring)
     total: Load = defaultdict(Fraction)
     for source, held in enumerate(all_holders(wires)):
@@ -45,6 +45,7 @@ def loads(drawn: Case, wiring: tuple[TokensAt, Links], slots: Ints, demand: Ints
 
 
 def drawn_demand(drawn: Case, network: Network, seed: int) -> Ints:
+    """Random demand `[source, expert]`, none from some of the sources."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 50, (network.sources, drawn.model.experts)) * rng.integers(0, 2, (network.sources, 1))
 
@@ -87,7 +88,7 @@ def test_exchanges_change_the_energy_as_counting_again_says(wiring: tuple[Tokens
 def arranged(
     seed: int, iterations: int | None = None, spread: bool = True
 ) -> tuple[Placement, Placement, Network, Ints]:
-    """A layer with a shared expert in each row, before and after."""
+    """A layer with a shared expert in each row: its placement before and after `arrange`, network and demand."""
     rng, model, mesh = np.random.default_rng(3), Model("m", 16, 1, 2), Mesh(4, 2, 3)
     batches, network = random_batches(rng, 4, 40, model, mesh.rows), Network(mesh)
     placement = random_placement(rng, model.experts, mesh)
@@ -99,7 +100,7 @@ def arranged(
 
 
 def of_rows(placement: Placement, expert: int) -> list[int]:
-    """Its replicas in each of four rows."""
+    """How many replicas an expert has in each of four rows."""
     held: list[int] = (placement.slots == expert).reshape(4, -1).sum(axis=1).tolist()
     return held
 

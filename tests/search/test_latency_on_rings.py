@@ -1,4 +1,4 @@
-"""Expected loads of rings and the search for latency: increments equal a fresh start, loads are those of every path."""
+"""Expected loads of rings and the search for latency: increments equal a fresh state, loads those of every path."""
 
 from fractions import Fraction
 
@@ -18,8 +18,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import FINALISTS, SearchShare, shorten
-from optimizer.search.latency import LatencyAnnealer, _work, anneal_latency, prices_of
-from optimizer.search.moves import is_legal
+from optimizer.search.latency import LatencyAnnealer, LatencySchedule, LatencyWork, _work, anneal_latency, prices_of
+from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.ring_moves import apply, communication, delta, forget, touched_for
 from optimizer.search.ring_state import ALONE, BACK, OUT, RingDemand, RingState, busiest
 from optimizer.search.seeds.orders import random_permutation
@@ -59,6 +59,7 @@ def walked(wires: Wires, placement: Placement, batches: Batches) -> tuple[Load, 
 
 
 def as_array(wires: Wires, load: Load) -> Floats:
+    """The loads of all links in the order of `link_order`."""
     return np.array([float(load.get(link, Fraction(0))) for link in link_order(wires)])
 
 
@@ -111,9 +112,9 @@ def test_every_step_of_a_walk_is_exact_and_valid(
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1  # an empty slot, so that moves meet one
     current = RingState.of(Placement(start), demand, cols)
-    trial, touched, size, made = current.copy(), touched_for(current), start.size, 0
+    trial, touched, size, made, rules = current.copy(), touched_for(current), start.size, 0, MoveRules.of(problem)
     for move in rng.integers(size * (size + problem.model.experts), size=20_000):
-        if not is_legal(move, current.slots, current.copies, problem.spread, cols, problem.most_replicas):
+        if not is_legal(move, current.slots, current.copies, rules):
             continue
         before = current.copy()
         told = delta(move, current, trial, touched, WEIGHT)
@@ -153,12 +154,15 @@ def test_the_busiest_link_is_between_the_most_and_what_chance_adds() -> None:
 
 
 def annealer(problem: Problem, demand: RingDemand, cost: Cost) -> LatencyAnnealer:
+    """An annealer of latency at a random placement."""
     prices, rng = prices_of(cost, Network(problem.mesh)), np.random.default_rng(0)
     start = random_permutation(problem, np.random.default_rng(1))
-    return LatencyAnnealer(start, problem.cost.tiles(problem.load), demand, prices, problem.spread, 3, rng)
+    work = LatencyWork(problem.cost.tiles(problem.load), demand, prices)
+    return LatencyAnnealer(start, work, MoveRules.of(problem), LatencySchedule(), rng)
 
 
 def layer() -> tuple[Problem, RingDemand, Cost]:
+    """A small problem on column rings, the demand of its train batches and the prices of the home hardware."""
     problem, sets = small_problem(6, rows=6, cols=3, routed=30, slots=3, tokens=200)
     return problem, RingDemand.of(sets.train, Network(problem.mesh), 31), Cost(HOME, load_hardware(HOME))
 
@@ -189,6 +193,7 @@ def test_work_is_whole_tiles_and_more_where_the_next_is_near(peak: float, tiles:
 
 
 def spell(iterations: int) -> SearchShare:
+    """One thread, the seed 0 and this many iterations for a search."""
     return SearchShare(SearchBudget(Deadline(600), 600, iterations), 0, 1, lambda stage, share: None)
 
 
@@ -198,7 +203,10 @@ def test_a_search_that_finds_nothing_better_early_is_left() -> None:
     asked: list[Placement] = []
 
     def shortened(answer: bool) -> list[Placement]:
+        """What the search finds when every placement that it asks about is said to be better, or none."""
+
         def better(found: Placement) -> bool:
+            """Note the placement that is asked about, and answer."""
             asked.append(found)
             return answer
 
@@ -214,11 +222,12 @@ def test_a_search_that_finds_nothing_better_early_is_left() -> None:
 
 
 def ends(seed: int) -> list[list[list[int]]]:
+    """The slots of all placements that the search yields with this seed."""
     problem, demand, cost = layer()
     start, tiles = random_permutation(problem, np.random.default_rng(1)), problem.cost.tiles(problem.load)
     budget, rng = SearchBudget(Deadline(600), 600, 4000), np.random.default_rng(seed)
     prices = prices_of(cost, Network(problem.mesh))
-    found = anneal_latency(start, tiles, demand, prices, problem.spread, 3, budget, rng, chains=2)
+    found = anneal_latency(start, LatencyWork(tiles, demand, prices), MoveRules.of(problem), budget, rng, chains=2)
     return [placement.slots.tolist() for placement in found]
 
 

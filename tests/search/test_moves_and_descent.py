@@ -1,4 +1,4 @@
-"""Moves, descent and choice: incremental equals from-scratch, and the feasible set is never left."""
+"""Moves, descent and choice: increments equal what is computed from scratch, and all placements stay valid."""
 
 import multiprocessing
 import time
@@ -14,7 +14,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.choose import SelectionGoal, choose, figures
 from optimizer.search.descent import Descent
-from optimizer.search.moves import apply, delta, is_legal, scratch_for
+from optimizer.search.even_moves import apply, delta, scratch_for
+from optimizer.search.moves import MoveRules, decode, is_legal, replacement_of, swap_of
 from optimizer.search.multistart import DescentGoal, latency_goal, multistart
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
@@ -27,10 +28,12 @@ USUAL = 300_000  # ns, which some peaks are below and some above
 
 
 def state_of(problem: Problem, goal: DescentGoal, placement: Placement) -> SearchState:
+    """The search state of a placement, with a tail above USUAL."""
     return SearchState.of(placement, problem.load, goal.value, goal.together, USUAL)
 
 
 def from_scratch(problem: Problem, goal: DescentGoal, placement: Placement) -> int:
+    """The objective of a placement by the reference implementation."""
     value, together = goal.value, goal.together
     slots = placement.slots.tolist()
     return reference.peak_sum(slots, problem.load.tolist(), value.tolist(), USUAL) - reference.saved(
@@ -39,7 +42,7 @@ def from_scratch(problem: Problem, goal: DescentGoal, placement: Placement) -> i
 
 
 def after_move(problem: Problem, slots: np.ndarray, move: int) -> np.ndarray:
-    """What a move number means, read off its definition."""
+    """The slots after a move, with its number taken apart independently of `moves.decode`."""
     flat = slots.ravel().copy()
     size, experts = flat.size, problem.model.experts
     if move < size * size:
@@ -49,7 +52,21 @@ def after_move(problem: Problem, slots: np.ndarray, move: int) -> np.ndarray:
     return flat.reshape(slots.shape)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9))
+def test_moves_are_taken_apart_as_they_were_put_together(seed: int, devices: int, depth: int, experts: int) -> None:
+    rng = np.random.default_rng(seed)
+    slots = rng.integers(-1, experts, (devices, depth))
+    flat, size = slots.ravel().tolist(), slots.size
+    for one in range(size):
+        for other in range(size):
+            a, b = min(one, other), max(one, other)
+            assert decode(swap_of(one, other, size), slots, experts) == (a, b, flat[a], flat[b])
+        for expert in range(experts):
+            assert decode(replacement_of(one, expert, size, experts), slots, experts) == (one, -1, flat[one], expert)
+
+
 def rows_of_shared(problem: Problem, placement: Placement) -> list[list[int]]:
+    """How many replicas of each shared expert are in each mesh row."""
     mesh = problem.mesh
     by_row = placement.slots.reshape(mesh.rows, -1)
     return [(by_row == expert).sum(axis=1).tolist() for expert in problem.model.shared_ids]
@@ -78,17 +95,17 @@ def test_every_step_of_a_random_walk_is_exact_and_valid(
     state = state_of(problem, goal, Placement(start))
     scratch = scratch_for(state)
     size, shared_rows = start.size, rows_of_shared(problem, state.placement())
-    made = 0
+    made, rules = 0, MoveRules.of(problem)
     for _ in range(4000):
         move = int(rng.integers(size * (size + problem.model.experts)))
-        if not is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols, problem.most_replicas):
+        if not is_legal(move, state.slots, state.copies, rules):
             continue
-        before = [array.copy() for array in state.arrays()]
+        before = [array.copy() for array in state]
         objective = state.objective
-        change = delta(move, state.arrays(), scratch)
-        assert all((old == new).all() for old, new in zip(before, state.arrays(), strict=True))
+        change = delta(move, state, scratch)
+        assert all((old == new).all() for old, new in zip(before, state, strict=True))
         expected = Placement(after_move(problem, state.slots, move))
-        apply(move, state.arrays(), scratch)
+        apply(move, state, scratch)
         made += 1
         fresh = state_of(problem, goal, state.placement())
         assert (state.slots == expected.slots).all()
@@ -115,9 +132,9 @@ def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
     made = 0
     while made < 1000:
         move = int(rng.integers(96 * (96 + 65)))
-        if is_legal(move, state.slots, state.count, problem.spread, 4):
-            expected = state.objective + delta(move, state.arrays(), scratch)
-            apply(move, state.arrays(), scratch)
+        if is_legal(move, state.slots, state.copies, MoveRules.of(problem)):
+            expected = state.objective + delta(move, state, scratch)
+            apply(move, state, scratch)
             made += 1
             assert state.objective == expected
             assert (state.cost == state_of(problem, goal, state.placement()).cost).all()
@@ -139,16 +156,17 @@ def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
 
 def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
     problem, sets = small_problem(2)
-    value, together, _ = latency_goal(problem, sets.train)
+    goal = latency_goal(problem, sets.train)
+    value, together = goal.value, goal.together
     placement = greedy(problem)
     large = SearchState.of(placement, problem.load, value * 2**20, together * 0)
     assert large.cost.dtype == np.int64
     assert large.objective == 2**20 * SearchState.of(placement, problem.load, value, together * 0).objective
     scratch = scratch_for(large)
-    moves = [m for m in range(400) if is_legal(m, large.slots, large.count, problem.spread, 2)]
+    moves = [m for m in range(400) if is_legal(m, large.slots, large.copies, MoveRules.of(problem))]
     before = large.objective
-    change = delta(moves[0], large.arrays(), scratch)
-    apply(moves[0], large.arrays(), scratch)
+    change = delta(moves[0], large, scratch)
+    apply(moves[0], large, scratch)
     assert large.objective == before + change
 
 
@@ -167,26 +185,27 @@ def test_descent_ends_where_no_move_improves() -> None:
     goal = latency_goal(problem, sets.train)
     state = state_of(problem, goal, greedy(problem))
     start = state.objective
-    descent = Descent(state, problem.spread, problem.mesh.cols, np.random.default_rng(0))
+    descent = Descent(state, MoveRules.of(problem), np.random.default_rng(0))
     while not descent.run(1000).at_optimum:
         pass
     assert state.objective <= start
     scratch = scratch_for(state)
     size = state.slots.size
     for move in range(size * (size + problem.model.experts)):
-        if is_legal(move, state.slots, state.count, problem.spread, problem.mesh.cols):
+        if is_legal(move, state.slots, state.copies, MoveRules.of(problem)):
             moved = Placement(after_move(problem, state.slots, move))
-            assert delta(move, state.arrays(), scratch) == from_scratch(problem, goal, moved) - state.objective >= 0
+            assert delta(move, state, scratch) == from_scratch(problem, goal, moved) - state.objective >= 0
 
 
 def test_descent_counts_its_evaluations() -> None:
     problem, sets = small_problem(5)
     goal = latency_goal(problem, sets.train)
-    descent = Descent(state_of(problem, goal, greedy(problem)), problem.spread, 2, np.random.default_rng(0))
+    descent = Descent(state_of(problem, goal, greedy(problem)), MoveRules.of(problem), np.random.default_rng(0))
     assert descent.run(17).evaluated == 17
 
 
 def ends(seed: int, iterations: int = 3000) -> list[list[list[int]]]:
+    """The slots at the ends of all descents with this seed."""
     problem, sets = small_problem(6, routed=14, slots=4)
     budget = SearchBudget(Deadline(600), 600, iterations)
     found = multistart(

@@ -1,4 +1,4 @@
-"""Large-neighbourhood search: feasible at every step, never worse, and the optimum of small layers."""
+"""Large-neighbourhood search is feasible and no worse at every step, and finds the optimum of small layers."""
 
 import multiprocessing
 import time
@@ -14,6 +14,7 @@ from formulations.kit.arrays import Floats
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.freeing import WAYS, Freed, Order, View, anywhere, extremes, linked, one_row
+from optimizer.search.moves import MoveRules
 from optimizer.search.neighbourhood import Neighbourhoods, objective, search_neighbourhoods
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
@@ -24,6 +25,7 @@ NEVER = np.inf
 
 
 def worth(problem: Problem, placement: Placement, tile: int = 1) -> float:
+    """The objective of a placement from exact peaks; tile: tokens of a unit of load."""
     return objective(exact_peaks(placement, -(-problem.load // tile) * PARTS) / PARTS)
 
 
@@ -45,7 +47,10 @@ def test_every_step_is_feasible_and_never_worse(
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1
     search = Neighbourhoods(
-        Placement(start), -(-problem.load // tile), problem.spread, cols, rng, most := int((start >= 0).sum())
+        Placement(start),
+        -(-problem.load // tile),
+        MoveRules(problem.spread, cols, most := int((start >= 0).sum())),
+        rng,
     )
     in_rows = [[(start.reshape(rows, -1) == e).sum(axis=1).tolist() for e in np.flatnonzero(problem.spread)]]
     for _ in range(8):
@@ -61,6 +66,7 @@ def test_every_step_is_feasible_and_never_worse(
 
 
 def flow_of(problem: Problem, placement: Placement) -> Floats:
+    """Units that each slot serves in each batch, `[batch, device, slot]`."""
     split = split_of(placement, problem.load)
     flow: Floats = split.flow[0].T[: len(problem.load)].reshape(-1, *placement.slots.shape) / split.parts
     return flow
@@ -102,6 +108,7 @@ def test_replicas_of_spread_experts_are_neither_dropped_nor_doubled() -> None:
 
 
 def view(seed: int, rows: int = 4, cols: int = 3) -> View:
+    """What an order of devices sees of the greedy placement of a small problem, with random loads."""
     problem, _ = small_problem(seed, rows=rows, cols=cols, routed=24)
     placement = greedy(problem)
     pinned = (placement.slots == 24).any(axis=1)
@@ -134,7 +141,7 @@ def test_ways_of_freeing_devices() -> None:
 
 
 def best_worth(problem: Problem) -> float:
-    """Over every placement, by brute force."""
+    """The least objective of all placements, by brute force."""
     experts, devices, depth = problem.model.experts, problem.mesh.devices, problem.mesh.slots_per_device
     found = []
     for counts in count_vectors(experts, devices * depth, devices):
@@ -148,17 +155,18 @@ def best_worth(problem: Problem) -> float:
 def test_small_layers_reach_the_best_of_all_placements(seed: int) -> None:
     problem, _ = small_problem(seed, rows=3, cols=1, slots=2, routed=4, shared=0, top_k=2)
     rng = np.random.default_rng(seed)
-    search = Neighbourhoods(random_permutation(problem, rng), problem.load, problem.spread, 1, rng)
+    search = Neighbourhoods(random_permutation(problem, rng), problem.load, MoveRules.of(problem), rng)
     for _ in range(20):
         search.step(NEVER)
     assert search.objective == pytest.approx(best_worth(problem))
 
 
 def ends(seed: int, iterations: int = 60_000) -> list[list[list[int]]]:
+    """The slots of all placements that the search yields with this seed; each has to be better than the one before."""
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3)
     start = random_permutation(problem, np.random.default_rng(0))
     budget, rng = SearchBudget(Deadline(600), 600, iterations), np.random.default_rng(seed)
-    placements = list(search_neighbourhoods(start, problem.load, problem.spread, 3, budget, rng))
+    placements = list(search_neighbourhoods(start, problem.load, MoveRules.of(problem), budget, rng))
     assert budget.iterations == 0
     values = [worth(problem, placement) for placement in [start, *placements]]
     assert values == sorted(set(values), reverse=True)
@@ -176,13 +184,15 @@ def test_the_same_seed_gives_the_same_search_also_in_another_process() -> None:
 def test_nothing_is_freed_once_the_time_is_up() -> None:
     problem, _ = small_problem(6)
     budget, rng = SearchBudget(Deadline(60, time.monotonic() - 61), 60), np.random.default_rng(0)
-    assert list(search_neighbourhoods(greedy(problem), problem.load, problem.spread, 2, budget, rng)) == []
+    assert list(search_neighbourhoods(greedy(problem), problem.load, MoveRules.of(problem), budget, rng)) == []
 
 
 def test_a_layer_with_one_place_comes_to_an_end() -> None:
     problem, _ = small_problem(0, rows=1, cols=1, slots=4, routed=3)
     budget, looks = SearchBudget(Deadline(60), 60, 1000), list[float]()
     rng = np.random.default_rng(0)
-    found = search_neighbourhoods(greedy(problem), problem.load, problem.spread, 1, budget, rng, progress=looks.append)
+    found = search_neighbourhoods(
+        greedy(problem), problem.load, MoveRules.of(problem), budget, rng, progress=looks.append
+    )
     assert list(found) == []
     assert looks[-1] == 1

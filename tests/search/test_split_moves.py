@@ -1,4 +1,4 @@
-"""Moves under optimal split: what is incremental equals what is computed from scratch, and all that is met is valid."""
+"""Moves under optimal split: increments equal what is computed from scratch, and every placement met is valid."""
 
 from itertools import pairwise
 from math import ceil
@@ -14,7 +14,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.search.moves import is_legal
+from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_moves import apply, delta, excess, forget, touched_for
@@ -24,12 +24,12 @@ NO_LIMIT = np.inf
 
 
 def lanes(split: SplitState, values: Ints, batches: int) -> Ints:
-    """What belongs to each batch: `[batch, ...]` of `[block, ..., lane]`."""
+    """The values `[block, ..., lane]` in the order of batches, `[batch, ...]`."""
     return np.moveaxis(values, -1, 0).reshape(-1, *values.shape[1:-1])[:batches]
 
 
 def check(split: SplitState, units: Ints) -> None:
-    """Flow, loads, peaks, counts and replicas are what the slots and each other say."""
+    """Assert that flow, loads, peaks, counts and replicas agree with the slots and with each other."""
     batches, experts = units.shape
     depth = split.slots.shape[1]
     flat = split.slots.ravel()
@@ -51,11 +51,12 @@ def same(one: SplitState, other: SplitState) -> bool:
 
 
 def objective(split: SplitState, usual: int, weight: int) -> int:
-    """Summed over blocks."""
+    """The objective of all blocks together."""
     return sum(excess(peak, usual, weight) for peak in split.peak)
 
 
 def rows_of_shared(problem: Problem, slots: Ints) -> list[list[int]]:
+    """How many replicas of each shared expert are in each mesh row; slots `[device, slot]`."""
     by_row = slots.reshape(problem.mesh.rows, -1)
     return [(by_row == expert).sum(axis=1).tolist() for expert in problem.model.shared_ids]
 
@@ -84,7 +85,7 @@ def test_every_step_of_a_thousand_move_walk_is_exact_and_valid(
     shared_rows, made, size = rows_of_shared(problem, start), 0, start.size
     for _ in range(40_000):
         move = int(rng.integers(size * (size + problem.model.experts)))
-        if not is_legal(move, current.slots, current.copies, problem.spread, problem.mesh.cols, problem.most_replicas):
+        if not is_legal(move, current.slots, current.copies, MoveRules.of(problem)):
             continue
         before, worth = current.copy(), objective(current, usual, weight)
         change, accepted = delta(move, current, trial, touched, usual, weight, NO_LIMIT)
@@ -115,7 +116,7 @@ def test_after_a_walk_the_split_settles_where_one_from_scratch_does(seed: int, t
     current = split_of(random_permutation(problem, rng), units)
     trial, touched = current.copy(), touched_for(current)
     for move in rng.integers(current.slots.size * (current.slots.size + 21), size=300):
-        if is_legal(move, current.slots, current.copies, problem.spread, 3):
+        if is_legal(move, current.slots, current.copies, MoveRules.of(problem)):
             delta(move, current, trial, touched, 0, 0, NO_LIMIT)
             apply(current, trial, touched)
     peaks = lanes(current, current.peak, len(units)) / current.parts
@@ -156,7 +157,7 @@ def test_filling_levels_the_lightest_devices(seed: int, count: int, few: int) ->
 
 
 def water_level(base: list[int], total: int) -> float:
-    """Where so much water stands over a ground of these heights, by trying every number of wet places."""
+    """The level of this much water over a ground of these heights, by trying every number of wet places."""
     ground = sorted(base)
     for wet in range(1, len(ground) + 1):
         level = (total + sum(ground[:wet])) / wet
@@ -181,7 +182,7 @@ def test_a_hopeless_move_is_given_up_and_leaves_nothing_behind() -> None:
     trial, touched = current.copy(), touched_for(current)
     given_up, size = 0, current.slots.size
     for move in range(size * (size + 21)):
-        if not is_legal(move, current.slots, current.copies, problem.spread, 3):
+        if not is_legal(move, current.slots, current.copies, MoveRules.of(problem)):
             continue
         projected, accepted = delta(move, current, trial, touched, 0, 0, -1.0)
         blocks = touched.many[3]

@@ -9,6 +9,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.planning.options import COOL, Effort
 from optimizer.search.annealing import AnnealingSchedule, anneal
+from optimizer.search.moves import MoveRules
 from optimizer.search.multistart import DescentGoal, multistart
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.greedy import greedy
@@ -57,7 +58,7 @@ def peaks_goal(problem: Problem) -> DescentGoal:
     """The goal of a search that lowers the pairs of the fullest device, and nothing else."""
     experts = problem.model.experts
     nothing_saved = np.zeros((experts, experts), dtype=np.int64)
-    return DescentGoal(np.arange(int(problem.load.max()) + 1), nothing_saved, tail=False)
+    return DescentGoal(np.arange(int(problem.load.max()) + 1), nothing_saved, tail_weight=0)
 
 
 def least(problem: Problem, goal: DescentGoal, placements: list[Placement]) -> Placement:
@@ -71,9 +72,8 @@ def least(problem: Problem, goal: DescentGoal, placements: list[Placement]) -> P
 
 def annealed(problem: Problem, effort: Effort, start: Placement, schedule: AnnealingSchedule) -> Placement:
     """The placement that simulated annealing of the peaks under optimal split ends with."""
-    best, rng, cols = start, np.random.default_rng(effort.seed), problem.mesh.cols
-    budget, most = moves(effort), problem.most_replicas
-    for better in anneal(best, problem.load, problem.spread, cols, budget, rng, schedule, most=most):
+    best, rng = start, np.random.default_rng(effort.seed)
+    for better in anneal(best, problem.load, MoveRules.of(problem), moves(effort), rng, schedule):
         best = better
     return best
 

@@ -1,12 +1,12 @@
 """Replicas placed so that load can flow: the sparse expander of process-flexibility theory.
 
 Devices are the plants of that theory and experts its products; a replica is a link from one to the other. Jordan and
-Graves (Management Science 41, 1995) found that a few links do nearly as well as all if they form one long chain, as
-plants that are closed in themselves cannot give work away. Chou, Chua, Teo and Zheng (Operations Research 59, 2011)
-show that what makes it so is expansion: every set of products has many plants. So here replicas join devices that were
-not joined, and where all are, those that are farthest apart: no two experts share more than one device while that can
-be, and cycles are long. All devices have about equally many replicas that can give way, and are filled up with experts
-that have no other replica, hot with cold.
+Graves (Management Science 41, 1995) found that a few links do nearly as well as all if they form one long chain, as a
+closed group of plants cannot give work to other plants. Chou, Chua, Teo and Zheng (Operations Research 59, 2011) show
+that the reason is expansion: every set of products has many plants. So here replicas join devices that were not joined
+before, and where all are joined, those that are farthest apart: no two experts share more than one device as long as
+that is possible, and cycles are long. All devices get about equally many replicas of experts that have others, and are
+filled up with experts that have no other replica, hot with cold.
 
 On the home mesh the mean least peak of unseen batches is 1.078 times the mean load at 512 tokens and 1.031 at 2048,
 where the greedy seed leaves 1.256 and 1.169, and the risk seed 1.248 and 1.167. In tiles the mean least peak is 2.00,
@@ -25,22 +25,24 @@ from optimizer.search.seeds.packing import Packing
 from optimizer.search.seeds.risk import risk_counts
 from optimizer.search.split_state import exact_peaks
 
-EMPHASES = (0.9, 1.0, 1.1, 1.2, 1.4)  # powers of the load by which replicas are handed out; 1 is EPLB's rule
-JUDGED = 64  # batches by which one of the placements is chosen
+EMPHASES = (0.9, 1.0, 1.1, 1.2, 1.4)  # powers of the load by which replicas are handed out; 1 is EPLB's rule; which
+# is best is not known beforehand
+JUDGED = 64  # batches by which one of the placements is chosen; more take longer, fewer choose by chance
 
 
 def flexibility(problem: Problem) -> Placement:
-    """Replicas on a sparse expander; of several counts and orders of placing, those with the least mean peak under
-    optimal split on train batches.
+    """A placement of replicas on a sparse expander, the best of several counts and orders of placing.
 
-    Hot experts may get more or fewer replicas than by EPLB's rule. The first to be placed are those with most replicas,
-    those with the lightest replicas, or the hottest.
+    The best has the least mean peak under optimal split on some train batches. Hot experts may get more or fewer
+    replicas than by EPLB's rule. The first to be placed are the experts with most replicas, those with the lightest
+    replicas, or the hottest.
     """
     load = problem.load[:: -(-len(problem.load) // JUDGED)]  # neighbours share most of their requests
     return min(_woven(problem), key=lambda placement: float(exact_peaks(placement, load).mean()))
 
 
 def _woven(problem: Problem) -> Iterator[Placement]:
+    """The placements of all emphases and orders."""
     for emphasis in EMPHASES:
         counts = risk_counts(problem, problem.total_load.astype(np.float64) ** emphasis)
         each = replica_weight(problem, counts)
@@ -62,8 +64,11 @@ def woven(problem: Problem, counts: Ints, order: Ints) -> Placement:
 
 
 class _Web:
-    """joined `[device, device]`: the same expert has replicas on both; yielding `[device]`: replicas on a device that
-    can give way to others, one less where a spread expert is, which is too hot to do so."""
+    """Which devices can pass load on to which.
+
+    joined `[device, device]`: the same expert has replicas on both; yielding `[device]`: how many replicas on a device
+    can pass load to replicas elsewhere, less the spread experts there, which are too hot to do so.
+    """
 
     def __init__(self, packing: Packing, problem: Problem) -> None:
         held = packing.holds[problem.spread]
@@ -71,7 +76,10 @@ class _Web:
         self.yielding: Ints = -held.sum(axis=0)
 
     def place(self, packing: Packing, expert: int) -> None:
-        """Put a replica far from the expert's others, on a device where few can give way, the lightest of these."""
+        """Put a replica on the device farthest from the expert's others.
+
+        Of several as far it is one where few replicas can pass load on, and of these the lightest.
+        """
         fits = packing.fits(expert)
         if not fits.any():
             packing.place_lightest(expert)
@@ -83,7 +91,10 @@ class _Web:
         self.yielding[device] += 1
 
     def _steps(self, start: Bools) -> Ints:
-        """Steps over joined devices from any of `start` to each device, `[device]`; their number where none lead."""
+        """Steps over joined devices from any of `start` to each device, `[device]`.
+
+        A device that none leads to has the number of devices.
+        """
         steps, reached, front = np.full(len(start), len(start)), start.copy(), start
         for step in range(len(start)):
             steps[front] = step

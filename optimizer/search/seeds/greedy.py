@@ -31,7 +31,7 @@ def replica_weight(problem: Problem, counts: Ints) -> Floats:
 
 
 def heaviest_first(problem: Problem, counts: Ints) -> list[int]:
-    """One entry per replica to place, spread experts left out, by falling load per replica."""
+    """The experts of all replicas to place, spread experts left out, by falling load per replica."""
     weight = replica_weight(problem, counts)
     experts = np.flatnonzero(~problem.spread)
     ordered = experts[np.argsort(-weight[experts], kind="stable")]
@@ -39,7 +39,7 @@ def heaviest_first(problem: Problem, counts: Ints) -> list[int]:
 
 
 def greedy(problem: Problem) -> Placement:
-    """EPLB's replica counts; then the heaviest replica first, each to the lightest device with room.
+    """The placement by EPLB's counts with the heaviest replica first, each on the lightest device with room.
 
     Unlike EPLB's `balanced_packing`, a device that holds the expert already is passed over.
     """

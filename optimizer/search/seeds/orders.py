@@ -1,4 +1,4 @@
-"""Placements that look at no load: what a server does before it has seen a token."""
+"""Placements that look at no load, as a server makes them before it has seen a token."""
 
 from itertools import islice
 
@@ -11,7 +11,7 @@ from optimizer.search.seeds.packing import Packing
 
 
 def sequential(problem: Problem) -> Placement:
-    """Expert ids in order over the slots, then one more replica of each in the same order, until all are full."""
+    """Experts in the order of their ids over the slots, again and again, until all slots are full."""
     return _in_order(problem, np.flatnonzero(~problem.spread))
 
 
@@ -21,6 +21,7 @@ def random_permutation(problem: Problem, rng: np.random.Generator) -> Placement:
 
 
 def _in_order(problem: Problem, experts: Ints) -> Placement:
+    """The experts in this order over the devices, again and again, until the slots or the replicas are used up."""
     packing = Packing(problem, np.zeros(problem.model.experts))
     rounds = (expert for _ in range(problem.mesh.devices) for expert in experts)
     for expert in islice(rounds, problem.most_free_replicas):

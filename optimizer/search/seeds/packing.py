@@ -24,7 +24,7 @@ class Packing:
             self._spread(int(expert), problem)
 
     def _spread(self, expert: int, problem: Problem) -> None:
-        """Replica n goes to row n mod rows, on a diagonal of columns, so that rows and columns share them evenly."""
+        """Put replica n in row n mod rows, on a diagonal of columns, so that rows and columns get replicas evenly."""
         mesh, replicas = problem.mesh, problem.shared_replicas or 0
         shared = expert - problem.model.routed_experts
         offset = shared * mesh.cols // max(problem.model.shared_experts, 1)
@@ -64,6 +64,7 @@ class Packing:
         self._place_by(expert, np.arange(len(self.load)))
 
     def _place_by(self, expert: int, key: Floats | Ints) -> None:
+        """Put a replica on the fitting device with the least key `[device]`, and make one fit where none does."""
         fits = self.fits(expert)
         if fits.any():
             self.place(expert, int(np.argmin(np.where(fits, key, np.inf))))
@@ -71,7 +72,7 @@ class Packing:
             self._make_way(expert)
 
     def _make_way(self, expert: int) -> None:
-        """Every device with room holds the expert: move another expert from a full device there.
+        """Where every device with room holds the expert, move another expert there from a full device.
 
         A full device without this expert holds one more expert than a device with room can share with it, so
         there is always one to move.
@@ -88,5 +89,5 @@ class Packing:
         self.place(expert, donor)
 
     def placement(self) -> Placement:
-        """What has been built."""
+        """The placement that has been built so far."""
         return Placement(self.slots)

@@ -1,4 +1,4 @@
-"""Hottest with coldest: each device gets one replica from each end of the ranking."""
+"""A placement of the hottest experts with the coldest: devices get replicas from both ends of the ranking."""
 
 import numpy as np
 
@@ -34,7 +34,10 @@ def pairing(problem: Problem) -> Placement:
 
 
 def _deal(packing: Packing, hottest_first: list[int]) -> None:
-    """One replica to each device with room, light ones to heavy devices; clashes go to the lightest that fits."""
+    """Put one replica on each device with room, light ones on heavy devices.
+
+    A device that holds the expert already is passed over; its replica goes to the lightest device that it fits.
+    """
     roomy = np.flatnonzero(packing.has_room())
     lightest_first = roomy[np.argsort(packing.load[roomy], kind="stable")]
     clashes = []

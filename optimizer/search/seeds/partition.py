@@ -1,4 +1,4 @@
-"""Experts that tokens choose together in the same mesh rows, and there in different columns."""
+"""A placement of experts that tokens choose together in the same mesh rows, and there in different columns."""
 
 import numpy as np
 
@@ -11,17 +11,19 @@ from optimizer.search.seeds.packing import Packing
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
-TOKENS = 4096  # that are hyperedges; four times as many take four times as long and leave 1.5 % fewer rows per token
+TOKENS = 4096  # tokens whose choices are hyperedges; four times as many take four times as long and leave 1.5 % fewer
+# rows per token
 
 
 def partition(problem: Problem, train: Batches, seed: int) -> Placement | None:
-    """A home row for each expert by partition of the tokens' hyperedges; then replicas, the heaviest first, each to the
-    row whose experts are chosen with it oftenest, and there to the column where they are chosen with it least.
+    """A placement that keeps tokens in few rows, or None.
 
-    Rows and devices that would be above the mean load are passed over, as long as there are others. None where
-    Mt-KaHyPar is not installed, or rows are too many for the experts. On the home mesh tokens meet 6.7 rows instead of
-    7.1 under even split, and 23 hops instead of 30 under optimal split; the exchange of devices (`search.arrangement`)
-    finds both for greedy's placement too.
+    Each expert gets a home row by partition of the tokens' hyperedges. Then replicas are placed, the heaviest first,
+    each in the row whose experts are chosen with it oftenest, and there in the column whose experts are chosen with it
+    least. Rows and devices that would be above the mean load are passed over, as long as there are others. It is None
+    where Mt-KaHyPar is not installed, or there are too many rows for the experts. On the home mesh tokens meet 6.7 rows
+    instead of 7.1 under even split, and 23 hops instead of 30 under optimal split; the exchange of devices
+    (`search.arrangement`) finds both for greedy's placement too.
     """
     free = np.flatnonzero(~problem.spread)
     home = kept_together(_hyperedges(problem, train), problem.total_load[free], problem.mesh.rows, seed)
@@ -50,8 +52,11 @@ def _hyperedges(problem: Problem, train: Batches) -> Ints:
 
 
 def _device(packing: Packing, expert: int, drawn: Floats, share: Floats, problem: Problem) -> int:
-    """Where to put a replica that fits somewhere; drawn `[row]`, share `[expert]` how often another replica is chosen
-    with it."""
+    """Where to put a replica that fits somewhere.
+
+    drawn `[row]`: how often the row's experts are chosen with it; share `[expert]`: how often a replica of another
+    expert is chosen with it.
+    """
     mesh, load = problem.mesh, packing.load + packing.weight[expert]
     row, col = np.divmod(np.arange(mesh.devices), mesh.cols)
     mean = float(problem.total_load.sum()) / mesh.devices

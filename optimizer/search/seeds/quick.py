@@ -20,16 +20,22 @@ from optimizer.domain.problem import Problem
 from optimizer.search.seeds.packing import Packing
 from optimizer.search.seeds.risk import Loads, packed
 
-LEVELS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)  # of the mean load, to which devices with fixed experts are to be filled
-HEAVIER = 0.25  # by so much a replica may exceed its slot's space, as those beside it are lighter
-HOT, COLD, STEPS = 1e-4, 1e-6, 13  # of the annealing: squared parts of the bound (hotter, it leaves the good places
-# beside fixed experts), and steps per slot
-TRIED, GOOD = 3, 1.005  # so many counts, those of the least bounds, until a placement is so near its bound
-TRIES, PATIENCE = 25, 80  # regroupings per device, and before a step back
+# Parts of the mean load to which devices with fixed experts are to be filled; each level takes time, and which one is
+# best is not known beforehand.
+LEVELS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)
+# The part of its slot's space by which a replica may exceed it, as the replicas beside it are lighter.
+HEAVIER = 0.25
+# First and last temperature of the annealing, in squared parts of the bound (hotter, it leaves the good places beside
+# fixed experts), and its steps per slot, a compromise with time.
+HOT, COLD, STEPS = 1e-4, 1e-6, 13
+# How many counts are tried, those with the least bounds first, until a placement is below GOOD times its bound.
+TRIED, GOOD = 3, 1.005
+# Regroupings per device in all, and without success before a step back; a compromise with time.
+TRIES, PATIENCE = 25, 80
 
 
 def quick(problem: Problem, rng: np.random.Generator) -> Placement:
-    """Counts beside fixed experts, the heaviest replica first, then annealing and regrouping with these counts.
+    """A placement with counts chosen beside fixed experts, packed by weight, then annealed and regrouped.
 
     On the home mesh the peak of the expected load is .4 % above the mean, with the shared expert fixed, and .2 % with
     free counts, where the greedy seed leaves 17 % and 5.5 %.
@@ -58,8 +64,10 @@ def _levelled(problem: Problem, load: Floats, counts: Ints, rng: np.random.Gener
 
 
 class _Fixed(NamedTuple):
-    """Devices with fixed experts and still some room: base `[device]` pairs, room `[device]` slots; of all: spread
-    `[expert]` fixed experts, others: free slots elsewhere, mean: pairs of a device."""
+    """Devices with fixed experts and still some room: base `[device]` pairs and room `[device]` free slots of these.
+
+    spread `[expert]`: the fixed experts; others: free slots on all other devices; mean: pairs of a device.
+    """
 
     base: Floats
     room: Ints
@@ -69,7 +77,7 @@ class _Fixed(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem, load: Floats) -> "_Fixed":
-        """From where `Packing` puts them."""
+        """The devices on which `Packing` puts the fixed experts of this problem; load `[expert]`."""
         packing = Packing(problem, load / (problem.shared_replicas or 1))
         room = (packing.slots == EMPTY).sum(axis=1)
         beside = (room > 0) & (room < problem.mesh.slots_per_device)
@@ -77,8 +85,11 @@ class _Fixed(NamedTuple):
         return cls(packing.load[beside], room[beside], problem.spread, others, float(load.sum()) / problem.mesh.devices)
 
     def least_peak(self, load: Floats, counts: Ints) -> float:
-        """A bound for all placements with these counts `[expert]`: the mean of all devices, the heaviest replica, and
-        the mean of these devices with the lightest replicas, as many as have no room elsewhere."""
+        """A lower bound of the peak of all placements with these counts `[expert]`.
+
+        It is the greatest of the mean of all devices, the heaviest replica, and the mean of the devices with fixed
+        experts if they get the lightest replicas, as many as have no room elsewhere.
+        """
         each = load / counts
         lightest = np.sort(np.repeat(each[~self.spread], counts[~self.spread]))
         here = float(self.base.sum() + lightest[: max(len(lightest) - self.others, 0)].sum())
@@ -96,8 +107,11 @@ def _candidates(problem: Problem, load: Floats, fixed: _Fixed) -> Iterator[Ints]
 
 
 def _lightened(problem: Problem, load: Floats, least: Ints, space: Floats) -> Ints:
-    """Counts of the coldest experts that make their replicas fit into slots of so much space `[slot]`, the smallest
-    first, while there are slots and replicas; 0 for the other experts, `[expert]`."""
+    """Counts of the coldest experts that make their replicas fit into the space of slots, `[expert]`.
+
+    space `[slot]`: load that fits, the smallest first. Experts get counts while there are slots and replicas left; the
+    others have 0.
+    """
     counts, slot = np.zeros(len(load), dtype=np.int64), 0
     spare = problem.most_free_replicas - int((~problem.spread).sum())
     for expert in np.argsort(np.where(problem.spread, np.inf, load), kind="stable").tolist():
@@ -111,8 +125,10 @@ def _lightened(problem: Problem, load: Floats, least: Ints, space: Floats) -> In
 
 
 def _shared_out(problem: Problem, load: Floats, given: Ints, done: Bools) -> Ints:
-    """Replicas handed out by EPLB's rule beyond the given ones, to experts that are not `done` while they can have any,
-    `[expert]`."""
+    """Counts when the replicas left beyond the given ones are handed out by EPLB's rule, `[expert]`.
+
+    They go to experts that are not `done`, and to these only once the others can have no more.
+    """
     for closed in (done, problem.spread):
         most = np.where(closed, given, problem.mesh.devices)
         counts = counts_for_loads(load, ReplicaBudget(min(problem.most_replicas, int(most.sum())), given, most)).value

@@ -1,4 +1,4 @@
-"""Replication and packing by risk: a device is as heavy as its mean load and some standard deviations of it."""
+"""Replication and packing by risk: a device weighs its mean load and some standard deviations of its load."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from optimizer.domain.problem import Problem
 from optimizer.search.seeds.packing import Packing
 from optimizer.statistics.loads import covariance
 
-Z = 0.674  # a load is below its mean and so many standard deviations in three batches of four, if it is normal
+Z = 0.674  # standard deviations: a normal load is below its mean and this many in three batches of four
 
 
 class Loads(NamedTuple):
-    """What batches say of the loads of whole experts: mean `[expert]` pairs per batch, covariance `[expert, expert]`;
-    z: standard deviations that count."""
+    """What batches tell about the loads of whole experts: mean `[expert]` pairs per batch, covariance
+    `[expert, expert]`; z: how many standard deviations count as risk."""
 
     mean: Floats
     covariance: Floats
@@ -24,14 +24,13 @@ class Loads(NamedTuple):
 
     @property
     def risk(self) -> Floats:
-        """Mean + z standard deviations, `[expert]`."""
+        """The risk of each expert, mean + z standard deviations, `[expert]`."""
         found: Floats = self.mean + self.z * np.sqrt(np.diag(self.covariance))
         return found
 
 
 def risk(problem: Problem, z: float = Z) -> Placement:
-    """One more replica to the largest risk per replica; then the riskiest replica first, each to the device whose risk
-    is least with it.
+    """A placement with counts by risk and the riskiest replica first, each on the device whose risk is least with it.
 
     Experts that are hot in the same batches thus come to different devices.
     """
@@ -40,7 +39,7 @@ def risk(problem: Problem, z: float = Z) -> Placement:
 
 
 def loads_of(problem: Problem, z: float) -> Loads:
-    """Of the batches to plan on."""
+    """Mean and covariance of the loads in the batches to plan on."""
     return Loads(problem.load.mean(axis=0), covariance(problem.load), z)
 
 
@@ -62,7 +61,7 @@ def risk_counts(problem: Problem, weight: Floats, given: Ints | None = None, roo
 
 
 def packed(problem: Problem, loads: Loads, counts: Ints) -> Placement:
-    """The riskiest replica first, each where the device's risk is least with it.
+    """A placement of the riskiest replica first, each where the device's risk is least with it.
 
     counts `[expert]`. The risk of a device is its mean load + z standard deviations, covariance included, pairs split
     evenly over replicas.
@@ -96,6 +95,7 @@ def _fill(slots: Ints, order: Ints, mean: Floats, shared: Floats, z: float) -> N
 
 @kernel
 def _has(held: Ints, expert: int) -> bool:
+    """Whether a device that holds these experts `[slot]` has this one."""
     for there in held:
         if there == expert:
             return True
@@ -104,7 +104,7 @@ def _has(held: Ints, expert: int) -> bool:
 
 @kernel
 def _replace(held: Ints, old: int, new: int) -> None:
-    """The first slot with the old expert gets the new one."""
+    """Give the first slot of the old expert to the new one."""
     for slot in range(len(held)):
         if held[slot] == old:
             held[slot] = new
@@ -113,7 +113,7 @@ def _replace(held: Ints, old: int, new: int) -> None:
 
 @kernel
 def _risk(held: Ints, more: int, mean: Floats, shared: Floats, z: float) -> float:
-    """Of a device that holds these experts `[slot]` and one more."""
+    """The risk of a device that holds these experts `[slot]` and one more."""
     load, variance = mean[more], shared[more, more]
     for place in range(len(held)):
         one = held[place]
@@ -129,7 +129,7 @@ def _risk(held: Ints, more: int, mean: Floats, shared: Floats, z: float) -> floa
 
 @kernel
 def _make_way(slots: Ints, expert: int) -> int:
-    """Every device with room holds the expert: move another expert from a full device there, which then has room.
+    """Where every device with room holds the expert, move another expert there from a full device, which is returned.
 
     A full device without this expert holds one more expert than a device with room can share with it, so there is
     always one to move.

@@ -1,4 +1,4 @@
-"""Replicas for the hottest expert of each batch that is planned on, packed by mean load."""
+"""Replicas for the hottest experts of the batches that are planned on, packed by mean load."""
 
 import numpy as np
 
@@ -10,8 +10,10 @@ from optimizer.search.seeds.packing import Packing
 
 
 def steps(problem: Problem) -> Placement:
-    """One more replica at a time to the expert with which the batches' largest loads per replica sum up to the least;
-    then the heaviest first, each to the lightest device that it fits.
+    """A placement whose counts lower the sum over batches of the largest load per replica, packed by weight.
+
+    Each replica more goes to the expert with which that sum is least. Then the heaviest replica is placed first, each
+    on the lightest device that it fits.
 
     The counts are those of SGLang's `eplb_algorithms/deepseek_vec`, whose zigzag costs most of what they win where
     devices have few slots; packing is EPLB's.
@@ -40,7 +42,7 @@ def counts_by_steps(problem: Problem) -> Ints:
 
 
 def _gain(load: Floats, share: Floats, counts: Ints) -> Floats:
-    """By how much the steps' maxima fall in sum with one more replica of each expert, `[expert]`.
+    """By how much the sum of the steps' maxima falls with one more replica of each expert, `[expert]`.
 
     A step's maximum falls only with the expert that is its maximum, and not below the second. load and share (load per
     replica) `[step, expert]`.
