@@ -16,7 +16,6 @@ of one core in all, with its proof. CP-SAT with experts on devices (`recourse`) 
 its bound is still that of each batch alone, 18 % below.
 """
 
-import time
 from itertools import combinations
 from math import comb
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from scipy.sparse import coo_array
 
 from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.clock import Clock
 from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
@@ -52,23 +52,22 @@ def partition_experts(load: Ints, devices: int, known: Ints, limits: Limits) -> 
     worse; objective and bound are in pairs, and the bound holds for every placement in these slots. The limit is in
     seconds alone; the answer depends on it only where it is reached.
     """
-    started = time.monotonic()
-    deadline, base = started + limits.seconds, any_placement_bound(load, devices, known.size)
+    clock, base = limits.clock(), any_placement_bound(load, devices, known.size)
     hot = np.argsort(-(load / np.maximum(base, 1)[:, None]).max(axis=0), kind="stable")
     pool = _columns(load[:, hot], known.shape[1])
     best, total = known, int(np.maximum(base, load[:, known].sum(axis=2).max(axis=1)).sum())
-    proven = int(min(total, _priced(pool.below(base, total), base, devices, deadline).bound))
+    proven = int(min(total, _priced(pool.below(base, total), base, devices, clock).bound))
     step = FIRST_STEP * total
-    while proven < total and time.monotonic() < deadline:
+    while proven < total and not clock.over():
         below = min(total, proven + max(1, int(step)))
-        priced = _priced(pool.below(base, below), base, devices, deadline)
-        done, found = _search(priced, base, devices, below, deadline)
+        priced = _priced(pool.below(base, below), base, devices, clock)
+        done, found = _search(priced, base, devices, below, clock)
         if found is not None:
             best, total = hot[found[0]].astype(np.int32), found[1]
         proven = max(proven, int(min(total, below, below if done else priced.bound)))
         step *= GROWTH
     status = SolveStatus.OPTIMAL if proven == total else SolveStatus.FEASIBLE
-    return Outcome(best, total / len(load), proven / len(load), status, time.monotonic() - started)
+    return Outcome(best, total / len(load), proven / len(load), status, clock.elapsed())
 
 
 class _Columns(NamedTuple):
@@ -99,8 +98,8 @@ class _Priced(NamedTuple):
     bound: float
 
 
-def _priced(columns: _Columns, base: Ints, devices: int, deadline: float) -> _Priced:
-    """Prices from the duals of the linear program; at the deadline there are none, and the bound is the base's sum.
+def _priced(columns: _Columns, base: Ints, devices: int, clock: Clock) -> _Priced:
+    """Prices from the duals of the linear program; when time is up there are none, and the bound is the base's sum.
 
     With prices y `[step, expert]` >= 0 of climbing, at most the step's height in all, the height of a step that is
     climbed is no less than what columns that climb it pay. So any total is base + what all its columns pay.
@@ -108,7 +107,7 @@ def _priced(columns: _Columns, base: Ints, devices: int, deadline: float) -> _Pr
     if len(columns.load) == 0:
         return _Priced(columns, np.zeros(0), np.inf, np.inf)
     climbs, height = _steps(columns, base)
-    climbing, price = _duals(columns, climbs, height, deadline)
+    climbing, price = _duals(columns, climbs, height, clock)
     climbing *= np.minimum(1, height / np.maximum(climbing.sum(axis=1), 1e-12))[:, None]
     paid = (climbs * climbing.T[columns.members].sum(axis=1)).sum(axis=1)
     excess = paid - price[columns.members].sum(axis=1)
@@ -130,7 +129,7 @@ def _steps(columns: _Columns, base: Ints) -> tuple[Bools, Floats]:
     return np.concatenate(climbs, axis=1), np.concatenate(height)
 
 
-def _duals(columns: _Columns, climbs: Bools, height: Floats, deadline: float) -> tuple[Floats, Floats]:
+def _duals(columns: _Columns, climbs: Bools, height: Floats, clock: Clock) -> tuple[Floats, Floats]:
     """Prices of climbing `[step, expert]` and of having experts placed `[expert]`."""
     number, slots_per_device = columns.members.shape
     steps, experts = len(height), columns.experts
@@ -147,7 +146,7 @@ def _duals(columns: _Columns, climbs: Bools, height: Floats, deadline: float) ->
         A_eq=coo_array((np.ones(columns.members.size), holds), shape=(experts, number + steps)).tocsr(),
         b_eq=np.ones(experts),
         method="highs-ipm",
-        options={"time_limit": max(deadline - time.monotonic(), 0.0)},
+        options={"time_limit": clock.left()},
     )
     if found.x is None:
         return np.zeros((steps, experts)), np.zeros(experts)
@@ -180,13 +179,13 @@ class _Path(NamedTuple):
 
 
 def _search(
-    priced: _Priced, base: Ints, devices: int, below: int, deadline: float
+    priced: _Priced, base: Ints, devices: int, below: int, clock: Clock
 ) -> tuple[bool, tuple[Ints, int] | None]:
     """Whether all totals below this were looked for, and the least one found with its slots."""
     columns, tree = _in_order(priced)
     path = _first_path(tree, base, devices, below)
     done = False
-    while not done and time.monotonic() < deadline:
+    while not done and not clock.over():
         done = _descend(tree, path, priced.least, NODES)
     if path.below[0] == below:
         return done, None

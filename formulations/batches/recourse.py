@@ -25,7 +25,6 @@ What CP-SAT proves by cuts is as large as 10 experts on 4 devices of 3 slots, 16
 counts, as in step 2, do not help it.
 """
 
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -38,8 +37,9 @@ from formulations.batches.full_mesh import is_full, partition_experts
 from formulations.batches.replica_routing import holders_of, least_peaks
 from formulations.bounds.load import any_placement_bound, static_counts_bound
 from formulations.kit.arrays import Ints
+from formulations.kit.clock import Clock
 from formulations.kit.outcome import Outcome, SolveStatus
-from formulations.kit.solver import Limits, solver_for, status_of
+from formulations.kit.solver import Limits, run, solver_for
 from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_descent import descend_row, first_slots
 
@@ -105,34 +105,33 @@ def place_for_batches(instance: BatchInstance, hint: Ints | None, limits: Limits
     placement in these slots and every routing. Whatever the time limit, there is a solution if there are slots enough;
     where it is not proven, status and gap say so. A deterministic limit is for CP-SAT alone, the rest needs seconds.
     """
-    started = time.monotonic()
+    clock = limits.clock()
     if instance.load.shape[1] > instance.slots:
-        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
+        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, clock.elapsed())
     if hint is not None and (wrong := instance.row.violations(hint)):
         raise ValueError(f"hint: {'; '.join(wrong)}")
     full = is_full(instance.load.shape[1], instance.devices, instance.slots_per_device)
     share = DESCENT_SHARE if full or _has_model(instance, _first_sets(instance.devices)) else 1.0
-    slots = _start(instance, hint, replace(limits, seconds=share * limits.seconds), 1 if full else DESCENTS)
-    left = replace(limits, seconds=limits.seconds - (time.monotonic() - started))
+    slots = _start(instance, hint, limits.seed, clock.part(share), 1 if full else DESCENTS)
+    left = replace(limits, seconds=clock.left())
     total, bound = instance.total(slots), instance.least
     if total > bound and full:
         found = partition_experts(instance.load, instance.devices, slots, left)
-        return replace(found, runtime=time.monotonic() - started)
+        return replace(found, runtime=clock.elapsed())
     if total > bound:
         slots, total, bound = _by_cuts(instance, slots, left)
     status = SolveStatus.OPTIMAL if total == bound else SolveStatus.FEASIBLE
     batches = len(instance.load)
-    return Outcome(slots, total / batches, bound / batches, status, time.monotonic() - started)
+    return Outcome(slots, total / batches, bound / batches, status, clock.elapsed())
 
 
-def _start(instance: BatchInstance, hint: Ints | None, limits: Limits, descents: int) -> Ints:
+def _start(instance: BatchInstance, hint: Ints | None, seed: int, clock: Clock, descents: int) -> Ints:
     """The best of descents from the hint, or the heaviest experts first, and then from placements at random, until so
     many are in vain. Descent counts parts of pairs."""
     best = start = _filled(instance, first_slots(instance.row) if hint is None else hint)
-    total, vain, rng = instance.total(best), 0, np.random.default_rng(limits.seed)
-    deadline = time.monotonic() + limits.seconds
-    while total > instance.least and vain < descents and time.monotonic() < deadline:
-        found = _filled(instance, descend_row(instance.row, start, rng, deadline))
+    total, vain, rng = instance.total(best), 0, np.random.default_rng(seed)
+    while total > instance.least and vain < descents and not clock.over():
+        found = _filled(instance, descend_row(instance.row, start, rng, clock))
         vain += 1
         if (reached := instance.total(found)) < total:
             best, total, vain = found, reached, 0
@@ -172,14 +171,14 @@ Devices = tuple[int, ...]
 def _by_cuts(instance: BatchInstance, slots: Ints, limits: Limits) -> tuple[Ints, int, int]:
     """The best slots, the sum of their peaks, and what no sum is below."""
     known, bound = _Known(slots, instance.total(slots)), instance.least
-    sets, deadline, work = _first_sets(instance.devices), time.monotonic() + limits.seconds, limits.deterministic
+    sets, clock, work = _first_sets(instance.devices), limits.clock(), limits.deterministic
     while known.total > bound and _has_model(instance, sets):
-        left = replace(limits, seconds=deadline - time.monotonic(), deterministic=work)
+        left = replace(limits, seconds=clock.left(), deterministic=work)
         if left.seconds <= 0 or (work is not None and work <= 0):
             break
         solver, proposals = solver_for(left), _Proposals(instance, known, bound)
         master = _Master(instance, sets, known, bound)
-        status = status_of(solver.solve(master.model, proposals.of(master)))
+        status = run(solver, master.model, left, proposals.of(master))
         known = proposals.known
         if status is not SolveStatus.UNKNOWN:
             bound = max(bound, ceil(solver.best_objective_bound - 0.5))

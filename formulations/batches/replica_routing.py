@@ -209,7 +209,7 @@ def route_fractions(load: Ints, holders: Bools, limits: Limits) -> Outcome[Repli
         A_eq=_with_peak(expert, len(load), 0.0),
         b_eq=load,
         method="highs",
-        options={"time_limit": max(limits.seconds, 0.0)},
+        options={"time_limit": 0.0 if limits.cancelled() else max(limits.seconds, 0.0)},
     )
     runtime = time.monotonic() - started
     if found.x is None:

@@ -8,7 +8,6 @@ program that covers all replicas by columns below some peak, where that is infea
 """
 
 import math
-import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
 from formulations.kit.arrays import Floats, Ints
+from formulations.kit.clock import Clock
 from formulations.kit.kernels import kernel
 from formulations.kit.solver import Limits
 
@@ -36,20 +36,20 @@ class PeakBound(NamedTuple):
 
 @dataclass
 class _Effort:
-    """How long to try: until the deadline, and with a deterministic limit for so many linear programs."""
+    """How long to try: until the clock is over, and with a deterministic limit for so many linear programs."""
 
-    deadline: float
+    clock: Clock
     programs: float
 
     @classmethod
     def of(cls, limits: Limits) -> "_Effort":
         """From now on."""
         programs = math.inf if limits.deterministic is None else PROGRAMS * limits.deterministic
-        return cls(time.monotonic() + limits.seconds, programs)
+        return cls(limits.clock(), programs)
 
     def spent(self) -> bool:
         """Whether to stop."""
-        return self.programs <= 0 or time.monotonic() > self.deadline
+        return self.programs <= 0 or self.clock.over()
 
 
 def expected_peak_bound(

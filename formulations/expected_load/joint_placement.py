@@ -4,7 +4,6 @@ A local search for the placement, and two bounds that hold for every placement: 
 least load of the heaviest replica that any counts allow (`counts_for_loads`, which is optimal), alone on its device.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,7 @@ from formulations.expected_load.load_annealing import Layout, anneal, deal, layo
 from formulations.expected_load.load_regrouping import regroup
 from formulations.expected_load.replication import ReplicaBudget, counts_for_loads
 from formulations.kit.arrays import Bools, Ints
+from formulations.kit.clock import Clock
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
 
@@ -86,18 +86,18 @@ def place_jointly(layer: JointInstance, hint: Ints | None, limits: Limits) -> Ou
     are in units of `load`. One core works until the bound is reached or time is up; a deterministic limit counts
     rounds of regrouping, so that the clock decides nothing.
     """
-    started = time.monotonic()
+    clock = limits.clock()
     if not layer.budget.feasible:
-        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
+        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, clock.elapsed())
     best = layer.dealt() if hint is None else hint
     peak = layer.peak(best)
-    for slots in _rounds(layer, limits, started):
+    for slots in _rounds(layer, limits, clock):
         if peak == layer.bound:
             break
         if (reached := layer.peak(slots)) < peak:
             best, peak = slots, reached
     status = SolveStatus.OPTIMAL if peak == layer.bound else SolveStatus.FEASIBLE
-    return Outcome(best, float(peak), float(layer.bound), status, time.monotonic() - started)
+    return Outcome(best, float(peak), float(layer.bound), status, clock.elapsed())
 
 
 def place_in_steps(layer: JointInstance, steps: int, rng: np.random.Generator) -> Ints:
@@ -122,12 +122,13 @@ def _annealed(layer: JointInstance, steps: int, hot: float, rng: np.random.Gener
     return layout
 
 
-def _rounds(layer: JointInstance, limits: Limits, started: float) -> Iterator[Ints]:
-    """A placement `[device, slot]` after each round, one at least: regrouped on and on, annealed anew when stuck."""
+def _rounds(layer: JointInstance, limits: Limits, clock: Clock) -> Iterator[Ints]:
+    """A placement `[device, slot]` after each round of regrouping; a round that gained nothing is followed by new
+    annealing. There is one round at least, unless the caller cancels."""
     rounds = None if limits.deterministic is None else max(1, round(limits.deterministic))
     rng, last, hot = np.random.default_rng(limits.seed), np.inf, cycle((HOT, HOTTER))
     for number in count() if rounds is None else range(rounds):
-        if number and time.monotonic() - started > limits.seconds:
+        if clock.cancelled() or (number and clock.over()):
             return
         if last == np.inf:
             steps = max(ANNEALED * layer.devices * layer.slots_per_device, LEAST_STEPS)

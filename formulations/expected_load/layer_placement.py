@@ -5,7 +5,6 @@ goes on from both.
 """
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +14,9 @@ from formulations.expected_load.device_columns import MOST_DEPTH, expected_peak_
 from formulations.expected_load.load_annealing import anneal, deal, layout_of, slots_of
 from formulations.expected_load.load_regrouping import regroup
 from formulations.kit.arrays import Bools, Ints
+from formulations.kit.clock import Clock
 from formulations.kit.outcome import Outcome, SolveStatus
-from formulations.kit.solver import Limits, solver_for, status_of
+from formulations.kit.solver import Limits, run, solver_for
 
 LARGEST_TOTAL = 1 << 50  # keeps every sum of weights far from CP-SAT's 64-bit limit
 HOT, COLD, STEPS = 1e-2, 1e-6, 26  # of the annealing: squared parts of the bound, and steps per slot
@@ -65,26 +65,22 @@ def place_replicas(instance: LayerInstance, hint: Ints | None, limits: Limits) -
     hint: slots `[device, slot]` of a valid placement with these counts, -1 = empty. The value is a placement in the
     same form; objective and bound are in units of `load`. The bound holds for every placement with these counts.
     """
-    started = time.monotonic()
+    clock = limits.clock()
     weight, scale = instance.weights()
-    slots, least = _regrouped(instance, hint, weight, limits), _least_peak(instance, weight)
+    slots, least = _regrouped(instance, hint, weight, limits.seed, clock), _least_peak(instance, weight)
     peak = None if slots is None else _peak(slots, weight)
     status = SolveStatus.UNKNOWN
     if peak is not None and least < peak and instance.slots_per_device <= MOST_DEPTH:
-        share = replace(limits, seconds=COLUMN_SHARE * _left(limits, started))
+        share = replace(limits, seconds=COLUMN_SHARE * clock.left())
         least = max(least, _column_bound(instance, weight, peak, share))
-    if peak is None or (peak - least > PROVEN * peak and _left(limits, started) > 0):
-        rest = replace(limits, seconds=_left(limits, started))
+    if peak is None or (peak - least > PROVEN * peak and clock.left() > 0):
+        rest = replace(limits, seconds=clock.left())
         status, slots, least = _solve(instance, slots, weight, least, rest)
         peak = None if slots is None else _peak(slots, weight)
     if peak is None:
-        return Outcome(None, None, least / scale, status, time.monotonic() - started)
+        return Outcome(None, None, least / scale, status, clock.elapsed())
     status = SolveStatus.OPTIMAL if peak - least <= PROVEN * peak else SolveStatus.FEASIBLE
-    return Outcome(slots, peak / scale, least / scale, status, time.monotonic() - started)
-
-
-def _left(limits: Limits, started: float) -> float:
-    return limits.seconds - (time.monotonic() - started)
+    return Outcome(slots, peak / scale, least / scale, status, clock.elapsed())
 
 
 def _peak(slots: Ints, weight: Ints) -> int:
@@ -97,15 +93,15 @@ def _least_peak(instance: LayerInstance, weight: Ints) -> int:
     return max(-(-int(weight @ instance.count) // instance.devices), int(weight.max()))
 
 
-def _regrouped(instance: LayerInstance, hint: Ints | None, weight: Ints, limits: Limits) -> Ints | None:
+def _regrouped(instance: LayerInstance, hint: Ints | None, weight: Ints, seed: int, clock: Clock) -> Ints | None:
     """The best of the hint and of placements found by annealing and regrouping; None if the counts do not fit."""
     if instance.count.max() > instance.devices or instance.count.sum() > instance.devices * instance.slots_per_device:
         return None
     start = deal(instance.load, instance.count, instance.rows, instance.cols, instance.slots_per_device)
     best, least = start if hint is None else hint, _least_peak(instance, weight)
-    rng, load = np.random.default_rng(limits.seed), weight * instance.count / max(least, 1)
+    rng, load = np.random.default_rng(seed), weight * instance.count / max(least, 1)
     for _ in range(ROUNDS):
-        if _peak(best, weight) == least:
+        if _peak(best, weight) == least or clock.cancelled():
             break
         layout = layout_of(load, start, instance.spread, instance.cols)
         anneal(layout, 1.0, STEPS * start.size, HOT, COLD, 0.0, rng)
@@ -136,7 +132,7 @@ def _solve(
         _break_symmetry(model, instance, on, hint)
         _hint(model, instance, on, weight, peak, hint)
     solver = solver_for(limits)
-    status = status_of(solver.solve(model))
+    status = run(solver, model, limits)
     if status not in (SolveStatus.OPTIMAL, SolveStatus.FEASIBLE):
         return status, hint, least
     return status, _extract(instance, solver, on), max(least, round(solver.best_objective_bound))

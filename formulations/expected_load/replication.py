@@ -8,14 +8,14 @@ for each count instead of one for each step 1.9 %, and 2.2 % if loads are not cu
 """
 
 import heapq
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint
 from scipy.sparse import coo_array
 
 from formulations.kit.arrays import Floats, Ints
+from formulations.kit.clock import Clock
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer, minimise
 
@@ -85,11 +85,11 @@ def counts_for_loads(load: Ints | Floats, budget: ReplicaBudget) -> Outcome[Ints
     no more than that. Hence it either reaches need everywhere, value L, or ends with all slots used and no expert
     beyond need, one below: fewer replicas than need sums up to, though slots are no fewer. The latter cannot be.
     """
-    started = time.monotonic()
+    clock = Clock.start(np.inf)
     if not budget.feasible:
-        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
+        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, clock.elapsed())
     counts, peak = _greedy(np.asarray(load, dtype=np.float64), budget, budget.least)
-    return Outcome(counts, peak, peak, SolveStatus.OPTIMAL, time.monotonic() - started)
+    return Outcome(counts, peak, peak, SolveStatus.OPTIMAL, clock.elapsed())
 
 
 def counts_for_batches(
@@ -102,23 +102,22 @@ def counts_for_batches(
     start, so the better of its counts and of those that exchanges of replicas reach, from the greedy ones and from the
     hint (counts within budget), is the answer.
     """
-    started = time.monotonic()
+    clock = limits.clock()
     if not budget.feasible:
-        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
+        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, clock.elapsed())
     loads = np.asarray(load, dtype=np.float64)
     alone = np.array([_greedy(batch, budget, budget.least)[1] for batch in loads])
-    deadline = started + limits.seconds
     seeds = [_greedy(risk_loads(loads, z), budget, budget.least)[0] for z in (0.0, 1.0)]
     seeds += [] if hint is None else [hint]
-    counts = min((_exchange(loads, budget, seed, deadline) for seed in seeds), key=lambda c: mean_peak(loads, c))
+    counts = min((_exchange(loads, budget, seed, clock) for seed in seeds), key=lambda c: mean_peak(loads, c))
     bound = float(alone.mean())
     if mean_peak(loads, counts) > bound * (1 + PROVEN):
-        left = Limits(deadline - time.monotonic(), limits.deterministic, limits.workers, limits.seed)
+        left = replace(limits, seconds=clock.left())
         steps = _Steps.of(loads, budget, alone)
         answer = steps.solve(left)
         bound = max(bound, bound + answer.lower_bound)
         counts = min(counts, steps.extract(answer, counts), key=lambda c: mean_peak(loads, c))
-    return _outcome(counts, mean_peak(loads, counts), bound, started)
+    return _outcome(counts, mean_peak(loads, counts), bound, clock.elapsed())
 
 
 def mean_peak(load: Ints | Floats, counts: Ints) -> float:
@@ -126,10 +125,10 @@ def mean_peak(load: Ints | Floats, counts: Ints) -> float:
     return float((load / counts).max(axis=1).mean())
 
 
-def _outcome(counts: Ints, objective: float, bound: float, started: float) -> Outcome[Ints]:
+def _outcome(counts: Ints, objective: float, bound: float, runtime: float) -> Outcome[Ints]:
     proven = objective - bound <= PROVEN * abs(objective)
     status = SolveStatus.OPTIMAL if proven else SolveStatus.FEASIBLE
-    return Outcome(counts, objective, min(bound, objective), status, time.monotonic() - started)
+    return Outcome(counts, objective, min(bound, objective), status, runtime)
 
 
 def _greedy(load: Floats, budget: ReplicaBudget, start: Ints) -> tuple[Ints, float]:
@@ -147,10 +146,10 @@ def _greedy(load: Floats, budget: ReplicaBudget, start: Ints) -> tuple[Ints, flo
     return counts, float((load / counts).max())
 
 
-def _exchange(load: Floats, budget: ReplicaBudget, counts: Ints, deadline: float) -> Ints:
+def _exchange(load: Floats, budget: ReplicaBudget, counts: Ints, clock: Clock) -> Ints:
     """Give replicas of one expert to another, the best exchange first, until none helps or time is up."""
     best = mean_peak(load, counts)
-    while time.monotonic() < deadline:
+    while not clock.over():
         value, giver, taker = _best_exchange(load, budget, counts)
         if value >= best * (1 - 1e-12):
             break

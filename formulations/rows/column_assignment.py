@@ -8,7 +8,6 @@ At home size (384 replicas, 8 columns) a random assignment has weight 2304, exch
 and 1721 with it, and the bound is 1500: a gap of 13 %, in 3 s if no other process wants the cores.
 """
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,13 +16,15 @@ from scipy.linalg import eigh, null_space
 from scipy.optimize import linear_sum_assignment
 
 from formulations.kit.arrays import Floats, Ints
+from formulations.kit.clock import Clock
 from formulations.kit.outcome import Outcome, SolveStatus
-from formulations.kit.solver import Limits, solver_for, status_of
+from formulations.kit.solver import Limits, run, solver_for
 from formulations.rows.partition import spread_apart
 
 PROVEN = 1e-6  # relative gap from which on `Outcome` takes a value for optimal
 LARGEST_MODEL = 4000  # pairs of replicas times columns; with more, CP-SAT proves next to nothing
 LARGEST_TOTAL = 1 << 45  # of the whole weights for CP-SAT; they are rounded down, which keeps its bound valid
+EXCHANGE_SHARE = 0.5  # of the time, at most, for exchanges before the bound
 STARTS = 20  # of exchanges, time permitting
 STEPS = 100  # of the subgradient that shifts the spectrum's diagonal
 
@@ -81,19 +82,19 @@ def assign_columns(case: Columns, hint: Ints | None, limits: Limits) -> Outcome[
     hint: columns to start from. The bound holds for all columns with these rows. `UNKNOWN` where exchanges leave a
     violation, most likely of a tight traffic limit, and the case is too large to be solved.
     """
-    started = time.monotonic()
+    clock = limits.clock()
     if np.bincount(case.row).max() > case.columns * case.slots_per_device:
-        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, time.monotonic() - started)
-    best = _exchanged(case, hint, limits.seed, started + limits.seconds / 2)
-    bound = max(spectral_bound(case, started + limits.seconds), 0.0)
+        return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, clock.elapsed())
+    best = _exchanged(case, hint, limits.seed, clock.part(EXCHANGE_SHARE))
+    bound = max(spectral_bound(case, clock), 0.0)
     if len(case.row) ** 2 / 2 * case.columns <= LARGEST_MODEL:
-        return _solve(case, best, bound, replace(limits, seconds=started + limits.seconds - time.monotonic()))
+        return _solve(case, best, bound, replace(limits, seconds=clock.left()))
     if best is None:
-        return Outcome(None, None, bound, SolveStatus.UNKNOWN, time.monotonic() - started)
-    return _outcome(case, best, bound, time.monotonic() - started)
+        return Outcome(None, None, bound, SolveStatus.UNKNOWN, clock.elapsed())
+    return _outcome(case, best, bound, clock.elapsed())
 
 
-def spectral_bound(case: Columns, deadline: float) -> float:
+def spectral_bound(case: Columns, clock: Clock) -> float:
     """A bound to the weight within columns, if every row fills its devices; else with empty slots as replicas.
 
     With x the incidence `[replica, column]`, k columns of m each and equal shares of every row in each column, x is
@@ -111,7 +112,7 @@ def spectral_bound(case: Columns, deadline: float) -> float:
         value, vector = eigh(shifted, subset_by_index=(0, case.columns - 2))
         bound = total / case.columns + size / 2 * value.sum() - rest / 2 * diagonal.sum()
         best = max(best, float(bound))
-        if time.monotonic() > deadline:
+        if clock.over():
             break
         slope = size / 2 * ((basis @ vector) ** 2).sum(axis=1) - rest / 2
         diagonal += step / (1 + number) ** 0.5 * slope / max(float(np.abs(slope).max()), 1e-12)
@@ -125,16 +126,16 @@ def _with_empty_slots(case: Columns, weight: Floats) -> tuple[Floats, Ints]:
     return np.pad(weight, (0, len(empty))), np.concatenate([case.row, empty])
 
 
-def _exchanged(case: Columns, hint: Ints | None, seed: int, deadline: float) -> Ints | None:
+def _exchanged(case: Columns, hint: Ints | None, seed: int, clock: Clock) -> Ints | None:
     """The best columns without violations that exchanges reach from the hint, the partition and random orders."""
     rng, swaps = np.random.default_rng(seed), _Exchanges.of(case)
     starts = [labels for labels in (hint, spread_apart(case.weight(), case.columns, seed)) if labels is not None]
     found: list[Ints] = [] if hint is None else [hint]
     for number in range(STARTS):
-        if number and time.monotonic() > deadline:
+        if number and clock.over():
             break
         labels = starts[number] if number < len(starts) else None
-        column = swaps.to_rest(swaps.start(labels, rng), deadline)
+        column = swaps.to_rest(swaps.start(labels, rng), clock)
         found.append(column[: len(case.row)])
     return min((column for column in found if not case.violations(column)), key=case.met, default=None)
 
@@ -174,10 +175,10 @@ class _Exchanges:
             column[items[place]] = slot // self.case.slots_per_device
         return column
 
-    def to_rest(self, column: Ints, deadline: float) -> Ints:
-        """The best exchange of each row in turn, until no row has one that helps, or the deadline."""
+    def to_rest(self, column: Ints, clock: Clock) -> Ints:
+        """The best exchange of each row in turn, until no row has one that helps, or time is up."""
         rows, idle, row = int(self.row.max()) + 1, 0, 0
-        while idle < rows and time.monotonic() < deadline:
+        while idle < rows and not clock.over():
             items = np.flatnonzero(self.row == row)
             delta = self._deltas(items, column)
             one, two = np.unravel_index(delta.argmin(), delta.shape)
@@ -223,7 +224,7 @@ def _solve(case: Columns, hint: Ints | None, bound: float, limits: Limits) -> Ou
     if hint is not None:
         _hint(model, on, same, hint)
     solver = solver_for(limits)
-    status = status_of(solver.solve(model))
+    status = run(solver, model, limits)
     return _extract(case, solver, status, on, max(bound, solver.best_objective_bound / scale))
 
 

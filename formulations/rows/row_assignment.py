@@ -6,7 +6,6 @@ optimum: at home size (16 rows, 257 experts, 384 slots) it is solved in 5 s, and
 Columns of the mesh come after rows, by `column_assignment`.
 """
 
-import time
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -67,7 +66,7 @@ def assign_rows(case: Rows, limits: Limits) -> Outcome[Ints]:
 
     With more replicas than rows, every row has the whole share and the rest is in distinct rows.
     """
-    started = time.monotonic()
+    clock = limits.clock()
     rows = len(case.hops)
     options = [_options(case, expert, rows) for expert in range(len(case.count))]
     expert = np.repeat(np.arange(len(options)), [len(option.cost) for option in options])
@@ -82,12 +81,12 @@ def assign_rows(case: Rows, limits: Limits) -> Outcome[Ints]:
     limited = [family for family in families if np.isfinite(family.ub).all()]
     answer = minimise(cost, limited, np.ones(len(cost), dtype=np.int64), Bounds(0, 1), limits)
     if answer.x is None:
-        return Outcome(None, None, answer.lower_bound, answer.status, time.monotonic() - started)
+        return Outcome(None, None, answer.lower_bound, answer.status, clock.elapsed())
     value = held[answer.x > 0.5]
     objective = case.hop_pairs(value)
     bound = min(answer.lower_bound, objective)
     status = SolveStatus.OPTIMAL if objective - bound <= PROVEN * objective else SolveStatus.FEASIBLE
-    return Outcome(value, objective, bound, status, time.monotonic() - started)
+    return Outcome(value, objective, bound, status, clock.elapsed())
 
 
 class _Options(NamedTuple):

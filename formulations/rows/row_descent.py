@@ -1,10 +1,9 @@
 """Descent over the placements of one mesh row: exchanges and replacements, with the exact peak after each."""
 
-import time
-
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from formulations.kit.clock import Clock
 from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_split import Moves, RowGoal, find_better, peaks, work_for
 
@@ -31,25 +30,25 @@ def fill(row: MeshRow, wanted: list[tuple[int, Ints]]) -> Ints:
     return slots
 
 
-def descend_row(row: MeshRow, slots: Ints, rng: np.random.Generator, deadline: float) -> Ints:
+def descend_row(row: MeshRow, slots: Ints, rng: np.random.Generator, clock: Clock) -> Ints:
     """Exchanges within the row and with the rest of the pool while they help, and again from shaken placements."""
-    best, vain = _to_rest(row, slots, rng, deadline), 0
-    while vain < SHAKES and time.monotonic() < deadline:
-        tried = _to_rest(row, _shaken(row, best, rng), rng, deadline)
+    best, vain = _to_rest(row, slots, rng, clock), 0
+    while vain < SHAKES and not clock.over():
+        tried = _to_rest(row, _shaken(row, best, rng), rng, clock)
         better = row.worth(tried) < row.worth(best) * (1 - 1e-9)
         best, vain = (tried, 0) if better else (best, vain + 1)
     return best
 
 
-def _to_rest(row: MeshRow, slots: Ints, rng: np.random.Generator, deadline: float) -> Ints:
-    """Descent to where no move helps, or the deadline."""
+def _to_rest(row: MeshRow, slots: Ints, rng: np.random.Generator, clock: Clock) -> Ints:
+    """Descent to where no move helps, or time is up."""
     places, experts = slots.size, row.load.shape[1]
     place, other = np.divmod(rng.permutation(places * (places + 1 + experts)), places + 1 + experts)
     kept = (other > place) & (other != places)  # an exchange once, and no slot is emptied
     moves, split, slots = Moves(place[kept], other[kept]), row.split(), slots.astype(np.int64, order="C")
     there, number, idle = row.there(slots), 0, 0
     work, goal = work_for(there), RowGoal.below(peaks(split, there), row.level, split)
-    while idle < len(moves.place) and time.monotonic() < deadline:
+    while idle < len(moves.place) and not clock.over():
         number, tried, found = find_better(split, goal, slots, there, moves, number, TRIES, work)
         if found:
             goal = RowGoal.below(goal.fresh, row.level, split)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.clock import Clock
 from formulations.rows.row_descent import SHAKES, descend_row
 from optimizer.domain.placement import Placement
 from optimizer.search.freeing import WAYS, Freed, Order, View, one_row
@@ -58,7 +59,7 @@ class Neighbourhoods:
         flow = _flow(self.placement, self._units[sample])
         devices = self._devices(*WAYS[way], flow[0].sum(axis=1))
         freed = Freed.of(self.placement, devices, self._spread, self._units[sample], flow)
-        found = descend_row(freed.row.compact(), freed.slots, self._rng, deadline)
+        found = descend_row(freed.row.compact(), freed.slots, self._rng, Clock.until(deadline))
         filled = freed.filled(self.placement, found)
         legal = freed.is_legal(found) and int((filled.slots >= 0).sum()) <= self._most
         gained = legal and self._settle(filled)

@@ -1,10 +1,10 @@
 """Experts to devices with no slot to spare: against brute force, with any prices, and cut short."""
 
 from itertools import combinations
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cancelling import CancelledAfter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements
@@ -13,6 +13,7 @@ from formulations.batches import full_mesh
 from formulations.batches.full_mesh import is_full, partition_experts
 from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
+from formulations.kit.clock import Clock
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
@@ -84,13 +85,13 @@ def test_whatever_the_prices_the_bound_holds_and_the_search_ends_with_the_optimu
 
 @settings(max_examples=120)
 @given(cases(), st.integers(0, 12))
-def test_a_time_out_is_feasible_with_a_bound_that_holds(drawn: tuple[Ints, Ints], looks: int) -> None:
+def test_a_search_cancelled_at_any_look_at_the_clock_is_feasible_with_a_bound_that_holds(
+    drawn: tuple[Ints, Ints], looks: int
+) -> None:
     load, known = drawn
-    clock = iter(range(1000))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(full_mesh, "time", SimpleNamespace(monotonic=lambda: next(clock)))
         patch.setattr(full_mesh, "NODES", 2)
-        found = partition_experts(load, len(known), known, Limits(seconds=looks))
+        found = partition_experts(load, len(known), known, Limits(seconds=600, cancelled=CancelledAfter(looks)))
     total, best = check(load, known, found), least_total_of_parts(load, *known.shape)
     assert found.lower_bound * len(load) <= best + 1e-9
     assert found.status is (SolveStatus.OPTIMAL if found.gap == 0 else SolveStatus.FEASIBLE)
@@ -139,7 +140,7 @@ def test_the_linear_program_is_near_the_optimum() -> None:
     columns = full_mesh._columns(load, 3)
     base = any_placement_bound(load, 3, 9)
     best = least_total_of_parts(load, 3, 3)
-    found = full_mesh._priced(columns.below(base, best), base, 3, np.inf)
+    found = full_mesh._priced(columns.below(base, best), base, 3, Clock.start(3600))
     assert base.sum() < found.least <= best
     assert (best - found.least) < 0.5 * (best - base.sum())
 

@@ -1,10 +1,10 @@
 """Counts and placement over batches routed at best: against brute force, the model's families, cuts, hints, limits."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cancelling import CancelledAfter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
@@ -234,7 +234,7 @@ def test_loads_that_are_none_are_refused(load: Ints) -> None:
         BatchInstance(load, 2, 2)
 
 
-def test_same_seed_same_answer_and_a_deadline_ends_descents(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_seed_gives_the_same_answer_and_a_cancelled_descent_a_valid_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recourse, "DESCENTS", 3)
     instance = BatchInstance(drawn_loads(2, 12, 6, 150, 0.9, 0.9), 4, 4)
     limits = Limits(seconds=600, deterministic=0.1, seed=4)
@@ -243,9 +243,9 @@ def test_same_seed_same_answer_and_a_deadline_ends_descents(monkeypatch: pytest.
     assert two.value is not None
     assert (one.value == two.value).all()
     assert one.lower_bound == two.lower_bound
-    clock = iter(range(10**6))
-    monkeypatch.setattr(recourse, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    check(instance, place_for_batches(instance, None, Limits(seconds=6, deterministic=0.1)))
+    for looks in (1, 6, 30):
+        cut_short = Limits(seconds=600, deterministic=0.1, cancelled=CancelledAfter(looks))
+        check(instance, place_for_batches(instance, None, cut_short))
 
 
 @pytest.mark.parametrize(("slots_per_device", "sigma", "burst"), [(3, 0.9, 0.1), (4, 0.9, 0.1), (4, 0.6, 0.3)])

@@ -107,7 +107,7 @@ def hot_loads(batches: int, experts: int) -> Ints:
 def test_the_model_alone_finds_what_exchanges_find_and_its_bound_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     load, budget = hot_loads(12, 30), ReplicaBudget.of(30, 45, 16)
     best = counts_for_batches(load, budget, LIMITS)
-    monkeypatch.setattr(replication, "_exchange", lambda load, budget, counts, deadline: budget.least + 0)
+    monkeypatch.setattr(replication, "_exchange", lambda load, budget, counts, clock: budget.least + 0)
     with_model = counts_for_batches(load, budget, LIMITS)
     assert with_model.value is not None
     assert budget.violations(with_model.value) == []

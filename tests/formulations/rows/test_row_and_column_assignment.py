@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
 from formulations.kit.arrays import Ints
+from formulations.kit.clock import Clock
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, solver_for
 from formulations.rows import column_assignment, partition
@@ -17,7 +18,7 @@ from formulations.rows.partition import spread_apart
 from formulations.rows.row_assignment import Rows, assign_rows
 
 LIMITS = Limits(seconds=30, deterministic=20)
-HOUR = 1e12  # a deadline that is never reached
+HOUR = Clock.start(3600)
 
 
 def ring(rows: int) -> Ints:

@@ -95,7 +95,7 @@ def test_optimum_equals_brute_force_and_its_value_is_recomputed(row: MeshRow, mo
     best = best_worth(row)
     with pytest.MonkeyPatch.context() as patch:
         if model_alone:
-            patch.setattr(row_placement, "descend_row", lambda row, slots, rng, deadline: slots)
+            patch.setattr(row_placement, "descend_row", lambda row, slots, rng, clock: slots)
         outcome = place_row(row, None, LIMITS)
     if best is None:
         assert outcome.status is SolveStatus.INFEASIBLE
