@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from optimizer.errors import InputError
 
+MOST_EXPERTS = 1 << 16  # so that an id takes two bytes in traces and batches
+
 
 @dataclass(frozen=True)
 class Model:
@@ -33,6 +35,11 @@ class Model:
             raise InputError(
                 f"model {self.name}: top-{self.top_k} of {self.routed_experts} routed experts is impossible; "
                 "set --top-k and --routed-experts"
+            )
+        if self.experts > MOST_EXPERTS:
+            raise InputError(
+                f"model {self.name}: {self.experts} experts, shared ones included, but there may be {MOST_EXPERTS}",
+                "routed_experts",
             )
 
     @property

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
+from optimizer.domain.arrays import frozen
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -45,6 +46,11 @@ class Problem:
     extra_replicas: int | None = None
     most_row_traffic: float = np.inf
     start: Placement | None = None
+
+    def __post_init__(self) -> None:
+        if self.load.ndim != 2 or self.load.shape[1] != self.model.experts:
+            raise ValueError(f"load is {self.load.shape}, not [batch, expert] with {self.model.experts} experts")
+        object.__setattr__(self, "load", frozen(self.load))
 
     @property
     def total_load(self) -> Ints:
@@ -152,6 +158,5 @@ def make_problem(
             f"on {mesh.devices} devices with {mesh.slots} slots and {model.routed_experts} routed experts"
         )
     replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
-    load.flags.writeable = False
     fixed, most = replicas if model.shared_experts else None, np.inf if row_traffic is None else row_traffic
     return Problem(model, mesh, cost, load, fixed, extra_replicas, most)

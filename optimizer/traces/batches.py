@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.arrays import first_double, fitting, frozen, given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 
@@ -19,7 +20,9 @@ class Batches:
 
     experts `[batch, token, k]` uint16, the shared experts included as the last of the k; source_row
     `[batch, token]` int32 mesh row of each token. Of the routed experts alone, where they are known: weights
-    `[batch, token, top_k]` float32 gate weights, candidates `[batch, token, m]` uint16 ranked ids. All read-only.
+    `[batch, token, top_k]` float32 gate weights, candidates `[batch, token, m]` uint16 ranked ids. The arrays are
+    copied and read-only. Raises ValueError for shapes that do not fit together, ids and rows that are negative or
+    beyond their type, and a token that names one expert twice, among its experts or among its candidates.
     """
 
     experts: Ints
@@ -35,12 +38,12 @@ class Batches:
                 raise ValueError(f"experts {self.experts.shape} and weights or candidates {extra.shape} do not fit")
         if self.weights is not None and self.weights.shape[2] > self.experts.shape[2]:
             raise ValueError(f"{self.weights.shape[2]} weights for {self.experts.shape[2]} experts of a token")
-        types = {"experts": np.uint16, "source_row": np.int32, "weights": np.float32, "candidates": np.uint16}
-        for name, dtype in types.items():
-            if (array := getattr(self, name)) is not None:
-                array = np.ascontiguousarray(array, dtype=dtype)
-                array.flags.writeable = False
-                object.__setattr__(self, name, array)
+        object.__setattr__(self, "experts", _distinct("experts", self.experts))
+        object.__setattr__(self, "source_row", frozen(fitting("source rows", self.source_row, np.int32)))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", frozen(np.ascontiguousarray(self.weights, dtype=np.float32)))
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", _distinct("candidates", self.candidates))
 
     @property
     def count(self) -> int:
@@ -66,6 +69,15 @@ class Batches:
         batch = np.arange(self.count, dtype=np.int64)[:, None] * experts
         flat = (batch + self.experts.reshape(self.count, -1)).ravel()
         return np.bincount(flat, minlength=self.count * experts).reshape(self.count, experts).astype(np.int32)
+
+
+def _distinct(name: str, ids: Ints) -> Ints:
+    """Ids `[batch, token, n]` as read-only uint16; each token must name n different ones, on which routing relies."""
+    ids = frozen(fitting(name, ids, np.uint16))
+    batch, token = first_double(ids, int(ids.max(initial=0)) + 1)
+    if batch >= 0:
+        raise ValueError(f"token {token} of batch {batch} names one expert twice among its {name}")
+    return ids
 
 
 class Sets(NamedTuple):
@@ -98,9 +110,12 @@ def default_rows(tokens: int, rows: int) -> Ints:
 
 
 def with_shared(routed: Ints, model: Model) -> Ints:
-    """Append the shared experts, which every token uses, to `[batch, token, top_k]` routed ids."""
+    """Append the shared experts, which every token uses, to `[batch, token, top_k]` routed ids; uint16, read-only.
+
+    Raises ValueError for ids that are negative or do not fit into two bytes.
+    """
     shared = np.broadcast_to(np.asarray(model.shared_ids, dtype=np.uint16), (*routed.shape[:2], model.shared_experts))
-    return np.concatenate([routed.astype(np.uint16), shared], axis=2)
+    return given_away(np.concatenate([fitting("experts", routed, np.uint16), shared], axis=2))
 
 
 def split_batches(batches: Batches) -> Sets:

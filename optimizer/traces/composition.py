@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
+from optimizer.domain.arrays import given_away
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
@@ -92,8 +93,8 @@ def stream_batches(
         yield Batches(
             with_shared(trace.experts[:, place][index], model),
             np.broadcast_to(row, index.shape),
-            None if trace.weights is None else trace.weights[:, place][index],
-            None if trace.candidates is None else trace.candidates[:, place][index],
+            None if trace.weights is None else given_away(trace.weights[:, place][index]),
+            None if trace.candidates is None else given_away(trace.candidates[:, place][index]),
         )
 
 

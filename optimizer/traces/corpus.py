@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.arrays import given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.formats.npz import read_request
@@ -153,12 +154,12 @@ def read_traces(
     warnings = faults.warnings(len(parts))
     whole, lacking = joined(parts)
     return RoutingTrace(
-        experts=whole.experts,
+        experts=given_away(whole.experts),
         layers=tuple(layers),
         offsets=np.cumsum([0, *(len(part.experts) for part in parts)]),
         phase=np.concatenate(phases),
         source=f"{len(parts)} requests",
         warnings=(*warnings, *lacking),
-        weights=whole.weights,
-        candidates=whole.candidates,
+        weights=None if whole.weights is None else given_away(whole.weights),
+        candidates=None if whole.candidates is None else given_away(whole.candidates),
     )

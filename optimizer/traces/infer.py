@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.domain.model import Model
+from optimizer.domain.model import MOST_EXPERTS, Model
 from optimizer.domain.presets import load_model, names
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.formats.request import Request
 
 DEFAULT_MODEL = "deepseek-v3"
-MOST_EXPERTS = 1 << 16
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from formulations.kit.arrays import Floats, Ints
-from formulations.kit.kernels import kernel
+from optimizer.domain.arrays import first_double
 from optimizer.domain.model import Model
 from optimizer.traces.formats.npz import CANDIDATES, EXPERTS, WEIGHTS, layer_ids
 from optimizer.traces.formats.request import BadRequestError, Request
@@ -75,7 +75,7 @@ def _checked_ids(name: str, ids: Ints, routed: int, layers: Sequence[int], dtype
     if low < 0 or high >= routed:
         raise BadRequestError(f"{name} has expert id {low if low < 0 else high}, outside 0..{routed - 1}")
     small: Ints = np.ascontiguousarray(ids, dtype=dtype)
-    token, layer = _first_double(small, routed)
+    token, layer = first_double(small, routed)
     if token >= 0:
         raise BadRequestError(f"token {token} of layer {layers[layer]} names one expert twice in {name}")
     return small
@@ -92,19 +92,3 @@ def _checked_weights(weights: Floats, layers: Sequence[int]) -> Floats:
             f"token {token} of layer {layers[layer]} has {found} in {WEIGHTS}, not a finite number of at least 0"
         )
     return small
-
-
-@kernel
-def _first_double(ids: Ints, routed: int) -> tuple[int, int]:
-    """The first token and layer of `[token, layer, n]` that name an expert twice, or -1, -1."""
-    tokens, layers, ranks = ids.shape
-    last_seen = np.full(routed, -1, dtype=np.int64)
-    for token in range(tokens):
-        for layer in range(layers):
-            row = token * layers + layer
-            for rank in range(ranks):
-                expert = np.int64(ids[token, layer, rank])
-                if last_seen[expert] == row:
-                    return token, layer
-                last_seen[expert] = row
-    return -1, -1

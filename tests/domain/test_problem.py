@@ -1,6 +1,7 @@
 """Constraints of a plan: what is asked for is kept to, and said in words where it cannot be."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from random_problems import request_experts, small_problem, write_request
 from running_commands import SHORT, fault, run
 
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import check
+from optimizer.domain.problem import check, make_problem
 from optimizer.planning.candidates import Effort, seeds_and_formulation
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.stop import Deadline
@@ -97,3 +98,15 @@ def test_a_negative_budget_is_refused(traces: Path) -> None:
     assert result.exit_code == 2
     assert "--replicas" in result.stderr
     assert "in 4 slots" in fault(run("solve", traces, "--layer", 1, "--mesh", "2x2", "--slots", 1, "--replicas", 0))
+
+
+def test_the_load_of_the_caller_is_copied_and_stays_writeable() -> None:
+    given, _ = small_problem(3, rows=2, cols=2, routed=8, slots=3)
+    load = given.load.copy()
+    problem = make_problem(given.model, given.mesh, given.cost, load, None)
+    load[:] = 0
+    assert (problem.load == given.load).all()
+    assert not problem.load.flags.writeable
+    assert replace(problem, start=None).load is problem.load
+    with pytest.raises(ValueError, match=r"not \[batch, expert\] with 9 experts"):
+        make_problem(given.model, given.mesh, given.cost, load[0], None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.arrays import fitting, frozen
 from optimizer.errors import InputError
 from optimizer.traces.formats import recorder, tensorrt
 from optimizer.traces.formats.sniff import COUNTS_ONLY, Format
@@ -30,7 +31,8 @@ class Counts:
 
     load `[step, layer, expert]` int64, where a step is whatever the file counts separately: a forward pass, a
     window, a shard, or everything; layers: model layer id of each entry of the layer axis; tokens `[step]` int64,
-    None where unknown; top_k: None where unknown; names: one a step, or none; source: in words.
+    None where unknown; top_k: None where unknown; names: one a step, or none; source: in words. The arrays are copied
+    and read-only. Raises ValueError for shapes that do not fit together and for negative counts.
     """
 
     load: Ints
@@ -46,9 +48,9 @@ class Counts:
             raise ValueError("load, layers and names of counts do not fit together")
         if self.tokens is not None and self.tokens.shape != (steps,):
             raise ValueError("load and tokens of counts do not fit together")
-        for array in (self.load, self.tokens):
-            if array is not None:
-                array.flags.writeable = False
+        object.__setattr__(self, "load", frozen(fitting("counts", self.load, np.int64)))
+        if self.tokens is not None:
+            object.__setattr__(self, "tokens", frozen(fitting("tokens", self.tokens, np.int64)))
 
 
 def read_counts(path: Path, kind: Format, first_layer: int) -> Counts:

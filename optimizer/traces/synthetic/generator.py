@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.arrays import given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.synthetic.gate import REQUEST_RANK, TOKEN_RANK, quantile_tables, route
@@ -67,13 +68,13 @@ def builtin_trace(
     generated = generate(gates, "", np.arange(REQUESTS), lengths, candidates=ranked, weights=extras)
     kind = f"like {model.name}'s" if counts is None else "whose experts are chosen as often as counted"
     return RoutingTrace(
-        experts=generated.experts,
+        experts=given_away(generated.experts),
         layers=tuple(layers),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         phase=np.full(len(generated.experts), OUTPUT, dtype=np.uint8),
         source=f"built-in trace, seed {seed}: {REQUESTS} generated requests {kind}",
-        weights=None if generated.weights is None else generated.weights.astype(np.float32),
-        candidates=generated.candidates,
+        weights=None if generated.weights is None else given_away(generated.weights.astype(np.float32)),
+        candidates=None if generated.candidates is None else given_away(generated.candidates),
     )
 
 
