@@ -39,11 +39,13 @@ class Cost:
 
     def __post_init__(self) -> None:
         if self.moe_op == "functional" and self.preset.functional is None:
-            raise InputError(f"--moe-op functional: hardware {self.name} has no [functional] section; it has optimized")
+            raise InputError(
+                f"hardware {self.name} has no [functional] section: it has the optimized MoE op alone", "moe_op"
+            )
         there = [self.preset.dispatch.kind, *(["table"] if self.preset.table else [])]
         if self.dispatch_model not in (None, *there):
             asked, has = self.dispatch_model, ", ".join(there)
-            raise InputError(f"--dispatch-model {asked}: hardware {self.name} has no such model; it has {has}")
+            raise InputError(f"hardware {self.name} has no dispatch model '{asked}'; it has {has}", "dispatch_model")
 
     @property
     def uses_table(self) -> bool:

@@ -8,7 +8,10 @@ from optimizer.errors import InputError
 
 @dataclass(frozen=True)
 class Mesh:
-    """`rows x cols` devices with room for `slots_per_device` experts each; device = row * cols + col."""
+    """`rows x cols` devices with room for `slots_per_device` experts each; device = row * cols + col.
+
+    Raises InputError where any of the three is below 1.
+    """
 
     rows: int
     cols: int
@@ -16,20 +19,22 @@ class Mesh:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
-            raise InputError(f"mesh {self.rows}x{self.cols} has no devices; give --mesh ROWSxCOLS with both at least 1")
+            raise InputError(f"mesh {self.rows}x{self.cols} has no devices; both numbers must be at least 1", "mesh")
         if self.slots_per_device < 1:
-            raise InputError(f"{self.slots_per_device} slots per device; give --slots of at least 1")
+            raise InputError(
+                f"{self.slots_per_device} slots per device are too few; at least 1 is needed", "slots_per_device"
+            )
 
     @classmethod
     def parse(cls, text: str, slots_per_device: int) -> "Mesh":
-        """The mesh that `ROWSxCOLS` names."""
+        """The mesh that `ROWSxCOLS` names. Raises InputError for any other text, and for a mesh without devices."""
         match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text.strip())
         if not match:
-            raise InputError(f"--mesh '{text}' is not a mesh; write it as ROWSxCOLS, for example 16x8")
+            raise InputError(f"'{text}' is not a mesh; write it as ROWSxCOLS, for example 16x8", "mesh")
         return cls(int(match[1]), int(match[2]), slots_per_device)
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """Rows, columns and slots in words."""
         return f"{self.rows}x{self.cols} devices of {self.slots_per_device} slots"
 
     @property

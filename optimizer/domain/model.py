@@ -29,12 +29,12 @@ class Model:
         if self.routed_experts < 1 or self.shared_experts < 0:
             raise InputError(
                 f"model {self.name}: {self.routed_experts} routed and {self.shared_experts} shared experts; "
-                "at least 1 routed expert is needed (--routed-experts, --shared-experts)"
+                "at least 1 routed expert is needed, and no number may be negative",
+                "routed_experts" if self.routed_experts < 1 else "shared_experts",
             )
         if not 1 <= self.top_k <= self.routed_experts:
             raise InputError(
-                f"model {self.name}: top-{self.top_k} of {self.routed_experts} routed experts is impossible; "
-                "set --top-k and --routed-experts"
+                f"model {self.name}: top-{self.top_k} of {self.routed_experts} routed experts is impossible", "top_k"
             )
         if self.experts > MOST_EXPERTS:
             raise InputError(

@@ -85,10 +85,10 @@ class Problem:
 
     @property
     def room(self) -> str:
-        """The options that say how many replicas there may be."""
-        said = [f"--slots {self.mesh.slots_per_device}"]
-        said += [] if self.extra_replicas is None else [f"--replicas {self.extra_replicas}"]
-        said += [] if self.shared_replicas is None else [f"--shared-replicas {self.shared_replicas}"]
+        """In words what limits the number of replicas, like "3 slots per device, 112 extra replicas"."""
+        said = [f"{self.mesh.slots_per_device} slots per device"]
+        said += [] if self.extra_replicas is None else [f"{self.extra_replicas} extra replicas"]
+        said += [] if self.shared_replicas is None else [f"{self.shared_replicas} replicas of each shared expert"]
         return ", ".join(said)
 
     @property
@@ -113,12 +113,12 @@ class Problem:
         counts = placement.counts(experts)
         extra, fixed = int((counts[~self.spread] - 1).sum()), counts[self.spread]
         faults = [
-            f"{count} replicas of shared expert {expert} instead of {self.shared_replicas} (--shared-replicas)"
+            f"{count} replicas of shared expert {expert} instead of {self.shared_replicas}"
             for expert, count in zip(np.flatnonzero(self.spread), fixed, strict=True)
             if count != self.shared_replicas
         ]
         if self.extra_replicas is not None and extra > self.extra_replicas:
-            faults.append(f"{extra} replicas beyond one of each expert, but --replicas allows {self.extra_replicas}")
+            faults.append(f"{extra} replicas beyond one of each expert instead of {self.extra_replicas} at most")
         return faults
 
 
@@ -142,20 +142,22 @@ def make_problem(
     `shared`: replicas of each shared expert, "auto" to let the loads decide, None for one per row, or as many
     as fit where that is too many. `extra_replicas`: of all other experts beyond one each, at most; slots may then stay
     empty. `row_traffic`: pairs per batch that may come to a mesh row from others. Raises InputError where something
-    cannot fit, naming the options to change.
+    cannot fit.
     """
     if model.experts > mesh.slots:
         raise InputError(
             f"{model.experts} experts do not fit in {mesh.slots} slots ({mesh.rows}x{mesh.cols} devices, "
-            f"{mesh.slots_per_device} each); raise --slots or take a larger --mesh"
+            f"{mesh.slots_per_device} each); more slots per device or more devices are needed",
+            "slots_per_device",
         )
     if isinstance(shared, int) and not model.shared_experts:
-        raise InputError(f"--shared-replicas {shared}: {model.name} has no shared expert; leave the option out")
+        raise InputError(f"{shared} replicas of each shared expert, but {model.name} has none", "shared_replicas")
     room = (mesh.slots - model.routed_experts) // max(model.shared_experts, 1)
     if isinstance(shared, int) and not 1 <= shared <= min(room, mesh.devices):
         raise InputError(
-            f"--shared-replicas {shared}: between 1 and {min(room, mesh.devices)} replicas of each shared expert fit "
-            f"on {mesh.devices} devices with {mesh.slots} slots and {model.routed_experts} routed experts"
+            f"{shared} replicas of each shared expert: between 1 and {min(room, mesh.devices)} fit on {mesh.devices} "
+            f"devices with {mesh.slots} slots and {model.routed_experts} routed experts",
+            "shared_replicas",
         )
     replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
     fixed, most = replicas if model.shared_experts else None, np.inf if row_traffic is None else row_traffic

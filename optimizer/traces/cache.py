@@ -35,7 +35,7 @@ def cached(
     back memory-mapped: batches sampled from them touch only their own tokens.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--cache {folder}: is a file; name a folder")
+        raise InputError(f"{folder}: is a file; name a folder for the cache", "cache")
     entry = folder / f"{_key(files, model, layers, first_moe_layer, extras)}.npz"
     known = _load(entry)
     if known is None:

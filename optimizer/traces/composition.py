@@ -31,11 +31,12 @@ class Composition:
     def of(cls, phase: str, tokens: int, row_users: tuple[int, ...] | None, mesh: Mesh) -> "Composition":
         """`tokens` shared out evenly over the rows of a mesh, unless the users of each row are given."""
         if phase not in PHASES:
-            raise InputError(f"--phase '{phase}' is not known; there are {', '.join(PHASES)}")
+            raise InputError(f"phase '{phase}' is not known; there are {', '.join(PHASES)}", "phase")
         if row_users is None:
             return cls(phase, tuple(np.bincount(default_rows(tokens, mesh.rows), minlength=mesh.rows).tolist()))
         if len(row_users) != mesh.rows or min(row_users) < 0 or sum(row_users) < 1:
-            raise InputError(f"--row-users names {len(row_users)} rows; give the users of each of {mesh.rows} rows")
+            said = f"users of {len(row_users)} rows are given; give those of each of {mesh.rows} rows, none negative"
+            raise InputError(said, "row_users")
         return cls(phase, row_users)
 
     @property

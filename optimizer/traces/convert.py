@@ -21,7 +21,8 @@ def convert(
     """
     counted = [file.path for file in files if file.format in COUNTS_ONLY]
     if counted:
-        raise InputError(f"{counted[0]}: counts hold no tokens to convert; use them as they are, or with --synthesise")
+        said = f"{counted[0]}: counts hold no tokens to convert; use them as they are, or synthesise requests from them"
+        raise InputError(said, "sources")
     if out.is_file() or next(out.glob("request_*.npz"), None) is not None:
         raise InputError(f"{out}: is a file or holds requests already; name a new or an empty folder")
     out.mkdir(parents=True, exist_ok=True)

@@ -30,10 +30,25 @@ class TraceFile:
     fault: str = ""
 
 
-def find_files(paths: Sequence[str], forced: Format | None = None) -> list[TraceFile]:
+def told_apart(path: Path) -> TraceFile:
+    """A file with the format that its content shows.
+
+    A damaged .npz is taken for a request, as the reader of requests says best what is wrong with it.
+    """
+    try:
+        return TraceFile(path, sniff(path))
+    except InputError as fault:
+        if path.suffix == ".npz":
+            return TraceFile(path, Format.NPZ)
+        return TraceFile(path, None, str(fault).removeprefix(f"{path}: "))
+
+
+def find_files(
+    paths: Sequence[str], forced: Format | None = None, tell: Callable[[Path], TraceFile] = told_apart
+) -> list[TraceFile]:
     """The trace files that files, folders (searched recursively) and globs name, each once, sorted by path.
 
-    forced: their format, instead of what their content shows. Raises InputError for a path that names none.
+    forced: their format, instead of what `tell` finds in each. Raises InputError for a path that names none.
     """
     found: set[Path] = set()
     for path in paths:
@@ -44,23 +59,37 @@ def find_files(paths: Sequence[str], forced: Format | None = None) -> list[Trace
         if not files:
             raise InputError(f"{path}: holds no trace files ({', '.join(SUFFIXES)}); give a folder of request traces")
         found.update(files)
-    return [TraceFile(path, forced) if forced else _sniffed(path) for path in sorted(found)]
+    return [TraceFile(path, forced) if forced else tell(path) for path in sorted(found)]
+
+
+class FileIndex:
+    """The files that paths name, looked for once, each file's content looked into once, however often it is asked.
+
+    What is derived from one `TraceInput` shares its index, as a corpus may have very many files.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is looked at until it is asked for."""
+        self._told: dict[Path, TraceFile] = {}
+        self._named: dict[tuple[tuple[str, ...], Format | None], list[TraceFile]] = {}
+
+    def files(self, paths: Sequence[str], forced: Format | None) -> list[TraceFile]:
+        """What `find_files` finds. Raises InputError for a path that names no file."""
+        asked = tuple(paths), forced
+        if asked not in self._named:
+            self._named[asked] = find_files(paths, forced, self._tell)
+        return self._named[asked]
+
+    def _tell(self, path: Path) -> TraceFile:
+        if path not in self._told:
+            self._told[path] = told_apart(path)
+        return self._told[path]
 
 
 def _below(path: Path) -> list[Path]:
     if path.is_file() or (path / "meta_info.json").is_file():
         return [path]
     return [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
-
-
-def _sniffed(path: Path) -> TraceFile:
-    """A damaged .npz is taken for a request, whose reader says best what is wrong with it."""
-    try:
-        return TraceFile(path, sniff(path))
-    except InputError as fault:
-        if path.suffix == ".npz":
-            return TraceFile(path, Format.NPZ)
-        return TraceFile(path, None, str(fault).removeprefix(f"{path}: "))
 
 
 def stream(
@@ -94,7 +123,7 @@ class Faults:
     def add(self, path: Path, fault: BadRequestError) -> None:
         """Count a bad request. Raises InputError with `strict`."""
         if self.strict:
-            raise InputError(f"{path}: {fault}; mend it, or leave out --strict to skip it")
+            raise InputError(f"{path}: {fault}; mend it, or do not read strictly, which skips it", "strict")
         self.seen += 1
         self.first = self.first or f"{path}: {fault}"
 

@@ -39,13 +39,15 @@ def datasets_of(traces: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
     if not named:
         return None
     if plain:
-        raise InputError(f"{plain[0]}: a plain path beside data set {named[0]}; write NAME=PATH for all or for none")
+        said = f"{plain[0]}: a plain path beside data set {named[0]}; write NAME=PATH for all or for none"
+        raise InputError(said, "traces")
     found: dict[str, tuple[str, ...]] = {}
     for text in named:
         name, _, path = text.partition("=")
         if not (path and _may_be_a_name(name)):
             raise InputError(
-                f"{text}: neither a path that is there nor a data set; write NAME=PATH, like code=traces/code"
+                f"{text}: neither a path that is there nor a data set; write NAME=PATH, like code=traces/code",
+                "traces",
             )
         found[name] = (*found.get(name, ()), path)
     return found
@@ -62,9 +64,9 @@ def phases_of(text: str | None) -> tuple[str, ...]:
     phases = ("decode",) if text is None else tuple(part.strip() for part in text.split(","))
     strange = [phase for phase in phases if phase not in PHASES]
     if strange:
-        raise InputError(f"--phase '{strange[0]}' is not known; there are {', '.join(PHASES)}")
+        raise InputError(f"phase '{strange[0]}' is not known; there are {', '.join(PHASES)}", "phase")
     if len(set(phases)) < len(phases):
-        raise InputError(f"--phase '{text}' names a phase twice; name each once")
+        raise InputError(f"'{text}' names a phase twice; name each once", "phase")
     return phases
 
 
@@ -77,7 +79,8 @@ def weights_of(text: str | None) -> dict[str, float] | None:
         name, _, number = part.rpartition("=")
         weight = _number(number)
         if not name.strip() or name.strip() in found or not 0 <= weight < math.inf:
-            raise InputError(f"--weights '{text}': '{part}' gives no data set a weight; write it like code=3,chat=1")
+            said = f"'{text}': '{part}' gives no data set a weight; write it like code=3,chat=1"
+            raise InputError(said, "weights")
         found[name.strip()] = weight
     return found
 
@@ -100,7 +103,7 @@ def datasets(named: TraceInput, phases: Sequence[str], weights: Mapping[str, flo
     """
     if named.batches is not None and len(phases) > 1:
         raise InputError(
-            f"--phase {','.join(phases)}: the batches of {named.batches} are what they are; name one phase"
+            f"the batches of {named.batches} are what they are; name one phase, not {', '.join(phases)}", "phase"
         )
     sets = datasets_of(named.traces)
     named_paths = sets or {ALL: tuple(named.traces)}
@@ -126,7 +129,8 @@ def _check_apart(parts: Mapping[str, TraceInput]) -> None:
         for file in part.files:
             other = owner.setdefault(file.path.resolve(), name)
             if other != name:
-                raise InputError(f"{file.path}: is in data set {other} and in {name}; leave it out of one of them")
+                said = f"{file.path}: is in data set {other} and in {name}; leave it out of one of them"
+                raise InputError(said, "traces")
 
 
 def _weights(labels: Sequence[tuple[str, str, str]], weights: Mapping[str, float] | None) -> list[float]:
@@ -139,10 +143,11 @@ def _weights(labels: Sequence[tuple[str, str, str]], weights: Mapping[str, float
         wanted = min(kinds, key=lambda kind: len(set(kind) ^ set(weights)))
         strange = [name for name in weights if name not in wanted] or [name for name in wanted if name not in weights]
         fault = "is no data set" if strange[0] in weights else "has no weight"
-        raise InputError(f"--weights: '{strange[0]}' {fault}; give one to each of {', '.join(dict.fromkeys(wanted))}")
+        every = ", ".join(dict.fromkeys(wanted))
+        raise InputError(f"'{strange[0]}' {fault}; give a weight to each of {every}", "weights")
     total = sum(weights.values())
     if total <= 0:
-        raise InputError("--weights are all 0; give at least one data set more")
+        raise InputError("the weights are all 0; give at least one data set more", "weights")
     return [weights[name] / fitting[0].count(name) / total for name in fitting[0]]
 
 
@@ -180,7 +185,8 @@ def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Ge
     parts = [given[place] for place in taken]
     sizes = sorted({part.tokens for part in parts})
     if len(sizes) > 1:
-        raise InputError(f"batches of {sizes[0]} and of {sizes[1]} tokens cannot be mixed; set --batch-tokens for all")
+        said = f"batches of {sizes[0]} and of {sizes[1]} tokens cannot be mixed; give all the same number of tokens"
+        raise InputError(said, "batch_tokens")
     total = max(part.count for part in parts)
     numbers = _shared_out(total, np.array(weights)[taken])
     drawn = [_draw(part.count, number, rng) for part, number in zip(parts, numbers.tolist(), strict=True)]

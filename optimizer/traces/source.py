@@ -1,8 +1,7 @@
 """From what the user named (request files, a batch file, or nothing) to batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from optimizer.errors import InputError
 from optimizer.traces.batches import Batches, Sets, split_batches, split_requests
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import CHUNK, Composition, sample_batches, stream_batches
-from optimizer.traces.corpus import TraceFile, find_files, read_traces
+from optimizer.traces.corpus import FileIndex, TraceFile, read_traces
 from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.formats.batch_file import explicit_batches, read_batches
 from optimizer.traces.formats.counts import Counts, read_counts, step_counts
@@ -33,7 +32,8 @@ TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns: each has ran
 class TraceInput:
     """What the user named; without traces and batch file it is the built-in trace.
 
-    extras: gate weights and ranked candidates are wanted too, where a trace has them.
+    extras: gate weights and ranked candidates are wanted too, where a trace has them. index: what is known of the
+    files, which `dataclasses.replace` hands on, so that no file is looked into again.
     """
 
     traces: Sequence[str] = ()
@@ -47,11 +47,12 @@ class TraceInput:
     seed: int = 0
     strict: bool = False
     extras: bool = False
+    index: FileIndex = field(default_factory=FileIndex, repr=False, compare=False)
 
-    @cached_property
+    @property
     def files(self) -> list[TraceFile]:
-        """The files that the traces name, found and told apart once; none without traces."""
-        return find_files(self.traces, self.format) if self.traces else []
+        """The files that the traces name, by way of the index; none without traces."""
+        return self.index.files(self.traces, self.format) if self.traces else []
 
     def composition(self, mesh: Mesh) -> Composition:
         """What batches are made of: what was named, else decode steps of 512 users."""
@@ -173,7 +174,8 @@ class BatchSource:
         number = batches.count if count is None else count
         if number > batches.count:
             what = "test batches" if test_only else "batches"
-            raise InputError(f"--batch-count {number}: {self.origin} hold {batches.count} {what}; ask for no more")
+            said = f"{self.origin} hold {batches.count} {what}, fewer than the {number} that are asked for"
+            raise InputError(said, "batch_count")
         return (batches.part(start, min(start + CHUNK, number)) for start in range(0, number, CHUNK))
 
 
@@ -207,7 +209,7 @@ def open_traces(
 
 
 def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Callable[[float], None]) -> RoutingTrace:
-    """The trace, by way of the cache where there is one; `--strict` reads anew, so that nothing bad is let by."""
+    """The trace, by way of the cache where there is one; a strict reading is never taken from it."""
 
     def read() -> RoutingTrace:
         return read_traces(named.files, model, layers, named.first_moe_layer, named.strict, progress, named.extras)
@@ -227,7 +229,8 @@ def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] 
         return None
     if len(named.files) > 1:
         raise InputError(
-            f"{counted[0].path}: counts and {len(named.files) - 1} other file(s); name one file of counts alone"
+            f"{counted[0].path}: counts and {len(named.files) - 1} other file(s); name one file of counts alone",
+            "traces",
         )
     path, kind = counted[0].path, counted[0].format
     assert kind is not None
@@ -239,7 +242,7 @@ def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] 
         return counts, model
     top_k = choice.top_k or counts.top_k
     if top_k is None:
-        raise InputError(f"{path}: does not say how many experts a token uses; set --top-k or --model")
+        raise InputError(f"{path}: does not say how many experts a token uses; give its top-k or its model", "top_k")
     return counts, choice.applied(Model("custom", counts.load.shape[2], 0, top_k))
 
 

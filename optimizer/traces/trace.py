@@ -73,7 +73,7 @@ class RoutingTrace:
         """Where a layer is on the layer axis. Raises InputError for a layer that the trace does not hold."""
         if layer not in self.layers:
             held = ", ".join(map(str, self.layers))
-            raise InputError(f"--layer {layer} is not in the trace, which holds layers {held}")
+            raise InputError(f"layer {layer} is not in the trace, which holds layers {held}", "layer")
         return self.layers.index(layer)
 
     def has(self, phase: int) -> Bools:

@@ -82,10 +82,10 @@ def test_violations_name_the_constraint() -> None:
     slots = placement.slots.copy()
     (device, slot), *_ = np.argwhere(slots == -1)
     slots[device, slot] = next(expert for expert in range(8) if expert not in slots[device])
-    assert problem.violations(Placement(slots)) == ["2 replicas beyond one of each expert, but --replicas allows 1"]
+    assert problem.violations(Placement(slots)) == ["2 replicas beyond one of each expert instead of 1 at most"]
     fewer = placement.slots.copy()
     fewer[tuple(np.argwhere(placement.slots == 8)[0])] = -1
-    assert problem.violations(Placement(fewer)) == ["1 replicas of shared expert 8 instead of 2 (--shared-replicas)"]
+    assert problem.violations(Placement(fewer)) == ["1 replicas of shared expert 8 instead of 2"]
     with pytest.raises(ValueError, match="instead of 2"):
         check(problem, Placement(fewer))
     assert problem.violations(Placement(np.zeros((1, 1), dtype=np.int32))) == [

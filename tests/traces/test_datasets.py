@@ -136,7 +136,7 @@ def test_data_sets_have_no_file_in_common(folders: Path) -> None:
 
 def test_a_batch_file_has_no_phases() -> None:
     assert [one.name for one in datasets(TraceInput(batches=Path("b.npz")), ["decode"])] == [ALL]
-    with pytest.raises(InputError, match=r"--phase decode,prefill: the batches of b\.npz"):
+    with pytest.raises(InputError, match=r"b\.npz are what they are; name one phase, not decode, prefill"):
         datasets(TraceInput(batches=Path("b.npz")), ["decode", "prefill"])
 
 
@@ -243,7 +243,7 @@ def test_mixes_are_of_all_and_of_all_but_one() -> None:
 
 def test_batches_of_different_sizes_cannot_be_mixed() -> None:
     sets = [Sets(*(numbered(4, 0, tokens) for _ in range(3))) for tokens in (4, 6)]
-    with pytest.raises(InputError, match="batches of 4 and of 6 tokens cannot be mixed; set --batch-tokens"):
+    with pytest.raises(InputError, match="batches of 4 and of 6 tokens cannot be mixed; give all the same"):
         mixed(sets, [0.5, 0.5], 0)
 
 

@@ -43,8 +43,8 @@ def _field(place: tuple[int | str, ...], given: dict[str, Any]) -> list[str]:
 
 def _built_in(kind: Literal["models", "hardware"], name: str) -> str:
     if name not in names(kind):
-        option = {"models": "--model", "hardware": "--hardware"}[kind]
-        raise InputError(f"{option} '{name}' is not known; there are {', '.join(names(kind))}")
+        field = {"models": "model", "hardware": "hardware"}[kind]
+        raise InputError(f"{field} '{name}' is not known; there are {', '.join(names(kind))}", field)
     return (files(__name__) / kind / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -63,5 +63,6 @@ def load_hardware(name: str) -> HardwarePreset:
     try:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--hardware {name}: cannot be read ({error}); give a preset's name or a TOML file") from None
+        said = f"{name}: cannot be read ({error}); give a preset's name or a TOML file"
+        raise InputError(said, "hardware") from None
     return _parse(text, name, HardwarePreset)

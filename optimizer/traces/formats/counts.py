@@ -177,10 +177,10 @@ def step_counts(counts: Counts, layer: int) -> Ints:
     """
     if layer not in counts.layers:
         raise InputError(
-            f"--layer {layer} is not in {counts.source}, which has {counts.layers[0]}..{counts.layers[-1]}"
+            f"layer {layer} is not in {counts.source}, which has {counts.layers[0]}..{counts.layers[-1]}", "layer"
         )
     load = counts.load[:, counts.layers.index(layer)]
     counted: Ints = load[load.sum(axis=1) > 0]
     if not len(counted):
-        raise InputError(f"{counts.source} counts nothing in layer {layer}; name another --layer")
+        raise InputError(f"{counts.source} counts nothing in layer {layer}; name another layer", "layer")
     return counted

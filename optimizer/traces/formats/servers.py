@@ -41,7 +41,8 @@ def read_requests(path: Path, kind: Format, model: Model | None) -> Iterator[Req
             return _routing_lines(path)
         case Format.SGLANG:
             if model is None:
-                raise InputError(f"{path}: SGLang writes flat ids, so the top-k must be known; set --model or --top-k")
+                said = f"{path}: SGLang writes flat ids, so the top-k must be known; give it, or the model"
+                raise InputError(said, "top_k")
             return _responses(path, "meta_info", partial(_sglang_request, model=model))
     raise InputError(f"{path}: format {kind} does not say what each token chose; name requests, not counts")
 
@@ -149,7 +150,7 @@ def _layer_count(rows: int, tokens: int | None, model: Model) -> int:
         return fitting[0]
     raise UnusableError(
         f"routed_experts has {rows} rows of top-{model.top_k}, which do not divide into "
-        f"{f'{tokens} tokens' if tokens else 'tokens'} or the layers of {model.name}; set --model"
+        f"{f'{tokens} tokens' if tokens else 'tokens'} or the layers of {model.name}; name the model"
     )
 
 

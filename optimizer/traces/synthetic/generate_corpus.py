@@ -30,7 +30,7 @@ def generate_corpus(
     known = _counted_layers(counted[0]) if counted else range(model.first_moe_layer, model.layers)
     asked = list(known) if layers is None else list(layers)
     if not asked:
-        raise InputError(f"model {model.name} does not say which layers it has; name them with --layers")
+        raise InputError(f"model {model.name} does not say which layers it has; name them", "layers")
     loads = np.stack([step_counts(counted[0], layer).sum(axis=0) for layer in asked]) if counted else None
     synthesise(out, model, asked, recipe, loads, progress)
 
@@ -40,7 +40,7 @@ def _counts(path: str | None, choice: ModelChoice) -> tuple[Counts, Model] | Non
         return None
     found = open_counts(TraceInput(traces=[path]), choice)
     if found is None:
-        raise InputError(f"--counts {path}: holds requests, not counts; give a file of counts")
+        raise InputError(f"{path}: holds requests, not counts; give a file of counts", "counts")
     return found
 
 

@@ -132,12 +132,13 @@ def _check(model: Model, layers: Sequence[int]) -> None:
     first, last = model.first_moe_layer, model.layers - 1
     strange = [layer for layer in layers if model.layers and not first <= layer <= last]
     if strange:
-        raise InputError(f"--layer {strange[0]} is no MoE layer of {model.name}, which are {first}..{last}")
+        raise InputError(f"layer {strange[0]} is no MoE layer of {model.name}, which are {first}..{last}", "layer")
     lonely = model.groups > 1 and model.routed_experts < 2 * model.groups
     if lonely or model.routed_experts % model.groups or model.top_k > _usable(model):
         raise InputError(
             f"model {model.name}: top-{model.top_k} of {model.routed_experts} experts does not fit "
-            f"{model.groups_per_token} of {model.groups} equal groups of two or more; set --top-k and --routed-experts"
+            f"{model.groups_per_token} of {model.groups} equal groups of two or more",
+            "top_k",
         )
 
 

@@ -45,7 +45,8 @@ def shares_of_counts(counts: Ints, top_k: int, layer: int) -> Floats:
     if counts[hottest] * top_k > total:
         raise InputError(
             f"counts of layer {layer}: expert {hottest} has {counts[hottest]} of {total} selections, more than one per "
-            f"token of a top-{top_k} router; count them again, or set --top-k"
+            f"token of a top-{top_k} router; count them again, or give the top-k of the router that was counted",
+            "top_k",
         )
     shares: Floats = counts / total
     return shares
