@@ -1,4 +1,4 @@
-"""The device mesh: rows are data parallel, the devices of a column form a ring."""
+"""The device mesh. Each row serves users of its own (data parallelism); the devices of a column form a ring."""
 
 import re
 from dataclasses import dataclass
@@ -48,6 +48,6 @@ class Mesh:
         return self.devices * self.slots_per_device
 
     def hops(self, row_a: int, row_b: int) -> int:
-        """Ring distance of two rows; the same in every column."""
+        """How many hops two rows are apart on the ring of a column; the same in every column."""
         distance = abs(row_a - row_b)
         return min(distance, self.rows - distance)

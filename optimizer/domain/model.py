@@ -11,9 +11,10 @@ MOST_EXPERTS = 1 << 16  # so that an id takes two bytes in traces and batches
 class Model:
     """Expert ids are 0..routed_experts-1, then the shared ones; every token uses every shared expert.
 
-    `layers` counts all layers of the model, dense ones included, and `first_moe_layer` is the first with
-    experts; both are 0 where nothing is known of the model but its experts. `groups` of routed experts, of
-    which one token may use `groups_per_token`, matter to the trace generator only.
+    `layers` counts all layers of the model, dense ones included, and `first_moe_layer` is the first with experts;
+    both are 0 where nothing is known of the model but its experts. The routed experts form `groups`, of which one token
+    may use `groups_per_token`; this matters to the trace generator only. Raises InputError for numbers that no model
+    can have.
     """
 
     name: str
@@ -54,5 +55,5 @@ class Model:
 
     @property
     def moe_layers(self) -> int:
-        """How many layers have experts; 0 where it is not known."""
+        """How many layers have experts, or 0 where the layers are not known."""
         return self.layers - self.first_moe_layer if self.layers else 0

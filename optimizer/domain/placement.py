@@ -27,7 +27,7 @@ class Placement:
         object.__setattr__(self, "slots", frozen(fitting("slots", given, np.int32, lowest=EMPTY)))
 
     def violations(self, experts: int, devices: int, slots_per_device: int) -> list[str]:
-        """Every rule this placement breaks, a sentence each; empty if it may be deployed."""
+        """Describe every rule that this placement breaks, in a sentence each; none if it may be deployed."""
         if self.slots.shape != (devices, slots_per_device):
             found = f"{self.slots.shape[0]} devices x {self.slots.shape[1]} slots"
             return [f"slot count: {found} instead of {devices} x {slots_per_device}"]
@@ -42,6 +42,7 @@ class Placement:
         return faults + self._doubled()
 
     def _doubled(self) -> list[str]:
+        """Describe every expert that a device holds twice."""
         ordered = np.sort(self.slots, axis=1)
         same = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != EMPTY)
         where = np.argwhere(same)
@@ -49,13 +50,14 @@ class Placement:
         return [f"expert {expert} twice on device {device}" for device, expert in pairs]
 
     def counts(self, experts: int) -> Ints:
-        """Replicas of each expert, `[expert]`."""
+        """Count the replicas of each expert, `[expert]`."""
         return np.bincount(self.slots[self.slots != EMPTY], minlength=experts)
 
     def replicas(self, experts: int) -> tuple[Ints, Ints]:
-        """The flat slots of each expert: expert e's are `slot[start[e]:start[e + 1]]`, ascending.
+        """Find the flat slots of each expert: expert e has `slot[start[e]:start[e + 1]]`, in ascending order.
 
-        This order, `primary` first, is what the policies mean by a replica's rank. Both arrays are int32.
+        Policies mean this order by a replica's rank; the policy `primary` uses the first. Returns start
+        `[expert + 1]` and slot `[replica]`, both int32.
         """
         flat = self.slots.ravel()
         filled = np.flatnonzero(flat != EMPTY)
@@ -66,5 +68,6 @@ class Placement:
 
 
 def _some(ids: list[int], most: int = 5) -> str:
+    """The first few ids as text, and how many more there are; five make a line that is still easy to read."""
     rest = f" and {len(ids) - most} more" if len(ids) > most else ""
     return ", ".join(map(str, ids[:most])) + rest

@@ -16,10 +16,10 @@ from optimizer.errors import InputError
 
 
 class Constraints(NamedTuple):
-    """What a plan must keep to, as `make_problem` takes it.
+    """The limits that a plan must keep to; `make_problem` takes them.
 
-    shared: replicas of each shared expert; extra_replicas: beyond one of each expert, at most; row_traffic: pairs per
-    batch that come to a mesh row from others, at most.
+    shared: how many replicas each shared expert gets; extra_replicas: how many replicas there may be beyond one of each
+    expert; row_traffic: how many pairs per batch may come to a mesh row from other rows.
     """
 
     shared: int | str | None = None
@@ -29,13 +29,14 @@ class Constraints(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One layer to place.
+    """One layer that is to be placed.
 
-    load `[batch, expert]` int32: pairs of each expert in each of the batches to plan on (or in recorded steps, where
-    there are counts but no tokens); shared_replicas: how many replicas each shared expert gets, spread evenly over
-    the rows, or None to treat it like a routed expert; extra_replicas: how many replicas the experts whose count is not
-    fixed may have beyond one each, None for as many as fit; most_row_traffic: pairs per batch that may come to a mesh
-    row from others, as the row assignment counts them; start: a placement to start from, besides the seeds.
+    load `[batch, expert]` integers: the token-expert pairs of each expert in each of the batches to plan on, or in each
+    recorded step where there are counts but no tokens; it is copied and read-only. shared_replicas: how many replicas
+    each shared expert gets, spread evenly over the rows; None treats it like a routed expert. extra_replicas: how many
+    replicas the experts whose count is not fixed may have beyond one each; None allows as many as fit.
+    most_row_traffic: how many pairs per batch may come to a mesh row from other rows, as the row assignment counts
+    them. start: a placement from which the search starts too. Raises ValueError for a load of another shape.
     """
 
     model: Model
@@ -54,13 +55,13 @@ class Problem:
 
     @property
     def total_load(self) -> Ints:
-        """Pairs of each expert over all train batches, `[expert]` int64."""
+        """Sum the pairs of each expert over all train batches, `[expert]` int64."""
         total: Ints = self.load.sum(axis=0, dtype=np.int64)
         return total
 
     @property
     def batch_blocks(self) -> int | None:
-        """Blocks of tokens in a batch, if that is what the MoE op works through."""
+        """How many blocks of tokens a batch has, where the MoE op works through blocks; else None."""
         if self.cost.moe_op != "functional":
             return None
         tokens = int(self.load[0].sum()) // (self.model.top_k + self.model.shared_experts)
@@ -68,7 +69,7 @@ class Problem:
 
     @property
     def network(self) -> Network:
-        """The links of the mesh on this hardware."""
+        """The network of this mesh on this hardware."""
         return Network.of(self.mesh, self.cost.preset.network)
 
     @property
@@ -78,7 +79,7 @@ class Problem:
 
     @property
     def spread(self) -> Bools:
-        """Experts whose replica count is fixed and whose replicas stay spread over the rows, `[expert]`."""
+        """Whether an expert's replica count is fixed, its replicas being spread over the rows, `[expert]`."""
         fixed = np.zeros(self.model.experts, dtype=np.bool_)
         fixed[self.model.routed_experts :] = self.shared_replicas is not None
         return fixed
@@ -93,7 +94,7 @@ class Problem:
 
     @property
     def most_free_replicas(self) -> int:
-        """Replicas of all experts together whose count is not fixed, at most: what slots and budget allow."""
+        """How many replicas all experts whose count is not fixed may have together, by the slots and the budget."""
         fixed = self.model.shared_experts * (self.shared_replicas or 0)
         room = self.mesh.slots - fixed
         if self.extra_replicas is None:
@@ -102,11 +103,11 @@ class Problem:
 
     @property
     def most_replicas(self) -> int:
-        """Replicas of all experts together, at most."""
+        """How many replicas all experts may have together."""
         return self.most_free_replicas + self.model.shared_experts * (self.shared_replicas or 0)
 
     def violations(self, placement: Placement) -> list[str]:
-        """Every rule and constraint that a placement breaks, a sentence each."""
+        """Describe every rule and constraint that a placement breaks, in a sentence each."""
         mesh, experts = self.mesh, self.model.experts
         if faults := placement.violations(experts, mesh.devices, mesh.slots_per_device):
             return faults
@@ -137,11 +138,12 @@ def make_problem(
     extra_replicas: int | None = None,
     row_traffic: float | None = None,
 ) -> Problem:
-    """Check that the model fits the mesh and fill in what depends on both.
+    """Check that the model fits the mesh, and make the problem of placing its experts there.
 
-    `shared`: replicas of each shared expert, "auto" to let the loads decide, None for one per row, or as many
-    as fit where that is too many. `extra_replicas`: of all other experts beyond one each, at most; slots may then stay
-    empty. `row_traffic`: pairs per batch that may come to a mesh row from others. Raises InputError where something
+    load: as of `Problem`. shared: how many replicas each shared expert gets; "auto" lets the loads decide, None gives
+    one to each row, or as many as fit where that is too many. extra_replicas: how many replicas all other experts may
+    have beyond one each; slots may then stay empty. row_traffic: how many pairs per batch may come to a mesh row from
+    other rows. Raises InputError where something
     cannot fit.
     """
     if model.experts > mesh.slots:

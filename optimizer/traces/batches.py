@@ -12,11 +12,12 @@ from optimizer.domain.model import Model
 from optimizer.errors import InputError
 
 SHARES = (0.6, 0.2, 0.2)
+"""The shares of requests to plan on, to choose by and to judge on: a compromise, as each gains from being larger."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Forward passes of one layer.
+    """Forward passes of one layer, in the order of time.
 
     experts `[batch, token, k]` uint16, the shared experts included as the last of the k; source_row
     `[batch, token]` int32 mesh row of each token. Of the routed experts alone, where they are known: weights
@@ -47,16 +48,16 @@ class Batches:
 
     @property
     def count(self) -> int:
-        """Number of batches."""
+        """The number of batches."""
         return len(self.experts)
 
     @property
     def tokens(self) -> int:
-        """Tokens in each batch."""
+        """The number of tokens in each batch."""
         return int(self.experts.shape[1])
 
     def part(self, start: int, stop: int) -> "Batches":
-        """Batches start..stop-1."""
+        """Take batches start..stop-1; the arrays share their memory with these."""
         return Batches(
             self.experts[start:stop],
             self.source_row[start:stop],
@@ -65,7 +66,7 @@ class Batches:
         )
 
     def load(self, experts: int) -> Ints:
-        """Token-expert pairs of each expert, `[batch, expert]` int32."""
+        """Count the token-expert pairs of each expert, `[batch, expert]` int32."""
         batch = np.arange(self.count, dtype=np.int64)[:, None] * experts
         flat = (batch + self.experts.reshape(self.count, -1)).ravel()
         return np.bincount(flat, minlength=self.count * experts).reshape(self.count, experts).astype(np.int32)
@@ -89,9 +90,10 @@ class Sets(NamedTuple):
 
 
 def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -> tuple[Ints, Ints, Ints]:
-    """Disjoint train, selection and test requests, by a seeded shuffle.
+    """Share requests 0..requests-1 out into train, selection and test ones, by a seeded shuffle.
 
-    Raises InputError with fewer than three requests, as no set may be empty.
+    Returns the numbers of the requests of each set. Raises InputError where there are fewer than three requests, as no
+    set may be empty.
     """
     if requests < len(Sets._fields):
         raise InputError(
@@ -105,7 +107,7 @@ def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -
 
 
 def default_rows(tokens: int, rows: int) -> Ints:
-    """The mesh row of each user slot, `[token]`: equal blocks, as far as the numbers divide."""
+    """The mesh row of each user slot, `[token]`: consecutive slots in blocks, as equal as the numbers divide."""
     return np.arange(tokens) * rows // tokens
 
 
@@ -119,7 +121,11 @@ def with_shared(routed: Ints, model: Model) -> Ints:
 
 
 def split_batches(batches: Batches) -> Sets:
-    """Train, selection and test parts of explicit batches: consecutive stretches, as neighbours share requests."""
+    """Cut explicit batches into train, selection and test ones.
+
+    Each part is a consecutive stretch, as neighbouring batches share requests. Raises InputError where there are fewer
+    than three batches.
+    """
     if batches.count < len(Sets._fields):
         raise InputError(f"{batches.count} batch(es): at least 3 are needed for train, selection and test")
     first = min(max(1, round(SHARES[0] * batches.count)), batches.count - 2)

@@ -18,12 +18,12 @@ from optimizer.traces.formats.sniff import Format, sniff
 from optimizer.traces.kept import KeptLayers, joined, kept_layers
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
-SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")
+SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")  # which files of a folder are looked into
 
 
 @dataclass(frozen=True)
 class TraceFile:
-    """A file (for TensorRT-LLM a folder) and its format; None and the reason where it has none."""
+    """A file (for TensorRT-LLM a folder) and its format, which is None where it has none; `fault` then says why."""
 
     path: Path
     format: Format | None
@@ -87,6 +87,7 @@ class FileIndex:
 
 
 def _below(path: Path) -> list[Path]:
+    """The path itself where it can be read as a whole, else every file below it that may hold traces."""
     if path.is_file() or (path / "meta_info.json").is_file():
         return [path]
     return [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
@@ -95,9 +96,9 @@ def _below(path: Path) -> list[Path]:
 def stream(
     files: Sequence[TraceFile], model: Model | None, extras: bool = False
 ) -> Iterator[tuple[Path, Request | BadRequestError]]:
-    """Every request of every file in order, unchecked, or why it cannot be read. One request is in memory at a time.
+    """Yield every request of every file in order, unchecked, or the reason why it cannot be read.
 
-    extras: with gate weights and candidates, where a file has them.
+    One request is in memory at a time. extras: gate weights and candidates are read too, where a file has them.
     """
     for file in files:
         if file.format is None:
@@ -114,7 +115,7 @@ def stream(
 
 @dataclass
 class Faults:
-    """Bad requests seen so far, and what to do about the next: count it, or with `strict` refuse it."""
+    """The bad requests seen so far: how many, and what is wrong with the first. With `strict` none is let by."""
 
     strict: bool
     seen: int = 0
@@ -128,7 +129,7 @@ class Faults:
         self.first = self.first or f"{path}: {fault}"
 
     def warnings(self, good: int) -> tuple[str, ...]:
-        """What to tell the user. Raises InputError where no request is good."""
+        """Say in a sentence how many requests were skipped, if any. Raises InputError where no request is good."""
         if not good:
             others = f" ({self.seen} requests, none usable)" if self.seen > 1 else ""
             raise InputError(f"{self.first or 'no requests'}{others}; record it again, or name other requests")
@@ -145,9 +146,9 @@ def usable(
     progress: Callable[[float], None] = lambda share: None,
     extras: bool = False,
 ) -> Iterator[tuple[Path, Request, KeptLayers]]:
-    """The good requests with their file and their asked layers; the bad ones go to `faults`.
+    """Yield each good request with its file and the layers that were asked for; bad ones go to `faults`.
 
-    `progress` receives the share of files read.
+    `progress` receives the share of files that have been read.
     """
     place = {file.path: number for number, file in enumerate(files)}
     for path, request in stream(files, model, extras):
@@ -171,8 +172,9 @@ def read_traces(
 ) -> RoutingTrace:
     """Read these layers of all requests; nothing of any other layer is kept.
 
-    extras: with gate weights and candidates, where all good requests have them. A bad request is skipped and counted
-    in `warnings`; with `strict`, or where no good one is left, it is an InputError that names the file and the fault.
+    extras: gate weights and candidates are read too, where all good requests have them. A bad request is skipped, and
+    the trace's `warnings` say so. Raises InputError, which names the file and the fault, for a bad request if `strict`,
+    and where no request is good.
     """
     faults = Faults(strict)
     parts: list[KeptLayers] = []

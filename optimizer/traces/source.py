@@ -23,14 +23,14 @@ from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files, 
 from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
-BATCHES_PER_SET = 1024
-BATCH_TOKENS = 512
-TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns: each has random numbers of its own
+BATCHES_PER_SET = 1024  # a compromise: a set's 99th percentile then rests on its ten slowest batches
+BATCH_TOKENS = 512  # the default of a decode step
+TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns, of which each has a random stream of its own
 
 
 @dataclass(frozen=True)
 class TraceInput:
-    """What the user named; without traces and batch file it is the built-in trace.
+    """What the user named to make batches from; where neither traces nor batches are named, it is the built-in trace.
 
     extras: gate weights and ranked candidates are wanted too, where a trace has them. index: what is known of the
     files, which `dataclasses.replace` hands on, so that no file is looked into again.
@@ -55,12 +55,12 @@ class TraceInput:
         return self.index.files(self.traces, self.format) if self.traces else []
 
     def composition(self, mesh: Mesh) -> Composition:
-        """What batches are made of: what was named, else decode steps of 512 users."""
+        """What batches are made of: what was named, or else decode steps of 512 users."""
         return Composition.of(self.phase or "decode", self.batch_tokens or BATCH_TOKENS, self.row_users, mesh)
 
 
 class Source(Protocol):
-    """Where batches come from. `origin` says what it is, `notes` are sentences the user should read."""
+    """Where batches come from; `origin` says in words what that is, `notes` are sentences that users should read."""
 
     @property
     def model(self) -> Model: ...
@@ -78,13 +78,13 @@ class Source(Protocol):
         """Train, selection and test batches."""
 
     def everything(self, layer: int) -> Batches:
-        """Batches over all there is."""
+        """Batches over all requests, or all batches there are."""
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
-        """`count` batches, None for as many as `sets` or `everything` has, of the test set or of all, a few at a time.
+        """Yield `count` batches, a few at a time: of the test set, or of everything.
 
-        With None they are the batches of `sets(layer).test` or of `everything(layer)`. Raises InputError where there
-        are not so many.
+        Without a count they are those of `sets(layer).test` or of `everything(layer)`. Raises InputError where there
+        are fewer than `count`.
         """
 
 
@@ -99,12 +99,12 @@ class TraceSource:
 
     @property
     def origin(self) -> str:
-        """What the trace says of itself."""
+        """Where the trace says that it came from."""
         return self.trace.source
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out of the trace or takes getting used to."""
+        """Warnings of the trace, and which requests lack the tokens of the phase."""
         said = []
         for phase, needed, instead in ((OUTPUT, "decode", "prompts"), (PROMPT, "prefill", "outputs")):
             silent = int((~self.trace.has(phase)).sum())
@@ -115,19 +115,19 @@ class TraceSource:
         return (*self.trace.warnings, *said)
 
     def fingerprint(self, layer: int) -> str:
-        """Depends on the requests of this layer alone, not on where they were read."""
+        """A digest of this layer's requests, which does not depend on where they were read."""
         return fingerprints(self.trace, [layer])[0]
 
     def sets(self, layer: int, counts: Sequence[int] = (BATCHES_PER_SET,) * ALL) -> Sets:
-        """Disjoint requests, 60 / 20 / 20 per cent; counts: batches of each set."""
+        """Batches of 60, 20 and 20 per cent of the requests; counts says how many batches each set has."""
         return Sets(*(self._sample(layer, turn, counts[turn]) for turn in range(ALL)))
 
     def everything(self, layer: int) -> Batches:
-        """All requests."""
+        """Batches of all requests."""
         return self._sample(layer, ALL, BATCHES_PER_SET)
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
-        """Any number of batches: requests that have been used up come again. Memory does not grow with it."""
+        """Yield any number of batches, as requests that have been used up come again; memory does not grow with it."""
         turn = TEST if test_only else ALL
         number = BATCHES_PER_SET if count is None else count
         rng = self._rng(layer, turn)
@@ -148,7 +148,7 @@ class TraceSource:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """The batches of a file, as they are."""
+    """The batches of a file, which are used as they are."""
 
     model: Model
     batches: Batches
@@ -157,11 +157,11 @@ class BatchSource:
     notes: tuple[str, ...] = ("explicit batches are split into consecutive stretches, as requests are unknown",)
 
     def fingerprint(self, layer: int) -> str:
-        """The same for every layer, as the file holds one."""
+        """A digest of the batches, the same for every layer, as the file holds one layer."""
         return digest(self.batches.experts, self.batches.source_row)
 
     def sets(self, layer: int) -> Sets:
-        """The first 60, next 20 and last 20 per cent."""
+        """The first 60, the next 20 and the last 20 per cent of the batches."""
         return split_batches(self.batches)
 
     def everything(self, layer: int) -> Batches:
@@ -169,7 +169,7 @@ class BatchSource:
         return self.batches
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
-        """The first `count` of the test batches or of all. Raises InputError where there are not so many."""
+        """Yield the first `count` of the test batches or of all. Raises InputError where there are fewer."""
         batches = self.sets(layer).test if test_only else self.batches
         number = batches.count if count is None else count
         if number > batches.count:
@@ -197,7 +197,7 @@ def open_source(
 def open_traces(
     named: TraceInput, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
 ) -> TraceSource:
-    """The same where traces were named, or nothing."""
+    """Read what was named as `open_source` does, where that is traces or nothing at all."""
     composition = named.composition(mesh)
     if named.traces:
         known = model if isinstance(model, Model) else model_of_files(model, named.files)
@@ -220,7 +220,7 @@ def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Call
 
 
 def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] | None:
-    """The counts that were named and their model, or None where requests or nothing were named.
+    """Read the counts that were named, and their model; None where requests were named, or nothing.
 
     Raises InputError for counts beside anything else, and where the top-k is known to nobody.
     """
@@ -247,7 +247,7 @@ def open_counts(named: TraceInput, choice: ModelChoice) -> tuple[Counts, Model] 
 
 
 def synthesised(counts: Counts, model: Model, layer: int, named: TraceInput, mesh: Mesh) -> TraceSource:
-    """Generated requests whose experts are chosen as often as counts say. Raises InputError for an unknown layer."""
+    """Generate requests whose experts are chosen as often as counts say. Raises InputError for an unknown layer."""
     load = step_counts(counts, layer).sum(axis=0)
     trace = builtin_trace(model, [layer], named.seed, load[None], named.extras)
     return TraceSource(model, named.composition(mesh), trace, named.seed)

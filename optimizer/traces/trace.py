@@ -57,12 +57,12 @@ class RoutingTrace:
 
     @property
     def requests(self) -> int:
-        """Number of requests."""
+        """The number of requests."""
         return len(self.offsets) - 1
 
     @property
     def tokens(self) -> int:
-        """Number of tokens."""
+        """The number of tokens."""
         return len(self.phase)
 
     def layer(self, layer: int) -> Ints:

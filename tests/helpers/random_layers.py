@@ -31,7 +31,7 @@ WIRINGS += [(at, links) for at in TOKENS_AT for links in ("switch", "nodes")]
 
 @dataclass(frozen=True)
 class Case:
-    """A layer with batches, some loads and shares as if learned."""
+    """A random layer: its model, mesh, placement and batches, and drawn loads and shares in place of learned ones."""
 
     model: Model
     mesh: Mesh
@@ -40,30 +40,33 @@ class Case:
     learned: LearnedShares
 
     def network(self, wiring: tuple[TokensAt, Links]) -> Network:
-        """This mesh, wired so."""
+        """The network of this mesh with this wiring."""
         return Network(self.mesh, *wiring)
 
     def wires(self, wiring: tuple[TokensAt, Links]) -> Wires:
-        """The same for the oracles."""
+        """The network with this wiring, as the oracles see it."""
         return Wires(self.mesh.rows, self.mesh.cols, *wiring)
 
     def context(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> RoutingContext:
-        """What a policy sees."""
+        """The layer as a routing policy sees it."""
         return RoutingContext.of(self.placement, self.model, self.network(wiring), tile, capacity, self.learned)
 
     def layer(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Layer:
-        """The same for the oracles."""
+        """The layer as the oracles see it."""
         load, share = self.learned.load.tolist(), self.learned.share.tolist()
         return Layer(self.wires(wiring), self.placement.slots.tolist(), tile, capacity, load, share)
 
     def flat(self, places: Any) -> list[list[int]]:
-        """Flat slots of the oracles' (device, slot), -1 for None."""
+        """Turn the oracles' (device, slot) into flat slots, and None into -1."""
         depth = self.mesh.slots_per_device
         return [[-1 if place is None else place[0] * depth + place[1] for place in token] for token in places]
 
 
 def case(seed: int, shape: tuple[int, int], depth: int, shared: int = 0, replicas: int | None = None) -> Case:
-    """A random layer of two batches, whose rows lie in blocks or mixed; at most so many replicas of each expert."""
+    """Draw a layer of two batches, whose source rows lie in blocks or mixed.
+
+    depth: slots per device; replicas: how many each expert has at most, None for any number.
+    """
     rng = np.random.default_rng(seed)
     mesh = Mesh(*shape, depth)
     shared = min(shared, mesh.slots - 1)
@@ -80,7 +83,7 @@ def case(seed: int, shape: tuple[int, int], depth: int, shared: int = 0, replica
 
 
 def fewer(placement: Placement, replicas: int) -> Placement:
-    """Without the replicas of each expert beyond the first few."""
+    """Remove the replicas of each expert beyond the first `replicas`."""
     slots = placement.slots.ravel().copy()
     for expert in range(slots.max() + 1):
         slots[np.flatnonzero(slots == expert)[replicas:]] = -1
@@ -88,7 +91,7 @@ def fewer(placement: Placement, replicas: int) -> Placement:
 
 
 def learned(rng: np.random.Generator, placement: Placement, experts: int) -> LearnedShares:
-    """Loads of which some are alike, and shares of which some are none."""
+    """Draw loads, some of which are equal, and shares, some of which are 0."""
     share = rng.integers(0, 4, placement.slots.shape) * (placement.slots >= 0)
     held = [placement.slots == expert for expert in range(experts)]
     even = LearnedShares.nothing(placement, experts).share
@@ -99,7 +102,7 @@ def learned(rng: np.random.Generator, placement: Placement, experts: int) -> Lea
 
 
 def cases(shared: int = 2, replicas: int | None = None) -> st.SearchStrategy[Case]:
-    """Random layers."""
+    """A strategy of random layers."""
     return st.builds(
         case,
         st.integers(0, 10**6),
@@ -111,15 +114,15 @@ def cases(shared: int = 2, replicas: int | None = None) -> st.SearchStrategy[Cas
 
 
 def changed(name: str, **sections: dict[str, Any]) -> HardwarePreset:
-    """A built-in preset with some figures of some sections changed."""
+    """Change some figures in some sections of a built-in preset."""
     text = load_hardware(name).model_dump()
     return HardwarePreset.model_validate(text | {key: text[key] | new for key, new in sections.items()})
 
 
 def wired(wiring: tuple[TokensAt, Links], back: str = "device", out: str = "device", **asked: Any) -> Cost:
-    """The hardware that has such links, tokens where the wiring says, and messages per device or expert.
+    """The cost model of hardware with this wiring, and with messages per device or per expert.
 
-    Blocks are smaller and multiplications dearer than they are, so that small batches meet both sides of a step.
+    Blocks are smaller and multiplications dearer than in the presets, so that small batches meet both sides of a step.
     """
     sections: dict[str, Any] = {"network": {"tokens": wiring[0]}, "combine": {"message_per": back}}
     if wiring[1] == "rings":

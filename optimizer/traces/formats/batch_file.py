@@ -12,9 +12,9 @@ from optimizer.traces.formats.untrusted import INTEGERS, UnusableError, arrays_f
 
 
 def read_batches(path: Path) -> tuple[Ints, Ints | None]:
-    """experts `[batch, token, top_k]` and source_row `[batch, token]`, if present, of a batch file.
+    """Read experts `[batch, token, top_k]` and, if there is one, source_row `[batch, token]` of a batch file.
 
-    Raises InputError for a file that does not hold these.
+    Raises InputError for a file that does not hold such arrays.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an .npz with experts [batch, token, top_k]", "batches")
@@ -34,7 +34,10 @@ def read_batches(path: Path) -> tuple[Ints, Ints | None]:
 
 
 def explicit_batches(path: Path, experts: Ints, rows: Ints | None, model: Model, mesh_rows: int) -> Batches:
-    """The batches of a file, checked against the model and the mesh. Raises InputError naming the first bad row."""
+    """Make the batches of a file, whose rows without source_row come from the mesh rows in equal blocks.
+
+    Raises InputError for arrays that do not fit the model or the mesh, and names the first token at fault.
+    """
     _, tokens, top_k = experts.shape
     if top_k != model.top_k:
         raise InputError(f"{path}: experts has top-{top_k}, but the model has top-{model.top_k}", "batches")
@@ -51,6 +54,7 @@ def explicit_batches(path: Path, experts: Ints, rows: Ints | None, model: Model,
 
 
 def _refuse(path: Path, what: str, values: Ints, wrong: Bools, limit: int) -> None:
+    """Raise InputError for the first value that is marked as wrong, as it is outside 0..limit-1."""
     if wrong.any():
         where = tuple(np.argwhere(wrong)[0])
         raise InputError(

@@ -21,9 +21,9 @@ def generate_corpus(
     counts: str | None,
     progress: Callable[[float], None],
 ) -> None:
-    """Write a corpus into folder `out`: all MoE layers of the model, or of the counts, where layers is None.
+    """Write a corpus into folder `out`; layers None stands for all MoE layers of the model, or of the counts.
 
-    Raises InputError for counts that are none, and for layers that are not known.
+    Raises InputError for a file that holds no counts, and where the layers are not known.
     """
     counted = _counts(counts, choice)
     model = counted[1] if counted else model_without_trace(choice)
@@ -36,6 +36,7 @@ def generate_corpus(
 
 
 def _counts(path: str | None, choice: ModelChoice) -> tuple[Counts, Model] | None:
+    """The counts of a file and their model; None where no file is named."""
     if path is None:
         return None
     found = open_counts(TraceInput(traces=[path]), choice)
@@ -45,5 +46,5 @@ def _counts(path: str | None, choice: ModelChoice) -> tuple[Counts, Model] | Non
 
 
 def _counted_layers(counts: Counts) -> list[int]:
-    """Dense layers, in which nothing is counted, are left out."""
+    """The layers in which anything is counted, which dense layers are not."""
     return [layer for layer, load in zip(counts.layers, counts.load.sum(axis=(0, 2)), strict=True) if load]
