@@ -25,11 +25,11 @@ NS_PER_US = 1000
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost model of one hardware preset, `name` being what the user called it.
+    """The cost model of one hardware preset; `name` is what the user called the preset.
 
     moe_op: whether the MoE op packs tokens per expert (optimized) or leaves them where they are in the batch
-    (functional). dispatch_model: one of those that the preset has figures for, None for its own. Raises InputError
-    where the preset has no figures for what is asked.
+    (functional). dispatch_model: which of the preset's models of dispatch is used; None takes its usual one. Raises
+    InputError where the preset has no figures for what is asked.
     """
 
     name: str
@@ -39,11 +39,13 @@ class Cost:
 
     def __post_init__(self) -> None:
         if self.moe_op == "functional" and self.preset.functional is None:
-            raise InputError(f"--moe-op functional: hardware {self.name} has no [functional] section; it has optimized")
+            raise InputError(
+                f"hardware {self.name} has no [functional] section: it has the optimized MoE op alone", "moe_op"
+            )
         there = [self.preset.dispatch.kind, *(["table"] if self.preset.table else [])]
         if self.dispatch_model not in (None, *there):
             asked, has = self.dispatch_model, ", ".join(there)
-            raise InputError(f"--dispatch-model {asked}: hardware {self.name} has no such model; it has {has}")
+            raise InputError(f"hardware {self.name} has no dispatch model '{asked}'; it has {has}", "dispatch_model")
 
     @property
     def uses_table(self) -> bool:
@@ -63,18 +65,18 @@ class Cost:
 
     @property
     def unit(self) -> Literal["tiles", "tokens"]:
-        """What `tiles` counts on this hardware."""
+        """What the method `tiles` counts on this hardware."""
         return "tiles" if isinstance(self.preset.compute, TileCompute) else "tokens"
 
     @property
     def tile_tokens(self) -> int:
-        """How many tokens cost as much as one: those of a tile, or 1 where every token counts."""
+        """How many tokens a tile holds, all of which cost as much as one; 1 where every token costs time."""
         compute = self.preset.compute
         return compute.tile_tokens if isinstance(compute, TileCompute) else 1
 
     @property
     def tile_ns(self) -> tuple[int, int]:
-        """Compute time of a slot's first tile and of each further one, where it depends on tiles alone; else alike."""
+        """Nanoseconds of a slot's first tile and of each further one; (1, 1) where more than tiles decides."""
         compute = self.preset.compute
         if self.moe_op == "functional" or not isinstance(compute, TileCompute):
             return 1, 1
@@ -82,21 +84,22 @@ class Cost:
 
     @property
     def functional(self) -> FunctionalCompute:
-        """The figures of the functional op; ValueError where the preset has none."""
+        """The figures of the functional op. Raises ValueError where the preset has none."""
         if self.preset.functional is None:
             raise ValueError(f"hardware {self.name} has no [functional] section")
         return self.preset.functional
 
     def tiles(self, load: Ints) -> Ints:
-        """Tiles (or tokens, see `unit`) that a slot with this many tokens works through; any shape, same shape back."""
+        """How many tiles (or tokens, see `unit`) a slot with this many tokens works through, in the shape of `load`."""
         return -(-load // self.tile_tokens)
 
     def slot_ns(self, most_tokens: int, batch_blocks: int | None = None) -> Ints:
         """Compute time of one filled slot by its load, `[most_tokens + 1]` int64 nanoseconds.
 
-        Whole nanoseconds, so that searches and simulator can be compared with ==. The functional op's time depends on
-        the source rows of the tokens, which no such table knows: it is that of tokens that fall anywhere in the
-        batch's `batch_blocks` blocks, on average, or where these are not given, of tokens in as few blocks as can be.
+        The times are whole nanoseconds, so that searches and simulator can be compared with ==. The functional op's
+        time depends on the source rows of the tokens, which no such table knows. The table takes tokens that fall
+        anywhere in the batch's `batch_blocks` blocks, on average; without `batch_blocks` it takes tokens in as few
+        blocks as possible.
         """
         tokens = np.arange(most_tokens + 1)
         if self.moe_op == "functional":
@@ -121,10 +124,10 @@ class Cost:
         filled: Bools | None = None,
         slowdown: Floats | None = None,
     ) -> Floats:
-        """Compute time of each batch: the slowest device, whose slots run one after another.
+        """Compute time of each batch, `[batch]` microseconds: that of the slowest device.
 
-        slot_load `[batch, device, slot]` tokens, slot_blocks and filled as for `slot_us`; `slowdown [device]`
-        multiplies a device's time. Returns `[batch]` microseconds.
+        The slots of a device run one after another. slot_load `[batch, device, slot]` tokens; slot_blocks and filled
+        are those of `slot_us`; `slowdown [device]` multiplies a device's time.
         """
         spent = self.slot_work_ns(slot_load, slot_blocks, filled).sum(axis=2)
         slowest: Floats = (spent if slowdown is None else spent * slowdown).max(axis=1) / NS_PER_US
@@ -133,27 +136,29 @@ class Cost:
     def dispatch_us(self, halves: Ints, remote: Bools | None = None) -> Floats:
         """Dispatch time of each batch by its busiest link, `[batch]` microseconds.
 
-        halves `[batch, ...]` half messages on each link; `remote [link]` are the links between nodes, None if none is.
+        halves `[batch, ...]` counts half messages on each link; `remote [link]` marks the links between nodes, and is
+        None where there are none.
         """
         return _busiest_link_us(self.preset.dispatch, halves, remote)
 
     def combine_us(self, halves: Ints, remote: Bools | None = None) -> Floats:
-        """Combine time of each batch; halves and remote as for `dispatch_us`."""
+        """Combine time of each batch, `[batch]` microseconds; halves and remote are those of `dispatch_us`."""
         return _busiest_link_us(self.preset.combine, halves, remote)
 
     def dispatch_message_us(self, remote: Bools) -> Floats:
-        """How long one whole message keeps each link busy, `[link]` microseconds; remote as for `dispatch_us`."""
+        """How long one whole message of dispatch keeps each link busy, `[link]` microseconds; remote `[link]`."""
         return _message_us(self.preset.dispatch, remote)
 
     def combine_message_us(self, remote: Bools) -> Floats:
-        """How long one whole message keeps each link busy on the way back, `[link]` microseconds."""
+        """How long one whole message of combine keeps each link busy, `[link]` microseconds; remote `[link]`."""
         return _message_us(self.preset.combine, remote)
 
     def table_us(self, experts_in_column: Ints, hops: Ints | Floats) -> Floats:
-        """Dispatch time by the table model, for which a batch takes as long as its slowest token; any shape.
+        """Dispatch time of tokens by the table model, in microseconds; a batch takes as long as its slowest token.
 
-        experts_in_column: the largest number of the token's experts in one column; hops: ring distance of the
-        farthest of its targets. Raises ValueError where the preset has no such model.
+        experts_in_column: the largest number of a token's experts in one column; hops: the ring distance of its
+        farthest target; both of one shape, which the result has too. Raises ValueError where the preset has no such
+        model.
         """
         table = self.preset.table
         if table is None:
@@ -162,9 +167,10 @@ class Cost:
         return time
 
     def message_ns(self, mesh: Mesh) -> int:
-        """Nanoseconds saved by two experts of a token being on one device, if all links are used alike.
+        """Nanoseconds that it saves to have two experts of a token on one device, if all links are equally busy.
 
-        That is one message less each way, except where messages are per expert, and in a multicast, which passes by.
+        It saves a message each way. It saves none where there is a message for every expert, nor in a multicast, which
+        passes by in any case.
         """
         share, slow = self._share_of_links(mesh)
         transfers: list[LinkDispatch | NodeTransfer] = [] if self.combine_per_expert else [self.preset.combine]
@@ -174,9 +180,9 @@ class Cost:
         return round(NS_PER_US * microseconds * share)
 
     def _share_of_links(self, mesh: Mesh) -> tuple[float, bool]:
-        """How often a message passes a link on average over links and targets, and whether these are slow links.
+        """How often a message passes a link, averaged over links and targets, and whether the links are slow ones.
 
-        The average distance on a ring of n is (n * n // 4) / n; the axis with more of it decides.
+        The average distance on a ring of n places is (n * n // 4) / n; the axis with the larger average decides.
         """
         network = self.preset.network
         if network.links == "rings":
@@ -186,7 +192,7 @@ class Cost:
         return (1 - 1 / (mesh.rows if slow else mesh.devices)) / mesh.devices, slow
 
     def slot_work_ns(self, slot_load: Ints, slot_blocks: Ints | None, filled: Bools | None) -> Ints:
-        """`slot_us` in whole nanoseconds, so that sums do not depend on their order."""
+        """What `slot_us` says, in whole nanoseconds, so that sums do not depend on their order."""
         if self.moe_op == "optimized":
             spent: Ints = self.slot_ns(int(slot_load.max(initial=0)))[slot_load]
             return spent
@@ -197,15 +203,18 @@ class Cost:
 
 
 def _ns(microseconds: float) -> int:
+    """Microseconds as whole nanoseconds."""
     return round(microseconds * NS_PER_US)
 
 
 def _staircase_ns(compute: TileCompute, tiles: Ints) -> Ints:
+    """The time of a slot by its tiles: the first one costs more than each further one."""
     time: Ints = np.where(tiles > 0, _ns(compute.first_tile_us) + _ns(compute.further_tile_us) * (tiles - 1), 0)
     return time.astype(np.int64)
 
 
 def _roofline_ns(compute: RooflineCompute, tokens: Ints) -> Ints:
+    """The time of a slot by its tokens: reading the weights or multiplying, whichever takes longer."""
     read_us = compute.weight_bytes / (compute.memory_gigabytes_per_second * 1e3)
     multiply_us = tokens * (compute.flops_per_token / (compute.peak_tflops * compute.efficiency * 1e6))
     time: Ints = np.rint(np.where(tokens > 0, np.maximum(read_us, multiply_us), 0) * NS_PER_US).astype(np.int64)
@@ -213,16 +222,17 @@ def _roofline_ns(compute: RooflineCompute, tokens: Ints) -> Ints:
 
 
 def _functional_ns(functional: FunctionalCompute, tokens: Ints, batch_blocks: int | None) -> Ints:
+    """The time of a filled slot by its tokens: loading it, and each block of tokens with any token for it."""
     if batch_blocks is None:
         blocks = np.ceil(tokens / functional.block_tokens)
     else:
-        blocks = batch_blocks * (1 - (1 - 1 / batch_blocks) ** tokens)  # balls into bins: the filled ones
+        blocks = batch_blocks * (1 - (1 - 1 / batch_blocks) ** tokens)  # the expected number of bins that hold a ball
     time: Ints = _ns(functional.load_us) + np.rint(_ns(functional.block_us) * blocks).astype(np.int64)
     return time
 
 
 def _message_us(transfer: LinkDispatch | NodeTransfer, remote: Bools) -> Floats:
-    """How long a message keeps each link busy, `[link]`."""
+    """How long a message keeps each link busy, `[link]` microseconds."""
     if isinstance(transfer, NodeTransfer):
         near = transfer.local_gigabytes_per_second
         far = transfer.gigabytes_per_second or near  # a switch has no remote links, and so may have no speed for them
@@ -234,7 +244,10 @@ def _message_us(transfer: LinkDispatch | NodeTransfer, remote: Bools) -> Floats:
 
 
 def _busiest_link_us(transfer: LinkDispatch | NodeTransfer, halves: Ints, remote: Bools | None) -> Floats:
-    """Base time plus how long the messages (in halves, as what goes to an antipode splits) keep the busiest link."""
+    """The base time plus how long messages keep the busiest link busy, `[batch]` microseconds.
+
+    Messages are counted in halves, as one that goes to the antipode of a ring is split.
+    """
     links = halves.reshape(len(halves), -1)
     message_us = _message_us(transfer, np.zeros(links.shape[1], dtype=np.bool_) if remote is None else remote)
     time: Floats = transfer.base_us + (links * (message_us / 2)).max(axis=1)

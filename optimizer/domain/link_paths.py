@@ -8,13 +8,17 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import count_traffic
 
-UNITS = 36  # of half a message on the slowest link: small, so that squares of sums fit, and tells 9:1 and 64:9 apart
+UNITS = 36
+"""How many units of work half a message is on the slowest link. Faster links are rounded to whole units: 36 is large
+enough to tell speeds of 9:1 and 64:9 apart, and small enough that squares of sums fit into int64."""
 
 
 class LinkPaths(NamedTuple):
-    """Journey source * devices + device passes the links at start[journey] up to start[journey + 1]: link `[entry]`,
-    and how long it keeps them busy, work `[entry]`, in `UNITS` of half a message on the slowest link. distance
-    `[source, device]` hops; links: how many there are. int64.
+    """Which links a result passes on its way back, and how long it keeps each of them busy; all arrays int64.
+
+    The path from a device to a source has the number source * devices + device. Its entries are those from start[path]
+    up to start[path + 1]: link `[entry]` is a link's number, work `[entry]` how long the link is busy, in `UNITS` of
+    half a message on the slowest link. distance `[source, device]` counts hops; links is how many links there are.
     """
 
     start: Ints
@@ -25,7 +29,10 @@ class LinkPaths(NamedTuple):
 
     @classmethod
     def of(cls, network: Network, message_us: Floats | None = None) -> "LinkPaths":
-        """Sends one result from every device to every source; message_us `[link]`, None where all links are alike."""
+        """Send one result from every device to every source, and note which links it passes.
+
+        message_us `[link]` says how long a whole message keeps a link busy; None: all links are equally fast.
+        """
         sources, devices = network.distance.shape
         device = np.tile(np.arange(devices), sources)[:, None, None]
         source = np.repeat(np.arange(sources, dtype=np.int32), devices)[:, None]
@@ -37,7 +44,10 @@ class LinkPaths(NamedTuple):
         return cls(start, link, work, network.distance.astype(np.int64), back.shape[1])
 
     def passing(self) -> tuple[Ints, Ints]:
-        """The link_paths that pass each link: those of link l at first[l] up to first[l + 1], `[entry]`."""
+        """Which paths pass a link: for link l those at first[l] up to first[l + 1] of the second array, `[entry]`.
+
+        Returns first `[link + 1]` and the numbers of paths `[entry]`.
+        """
         order = np.argsort(self.link, kind="stable")
         journey = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))[order]
         return np.searchsorted(self.link[order], np.arange(self.links + 1)), journey

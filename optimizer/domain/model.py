@@ -4,14 +4,17 @@ from dataclasses import dataclass
 
 from optimizer.errors import InputError
 
+MOST_EXPERTS = 1 << 16  # so that an id takes two bytes in traces and batches
+
 
 @dataclass(frozen=True)
 class Model:
     """Expert ids are 0..routed_experts-1, then the shared ones; every token uses every shared expert.
 
-    `layers` counts all layers of the model, dense ones included, and `first_moe_layer` is the first with
-    experts; both are 0 where nothing is known of the model but its experts. `groups` of routed experts, of
-    which one token may use `groups_per_token`, matter to the trace generator only.
+    `layers` counts all layers of the model, dense ones included, and `first_moe_layer` is the first with experts;
+    both are 0 where nothing is known of the model but its experts. The routed experts form `groups`, of which one token
+    may use `groups_per_token`; this matters to the trace generator only. Raises InputError for numbers that no model
+    can have.
     """
 
     name: str
@@ -27,12 +30,17 @@ class Model:
         if self.routed_experts < 1 or self.shared_experts < 0:
             raise InputError(
                 f"model {self.name}: {self.routed_experts} routed and {self.shared_experts} shared experts; "
-                "at least 1 routed expert is needed (--routed-experts, --shared-experts)"
+                "at least 1 routed expert is needed, and no number may be negative",
+                "routed_experts" if self.routed_experts < 1 else "shared_experts",
             )
         if not 1 <= self.top_k <= self.routed_experts:
             raise InputError(
-                f"model {self.name}: top-{self.top_k} of {self.routed_experts} routed experts is impossible; "
-                "set --top-k and --routed-experts"
+                f"model {self.name}: top-{self.top_k} of {self.routed_experts} routed experts is impossible", "top_k"
+            )
+        if self.experts > MOST_EXPERTS:
+            raise InputError(
+                f"model {self.name}: {self.experts} experts, shared ones included, but there may be {MOST_EXPERTS}",
+                "routed_experts",
             )
 
     @property
@@ -47,5 +55,5 @@ class Model:
 
     @property
     def moe_layers(self) -> int:
-        """How many layers have experts; 0 where it is not known."""
+        """How many layers have experts, or 0 where the layers are not known."""
         return self.layers - self.first_moe_layer if self.layers else 0

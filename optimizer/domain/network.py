@@ -26,12 +26,15 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.presets.schema import NetworkSection
 
 NOWHERE, CLIMBS, DESCENDS, BOTH_WAYS = 0, 1, 2, 3
-"""How a message runs along a ring: not at all, in one direction, or half in either, to the antipode."""
+"""How a message runs along a ring: it stays, climbs, descends, or goes half in either direction, to the antipode."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """The links of a mesh. tokens, links and hop_us (latency of one hop, microseconds) as in the hardware preset."""
+    """The links of a mesh, and where its tokens live.
+
+    tokens, links and hop_us (the latency of one hop in microseconds) mean what they mean in a hardware preset.
+    """
 
     mesh: Mesh
     tokens: Literal["row", "column", "device"] = "row"
@@ -40,35 +43,40 @@ class Network:
 
     @classmethod
     def of(cls, mesh: Mesh, preset: NetworkSection) -> "Network":
-        """The network that a hardware preset describes, on this mesh: the same object every time, as its arrays take
-        longer to make than to use."""
+        """The network that a hardware preset describes, on this mesh.
+
+        The same arguments give the same object, as its arrays take longer to make than to use.
+        """
         return _network(mesh, preset.tokens, preset.links, preset.hop_us)
 
     @property
     def across(self) -> bool:
-        """Whether anything travels along rows: not where tokens are on all devices of their row."""
+        """Whether messages travel along rows too. They do not where tokens are on all devices of their row."""
         return self.links == "rings" and self.tokens != "row"
 
     @property
     def sources(self) -> int:
-        """Number of sources."""
+        """The number of sources, which are mesh rows or, where each device holds tokens of its own, devices."""
         return self.mesh.devices if self.tokens == "device" else self.mesh.rows
 
     def source(self, source_row: Ints) -> Ints:
-        """The source of each token, `[batch, token]` int32, by its mesh row `[batch, token]`."""
+        """The source of each token, `[batch, token]` int32, from its mesh row `[batch, token]`.
+
+        Where sources are devices, the tokens of a row are dealt out to the row's devices in turn.
+        """
         if self.tokens != "device":
             return source_row
         return source_row * self.mesh.cols + rank_in_row(source_row, self.mesh.rows) % self.mesh.cols
 
     @cached_property
     def home_row(self) -> Ints:
-        """The mesh row of each source, `[source]` int32."""
+        """The mesh row in which each source lies, `[source]` int32."""
         source = np.arange(self.sources, dtype=np.int32)
         return source // self.mesh.cols if self.tokens == "device" else source
 
     @cached_property
     def sender(self) -> Ints:
-        """The device that sends a source's tokens to a device, `[source, device]` int32."""
+        """Which device sends the tokens of a source to a device, `[source, device]` int32."""
         col = np.arange(self.mesh.devices) % self.mesh.cols
         own = {"row": col, "column": 0 * col, "device": 0 * col}[self.tokens]
         first = self.home_row * self.mesh.cols + (np.arange(self.sources) % self.mesh.cols) * (self.tokens == "device")
@@ -91,7 +99,8 @@ class Network:
     def distance(self) -> Ints:
         """Hops from a source to a device, `[source, device]` int32.
 
-        On rings their edges; else 0 on the device itself, 1 inside a node or behind one switch, 2 between nodes.
+        On rings every edge is a hop. Elsewhere a device is 0 hops from itself, 1 from those in its node or behind the
+        same switch, and 2 from those in another node.
         """
         if self.links == "rings":
             hops: Ints = self.along_column[1] + self.along_row[1]
@@ -104,15 +113,16 @@ class Network:
 
     @property
     def column_edges(self) -> int:
-        """Directed edges of all column rings: link (col * 2 + direction) * rows + row."""
+        """The number of directed edges of all column rings; edge (col * 2 + direction) * rows + row is a link."""
         return 2 * self.mesh.devices
 
     @cached_property
     def remote(self) -> Bools:
-        """The links of the slow network, `[link]`; none on rings.
+        """Which links belong to the slow network, `[link]`; none does on rings.
 
-        Rings: the edges of the columns, then, where anything travels across, of the rows: (row * 2 + direction) * cols
-        + col. Ports: out of and into each device in the fast network, then in the slow one, if there are nodes.
+        On rings the links are the edges of the columns and then, where messages travel along rows, the edges
+        (row * 2 + direction) * cols + col. Elsewhere they are ports: out of each device and into each device in the
+        fast network, then the same in the slow one if there are nodes.
         """
         if self.links == "rings":
             return np.zeros(self.column_edges * (2 if self.across else 1), dtype=np.bool_)
@@ -120,7 +130,7 @@ class Network:
         return slow if self.links == "nodes" else slow[: 2 * self.mesh.devices]
 
     def link_name(self, link: int) -> str:
-        """What a link is, in words."""
+        """Describe a link in words, such as `column 3, row 0 to 1`."""
         rows, cols = self.mesh.rows, self.mesh.cols
         if self.links != "rings":
             network, port = divmod(link, 2 * self.mesh.devices)
@@ -143,6 +153,7 @@ def _network(
 
 
 def _ring_journey(start: Ints, end: Ints, length: int) -> tuple[Ints, Ints]:
+    """In which way (see `NOWHERE`) and how many hops a message runs between places of a ring of this length."""
     climb, descend = (end - start) % length, (start - end) % length
     way = np.where(climb < descend, CLIMBS, np.where(descend < climb, DESCENDS, BOTH_WAYS))
     way = np.where(climb == 0, NOWHERE, way)
@@ -151,7 +162,7 @@ def _ring_journey(start: Ints, end: Ints, length: int) -> tuple[Ints, Ints]:
 
 @kernel
 def rank_in_row(source_row: Ints, rows: int) -> Ints:
-    """How many tokens of the same row come before a token in its batch, `[batch, token]` int32."""
+    """Count the tokens of the same mesh row that come before a token in its batch, `[batch, token]` int32."""
     rank = np.empty(source_row.shape, dtype=np.int32)
     before = np.empty(rows, dtype=np.int32)
     for batch in range(len(source_row)):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.arrays import fitting, frozen
 
 EMPTY = -1
 
@@ -13,8 +14,8 @@ EMPTY = -1
 class Placement:
     """slots `[device, slot]` expert ids (int32), -1 = empty. A flat slot number is device * slots + slot.
 
-    The array is copied and made read-only. Raises ValueError where it is not two-dimensional and integral;
-    everything else that can be wrong is said by `violations`.
+    The array is copied and made read-only. Raises ValueError where it is not two-dimensional and integral, or holds
+    an id below -1 or beyond int32; everything else that can be wrong is said by `violations`.
     """
 
     slots: Ints
@@ -23,16 +24,14 @@ class Placement:
         given = np.asarray(self.slots)
         if given.ndim != 2 or given.dtype.kind not in "iu":
             raise ValueError(f"slots must be integers [device, slot], not {given.dtype} {given.shape}")
-        slots = np.array(given, dtype=np.int32, order="C")
-        slots.flags.writeable = False
-        object.__setattr__(self, "slots", slots)
+        object.__setattr__(self, "slots", frozen(fitting("slots", given, np.int32, lowest=EMPTY)))
 
     def violations(self, experts: int, devices: int, slots_per_device: int) -> list[str]:
-        """Every rule this placement breaks, a sentence each; empty if it may be deployed."""
+        """Describe every rule that this placement breaks, in a sentence each; none if it may be deployed."""
         if self.slots.shape != (devices, slots_per_device):
             found = f"{self.slots.shape[0]} devices x {self.slots.shape[1]} slots"
             return [f"slot count: {found} instead of {devices} x {slots_per_device}"]
-        outside = sorted(set(self.slots[(self.slots < EMPTY) | (self.slots >= experts)].tolist()))
+        outside = sorted(set(self.slots[self.slots >= experts].tolist()))
         found_ids = set(self.slots.ravel().tolist())
         missing = [expert for expert in range(experts) if expert not in found_ids]
         faults = []
@@ -43,6 +42,7 @@ class Placement:
         return faults + self._doubled()
 
     def _doubled(self) -> list[str]:
+        """Describe every expert that a device holds twice."""
         ordered = np.sort(self.slots, axis=1)
         same = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != EMPTY)
         where = np.argwhere(same)
@@ -50,13 +50,14 @@ class Placement:
         return [f"expert {expert} twice on device {device}" for device, expert in pairs]
 
     def counts(self, experts: int) -> Ints:
-        """Replicas of each expert, `[expert]`."""
+        """Count the replicas of each expert, `[expert]`."""
         return np.bincount(self.slots[self.slots != EMPTY], minlength=experts)
 
     def replicas(self, experts: int) -> tuple[Ints, Ints]:
-        """The flat slots of each expert: expert e's are `slot[start[e]:start[e + 1]]`, ascending.
+        """Find the flat slots of each expert: expert e has `slot[start[e]:start[e + 1]]`, in ascending order.
 
-        This order, `primary` first, is what the policies mean by a replica's rank. Both arrays are int32.
+        Policies mean this order by a replica's rank; the policy `primary` uses the first. Returns start
+        `[expert + 1]` and slot `[replica]`, both int32.
         """
         flat = self.slots.ravel()
         filled = np.flatnonzero(flat != EMPTY)
@@ -67,5 +68,6 @@ class Placement:
 
 
 def _some(ids: list[int], most: int = 5) -> str:
+    """The first few ids as text, and how many more there are; five make a line that is still easy to read."""
     rest = f" and {len(ids) - most} more" if len(ids) > most else ""
     return ", ".join(map(str, ids[:most])) + rest

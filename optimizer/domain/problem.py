@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
+from optimizer.domain.arrays import frozen
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -15,10 +16,10 @@ from optimizer.errors import InputError
 
 
 class Constraints(NamedTuple):
-    """What a plan must keep to, as `make_problem` takes it.
+    """The limits that a plan must keep to; `make_problem` takes them.
 
-    shared: replicas of each shared expert; extra_replicas: beyond one of each expert, at most; row_traffic: pairs per
-    batch that come to a mesh row from others, at most.
+    shared: how many replicas each shared expert gets; extra_replicas: how many replicas there may be beyond one of each
+    expert; row_traffic: how many pairs per batch may come to a mesh row from other rows.
     """
 
     shared: int | str | None = None
@@ -28,13 +29,14 @@ class Constraints(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One layer to place.
+    """One layer that is to be placed.
 
-    load `[batch, expert]` int32: pairs of each expert in each of the batches to plan on (or in recorded steps, where
-    there are counts but no tokens); shared_replicas: how many replicas each shared expert gets, spread evenly over
-    the rows, or None to treat it like a routed expert; extra_replicas: how many replicas the experts whose count is not
-    fixed may have beyond one each, None for as many as fit; most_row_traffic: pairs per batch that may come to a mesh
-    row from others, as the row assignment counts them; start: a placement to start from, besides the seeds.
+    load `[batch, expert]` integers: the token-expert pairs of each expert in each of the batches to plan on, or in each
+    recorded step where there are counts but no tokens; it is copied and read-only. shared_replicas: how many replicas
+    each shared expert gets, spread evenly over the rows; None treats it like a routed expert. extra_replicas: how many
+    replicas the experts whose count is not fixed may have beyond one each; None allows as many as fit.
+    most_row_traffic: how many pairs per batch may come to a mesh row from other rows, as the row assignment counts
+    them. start: a placement from which the search starts too. Raises ValueError for a load of another shape.
     """
 
     model: Model
@@ -46,15 +48,20 @@ class Problem:
     most_row_traffic: float = np.inf
     start: Placement | None = None
 
+    def __post_init__(self) -> None:
+        if self.load.ndim != 2 or self.load.shape[1] != self.model.experts:
+            raise ValueError(f"load is {self.load.shape}, not [batch, expert] with {self.model.experts} experts")
+        object.__setattr__(self, "load", frozen(self.load))
+
     @property
     def total_load(self) -> Ints:
-        """Pairs of each expert over all train batches, `[expert]` int64."""
+        """Sum the pairs of each expert over all train batches, `[expert]` int64."""
         total: Ints = self.load.sum(axis=0, dtype=np.int64)
         return total
 
     @property
     def batch_blocks(self) -> int | None:
-        """Blocks of tokens in a batch, if that is what the MoE op works through."""
+        """How many blocks of tokens a batch has, where the MoE op works through blocks; else None."""
         if self.cost.moe_op != "functional":
             return None
         tokens = int(self.load[0].sum()) // (self.model.top_k + self.model.shared_experts)
@@ -62,7 +69,7 @@ class Problem:
 
     @property
     def network(self) -> Network:
-        """The links of the mesh on this hardware."""
+        """The network of this mesh on this hardware."""
         return Network.of(self.mesh, self.cost.preset.network)
 
     @property
@@ -72,22 +79,22 @@ class Problem:
 
     @property
     def spread(self) -> Bools:
-        """Experts whose replica count is fixed and whose replicas stay spread over the rows, `[expert]`."""
+        """Whether an expert's replica count is fixed, its replicas being spread over the rows, `[expert]`."""
         fixed = np.zeros(self.model.experts, dtype=np.bool_)
         fixed[self.model.routed_experts :] = self.shared_replicas is not None
         return fixed
 
     @property
     def room(self) -> str:
-        """The options that say how many replicas there may be."""
-        said = [f"--slots {self.mesh.slots_per_device}"]
-        said += [] if self.extra_replicas is None else [f"--replicas {self.extra_replicas}"]
-        said += [] if self.shared_replicas is None else [f"--shared-replicas {self.shared_replicas}"]
+        """In words what limits the number of replicas, like "3 slots per device, 112 extra replicas"."""
+        said = [f"{self.mesh.slots_per_device} slots per device"]
+        said += [] if self.extra_replicas is None else [f"{self.extra_replicas} extra replicas"]
+        said += [] if self.shared_replicas is None else [f"{self.shared_replicas} replicas of each shared expert"]
         return ", ".join(said)
 
     @property
     def most_free_replicas(self) -> int:
-        """Replicas of all experts together whose count is not fixed, at most: what slots and budget allow."""
+        """How many replicas all experts whose count is not fixed may have together, by the slots and the budget."""
         fixed = self.model.shared_experts * (self.shared_replicas or 0)
         room = self.mesh.slots - fixed
         if self.extra_replicas is None:
@@ -96,23 +103,23 @@ class Problem:
 
     @property
     def most_replicas(self) -> int:
-        """Replicas of all experts together, at most."""
+        """How many replicas all experts may have together."""
         return self.most_free_replicas + self.model.shared_experts * (self.shared_replicas or 0)
 
     def violations(self, placement: Placement) -> list[str]:
-        """Every rule and constraint that a placement breaks, a sentence each."""
+        """Describe every rule and constraint that a placement breaks, in a sentence each."""
         mesh, experts = self.mesh, self.model.experts
         if faults := placement.violations(experts, mesh.devices, mesh.slots_per_device):
             return faults
         counts = placement.counts(experts)
         extra, fixed = int((counts[~self.spread] - 1).sum()), counts[self.spread]
         faults = [
-            f"{count} replicas of shared expert {expert} instead of {self.shared_replicas} (--shared-replicas)"
+            f"{count} replicas of shared expert {expert} instead of {self.shared_replicas}"
             for expert, count in zip(np.flatnonzero(self.spread), fixed, strict=True)
             if count != self.shared_replicas
         ]
         if self.extra_replicas is not None and extra > self.extra_replicas:
-            faults.append(f"{extra} replicas beyond one of each expert, but --replicas allows {self.extra_replicas}")
+            faults.append(f"{extra} replicas beyond one of each expert instead of {self.extra_replicas} at most")
         return faults
 
 
@@ -131,27 +138,29 @@ def make_problem(
     extra_replicas: int | None = None,
     row_traffic: float | None = None,
 ) -> Problem:
-    """Check that the model fits the mesh and fill in what depends on both.
+    """Check that the model fits the mesh, and make the problem of placing its experts there.
 
-    `shared`: replicas of each shared expert, "auto" to let the loads decide, None for one per row, or as many
-    as fit where that is too many. `extra_replicas`: of all other experts beyond one each, at most; slots may then stay
-    empty. `row_traffic`: pairs per batch that may come to a mesh row from others. Raises InputError where something
-    cannot fit, naming the options to change.
+    load: as of `Problem`. shared: how many replicas each shared expert gets; "auto" lets the loads decide, None gives
+    one to each row, or as many as fit where that is too many. extra_replicas: how many replicas all other experts may
+    have beyond one each; slots may then stay empty. row_traffic: how many pairs per batch may come to a mesh row from
+    other rows. Raises InputError where something
+    cannot fit.
     """
     if model.experts > mesh.slots:
         raise InputError(
             f"{model.experts} experts do not fit in {mesh.slots} slots ({mesh.rows}x{mesh.cols} devices, "
-            f"{mesh.slots_per_device} each); raise --slots or take a larger --mesh"
+            f"{mesh.slots_per_device} each); more slots per device or more devices are needed",
+            "slots_per_device",
         )
     if isinstance(shared, int) and not model.shared_experts:
-        raise InputError(f"--shared-replicas {shared}: {model.name} has no shared expert; leave the option out")
+        raise InputError(f"{shared} replicas of each shared expert, but {model.name} has none", "shared_replicas")
     room = (mesh.slots - model.routed_experts) // max(model.shared_experts, 1)
     if isinstance(shared, int) and not 1 <= shared <= min(room, mesh.devices):
         raise InputError(
-            f"--shared-replicas {shared}: between 1 and {min(room, mesh.devices)} replicas of each shared expert fit "
-            f"on {mesh.devices} devices with {mesh.slots} slots and {model.routed_experts} routed experts"
+            f"{shared} replicas of each shared expert: between 1 and {min(room, mesh.devices)} fit on {mesh.devices} "
+            f"devices with {mesh.slots} slots and {model.routed_experts} routed experts",
+            "shared_replicas",
         )
     replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
-    load.flags.writeable = False
     fixed, most = replicas if model.shared_experts else None, np.inf if row_traffic is None else row_traffic
     return Problem(model, mesh, cost, load, fixed, extra_replicas, most)

@@ -9,13 +9,17 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.network import BOTH_WAYS, CLIMBS, Network
 
 SPREAD = ("copies", "moved", "hops", "rows", "cols")
-"""Per batch, summed over tokens: devices that serve a token, those of them that are not where it is, the hops to all
-of them, and the mesh rows and columns that they lie in."""
+"""What `Traffic.spread` counts in a batch, summed over its tokens: the devices that serve a token, those of them
+that do not hold the token, the hops to all of them, and the mesh rows and mesh columns in which they lie."""
 
 
 class Traffic(NamedTuple):
-    """slot_load `[batch, slot]` pairs; out and back `[batch, link]` half messages of dispatch and combine; spread
-    `[batch, 5]` as of `SPREAD`; arrivals `[batch, row]` pairs that come to a mesh row from others; all int32."""
+    """What routed batches put on slots and links; all arrays int32.
+
+    slot_load `[batch, slot]` counts token-expert pairs; out and back `[batch, link]` count half messages of dispatch
+    and of combine; spread `[batch, 5]` holds what `SPREAD` names; arrivals `[batch, row]` counts the pairs that come to
+    a mesh row from other rows.
+    """
 
     slot_load: Ints
     out: Ints
@@ -29,9 +33,10 @@ def count_traffic(
 ) -> Traffic:
     """Count what routed batches put on slots and links.
 
-    chosen `[batch, token, k]` flat slots, negative for a pair that is dropped; source `[batch, token]`; device_of
-    `[slot]`. Results come back one message per (token, device), or per (token, expert); through ports dispatch has
-    that choice too, on rings it is one packet per token, ring and direction, which visits all its targets there.
+    chosen `[batch, token, k]` flat slots, negative for a pair that is dropped; source `[batch, token]` of each token;
+    device_of `[slot]`. Results come back in one message per (token, device), or with back_per_expert in one per
+    (token, expert). Through ports, dispatch has the same choice by out_per_expert. On rings dispatch sends one packet
+    per token, ring and direction, which visits all its targets there.
     """
     if network.links == "rings":
         paths = (network.home_row, network.sender, *network.along_column, *network.along_row, network.distance)
@@ -51,8 +56,12 @@ def _on_rings(
     across: bool,
     back_per_expert: bool,
 ) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """Journeys are tallied by where they start and how far they run, and laid along the edges once a batch, which
-    makes the work per pair independent of the distance."""
+    """Count traffic on rings, in three steps a batch: tally targets per token, send packets, bring results back.
+
+    Paths are tallied by where they start and how far they run, and are laid along the edges once a batch. So the work
+    per pair does not depend on the distance. A stamp, which is the token's number, marks the devices, rows and columns
+    that a token has met, so that nothing has to be cleared between tokens.
+    """
     batches, tokens, k = chosen.shape
     home_row, sender, column_way, column_hops, row_way, row_hops, _ = paths
     rows, cols = shape
@@ -140,7 +149,10 @@ def _send_back(
     lines: Ints,
     spread: Ints,
 ) -> None:
-    """Tally the link_paths of results, and count copies, those that moved, and hops, from `[source, device]` tables."""
+    """Tally the paths of results into columns and lines, and add up copies, moved copies and hops in spread `[5]`.
+
+    visits `[source, device]` counts tokens that a device serves, messages `[source, device]` what it sends back.
+    """
     _, sender, column_way, column_hops, row_way, row_hops, distance = paths
     for home in range(len(visits)):
         for device in range(visits.shape[1]):
@@ -160,9 +172,10 @@ def _send_back(
 
 @kernel
 def _depart(reach: Ints, link_paths: Ints, start: int) -> None:
-    """Tally a packet's journey in either direction `[direction, start, length]`, and forget its reach `[way]`.
+    """Tally a packet's paths in both directions in link_paths `[direction, start, length]`; clear its reach `[way]`.
 
-    It is whole as far as its farthest target on this side, and half from there on to the antipode.
+    The packet travels whole as far as its farthest target on a side, and half from there on to the antipode. Each path
+    is therefore tallied as two halves, of which one may end earlier.
     """
     antipode = reach[BOTH_WAYS]
     for direction in range(2):
@@ -175,7 +188,7 @@ def _depart(reach: Ints, link_paths: Ints, start: int) -> None:
 
 @kernel
 def _return(way: int, hops: int, messages: int, link_paths: Ints, start: int) -> None:
-    """Tally results that go back against the way on which their tokens came, from `start` on."""
+    """Tally results that go back from `start`, in the direction opposite to that in which their tokens came."""
     if way == BOTH_WAYS:
         link_paths[0, start, hops] += messages
         link_paths[1, start, hops] += messages
@@ -187,7 +200,7 @@ def _return(way: int, hops: int, messages: int, link_paths: Ints, start: int) ->
 
 @kernel
 def _lay(link_paths: Ints, edges: Ints) -> None:
-    """Add link_paths `[ring, direction, start, length]` to edges `[link]`; none if edges is empty."""
+    """Add the half messages of link_paths `[ring, direction, start, length]` to edges `[link]`, which may be empty."""
     if len(edges) == 0:
         return
     rings, _, places, lengths = link_paths.shape
@@ -210,7 +223,10 @@ def _through_ports(
     out_per_expert: bool,
     back_per_expert: bool,
 ) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """A message leaves by its sender's port and enters by its target's, in the fast network or the slow one."""
+    """Count traffic through ports: a message leaves by its sender's port and enters by its target's.
+
+    Both ports belong to the fast network where sender and target share a node or a switch, else to the slow one.
+    """
     batches, tokens, k = chosen.shape
     home_row, sender, distance, cols, links = places
     devices = sender.shape[1]
@@ -259,7 +275,11 @@ def _through_ports(
 
 @kernel
 def count_blocks(chosen: Ints, block: Ints, blocks: int, slots: int) -> Ints:
-    """Blocks of tokens that send each slot anything, `[batch, slot]` int32; block `[batch, token]` is a token's."""
+    """Count the blocks of tokens with any token for a slot, `[batch, slot]` int32.
+
+    chosen `[batch, token, k]` flat slots, negative for dropped pairs; block `[batch, token]` is a token's block, from 0
+    to blocks - 1.
+    """
     batches, tokens, k = chosen.shape
     found = np.zeros((batches, slots), dtype=np.int32)
     seen = np.full((slots, blocks), -1, dtype=np.int32)
@@ -275,8 +295,10 @@ def count_blocks(chosen: Ints, block: Ints, blocks: int, slots: int) -> Ints:
 
 @kernel
 def column_and_hops(chosen: Ints, source: Ints, device_of: Ints, distance: Ints, cols: int) -> tuple[Ints, Ints]:
-    """What the table model asks of each token, both `[batch, token]` int32: the largest number of its experts in one
-    column, and the hops to the farthest of them."""
+    """Find what the table model of dispatch asks of each token, both results `[batch, token]` int32.
+
+    These are the largest number of a token's experts in one column, and the hops to the farthest of its experts.
+    """
     batches, tokens, k = chosen.shape
     most = np.zeros((batches, tokens), dtype=np.int32)
     farthest = np.zeros((batches, tokens), dtype=np.int32)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from optimizer.domain.hardware import Hardware
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.placement import Placement
+from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.files import write_whole
@@ -204,7 +204,9 @@ def _layer(plan: Plan, key: str, layer: _Layer) -> LayerPlan:
     for device, slots in enumerate(layer.slots):
         if len(slots) != mesh.slots_per_device:
             raise InputError(f"layers.{key}.slots: device {device} has {len(slots)} slots, not {mesh.slots_per_device}")
-    placement = Placement(np.clip(np.array(layer.slots, dtype=object), -2, 2**31 - 1).astype(np.int32))
+    if min(map(min, layer.slots)) < EMPTY:
+        raise InputError(f"layers.{key}.slots: id out of range: {min(map(min, layer.slots))}; -1 is an empty slot")
+    placement = Placement(np.clip(np.array(layer.slots, dtype=object), EMPTY, 2**31 - 1).astype(np.int32))
     if faults := _violations(plan, placement):
         more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
         raise InputError(f"layers.{key}.slots: {'; '.join(faults[:3])}{more}")

@@ -7,19 +7,23 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.arrays import first_double, fitting, frozen, given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 
 SHARES = (0.6, 0.2, 0.2)
+"""The shares of requests to plan on, to choose by and to judge on: a compromise, as each gains from being larger."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Forward passes of one layer.
+    """Forward passes of one layer, in the order of time.
 
     experts `[batch, token, k]` uint16, the shared experts included as the last of the k; source_row
     `[batch, token]` int32 mesh row of each token. Of the routed experts alone, where they are known: weights
-    `[batch, token, top_k]` float32 gate weights, candidates `[batch, token, m]` uint16 ranked ids. All read-only.
+    `[batch, token, top_k]` float32 gate weights, candidates `[batch, token, m]` uint16 ranked ids. The arrays are
+    copied and read-only. Raises ValueError for shapes that do not fit together, ids and rows that are negative or
+    beyond their type, and a token that names one expert twice, among its experts or among its candidates.
     """
 
     experts: Ints
@@ -35,25 +39,25 @@ class Batches:
                 raise ValueError(f"experts {self.experts.shape} and weights or candidates {extra.shape} do not fit")
         if self.weights is not None and self.weights.shape[2] > self.experts.shape[2]:
             raise ValueError(f"{self.weights.shape[2]} weights for {self.experts.shape[2]} experts of a token")
-        types = {"experts": np.uint16, "source_row": np.int32, "weights": np.float32, "candidates": np.uint16}
-        for name, dtype in types.items():
-            if (array := getattr(self, name)) is not None:
-                array = np.ascontiguousarray(array, dtype=dtype)
-                array.flags.writeable = False
-                object.__setattr__(self, name, array)
+        object.__setattr__(self, "experts", _distinct("experts", self.experts))
+        object.__setattr__(self, "source_row", frozen(fitting("source rows", self.source_row, np.int32)))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", frozen(np.ascontiguousarray(self.weights, dtype=np.float32)))
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", _distinct("candidates", self.candidates))
 
     @property
     def count(self) -> int:
-        """Number of batches."""
+        """The number of batches."""
         return len(self.experts)
 
     @property
     def tokens(self) -> int:
-        """Tokens in each batch."""
+        """The number of tokens in each batch."""
         return int(self.experts.shape[1])
 
     def part(self, start: int, stop: int) -> "Batches":
-        """Batches start..stop-1."""
+        """Take batches start..stop-1; the arrays share their memory with these."""
         return Batches(
             self.experts[start:stop],
             self.source_row[start:stop],
@@ -62,10 +66,19 @@ class Batches:
         )
 
     def load(self, experts: int) -> Ints:
-        """Token-expert pairs of each expert, `[batch, expert]` int32."""
+        """Count the token-expert pairs of each expert, `[batch, expert]` int32."""
         batch = np.arange(self.count, dtype=np.int64)[:, None] * experts
         flat = (batch + self.experts.reshape(self.count, -1)).ravel()
         return np.bincount(flat, minlength=self.count * experts).reshape(self.count, experts).astype(np.int32)
+
+
+def _distinct(name: str, ids: Ints) -> Ints:
+    """Ids `[batch, token, n]` as read-only uint16; each token must name n different ones, on which routing relies."""
+    ids = frozen(fitting(name, ids, np.uint16))
+    batch, token = first_double(ids, int(ids.max(initial=0)) + 1)
+    if batch >= 0:
+        raise ValueError(f"token {token} of batch {batch} names one expert twice among its {name}")
+    return ids
 
 
 class Sets(NamedTuple):
@@ -77,9 +90,10 @@ class Sets(NamedTuple):
 
 
 def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -> tuple[Ints, Ints, Ints]:
-    """Disjoint train, selection and test requests, by a seeded shuffle.
+    """Share requests 0..requests-1 out into train, selection and test ones, by a seeded shuffle.
 
-    Raises InputError with fewer than three requests, as no set may be empty.
+    Returns the numbers of the requests of each set. Raises InputError where there are fewer than three requests, as no
+    set may be empty.
     """
     if requests < len(Sets._fields):
         raise InputError(
@@ -93,18 +107,25 @@ def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -
 
 
 def default_rows(tokens: int, rows: int) -> Ints:
-    """The mesh row of each user slot, `[token]`: equal blocks, as far as the numbers divide."""
+    """The mesh row of each user slot, `[token]`: consecutive slots in blocks, as equal as the numbers divide."""
     return np.arange(tokens) * rows // tokens
 
 
 def with_shared(routed: Ints, model: Model) -> Ints:
-    """Append the shared experts, which every token uses, to `[batch, token, top_k]` routed ids."""
+    """Append the shared experts, which every token uses, to `[batch, token, top_k]` routed ids; uint16, read-only.
+
+    Raises ValueError for ids that are negative or do not fit into two bytes.
+    """
     shared = np.broadcast_to(np.asarray(model.shared_ids, dtype=np.uint16), (*routed.shape[:2], model.shared_experts))
-    return np.concatenate([routed.astype(np.uint16), shared], axis=2)
+    return given_away(np.concatenate([fitting("experts", routed, np.uint16), shared], axis=2))
 
 
 def split_batches(batches: Batches) -> Sets:
-    """Train, selection and test parts of explicit batches: consecutive stretches, as neighbours share requests."""
+    """Cut explicit batches into train, selection and test ones.
+
+    Each part is a consecutive stretch, as neighbouring batches share requests. Raises InputError where there are fewer
+    than three batches.
+    """
     if batches.count < len(Sets._fields):
         raise InputError(f"{batches.count} batch(es): at least 3 are needed for train, selection and test")
     first = min(max(1, round(SHARES[0] * batches.count)), batches.count - 2)

@@ -16,7 +16,7 @@ from optimizer.traces.corpus import TraceFile
 from optimizer.traces.trace import RoutingTrace
 
 MAPPED = ("experts", "weights", "candidates")
-LAYOUT = 2  # of the cached arrays: another number makes every older entry unknown
+LAYOUT = 2  # the version of what entries hold: a new number makes every older entry unknown
 
 
 def cached(
@@ -28,14 +28,15 @@ def cached(
     read: Callable[[], RoutingTrace],
     extras: bool = False,
 ) -> RoutingTrace:
-    """What `read` returns, from `folder` if it was there before, else read now and kept there.
+    """Take from the cache `folder` what `read` would return; where it is not there, read it and keep it there.
 
-    An entry is known by the names, sizes and modification times of all files, and by what else decides how they are
-    read, `extras` (with gate weights and candidates) among it. The experts, and the extras where there are some, come
-    back memory-mapped: batches sampled from them touch only their own tokens.
+    An entry is known by the names, sizes and modification times of all files, and by everything else that decides how
+    they are read; extras says whether gate weights and candidates are wanted. The large arrays come back
+    memory-mapped, so that sampling batches touches only the tokens of these batches. Raises InputError where `folder`
+    is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--cache {folder}: is a file; name a folder")
+        raise InputError(f"{folder}: is a file; name a folder for the cache", "cache")
     entry = folder / f"{_key(files, model, layers, first_moe_layer, extras)}.npz"
     known = _load(entry)
     if known is None:
@@ -60,7 +61,7 @@ def _key(
 
 
 def _save(entry: Path, trace: RoutingTrace) -> None:
-    """The large arrays as plain .npy that can be mapped; the rest, written last, makes the entry complete."""
+    """Write the large arrays as plain .npy files, which can be mapped, and then the rest, which completes the entry."""
     mapped = {name: array for name in MAPPED if (array := getattr(trace, name)) is not None}
     for name, array in mapped.items():
         write_whole_binary(_mapped_file(entry, name), partial(np.save, arr=array))
@@ -69,7 +70,7 @@ def _save(entry: Path, trace: RoutingTrace) -> None:
 
 
 def _load(entry: Path) -> RoutingTrace | None:
-    """The trace of an entry, or None where there is none or it is damaged."""
+    """Load the trace of an entry; None where there is no such entry or it is damaged."""
     try:
         with np.load(entry, allow_pickle=False) as rest:
             layers, source, warnings, held = json.loads(str(rest["said"]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
+from optimizer.domain.arrays import given_away
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
@@ -16,30 +17,36 @@ from optimizer.traces.order import lay, spans, walk, walk_segments
 from optimizer.traces.trace import RoutingTrace
 
 PHASES = ("decode", "prefill", "mixed")
-CHUNK = 128  # batches made at a time, where nobody needs them all at once
+CHUNK = 128
+"""How many batches are made at a time where they are not needed all at once. More take more memory, fewer more calls; a
+compromise that was not tuned."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """How batches are made up: their phase, and how many tokens each mesh row brings."""
+    """What a batch is made of: its phase, and how many tokens each mesh row brings."""
 
     phase: str
     row_users: tuple[int, ...]
 
     @classmethod
     def of(cls, phase: str, tokens: int, row_users: tuple[int, ...] | None, mesh: Mesh) -> "Composition":
-        """`tokens` shared out evenly over the rows of a mesh, unless the users of each row are given."""
+        """Share `tokens` out evenly over the rows of a mesh, unless row_users says how many each row brings.
+
+        Raises InputError for an unknown phase, and for users of another number of rows or of none.
+        """
         if phase not in PHASES:
-            raise InputError(f"--phase '{phase}' is not known; there are {', '.join(PHASES)}")
+            raise InputError(f"phase '{phase}' is not known; there are {', '.join(PHASES)}", "phase")
         if row_users is None:
             return cls(phase, tuple(np.bincount(default_rows(tokens, mesh.rows), minlength=mesh.rows).tolist()))
         if len(row_users) != mesh.rows or min(row_users) < 0 or sum(row_users) < 1:
-            raise InputError(f"--row-users names {len(row_users)} rows; give the users of each of {mesh.rows} rows")
+            said = f"users of {len(row_users)} rows are given; give those of each of {mesh.rows} rows, none negative"
+            raise InputError(said, "row_users")
         return cls(phase, row_users)
 
     @property
     def tokens(self) -> int:
-        """Tokens in a batch."""
+        """The number of tokens in a batch."""
         return sum(self.row_users)
 
     def source_row(self) -> Ints:
@@ -47,7 +54,7 @@ class Composition:
         return np.repeat(np.arange(len(self.row_users)), self.row_users)
 
     def decodes(self) -> Bools:
-        """Which tokens of a batch are decoding users; of a mixed batch's row the first half, rounded up, `[token]`."""
+        """Whether a token of a batch decodes, `[token]`; in a mixed batch the first half of each row does."""
         place = np.concatenate([np.arange(users) for users in self.row_users])
         half = np.repeat([(users + 1) // 2 for users in self.row_users], self.row_users)
         return {"decode": place >= 0, "prefill": place < 0, "mixed": place < half}[self.phase]
@@ -62,7 +69,7 @@ def sample_batches(
     count: int,
     rng: np.random.Generator,
 ) -> Batches:
-    """All of what `stream_batches` yields, in one piece."""
+    """Make the batches of `stream_batches` in one piece."""
     (batches,) = stream_batches(trace, layer, requests, model, composition, count, rng, chunk=count)
     return batches
 
@@ -77,7 +84,7 @@ def stream_batches(
     rng: np.random.Generator,
     chunk: int = CHUNK,
 ) -> Iterator[Batches]:
-    """`count` batches made from these requests alone, the same for any `chunk`, of which at most so many at a time.
+    """Make `count` batches from these requests alone, at most `chunk` at a time; they are the same for any `chunk`.
 
     Decode: every user slot holds one request and walks through its output tokens (its prompt, if it has no output);
     at its end the next request takes over, in seeded random order. The requests found running at the first step are
@@ -92,20 +99,20 @@ def stream_batches(
         yield Batches(
             with_shared(trace.experts[:, place][index], model),
             np.broadcast_to(row, index.shape),
-            None if trace.weights is None else trace.weights[:, place][index],
-            None if trace.candidates is None else trace.candidates[:, place][index],
+            None if trace.weights is None else given_away(trace.weights[:, place][index]),
+            None if trace.candidates is None else given_away(trace.candidates[:, place][index]),
         )
 
 
 def _token_indices(
     trace: RoutingTrace, requests: Ints, composition: Composition, count: int, chunk: int, rng: np.random.Generator
 ) -> Iterator[Ints]:
-    """Which token of the trace is where in each batch, `[batch, token]`, `chunk` batches at a time."""
+    """Yield which token of the trace is at which place of each batch, `[batch, token]`, `chunk` batches at a time."""
     decodes = composition.decodes()
     parts: list[tuple[Bools, Iterator[Ints]]] = []
     if decodes.any():
         outputs, users = spans(trace, requests, output=True), int(decodes.sum())
-        alone = decodes.all() or count <= chunk  # else prompts are wanted, from the same `rng`, in mid-walk
+        alone = decodes.all() or count <= chunk  # else prompts are drawn from `rng` in the middle of the walk
         own = rng if alone else _ahead_of_walk(outputs, users, count, rng)
         parts.append((decodes, walk(outputs, users, count, chunk, own)))
     if not decodes.all():
@@ -119,10 +126,10 @@ def _token_indices(
 
 
 def _ahead_of_walk(outputs: Ints, users: int, count: int, rng: np.random.Generator) -> np.random.Generator:
-    """A copy of `rng`, which itself is taken to where a whole walk leaves it.
+    """Return a copy of `rng` for the walk, and advance `rng` itself to where the whole walk would leave it.
 
-    The prompts of mixed batches are drawn after all of the walk, but needed in the first batch: so the walk, which
-    is quickly drawn, is gone through once without being kept.
+    The prompts of mixed batches are drawn after the whole walk, but are needed from the first batch on. So the walk,
+    which is drawn quickly, is drawn once in advance without being kept.
     """
     before = deepcopy(rng)
     deque(walk_segments(outputs, users, count, rng), maxlen=0)

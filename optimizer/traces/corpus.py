@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.arrays import given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.formats.npz import read_request
@@ -17,22 +18,37 @@ from optimizer.traces.formats.sniff import Format, sniff
 from optimizer.traces.kept import KeptLayers, joined, kept_layers
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
-SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")
+SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")  # which files of a folder are looked into
 
 
 @dataclass(frozen=True)
 class TraceFile:
-    """A file (for TensorRT-LLM a folder) and its format; None and the reason where it has none."""
+    """A file (for TensorRT-LLM a folder) and its format, which is None where it has none; `fault` then says why."""
 
     path: Path
     format: Format | None
     fault: str = ""
 
 
-def find_files(paths: Sequence[str], forced: Format | None = None) -> list[TraceFile]:
+def told_apart(path: Path) -> TraceFile:
+    """A file with the format that its content shows.
+
+    A damaged .npz is taken for a request, as the reader of requests says best what is wrong with it.
+    """
+    try:
+        return TraceFile(path, sniff(path))
+    except InputError as fault:
+        if path.suffix == ".npz":
+            return TraceFile(path, Format.NPZ)
+        return TraceFile(path, None, str(fault).removeprefix(f"{path}: "))
+
+
+def find_files(
+    paths: Sequence[str], forced: Format | None = None, tell: Callable[[Path], TraceFile] = told_apart
+) -> list[TraceFile]:
     """The trace files that files, folders (searched recursively) and globs name, each once, sorted by path.
 
-    forced: their format, instead of what their content shows. Raises InputError for a path that names none.
+    forced: their format, instead of what `tell` finds in each. Raises InputError for a path that names none.
     """
     found: set[Path] = set()
     for path in paths:
@@ -43,31 +59,46 @@ def find_files(paths: Sequence[str], forced: Format | None = None) -> list[Trace
         if not files:
             raise InputError(f"{path}: holds no trace files ({', '.join(SUFFIXES)}); give a folder of request traces")
         found.update(files)
-    return [TraceFile(path, forced) if forced else _sniffed(path) for path in sorted(found)]
+    return [TraceFile(path, forced) if forced else tell(path) for path in sorted(found)]
+
+
+class FileIndex:
+    """The files that paths name, looked for once, each file's content looked into once, however often it is asked.
+
+    What is derived from one `TraceInput` shares its index, as a corpus may have very many files.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is looked at until it is asked for."""
+        self._told: dict[Path, TraceFile] = {}
+        self._named: dict[tuple[tuple[str, ...], Format | None], list[TraceFile]] = {}
+
+    def files(self, paths: Sequence[str], forced: Format | None) -> list[TraceFile]:
+        """What `find_files` finds. Raises InputError for a path that names no file."""
+        asked = tuple(paths), forced
+        if asked not in self._named:
+            self._named[asked] = find_files(paths, forced, self._tell)
+        return self._named[asked]
+
+    def _tell(self, path: Path) -> TraceFile:
+        if path not in self._told:
+            self._told[path] = told_apart(path)
+        return self._told[path]
 
 
 def _below(path: Path) -> list[Path]:
+    """The path itself where it can be read as a whole, else every file below it that may hold traces."""
     if path.is_file() or (path / "meta_info.json").is_file():
         return [path]
     return [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
 
 
-def _sniffed(path: Path) -> TraceFile:
-    """A damaged .npz is taken for a request, whose reader says best what is wrong with it."""
-    try:
-        return TraceFile(path, sniff(path))
-    except InputError as fault:
-        if path.suffix == ".npz":
-            return TraceFile(path, Format.NPZ)
-        return TraceFile(path, None, str(fault).removeprefix(f"{path}: "))
-
-
 def stream(
     files: Sequence[TraceFile], model: Model | None, extras: bool = False
 ) -> Iterator[tuple[Path, Request | BadRequestError]]:
-    """Every request of every file in order, unchecked, or why it cannot be read. One request is in memory at a time.
+    """Yield every request of every file in order, unchecked, or the reason why it cannot be read.
 
-    extras: with gate weights and candidates, where a file has them.
+    One request is in memory at a time. extras: gate weights and candidates are read too, where a file has them.
     """
     for file in files:
         if file.format is None:
@@ -84,7 +115,7 @@ def stream(
 
 @dataclass
 class Faults:
-    """Bad requests seen so far, and what to do about the next: count it, or with `strict` refuse it."""
+    """The bad requests seen so far: how many, and what is wrong with the first. With `strict` none is let by."""
 
     strict: bool
     seen: int = 0
@@ -93,12 +124,12 @@ class Faults:
     def add(self, path: Path, fault: BadRequestError) -> None:
         """Count a bad request. Raises InputError with `strict`."""
         if self.strict:
-            raise InputError(f"{path}: {fault}; mend it, or leave out --strict to skip it")
+            raise InputError(f"{path}: {fault}; mend it, or do not read strictly, which skips it", "strict")
         self.seen += 1
         self.first = self.first or f"{path}: {fault}"
 
     def warnings(self, good: int) -> tuple[str, ...]:
-        """What to tell the user. Raises InputError where no request is good."""
+        """Say in a sentence how many requests were skipped, if any. Raises InputError where no request is good."""
         if not good:
             others = f" ({self.seen} requests, none usable)" if self.seen > 1 else ""
             raise InputError(f"{self.first or 'no requests'}{others}; record it again, or name other requests")
@@ -115,9 +146,9 @@ def usable(
     progress: Callable[[float], None] = lambda share: None,
     extras: bool = False,
 ) -> Iterator[tuple[Path, Request, KeptLayers]]:
-    """The good requests with their file and their asked layers; the bad ones go to `faults`.
+    """Yield each good request with its file and the layers that were asked for; bad ones go to `faults`.
 
-    `progress` receives the share of files read.
+    `progress` receives the share of files that have been read.
     """
     place = {file.path: number for number, file in enumerate(files)}
     for path, request in stream(files, model, extras):
@@ -141,8 +172,9 @@ def read_traces(
 ) -> RoutingTrace:
     """Read these layers of all requests; nothing of any other layer is kept.
 
-    extras: with gate weights and candidates, where all good requests have them. A bad request is skipped and counted
-    in `warnings`; with `strict`, or where no good one is left, it is an InputError that names the file and the fault.
+    extras: gate weights and candidates are read too, where all good requests have them. A bad request is skipped, and
+    the trace's `warnings` say so. Raises InputError, which names the file and the fault, for a bad request if `strict`,
+    and where no request is good.
     """
     faults = Faults(strict)
     parts: list[KeptLayers] = []
@@ -153,12 +185,12 @@ def read_traces(
     warnings = faults.warnings(len(parts))
     whole, lacking = joined(parts)
     return RoutingTrace(
-        experts=whole.experts,
+        experts=given_away(whole.experts),
         layers=tuple(layers),
         offsets=np.cumsum([0, *(len(part.experts) for part in parts)]),
         phase=np.concatenate(phases),
         source=f"{len(parts)} requests",
         warnings=(*warnings, *lacking),
-        weights=whole.weights,
-        candidates=whole.candidates,
+        weights=None if whole.weights is None else given_away(whole.weights),
+        candidates=None if whole.candidates is None else given_away(whole.candidates),
     )

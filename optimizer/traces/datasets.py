@@ -1,4 +1,4 @@
-"""Several data sets for one plan: what the user named, with which weights; batches mixed from them; their drift."""
+"""Several data sets for one plan: which there are, with which weights, and batches that are mixed from them."""
 
 import glob
 import math
@@ -30,47 +30,55 @@ class DataSet:
 
 
 def datasets_of(traces: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
-    """The paths of each data set in the order of naming, from `NAME=PATH`; None where all are plain paths.
+    """Read the paths of each data set, in the order of naming, from `NAME=PATH`; None where all are plain paths.
 
-    Several of one name are joined. A path with a `=` of its own is a plain one if it is there, or as a glob finds
-    something. Raises InputError for plain paths beside named ones, and for what is no name or path.
+    Several paths of one name are joined. A path that contains `=` itself is a plain one if it exists, or finds
+    something as a glob. Raises InputError for plain paths beside named ones, and for what is no name or path.
     """
     named = [text for text in traces if "=" in text and not (Path(text).exists() or glob.glob(text, recursive=True))]
     plain = [text for text in traces if text not in named]
     if not named:
         return None
     if plain:
-        raise InputError(f"{plain[0]}: a plain path beside data set {named[0]}; write NAME=PATH for all or for none")
+        said = f"{plain[0]}: a plain path beside data set {named[0]}; write NAME=PATH for all or for none"
+        raise InputError(said, "traces")
     found: dict[str, tuple[str, ...]] = {}
     for text in named:
         name, _, path = text.partition("=")
         if not (path and _may_be_a_name(name)):
             raise InputError(
-                f"{text}: neither a path that is there nor a data set; write NAME=PATH, like code=traces/code"
+                f"{text}: neither a path that is there nor a data set; write NAME=PATH, like code=traces/code",
+                "traces",
             )
         found[name] = (*found.get(name, ()), path)
     return found
 
 
 def _may_be_a_name(text: str) -> bool:
-    """Whether it can be told from a path, from several names and from what other plans are called."""
+    """Whether a data set may have this name: it is no path, no list of names, and no name that plans have already."""
     plain = text == text.strip() and text.isprintable() and not {*"/\\,"} & {*text}
     return plain and bool(text) and text != ROBUST and text.split()[0] != MIX
 
 
 def phases_of(text: str | None) -> tuple[str, ...]:
-    """The phases in `decode,prefill`; decode for None. Raises InputError for an unknown one and for one said twice."""
+    """Read phases from text like `decode,prefill`; None means decode.
+
+    Raises InputError for an unknown phase, and for one that is named twice.
+    """
     phases = ("decode",) if text is None else tuple(part.strip() for part in text.split(","))
     strange = [phase for phase in phases if phase not in PHASES]
     if strange:
-        raise InputError(f"--phase '{strange[0]}' is not known; there are {', '.join(PHASES)}")
+        raise InputError(f"phase '{strange[0]}' is not known; there are {', '.join(PHASES)}", "phase")
     if len(set(phases)) < len(phases):
-        raise InputError(f"--phase '{text}' names a phase twice; name each once")
+        raise InputError(f"'{text}' names a phase twice; name each once", "phase")
     return phases
 
 
 def weights_of(text: str | None) -> dict[str, float] | None:
-    """Weights from `code=3,chat=1`; None for None. Raises InputError for what is no weight, and for a name twice."""
+    """Read weights from text like `code=3,chat=1`; None where there is no text.
+
+    Raises InputError for what is no weight, and for a name that has two.
+    """
     if text is None:
         return None
     found: dict[str, float] = {}
@@ -78,12 +86,14 @@ def weights_of(text: str | None) -> dict[str, float] | None:
         name, _, number = part.rpartition("=")
         weight = _number(number)
         if not name.strip() or name.strip() in found or not 0 <= weight < math.inf:
-            raise InputError(f"--weights '{text}': '{part}' gives no data set a weight; write it like code=3,chat=1")
+            said = f"'{text}': '{part}' gives no data set a weight; write it like code=3,chat=1"
+            raise InputError(said, "weights")
         found[name.strip()] = weight
     return found
 
 
 def _number(text: str) -> float:
+    """The number that a text is, or NaN, which no comparison lets by."""
     try:
         return float(text)
     except ValueError:
@@ -91,17 +101,18 @@ def _number(text: str) -> float:
 
 
 def datasets(named: TraceInput, phases: Sequence[str], weights: Mapping[str, float] | None = None) -> list[DataSet]:
-    """A data set for each name and phase, names and phases in the order given, with weights that add up to 1.
+    """Make a data set for each name and phase, in the order given, with weights that add up to 1.
 
-    Where there are several phases they are called `code decode` and so on, or by the phase alone where no data set was
-    named. weights: one for each data set, or one for each name or each phase, which those that have it share alike;
-    None: all are alike. All split their requests by the seed of `named`, so that the phases of a data set, which are of
-    the same requests, split them alike. Raises InputError for weights of anything else, for several phases of a batch
-    file, and for data sets that have a file in common, as one would be planned on what the other is judged on.
+    Where there are several phases the data sets are called `code decode` and so on, or by the phase alone where none
+    was named. weights: one for each data set, or one for each name or for each phase, which is shared out evenly over
+    the data sets that have this name or phase; None gives all the same weight. All data sets split their requests by
+    the seed of `named`: the phases of one name have the same requests, and so the same split. Raises InputError for
+    weights of anything else, for several phases of a batch file, and for data sets that have a file in common, as one
+    would be planned on what the other is judged on.
     """
     if named.batches is not None and len(phases) > 1:
         raise InputError(
-            f"--phase {','.join(phases)}: the batches of {named.batches} are what they are; name one phase"
+            f"the batches of {named.batches} are what they are; name one phase, not {', '.join(phases)}", "phase"
         )
     sets = datasets_of(named.traces)
     named_paths = sets or {ALL: tuple(named.traces)}
@@ -138,16 +149,18 @@ def dataset_names(names: Sequence[str], phases: Sequence[str], named: bool = Tru
 
 
 def _check_apart(parts: Mapping[str, TraceInput]) -> None:
+    """Raise InputError where a file belongs to two data sets."""
     owner: dict[Path, str] = {}
     for name, part in parts.items() if len(parts) > 1 else ():
         for file in part.files:
             other = owner.setdefault(file.path.resolve(), name)
             if other != name:
-                raise InputError(f"{file.path}: is in data set {other} and in {name}; leave it out of one of them")
+                said = f"{file.path}: is in data set {other} and in {name}; leave it out of one of them"
+                raise InputError(said, "traces")
 
 
 def _weights(labels: Sequence[tuple[str, str, str]], weights: Mapping[str, float] | None) -> list[float]:
-    """For labels (data set, name, phase); weights of any one of the three, complete."""
+    """Each data set's share, for labels (data set, name, phase); weights are of all of one kind."""
     if weights is None:
         return [1 / len(labels)] * len(labels)
     kinds = [list(kind) for kind in zip(*labels, strict=True)]
@@ -156,18 +169,20 @@ def _weights(labels: Sequence[tuple[str, str, str]], weights: Mapping[str, float
         wanted = min(kinds, key=lambda kind: len(set(kind) ^ set(weights)))
         strange = [name for name in weights if name not in wanted] or [name for name in wanted if name not in weights]
         fault = "is no data set" if strange[0] in weights else "has no weight"
-        raise InputError(f"--weights: '{strange[0]}' {fault}; give one to each of {', '.join(dict.fromkeys(wanted))}")
+        every = ", ".join(dict.fromkeys(wanted))
+        raise InputError(f"'{strange[0]}' {fault}; give a weight to each of {every}", "weights")
     total = sum(weights.values())
     if total <= 0:
-        raise InputError("--weights are all 0; give at least one data set more")
+        raise InputError("the weights are all 0; give at least one data set more", "weights")
     return [weights[name] / fitting[0].count(name) / total for name in fitting[0]]
 
 
 def mixes(weights: Mapping[str, float]) -> dict[str, list[float]]:
-    """Weights `[data set]` of the mix of all, and of each mix without one, for weights by name.
+    """List the mixes to plan on, by name, with the weight of each data set in them, `[data set]`.
 
-    What is planned on the latter shows how a plan does on data that it was not made for. There are none with fewer than
-    three data sets, as one alone is no mix.
+    There is the mix of all data sets, and for each data set the mix without it: a plan made on that shows how well
+    plans do on data that they were not made for. With two data sets there are no mixes without one, as one data set
+    alone is no mix; with one there is no mix at all.
     """
     found = {MIX: list(weights.values())} if len(weights) > 1 else {}
     for name in weights if len(weights) > 2 else ():
@@ -177,27 +192,29 @@ def mixes(weights: Mapping[str, float]) -> dict[str, list[float]]:
 
 
 def mix_without(name: str) -> str:
-    """What plans made on all data sets but one are called."""
+    """The name of the mix of all data sets but one."""
     return f"{MIX} without {name}"
 
 
 def mixed(sets: Sequence[Sets], weights: Sequence[float], seed: int) -> Sets:
-    """Train, selection and test batches of several data sets in proportion to their weights, of which some may be 0.
+    """Mix the batches of several data sets in proportion to their weights, some of which may be 0.
 
-    Each part has as many batches as the largest of those mixed. Batches are taken whole, each of a data set's once
-    before any comes again; those of a data set stay in their order, and any stretch of the mix is in proportion.
-    Raises InputError where batches differ in size.
+    Each part (train, selection, test) has as many batches as the largest of those mixed into it. Batches are taken
+    whole, and each of a data set's batches once before any comes again. Those of a data set stay in their order, and
+    every stretch of the mix is in proportion. Raises InputError where batches differ in size.
     """
     turns = enumerate(zip(*sets, strict=True))
     return Sets(*(_mixed(parts, weights, np.random.default_rng([seed, turn])) for turn, parts in turns))
 
 
 def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Generator) -> Batches:
+    """Mix one part of several data sets, such as their train batches."""
     taken = [place for place, weight in enumerate(weights) if weight > 0]
     parts = [given[place] for place in taken]
     sizes = sorted({part.tokens for part in parts})
     if len(sizes) > 1:
-        raise InputError(f"batches of {sizes[0]} and of {sizes[1]} tokens cannot be mixed; set --batch-tokens for all")
+        said = f"batches of {sizes[0]} and of {sizes[1]} tokens cannot be mixed; give all the same number of tokens"
+        raise InputError(said, "batch_tokens")
     total = max(part.count for part in parts)
     numbers = _shared_out(total, np.array(weights)[taken])
     drawn = [_draw(part.count, number, rng) for part, number in zip(parts, numbers.tolist(), strict=True)]
@@ -207,7 +224,7 @@ def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Ge
         return np.concatenate([array[index] for array, index in zip(arrays, drawn, strict=True)])[order]
 
     def joined_extras(arrays: Sequence[Any]) -> Any:
-        """What not all have, or not equally much of, none has."""
+        """Join arrays that all data sets have, with equally many entries for a token; None where they do not."""
         alike = len({None if array is None else array.shape[2] for array in arrays}) == 1
         return joined(arrays) if alike and arrays[0] is not None else None
 
@@ -220,7 +237,7 @@ def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Ge
 
 
 def _shared_out(total: int, weights: Floats) -> Ints:
-    """Whole numbers in proportion to weights, which add up to total: by largest remainders."""
+    """Whole numbers that add up to `total`, in proportion to weights, by the method of largest remainders."""
     exact = total * weights / weights.sum()
     numbers: Ints = np.floor(exact).astype(np.int64)
     numbers[np.argsort(numbers - exact, kind="stable")[: total - numbers.sum()]] += 1
@@ -228,7 +245,7 @@ def _shared_out(total: int, weights: Floats) -> Ints:
 
 
 def _draw(count: int, number: int, rng: np.random.Generator) -> Ints:
-    """Of 0..count-1 so many, ascending, none twice before all are there."""
+    """Draw `number` of 0..count-1, in ascending order; none comes a second time before all have come once."""
     rounds, rest = divmod(number, count)
     drawn: Ints = np.concatenate([np.tile(np.arange(count), rounds), rng.choice(count, rest, replace=False)])
     drawn.sort()

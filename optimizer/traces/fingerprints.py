@@ -1,4 +1,4 @@
-"""Digests of what layers of a trace hold, of many at once: made one by one they take longer than the plan."""
+"""Digests of what layers of a trace hold. One pass makes all: one by one they take longer than a plan."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,15 @@ from formulations.kit.kernels import kernel
 from optimizer.traces.trace import RoutingTrace, digest
 
 PLACE, TOKEN = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of a state is lost
-SHIFT = np.uint64(29)  # brings the high bits, on which all others bear, back to the low ones
+SHIFT = np.uint64(29)  # brings the high bits, which depend on all others, back to the low ones
 
 
 def fingerprints(trace: RoutingTrace, layers: Sequence[int]) -> list[str]:
-    """Of each layer; depends on its choices and on the requests' lengths and phases, not on types or where they were
-    read."""
+    """Digest each of these layers: its choices, and the lengths and phases of the requests.
+
+    The digests do not depend on the types of arrays, or on where the requests were read. Raises InputError for a layer
+    that the trace does not hold.
+    """
     places = np.array([trace.place(layer) for layer in layers], dtype=np.int64)
     states = np.zeros(len(places), dtype=np.uint64)
     _mix(trace.experts, places, states)

@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimizer.domain.model import Model
+from optimizer.domain.model import MOST_EXPERTS, Model
 from optimizer.domain.presets import load_model, names
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.formats.request import Request
 
 DEFAULT_MODEL = "deepseek-v3"
-MOST_EXPERTS = 1 << 16
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """What the user said of the model; None where nothing was said."""
+    """What the user said of the model; a field is None where nothing was said of it."""
 
     name: str | None = None
     routed_experts: int | None = None
@@ -22,13 +21,13 @@ class ModelChoice:
     top_k: int | None = None
 
     def for_reading(self) -> Model | None:
-        """What a format that needs the top-k to be read can go by before the model is known."""
+        """A model by which a format can be read that needs the top-k, before the model of the trace is known."""
         if self.name:
             return model_without_trace(self)
         return Model("unknown", MOST_EXPERTS, 0, self.top_k) if self.top_k else None
 
     def applied(self, base: Model) -> Model:
-        """`base` with what was said; a model that then differs from its preset is called custom."""
+        """Change `base` by what was said; a model that then differs from its preset is called custom."""
         said = {
             key: value
             for key in ("routed_experts", "shared_experts", "top_k")
@@ -46,7 +45,7 @@ def model_without_trace(choice: ModelChoice) -> Model:
 
 
 def model_of_array(choice: ModelChoice, top_k: int, largest_id: int) -> Model:
-    """The model of explicit batches: the named one, DeepSeek-V3 where the array fits it, else as the array shows."""
+    """The model of explicit batches: the named one, or DeepSeek-V3 where the array fits it, or what the array shows."""
     default = load_model(DEFAULT_MODEL)
     if choice.name or (top_k == default.top_k and largest_id < default.routed_experts):
         return model_without_trace(choice)
@@ -77,6 +76,7 @@ def model_of_files(choice: ModelChoice, files: Sequence[TraceFile]) -> Model:
 
 
 def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> Request:
+    """The first request that can be read. Raises InputError where there is none."""
     faults = Faults(strict=False)
     for path, request in stream(files, choice.for_reading()):
         if isinstance(request, Request):
@@ -87,7 +87,7 @@ def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> Request:
 
 
 def _largest_id(files: Sequence[TraceFile], choice: ModelChoice) -> int:
-    """Bad requests are passed over: they are counted when the requests are read for good."""
+    """The largest expert id of all requests; bad ones are passed over here, and counted when the trace is read."""
     return max(
         int(request.experts.max()) for _, request in stream(files, choice.for_reading()) if isinstance(request, Request)
     )

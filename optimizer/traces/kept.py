@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from formulations.kit.arrays import Floats, Ints
-from formulations.kit.kernels import kernel
+from optimizer.domain.arrays import first_double
 from optimizer.domain.model import Model
 from optimizer.traces.formats.npz import CANDIDATES, EXPERTS, WEIGHTS, layer_ids
 from optimizer.traces.formats.request import BadRequestError, Request
@@ -16,8 +16,11 @@ Array = TypeVar("Array", Ints, Floats)
 
 
 class KeptLayers(NamedTuple):
-    """experts `[token, layer, k]` in the smallest unsigned type; weights `[token, layer, k]` float32 and candidates
-    `[token, layer, m > k]` uint16, None where they are not recorded, or were not read."""
+    """The layers of a request that are kept.
+
+    experts `[token, layer, k]` in the smallest unsigned type; weights `[token, layer, k]` float32 and candidates
+    `[token, layer, m > k]` uint16, which are None where they are not recorded or were not read.
+    """
 
     experts: Ints
     weights: Floats | None
@@ -25,7 +28,7 @@ class KeptLayers(NamedTuple):
 
 
 def kept_layers(request: Request, model: Model, layers: Sequence[int], first: int | None) -> KeptLayers:
-    """The asked layers of a request. Raises BadRequestError for a fault in these layers."""
+    """Take and check the layers of a request that are asked for. Raises BadRequestError for a fault in these layers."""
     if request.experts.shape[2] != model.top_k:
         raise BadRequestError(f"{EXPERTS} has top-{request.experts.shape[2]}, not top-{model.top_k}")
     held = request.layers or layer_ids(request.experts, model, first)
@@ -44,9 +47,10 @@ def kept_layers(request: Request, model: Model, layers: Sequence[int], first: in
 
 
 def joined(parts: Sequence[KeptLayers]) -> tuple[KeptLayers, tuple[str, ...]]:
-    """The tokens of one or more requests, one after another, and a sentence for each array that only some have.
+    """Join the tokens of one or more requests, one after another.
 
-    Such an array is left out. Of the candidates each token has as many as the request with the fewest has.
+    An array that only some requests have is left out, and a sentence says so. Every token keeps as many candidates as
+    the request with the fewest has.
     """
     weights = [part.weights for part in parts if part.weights is not None]
     candidates = [part.candidates for part in parts if part.candidates is not None]
@@ -65,7 +69,7 @@ def joined(parts: Sequence[KeptLayers]) -> tuple[KeptLayers, tuple[str, ...]]:
 
 
 def _chosen(array: Array, places: list[int]) -> Array:
-    """Entries of the layer axis; where they are neighbours this is a slice, which is not copied."""
+    """Take entries of the layer axis; neighbouring entries are taken as a slice, which copies nothing."""
     together = places == list(range(places[0], places[0] + len(places)))
     return array[:, places[0] : places[-1] + 1] if together else array[:, places]
 
@@ -75,7 +79,7 @@ def _checked_ids(name: str, ids: Ints, routed: int, layers: Sequence[int], dtype
     if low < 0 or high >= routed:
         raise BadRequestError(f"{name} has expert id {low if low < 0 else high}, outside 0..{routed - 1}")
     small: Ints = np.ascontiguousarray(ids, dtype=dtype)
-    token, layer = _first_double(small, routed)
+    token, layer = first_double(small, routed)
     if token >= 0:
         raise BadRequestError(f"token {token} of layer {layers[layer]} names one expert twice in {name}")
     return small
@@ -92,19 +96,3 @@ def _checked_weights(weights: Floats, layers: Sequence[int]) -> Floats:
             f"token {token} of layer {layers[layer]} has {found} in {WEIGHTS}, not a finite number of at least 0"
         )
     return small
-
-
-@kernel
-def _first_double(ids: Ints, routed: int) -> tuple[int, int]:
-    """The first token and layer of `[token, layer, n]` that name an expert twice, or -1, -1."""
-    tokens, layers, ranks = ids.shape
-    last_seen = np.full(routed, -1, dtype=np.int64)
-    for token in range(tokens):
-        for layer in range(layers):
-            row = token * layers + layer
-            for rank in range(ranks):
-                expert = np.int64(ids[token, layer, rank])
-                if last_seen[expert] == row:
-                    return token, layer
-                last_seen[expert] = row
-    return -1, -1

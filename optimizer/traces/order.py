@@ -1,4 +1,4 @@
-"""Which token of which request comes when, some steps at a time: slots that decode, and prompts laid end to end."""
+"""The order in which tokens of requests come, some steps at a time: slots that decode, and prompts laid end to end."""
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
@@ -12,7 +12,10 @@ Segment = tuple[int, int, int, int, int]  # request, first step, first token, le
 
 
 def spans(trace: RoutingTrace, requests: Ints, output: bool) -> Ints:
-    """First and past-the-last token of each request's output or prompt; all of it if that is empty, `[request, 2]`."""
+    """The first and the past-the-last token of each request's output or prompt, `[request, 2]`.
+
+    A request whose output or prompt is empty gives all of its tokens.
+    """
     before = np.concatenate([[0], np.cumsum(trace.phase == PROMPT)])
     start, stop = trace.offsets[requests], trace.offsets[requests + 1]
     middle = start + before[stop] - before[start]
@@ -22,9 +25,9 @@ def spans(trace: RoutingTrace, requests: Ints, output: bool) -> Ints:
 
 
 def walk(tokens_of: Ints, slots: int, steps: int, chunk: int, rng: np.random.Generator) -> Iterator[Ints]:
-    """Token indices `[step, slot]` of slots that work through a queue of requests, one token a step.
+    """Yield token indices `[step, slot]` of slots that work through a queue of requests, one token a step.
 
-    They come `chunk` steps at a time; only the segments that reach into the chunk are held.
+    They come `chunk` steps at a time; only the segments that reach into the chunk are held in memory.
     """
     segments = walk_segments(tokens_of, slots, steps, rng)
     running: list[Segment] = []
@@ -48,7 +51,7 @@ def _tokens_of_steps(running: list[Segment], slots: int, start: int, stop: int) 
 
 
 def walk_segments(tokens_of: Ints, slots: int, steps: int, rng: np.random.Generator) -> Iterator[Segment]:
-    """The same as stretches of consecutive tokens, in the order of their first steps."""
+    """Yield the walk of all slots as segments, which are stretches of consecutive tokens, ordered by first step."""
     free = [(0, slot) for slot in range(slots)]  # a heap: when each slot asks for its next request
     first_pass = True
     while True:
@@ -66,7 +69,7 @@ def walk_segments(tokens_of: Ints, slots: int, steps: int, rng: np.random.Genera
 
 
 def lay(tokens_of: Ints, slots: int, steps: int, chunk: int, rng: np.random.Generator) -> Iterator[Ints]:
-    """Token indices `[step, slot]` of requests laid end to end, all tokens of each, `chunk` steps at a time."""
+    """Yield token indices `[step, slot]` of whole requests laid end to end, `chunk` steps at a time."""
     laid = _shuffled(tokens_of, rng)
     rest: Ints = np.empty(0, dtype=np.int64)
     for start in range(0, steps, chunk):
@@ -81,7 +84,7 @@ def lay(tokens_of: Ints, slots: int, steps: int, chunk: int, rng: np.random.Gene
 
 
 def _shuffled(tokens_of: Ints, rng: np.random.Generator) -> Iterator[Ints]:
-    """The tokens of one request after another, without end, in another random order each time round."""
+    """Yield the tokens of one request after another without end; each round has another random order."""
     while True:
         for request in rng.permutation(len(tokens_of)):
             yield np.arange(*tokens_of[request])

@@ -1,8 +1,7 @@
 """From what the user named (request files, a batch file, or nothing) to batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from optimizer.errors import InputError
 from optimizer.traces.batches import Batches, Sets, split_batches, split_requests
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import CHUNK, Composition, sample_batches, stream_batches
-from optimizer.traces.corpus import TraceFile, find_files, read_traces
+from optimizer.traces.corpus import FileIndex, TraceFile, read_traces
 from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.formats.batch_file import explicit_batches, read_batches
 from optimizer.traces.formats.counts import Counts, read_counts, step_counts
@@ -25,17 +24,18 @@ from optimizer.traces.memory import BatchArray, Memory, with_layers
 from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
-BATCHES_PER_SET = 1024
-BATCH_TOKENS = 512
-TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns: each has random numbers of its own
+BATCHES_PER_SET = 1024  # a compromise: a set's 99th percentile then rests on its ten slowest batches
+BATCH_TOKENS = 512  # the default of a decode step
+TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns, of which each has a random stream of its own
 
 
 @dataclass(frozen=True)
 class TraceInput:
-    """What the user named; without traces and batch file it is the built-in trace.
+    """What the user named to make batches from; where neither traces nor batches are named, it is the built-in trace.
 
     memory: what a program has in memory already, instead of files; extras: gate weights and ranked candidates are
-    wanted too, where a trace has them; synthesise: of counts, generate tokens that choose experts as often.
+    wanted too, where a trace has them; synthesise: of counts, generate tokens that choose experts as often. index: what
+    is known of the files, which `dataclasses.replace` hands on, so that no file is looked into again.
     """
 
     traces: Sequence[str] = ()
@@ -51,19 +51,20 @@ class TraceInput:
     strict: bool = False
     extras: bool = False
     synthesise: bool = False
+    index: FileIndex = field(default_factory=FileIndex, repr=False, compare=False)
 
-    @cached_property
+    @property
     def files(self) -> list[TraceFile]:
-        """The files that the traces name, found and told apart once; none without traces."""
-        return find_files(self.traces, self.format) if self.traces else []
+        """The files that the traces name, by way of the index; none without traces."""
+        return self.index.files(self.traces, self.format) if self.traces else []
 
     def composition(self, mesh: Mesh) -> Composition:
-        """What batches are made of: what was named, else decode steps of 512 users."""
+        """What batches are made of: what was named, or else decode steps of 512 users."""
         return Composition.of(self.phase or "decode", self.batch_tokens or BATCH_TOKENS, self.row_users, mesh)
 
 
 class Source(Protocol):
-    """Where batches come from. `origin` says what it is, `notes` are sentences the user should read."""
+    """Where batches come from; `origin` says in words what that is, `notes` are sentences that users should read."""
 
     @property
     def model(self) -> Model: ...
@@ -81,13 +82,13 @@ class Source(Protocol):
         """Train, selection and test batches."""
 
     def everything(self, layer: int) -> Batches:
-        """Batches over all there is."""
+        """Batches over all requests, or all batches there are."""
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
-        """`count` batches, None for as many as `sets` or `everything` has, of the test set or of all, a few at a time.
+        """Yield `count` batches, a few at a time: of the test set, or of everything.
 
-        With None they are the batches of `sets(layer).test` or of `everything(layer)`. Raises InputError where there
-        are not so many.
+        Without a count they are those of `sets(layer).test` or of `everything(layer)`. Raises InputError where there
+        are fewer than `count`.
         """
 
 
@@ -102,12 +103,12 @@ class TraceSource:
 
     @property
     def origin(self) -> str:
-        """What the trace says of itself."""
+        """Where the trace says that it came from."""
         return self.trace.source
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out of the trace or takes getting used to."""
+        """Warnings of the trace, and which requests lack the tokens of the phase."""
         said = []
         for phase, needed, instead in ((OUTPUT, "decode", "prompts"), (PROMPT, "prefill", "outputs")):
             silent = int((~self.trace.has(phase)).sum())
@@ -118,19 +119,19 @@ class TraceSource:
         return (*self.trace.warnings, *said)
 
     def fingerprint(self, layer: int) -> str:
-        """Depends on the requests of this layer alone, not on where they were read."""
+        """A digest of this layer's requests, which does not depend on where they were read."""
         return fingerprints(self.trace, [layer])[0]
 
     def sets(self, layer: int, counts: Sequence[int] = (BATCHES_PER_SET,) * ALL) -> Sets:
-        """Disjoint requests, 60 / 20 / 20 per cent; counts: batches of each set."""
+        """Batches of 60, 20 and 20 per cent of the requests; counts says how many batches each set has."""
         return Sets(*(self._sample(layer, turn, counts[turn]) for turn in range(ALL)))
 
     def everything(self, layer: int) -> Batches:
-        """All requests."""
+        """Batches of all requests."""
         return self._sample(layer, ALL, BATCHES_PER_SET)
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
-        """Any number of batches: requests that have been used up come again. Memory does not grow with it."""
+        """Yield any number of batches, as requests that have been used up come again; memory does not grow with it."""
         turn = TEST if test_only else ALL
         number = BATCHES_PER_SET if count is None else count
         rng = self._rng(layer, turn)
@@ -151,7 +152,7 @@ class TraceSource:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """The batches of a file, as they are."""
+    """The batches of a file, which are used as they are."""
 
     model: Model
     batches: Batches
@@ -160,11 +161,11 @@ class BatchSource:
     notes: tuple[str, ...] = ("explicit batches are split into consecutive stretches, as requests are unknown",)
 
     def fingerprint(self, layer: int) -> str:
-        """The same for every layer, as the file holds one."""
+        """A digest of the batches, the same for every layer, as the file holds one layer."""
         return digest(self.batches.experts, self.batches.source_row)
 
     def sets(self, layer: int) -> Sets:
-        """The first 60, next 20 and last 20 per cent."""
+        """The first 60, the next 20 and the last 20 per cent of the batches."""
         return split_batches(self.batches)
 
     def everything(self, layer: int) -> Batches:
@@ -172,12 +173,13 @@ class BatchSource:
         return self.batches
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
-        """The first `count` of the test batches or of all. Raises InputError where there are not so many."""
+        """Yield the first `count` of the test batches or of all. Raises InputError where there are fewer."""
         batches = self.sets(layer).test if test_only else self.batches
         number = batches.count if count is None else count
         if number > batches.count:
             what = "test batches" if test_only else "batches"
-            raise InputError(f"--batch-count {number}: {self.origin} hold {batches.count} {what}; ask for no more")
+            said = f"{self.origin} hold {batches.count} {what}, fewer than the {number} that are asked for"
+            raise InputError(said, "batch_count")
         return (batches.part(start, min(start + CHUNK, number)) for start in range(0, number, CHUNK))
 
 
@@ -204,7 +206,7 @@ def open_source(
 def open_traces(
     named: TraceInput, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
 ) -> TraceSource:
-    """The same where traces were named, or nothing."""
+    """Read what was named as `open_source` does, where that is traces or nothing at all."""
     composition = named.composition(mesh)
     if isinstance(named.memory, RoutingTrace):
         held = named.memory
@@ -222,7 +224,7 @@ def open_traces(
 
 
 def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Callable[[float], None]) -> RoutingTrace:
-    """The trace, by way of the cache where there is one; `--strict` reads anew, so that nothing bad is let by."""
+    """The trace, by way of the cache where there is one; a strict reading is never taken from it."""
 
     def read() -> RoutingTrace:
         return read_traces(named.files, model, layers, named.first_moe_layer, named.strict, progress, named.extras)
@@ -233,7 +235,7 @@ def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Call
 
 
 def open_counts(named: TraceInput, model: Model | ModelChoice) -> tuple[Counts, Model] | None:
-    """The counts that were named and their model, or None where requests or nothing were named.
+    """Read the counts that were named, and their model; None where requests were named, or nothing.
 
     Raises InputError for counts beside anything else, and where the top-k is known to nobody.
     """
@@ -244,7 +246,8 @@ def open_counts(named: TraceInput, model: Model | ModelChoice) -> tuple[Counts, 
         return None
     if len(named.files) > 1:
         raise InputError(
-            f"{counted[0].path}: counts and {len(named.files) - 1} other file(s); name one file of counts alone"
+            f"{counted[0].path}: counts and {len(named.files) - 1} other file(s); name one file of counts alone",
+            "traces",
         )
     path, kind = counted[0].path, counted[0].format
     assert kind is not None
@@ -264,12 +267,13 @@ def _model_of_counts(counts: Counts, model: Model | ModelChoice) -> Model:
         return model_without_trace(model)
     top_k = model.top_k or counts.top_k
     if top_k is None:
-        raise InputError(f"{counts.source} does not say how many experts a token uses; give the top-k or the model")
+        message = f"{counts.source}: does not say how many experts a token uses; give its top-k or its model"
+        raise InputError(message, "top_k")
     return model.applied(Model("custom", counts.load.shape[2], 0, top_k))
 
 
 def synthesised(counts: Counts, model: Model, layer: int, named: TraceInput, mesh: Mesh) -> TraceSource:
-    """Generated requests whose experts are chosen as often as counts say. Raises InputError for an unknown layer."""
+    """Generate requests whose experts are chosen as often as counts say. Raises InputError for an unknown layer."""
     load = step_counts(counts, layer).sum(axis=0)
     trace = builtin_trace(model, [layer], named.seed, load[None], named.extras)
     return TraceSource(model, named.composition(mesh), trace, named.seed)

@@ -4,8 +4,10 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from formulations.kit.arrays import Bools, Floats, Ints
+from optimizer.domain.arrays import fitting, frozen
 from optimizer.errors import InputError
 
 PROMPT, OUTPUT = 0, 1
@@ -15,11 +17,12 @@ PROMPT, OUTPUT = 0, 1
 class RoutingTrace:
     """The requests of a corpus, one after another, for the layers that were asked for.
 
-    experts `[token, layer, k]` uint16 routed ids; layers: model layer id of each entry of the layer axis;
-    offsets `[request + 1]`: request r owns the tokens offsets[r]:offsets[r + 1]; phase `[token]`: PROMPT or
-    OUTPUT; source: where the trace came from, in words; warnings: what was left out, a sentence each; weights
+    experts `[token, layer, k]` uint8 or uint16 routed ids; layers: model layer id of each entry of the layer axis;
+    offsets `[request + 1]` int64: request r owns the tokens offsets[r]:offsets[r + 1]; phase `[token]` uint8: PROMPT
+    or OUTPUT; source: where the trace came from, in words; warnings: what was left out, a sentence each; weights
     `[token, layer, k]` float32 gate weights and candidates `[token, layer, m]` uint16 ranked routed ids, where they
-    were asked for and all requests have them.
+    were asked for and all requests have them. Arrays that are not read-only yet are copied. Raises ValueError for
+    shapes that do not fit together, and for ids, offsets and phases that cannot be such.
     """
 
     experts: Ints
@@ -35,22 +38,31 @@ class RoutingTrace:
         tokens, layers, _ = self.experts.shape
         if layers != len(self.layers) or self.phase.shape != (tokens,) or self.offsets[-1] != tokens:
             raise ValueError("experts, layers, phase and offsets of a trace do not fit together")
+        if self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any() or self.phase.max(initial=0) > OUTPUT:
+            raise ValueError("offsets of a trace must ascend from 0, and its phases be 0 or 1")
         if self.weights is not None and self.weights.shape != self.experts.shape:
             raise ValueError(f"experts {self.experts.shape} and weights {self.weights.shape} do not fit together")
         if self.candidates is not None and self.candidates.shape[:2] != self.experts.shape[:2]:
             raise ValueError(f"experts {self.experts.shape} and candidates {self.candidates.shape} do not fit together")
-        for array in (self.experts, self.offsets, self.phase, self.weights, self.candidates):
-            if array is not None:
-                array.flags.writeable = False
+        for name, dtype in (("experts", self._type_of_ids), ("offsets", np.int64), ("phase", np.uint8)):
+            object.__setattr__(self, name, frozen(fitting(name, getattr(self, name), dtype)))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", frozen(np.asanyarray(self.weights, dtype=np.float32)))
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", frozen(fitting("candidates", self.candidates, np.uint16)))
+
+    @property
+    def _type_of_ids(self) -> npt.DTypeLike:
+        return np.uint8 if self.experts.dtype == np.uint8 else np.uint16
 
     @property
     def requests(self) -> int:
-        """Number of requests."""
+        """The number of requests."""
         return len(self.offsets) - 1
 
     @property
     def tokens(self) -> int:
-        """Number of tokens."""
+        """The number of tokens."""
         return len(self.phase)
 
     def layer(self, layer: int) -> Ints:
@@ -61,7 +73,7 @@ class RoutingTrace:
         """Where a layer is on the layer axis. Raises InputError for a layer that the trace does not hold."""
         if layer not in self.layers:
             held = ", ".join(map(str, self.layers))
-            raise InputError(f"--layer {layer} is not in the trace, which holds layers {held}")
+            raise InputError(f"layer {layer} is not in the trace, which holds layers {held}", "layer")
         return self.layers.index(layer)
 
     def has(self, phase: int) -> Bools:

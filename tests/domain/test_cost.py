@@ -174,13 +174,13 @@ def test_table_time_grows_with_experts_and_hops() -> None:
 def test_a_dispatch_model_that_the_hardware_lacks_is_refused(
     name: str, model: Literal["link", "table", "node"], has: str
 ) -> None:
-    said = f"^--dispatch-model {model}: hardware {name} has no such model; it has {has}$"
+    said = f"^hardware {name} has no dispatch model '{model}'; it has {has}$"
     with pytest.raises(InputError, match=said):
         named(name, dispatch_model=model)
 
 
 def test_a_moe_op_that_the_hardware_lacks_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^--moe-op functional: hardware h200 has no \[functional\] section"):
+    with pytest.raises(InputError, match=r"^hardware h200 has no \[functional\] section"):
         named("h200", moe_op="functional")
 
 

@@ -22,7 +22,7 @@ def test_a_valid_placement_has_no_violations() -> None:
     [
         ([[0, 0], [2, 1], [1, -1]], ["expert 0 twice on device 0"]),
         ([[0, 1], [0, 1], [1, -1]], ["expert without a slot: 2"]),
-        ([[0, 3], [2, -2], [1, -1]], ["id out of range: -2, 3; ids are 0..2, or -1 for an empty slot"]),
+        ([[0, 3], [2, 7], [1, -1]], ["id out of range: 3, 7; ids are 0..2, or -1 for an empty slot"]),
         ([[0, 1], [2, 0]], ["slot count: 2 devices x 2 slots instead of 3 x 2"]),
         ([[0, 1, -1], [2, 0, -1], [1, -1, -1]], ["slot count: 3 devices x 3 slots instead of 3 x 2"]),
         ([[-1, -1], [2, 1], [0, -1]], []),
@@ -60,3 +60,9 @@ def test_replicas_are_in_slot_order(seed: int) -> None:
         expected = [d * 3 + s for d, s in reference.replicas(placement.slots.tolist(), expert)]
         assert slot[start[expert] : start[expert + 1]].tolist() == expected
         assert placement.counts(5)[expert] == len(expected)
+
+
+@pytest.mark.parametrize("beyond", [-2, -(2**40), 2**31, 2**32])
+def test_ids_that_a_cast_would_turn_into_others_are_refused(beyond: int) -> None:
+    with pytest.raises(ValueError, match=f"slots hold {beyond}, which is outside -1"):
+        Placement(np.array([[0, beyond]]))

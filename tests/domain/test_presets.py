@@ -160,9 +160,9 @@ def test_hopper_efficiency_is_that_of_both_multiplications_of_an_expert() -> Non
 
 
 def test_an_unknown_preset_names_those_that_exist() -> None:
-    with pytest.raises(InputError, match=r"--model 'gpt-7'.*deepseek-v3"):
+    with pytest.raises(InputError, match=r"model 'gpt-7'.*deepseek-v3"):
         load_model("gpt-7")
-    with pytest.raises(InputError, match=r"--hardware 'abacus'.*tt-wormhole-quad-galaxy"):
+    with pytest.raises(InputError, match=r"hardware 'abacus'.*tt-wormhole-quad-galaxy"):
         load_hardware("abacus")
 
 

@@ -1,6 +1,7 @@
 """Constraints of a plan: what is asked for is kept to, and said in words where it cannot be."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from random_problems import request_experts, small_problem, write_request
 from running_commands import SHORT, fault, run
 
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import check
+from optimizer.domain.problem import check, make_problem
 from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.options import Effort
 from optimizer.search.seeds.greedy import greedy
@@ -82,10 +83,10 @@ def test_violations_name_the_constraint() -> None:
     slots = placement.slots.copy()
     (device, slot), *_ = np.argwhere(slots == -1)
     slots[device, slot] = next(expert for expert in range(8) if expert not in slots[device])
-    assert problem.violations(Placement(slots)) == ["2 replicas beyond one of each expert, but --replicas allows 1"]
+    assert problem.violations(Placement(slots)) == ["2 replicas beyond one of each expert instead of 1 at most"]
     fewer = placement.slots.copy()
     fewer[tuple(np.argwhere(placement.slots == 8)[0])] = -1
-    assert problem.violations(Placement(fewer)) == ["1 replicas of shared expert 8 instead of 2 (--shared-replicas)"]
+    assert problem.violations(Placement(fewer)) == ["1 replicas of shared expert 8 instead of 2"]
     with pytest.raises(ValueError, match="instead of 2"):
         check(problem, Placement(fewer))
     assert problem.violations(Placement(np.zeros((1, 1), dtype=np.int32))) == [
@@ -98,3 +99,15 @@ def test_a_negative_budget_is_refused(traces: Path) -> None:
     assert result.exit_code == 2
     assert "--replicas" in result.stderr
     assert "in 4 slots" in fault(run("solve", traces, "--layer", 1, "--mesh", "2x2", "--slots", 1, "--replicas", 0))
+
+
+def test_the_load_of_the_caller_is_copied_and_stays_writeable() -> None:
+    given, _ = small_problem(3, rows=2, cols=2, routed=8, slots=3)
+    load = given.load.copy()
+    problem = make_problem(given.model, given.mesh, given.cost, load, None)
+    load[:] = 0
+    assert (problem.load == given.load).all()
+    assert not problem.load.flags.writeable
+    assert replace(problem, start=None).load is problem.load
+    with pytest.raises(ValueError, match=r"not \[batch, expert\] with 9 experts"):
+        make_problem(given.model, given.mesh, given.cost, load[0], None)

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from formulations.kit.arrays import Ints
 from optimizer.traces.formats.request import BadRequestError, Request
 
-MEMORY = 50 << 20
+MEMORY = 50 << 20  # bytes: far less than any of the huge sizes that hostile files declare
 HUGE = [0, 1, 2, 3, 5, -1, 255, 2**31, 2**40, 2**63, 2**64, 10**30]
 KINDS = ["|u1", "<u2", ">i4", "<i8", "|O", "<f4", "<f8", "|V8", "<U5", "<U0", "|b1", "<m8[s]", "<c8", "i4,(2,)f8", "?!"]
 
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """Fail if the block holds much memory at any time: asked for in Python, or resident whoever asked for it."""
+    """Fail if the block holds more than `MEMORY` at any time, be it allocated by Python or by a library."""
     status, peak = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def resident(name: str) -> int:
@@ -31,7 +31,7 @@ def little_memory() -> Iterator[None]:
         return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name)), 0)
 
     if os.access(peak, os.W_OK):
-        peak.write_text("5")  # begin the peak anew
+        peak.write_text("5")  # the kernel then measures the peak from here on
     before = resident("VmRSS")
     tracemalloc.start()
     try:
@@ -44,13 +44,13 @@ def little_memory() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> None:
-    """A message is one line of a readable length."""
+    """Assert that a message is one line of a readable length."""
     assert 5 < len(str(error)) < 700
     assert "\n" not in str(error)
 
 
 def sound(value: Request | BadRequestError) -> None:
-    """What a reader of requests yields is a good array or a sentence."""
+    """Assert that what a reader of requests yields is a good array, or a fault described in a sentence."""
     if isinstance(value, BadRequestError):
         one_line(value)
         return
@@ -63,7 +63,7 @@ def sound(value: Request | BadRequestError) -> None:
 
 
 class Bomb:
-    """Unpickling it would create a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -92,7 +92,7 @@ def pickled_npy(path: Path) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """`whole` with up to four cuts, flipped bits or overwritten stretches, most of them near its ends."""
+    """Draw `whole` with up to four cuts, flipped bits or overwritten stretches, most of them near its ends."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         last = len(data) - 1
@@ -119,7 +119,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def lying_npy(draw: st.DrawFn) -> bytes:
-    """A `.npy` file whose header says what it likes: foreign types, impossible shapes, huge sizes."""
+    """Draw a `.npy` file whose header may lie: it has foreign types, impossible shapes and huge sizes."""
     rarely = st.integers(0, 9).map(lambda number: number == 0)
     shape = tuple(draw(st.lists(st.sampled_from(HUGE) if draw(rarely) else st.integers(1, 4), max_size=5)))
     descr = (
@@ -162,5 +162,5 @@ def replaced(draw: st.DrawFn, value: Any) -> Any:
 
 
 def as_json(value: Any) -> bytes:
-    """One line of JSON, NaN and all."""
+    """The value as one line of JSON, in which NaN and infinity are allowed."""
     return json.dumps(value).encode()

@@ -18,27 +18,27 @@ WORMHOLE = "tt-wormhole-quad-galaxy"
 
 
 def cost(per_expert: bool = False) -> Cost:
-    """The default hardware, with either way of combining."""
+    """The cost model of the default hardware, which combines per device or per expert."""
     preset = load_hardware(WORMHOLE)
     combine = preset.combine.model_copy(update={"message_per": "expert" if per_expert else "device"})
     return Cost(WORMHOLE, preset.model_copy(update={"combine": combine}))
 
 
 def routed(rng: np.random.Generator, batches: int, tokens: int, model: Model) -> Ints:
-    """Random top-k choices without doubles, some experts far hotter than others, `[batch, token, top_k]`."""
+    """Draw top-k choices `[batch, token, top_k]`, of different experts, some far hotter than others."""
     popularity = rng.exponential(size=model.routed_experts) ** 2
     score = np.log(popularity + 1e-9) + rng.gumbel(size=(batches, tokens, model.routed_experts))
     return np.argsort(-score, axis=2)[..., : model.top_k].astype(np.uint16)
 
 
 def random_batches(rng: np.random.Generator, batches: int, tokens: int, model: Model, rows: int) -> Batches:
-    """Batches whose tokens come from the rows in equal blocks."""
+    """Draw batches whose tokens come from the rows in equal blocks."""
     experts = with_shared(routed(rng, batches, tokens, model), model)
     return Batches(experts, np.broadcast_to(default_rows(tokens, rows), experts.shape[:2]))
 
 
 def random_placement(rng: np.random.Generator, experts: int, mesh: Mesh) -> Placement:
-    """A valid placement: every expert once, then replicas in some of the slots that are left."""
+    """Draw a valid placement: it has every expert once, and replicas in some of the slots that are left."""
     while True:
         slots = np.full(mesh.slots, -1)
         slots[rng.permutation(mesh.slots)[:experts]] = np.arange(experts)
@@ -54,7 +54,7 @@ def random_placement(rng: np.random.Generator, experts: int, mesh: Mesh) -> Plac
 
 
 def small_problem(seed: int, **changes: Any) -> tuple[Problem, Sets]:
-    """A problem small enough for the oracles, and its batches."""
+    """Draw a problem small enough for the oracles, and its batches; changes are to the sizes named below."""
     rng = np.random.default_rng(seed)
     said = {
         "rows": 3,
@@ -75,7 +75,7 @@ def small_problem(seed: int, **changes: Any) -> tuple[Problem, Sets]:
 
 
 def write_request(path: Path, experts: Any, prompt: int = 2, output: int | None = None, **more: Any) -> Path:
-    """One native request file; `output` tokens by default as many as fit the prompt and experts."""
+    """Write a native request file; without `output` it has as many output tokens as fit its prompt and experts."""
     tokens = len(experts) if np.ndim(experts) else 0
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {
@@ -89,5 +89,5 @@ def write_request(path: Path, experts: Any, prompt: int = 2, output: int | None 
 
 
 def request_experts(rng: np.random.Generator, tokens: int, layers: int, experts: int, top_k: int) -> Ints:
-    """Random valid choices of one request, `[token, layer, k]` uint8."""
+    """Draw valid choices of one request, `[token, layer, k]` uint8."""
     return np.argsort(rng.random((tokens, layers, experts)), axis=2)[..., :top_k].astype(np.uint8)

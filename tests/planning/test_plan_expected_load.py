@@ -39,7 +39,7 @@ def test_steps_that_counted_nothing_are_left_out() -> None:
     assert step_counts(counts(load), 3).tolist() == [[1, 1, 1, 1]]
     with pytest.raises(InputError, match="counts nothing in layer 4"):
         step_counts(counts(load), 4)
-    with pytest.raises(InputError, match=r"--layer 9 is not in a test, which has 3\.\.4"):
+    with pytest.raises(InputError, match=r"layer 9 is not in a test, which has 3\.\.4"):
         step_counts(counts(load), 9)
     with pytest.raises(InputError, match="counts 4 experts, not 5"):
         step_loads(counts(load), 3, Model("m", 5, 0, 2))

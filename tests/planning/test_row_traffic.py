@@ -79,7 +79,7 @@ def test_policies_without_candidates_are_left_out_and_none_left_is_a_conflict() 
     with pytest.raises(InputError) as raised:
         searched(nearest - 0.01).settle()
     assert "--max-row-traffic" in str(raised.value)
-    assert "--slots 3, --replicas 5, --shared-replicas 4 and --routing even, nearest" in str(raised.value)
+    assert "3 slots per device, 5 extra replicas, 4 replicas of each shared expert and" in str(raised.value)
     assert f"{nearest:.1f} pairs per batch" in str(raised.value)
 
 
@@ -89,7 +89,7 @@ def test_the_command_keeps_to_the_limit_or_says_what_is_in_conflict(traces: Path
     assert len(row) == 2
     plan.unlink()
     said = fault(solve(traces, "--routing", "nearest", "--replicas", 1, "--max-row-traffic", 0.5)[1])
-    assert "--max-row-traffic 0.5 is in conflict with --slots 3, --replicas 1 and --routing nearest" in said
+    assert "is in conflict with 3 slots per device, 1 extra replicas and" in said
     assert not plan.exists()
     least = float(re.findall(r"the best lets ([0-9.]+) pairs", said)[0])
     loose = ("--routing", "nearest", "--replicas", 1, "--max-row-traffic", least + 0.1)

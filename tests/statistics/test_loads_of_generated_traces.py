@@ -75,7 +75,7 @@ def test_the_builtin_trace_is_skewed_and_remembers() -> None:
 
 
 def test_a_dense_layer_has_no_trace() -> None:
-    with pytest.raises(InputError, match=r"--layer 2 is no MoE layer of deepseek-v3, which are 3\.\.60"):
+    with pytest.raises(InputError, match=r"layer 2 is no MoE layer of deepseek-v3, which are 3\.\.60"):
         builtin_trace(load_model("deepseek-v3"), [2], 0)
 
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import random_batches
 
+from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.traces.batches import Batches, default_rows, split_batches, split_requests
+from optimizer.traces.batches import Batches, default_rows, split_batches, split_requests, with_shared
 from optimizer.traces.formats.batch_file import explicit_batches, read_batches
 
 
@@ -46,7 +47,7 @@ def test_explicit_batches_are_split_in_order(rng: np.random.Generator) -> None:
 def test_weights_and_candidates_go_with_their_batches(rng: np.random.Generator) -> None:
     model = Model("m", 9, 1, 2)
     plain = random_batches(rng, 5, 4, model, 2)
-    weights, candidates = rng.random((5, 4, 2)), rng.integers(0, 9, (5, 4, 4))
+    weights, candidates = rng.random((5, 4, 2)), rng.permuted(np.tile(np.arange(9), (5, 4, 1)), axis=2)[..., :4]
     batches = Batches(plain.experts, plain.source_row, weights, candidates)
     assert plain.weights is None
     assert plain.candidates is None
@@ -127,3 +128,64 @@ def test_a_missing_or_damaged_explicit_file_is_named(tmp_path: Path) -> None:
 def test_load_counts_pairs() -> None:
     batches = Batches(np.array([[[0, 1], [0, 2]], [[2, 1], [2, 0]]]), np.zeros((2, 2), dtype=int))
     assert batches.load(4).tolist() == [[2, 1, 1, 0], [1, 1, 2, 0]]
+
+
+IDS = np.array([[[0, 1], [2, 3]]])
+ROWS = np.zeros((1, 2), dtype=int)
+
+
+def changed(array: Ints, place: tuple[int, ...], value: int) -> Ints:
+    """A copy of an array in which one entry is another."""
+    changed = array.copy()
+    changed[place] = value
+    return changed
+
+
+@pytest.mark.parametrize("beyond", [-1, 70_000, 2**32])
+def test_ids_that_a_cast_would_turn_into_others_are_refused(beyond: int) -> None:
+    wrong = changed(IDS, (0, 1, 0), beyond)
+    with pytest.raises(ValueError, match=f"experts hold {beyond}, which is outside 0..65535"):
+        Batches(wrong, ROWS)
+    with pytest.raises(ValueError, match=f"experts hold {beyond}"):
+        with_shared(wrong, Model("m", 4, 1, 2))
+    with pytest.raises(ValueError, match=f"candidates hold {beyond}"):
+        Batches(IDS, ROWS, candidates=wrong)
+
+
+@pytest.mark.parametrize("beyond", [-1, 2**31, 2**32])
+def test_rows_that_a_cast_would_turn_into_others_are_refused(beyond: int) -> None:
+    with pytest.raises(ValueError, match=f"source rows hold {beyond}, which is outside 0.."):
+        Batches(IDS, changed(ROWS, (0, 1), beyond))
+
+
+def test_ids_and_rows_must_be_integers() -> None:
+    with pytest.raises(ValueError, match="experts must be integers, not float64"):
+        Batches(IDS.astype(float), ROWS)
+    with pytest.raises(ValueError, match="source rows must be integers, not bool"):
+        Batches(IDS, ROWS.astype(bool))
+
+
+def test_a_token_names_each_expert_once() -> None:
+    doubled = changed(IDS, (0, 1, 0), 3)
+    with pytest.raises(ValueError, match="token 1 of batch 0 names one expert twice among its experts"):
+        Batches(doubled, ROWS)
+    with pytest.raises(ValueError, match="token 1 of batch 0 names one expert twice among its candidates"):
+        Batches(IDS, ROWS, candidates=doubled)
+
+
+def test_the_arrays_of_the_caller_are_copied_and_stay_writeable() -> None:
+    experts, rows = IDS.astype(np.uint16), ROWS.astype(np.int32)
+    weights, candidates = np.ones((1, 2, 2), dtype=np.float32), experts.copy()
+    batches = Batches(experts, rows, weights, candidates)
+    experts[:], rows[:], weights[:], candidates[:] = 9, 9, 9, 9
+    assert batches.experts.tolist() == batches.candidates.tolist() == IDS.tolist()  # type: ignore[union-attr]
+    assert batches.source_row.max() == 0
+    assert (batches.weights == 1).all()  # type: ignore[union-attr]
+    for array in (batches.experts, batches.source_row, batches.weights, batches.candidates):
+        assert array is not None
+        assert not array.flags.writeable
+
+
+def test_a_part_shares_the_memory_of_the_whole() -> None:
+    batches = Batches(np.repeat(IDS, 4, axis=0), np.repeat(ROWS, 4, axis=0))
+    assert np.shares_memory(batches.part(1, 3).experts, batches.experts)

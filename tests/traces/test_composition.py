@@ -255,7 +255,7 @@ def test_row_users_are_checked_against_the_mesh() -> None:
     assert Composition.of("decode", 3, None, mesh).tokens == 3
     assert Composition.of("prefill", 10, (1, 0, 5, 2), mesh).tokens == 8
     for users in ((1, 2), (1, 2, 3, -1), (0, 0, 0, 0)):
-        with pytest.raises(InputError, match="--row-users"):
+        with pytest.raises(InputError, match="give those of each of"):
             Composition.of("decode", 10, users, mesh)
-    with pytest.raises(InputError, match="--phase 'lunar'"):
+    with pytest.raises(InputError, match="phase 'lunar'"):
         Composition.of("lunar", 10, None, mesh)

@@ -136,7 +136,7 @@ def test_data_sets_have_no_file_in_common(folders: Path) -> None:
 
 def test_a_batch_file_has_no_phases() -> None:
     assert [one.name for one in datasets(TraceInput(batches=Path("b.npz")), ["decode"])] == [ALL]
-    with pytest.raises(InputError, match=r"--phase decode,prefill: the batches of b\.npz"):
+    with pytest.raises(InputError, match=r"b\.npz are what they are; name one phase, not decode, prefill"):
         datasets(TraceInput(batches=Path("b.npz")), ["decode", "prefill"])
 
 
@@ -163,17 +163,20 @@ def test_every_data_set_splits_its_requests_and_its_phases_alike(folders: Path) 
     assert not {*chain(*seen["a decode"])} & {*chain(*seen["b decode"])}
 
 
+NUMBER = 1000  # beyond every data set's number, as a token names each expert once
+
+
 def numbered(count: int, mark: int, tokens: int = 4, **extras: Any) -> Batches:
-    """Batches that can be told: the first token's experts are the data set and the number of the batch."""
-    experts = np.zeros((count, tokens, 3), dtype=np.uint16)
-    experts[:, 0, 0], experts[:, 0, 1] = mark, np.arange(count)
+    """Batches that can be told: every token's experts are the data set, NUMBER + the batch's number, and the last."""
+    experts = np.full((count, tokens, 3), 2**16 - 1, dtype=np.uint16)
+    experts[..., 0], experts[..., 1] = mark, NUMBER + np.arange(count)[:, None]
     return Batches(experts, np.full((count, tokens), mark), **extras)
 
 
 def told(batches: Batches) -> tuple[Ints, Ints]:
     """The data set and number of each batch."""
     assert (batches.source_row == batches.experts[:, 0, 0][:, None]).all()
-    return batches.experts[:, 0, 0], batches.experts[:, 0, 1]
+    return batches.experts[:, 0, 0], batches.experts[:, 0, 1] - NUMBER
 
 
 SIZES = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 6)), min_size=1, max_size=5)
@@ -213,7 +216,7 @@ def test_train_stays_train() -> None:
 
 
 def test_weights_and_candidates_are_mixed_where_all_have_them() -> None:
-    ranked = [np.full((4, 4, width), mark) for mark, width in ((0, 5), (1, 5), (2, 6))]
+    ranked = [np.tile(mark + np.arange(width), (4, 4, 1)) for mark, width in ((0, 5), (1, 5), (2, 6))]
     gate = np.ones((4, 4, 2))
     plain, *rich = numbered(4, 0), *(numbered(4, n, weights=n * gate, candidates=r) for n, r in enumerate(ranked))
     both = mixed([Sets(*[rich[0]] * 3), Sets(*[rich[1]] * 3)], [0.5, 0.5], 0).train
@@ -240,7 +243,7 @@ def test_mixes_are_of_all_and_of_all_but_one() -> None:
 
 def test_batches_of_different_sizes_cannot_be_mixed() -> None:
     sets = [Sets(*(numbered(4, 0, tokens) for _ in range(3))) for tokens in (4, 6)]
-    with pytest.raises(InputError, match="batches of 4 and of 6 tokens cannot be mixed; set --batch-tokens"):
+    with pytest.raises(InputError, match="batches of 4 and of 6 tokens cannot be mixed; give all the same"):
         mixed(sets, [0.5, 0.5], 0)
 
 

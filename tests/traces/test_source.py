@@ -1,5 +1,6 @@
 """From what was named to batches: all at once or a few at a time, with weights and candidates or without."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.traces import corpus
 from optimizer.traces.batches import Batches
 from optimizer.traces.composition import CHUNK, PHASES
+from optimizer.traces.formats.sniff import Format, sniff
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import (
     BATCHES_PER_SET,
@@ -84,7 +87,7 @@ def test_the_batches_of_a_file_are_streamed_as_far_as_they_go(count: int, test_o
     parts = list(source.stream(0, test_only, asked))
     assert max(part.count for part in parts) <= CHUNK
     assert same(parts, [whole.part(0, asked)])
-    with pytest.raises(InputError, match=rf"--batch-count {whole.count + 1}: batches of b\.npz hold {whole.count} "):
+    with pytest.raises(InputError, match=rf"b\.npz hold {whole.count} .*fewer than the {whole.count + 1} "):
         source.stream(0, test_only, whole.count + 1)
 
 
@@ -119,3 +122,22 @@ def test_synthesised_requests_have_weights_and_candidates_too(tmp_path: Path) ->
         assert counted is not None
         batches = synthesised(*counted, 0, named, MESH).sets(0).test
         assert (batches.weights is not None) == (batches.candidates is not None) == extras
+
+
+def test_files_are_looked_into_once_however_often_their_input_is_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+
+    def counting(path: Path) -> Format:
+        looked.append(path)
+        return sniff(path)
+
+    monkeypatch.setattr(corpus, "sniff", counting)
+    named = TraceInput([str(folder)], batch_tokens=6)
+    assert len(named.files) == 12
+    for changed in (replace(named, phase="prefill"), replace(named, traces=[str(folder / "0.npz")]), named):
+        assert {file.path for file in changed.files} <= {file.path for file in named.files}
+        opened(changed)
+    assert sorted(looked) == sorted(folder.iterdir())
+    assert named == replace(named)

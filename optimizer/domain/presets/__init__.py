@@ -22,6 +22,7 @@ def names(kind: Literal["models", "hardware"]) -> list[str]:
 
 
 def _parse(text: str, origin: str, schema: type[Preset]) -> Preset:
+    """The preset in a TOML text. Raises InputError, which begins with the text's origin and names the first fault."""
     try:
         given = tomllib.loads(text)
         return schema.model_validate(given)
@@ -34,7 +35,10 @@ def _parse(text: str, origin: str, schema: type[Preset]) -> Preset:
 
 
 def _field(place: tuple[int | str, ...], given: dict[str, Any]) -> list[str]:
-    """The faulty field's name, without the kind that pydantic puts into it; none where the message names it itself."""
+    """The faulty field's name in a list, or an empty list where pydantic's message names the field itself.
+
+    Pydantic puts the kind of a section (`tiles`, `link` ...) into the name; it is left out, as no file has such a key.
+    """
     section = given.get(str(place[0])) if place else None
     if len(place) > 1 and isinstance(section, dict) and section.get("kind") == place[1]:
         place = (place[0], *place[2:])
@@ -42,26 +46,31 @@ def _field(place: tuple[int | str, ...], given: dict[str, Any]) -> list[str]:
 
 
 def _built_in(kind: Literal["models", "hardware"], name: str) -> str:
+    """The text of a built-in preset. Raises InputError for a name that there is not."""
     if name not in names(kind):
-        option = {"models": "--model", "hardware": "--hardware"}[kind]
-        raise InputError(f"{option} '{name}' is not known; there are {', '.join(names(kind))}")
+        field = {"models": "model", "hardware": "hardware"}[kind]
+        raise InputError(f"{field} '{name}' is not known; there are {', '.join(names(kind))}", field)
     return (files(__name__) / kind / f"{name}.toml").read_text(encoding="utf-8")
 
 
 @cache
 def load_model(name: str) -> Model:
-    """The built-in model of this name."""
+    """The built-in model of this name. Raises InputError for another name."""
     preset = _parse(_built_in("models", name), f"model preset {name}", ModelPreset)
     return Model(name=name, **preset.model_dump(exclude={"source"}))
 
 
 @cache
 def load_hardware(name: str) -> HardwarePreset:
-    """The built-in hardware of this name, or the one in a TOML file of the user's (a name ending in .toml)."""
+    """The built-in hardware of this name, or that of a user's TOML file where the name ends in .toml.
+
+    Raises InputError for an unknown name, and for a file that cannot be read or has a fault.
+    """
     if not name.endswith(".toml"):
         return _parse(_built_in("hardware", name), f"hardware preset {name}", HardwarePreset)
     try:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--hardware {name}: cannot be read ({error}); give a preset's name or a TOML file") from None
+        said = f"{name}: cannot be read ({error}); give a preset's name or a TOML file"
+        raise InputError(said, "hardware") from None
     return _parse(text, name, HardwarePreset)

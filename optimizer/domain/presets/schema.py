@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 
 class Section(BaseModel):
-    """Unknown keys are faults, so that a misspelt constant cannot be ignored."""
+    """A section of a preset file. An unknown key is a fault, so that a misspelt constant cannot be ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,7 +21,7 @@ class Sourced(Section):
 
 
 class ModelPreset(Sourced):
-    """A model's dimensions; `layers` counts the dense ones too."""
+    """A model's dimensions; `layers` counts the dense layers too."""
 
     layers: PositiveInt
     first_moe_layer: int = Field(ge=0)
@@ -33,7 +33,7 @@ class ModelPreset(Sourced):
 
 
 class MeshSection(Sourced):
-    """The mesh that this hardware has unless the user says otherwise."""
+    """The mesh that this hardware has, unless the user names another."""
 
     rows: PositiveInt
     cols: PositiveInt
@@ -88,8 +88,8 @@ class RooflineCompute(Sourced):
 class FunctionalCompute(Sourced):
     """The functional MoE op, where tokens stay at their places in the global batch.
 
-    Every filled slot is loaded, then it works through each block of so many consecutive tokens of one source row that
-    has any token for its expert.
+    Every filled slot is loaded. Then it works through each block that has any token for its expert; a block is
+    `block_tokens` consecutive tokens of one source row.
     """
 
     block_tokens: PositiveInt
@@ -98,27 +98,30 @@ class FunctionalCompute(Sourced):
 
 
 class Transfer(Sourced):
-    """Base time plus the bytes over the busiest link."""
+    """The time of a transfer: a base time plus the time of the bytes over the busiest link."""
 
     base_us: float = Field(ge=0)
     bytes_per_token: PositiveInt
 
 
 class LinkDispatch(Transfer):
-    """Over ring edges, one multicast per token, ring and direction."""
+    """Dispatch over ring edges: one multicast per token, ring and direction."""
 
     kind: Literal["link"]
     gigabytes_per_second: PositiveFloat
 
 
 class LinkCombine(LinkDispatch):
-    """The way back, unicast: one message per (token, device) or per (token, expert)."""
+    """Combine over ring edges, by unicast: one message per (token, device) or per (token, expert)."""
 
     message_per: Literal["device", "expert"]
 
 
 class NodeTransfer(Transfer):
-    """Through ports, unicast, either way: of the node's own network or the switch (local), and between nodes."""
+    """Dispatch or combine through ports, by unicast.
+
+    local_gigabytes_per_second is the speed inside a node or at the switch, gigabytes_per_second that between nodes.
+    """
 
     kind: Literal["node"]
     gigabytes_per_second: PositiveFloat | None = None
@@ -147,6 +150,7 @@ class HardwarePreset(Section):
 
     @model_validator(mode="after")
     def _transfers_fit_the_links(self) -> "HardwarePreset":
+        """Rings have link transfers, ports node transfers, and nodes a speed between them."""
         links = self.network.links
         kind = "link" if links == "rings" else "node"
         for name, transfer in (("dispatch", self.dispatch), ("combine", self.combine)):

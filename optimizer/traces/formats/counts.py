@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.arrays import fitting, frozen
 from optimizer.errors import InputError
 from optimizer.traces.formats import recorder, tensorrt
 from optimizer.traces.formats.sniff import COUNTS_ONLY, Format
@@ -29,8 +30,10 @@ class Counts:
     """How many token-expert pairs went to each expert.
 
     load `[step, layer, expert]` int64, where a step is whatever the file counts separately: a forward pass, a
-    window, a shard, or everything; layers: model layer id of each entry of the layer axis; tokens `[step]` int64,
-    None where unknown; top_k: None where unknown; names: one a step, or none; source: in words.
+    window, a shard, or everything; layers: the model layer id of each entry of the layer axis; tokens `[step]` int64
+    and top_k are None where the file does not say them; names: one for each step, or none at all; source: where the
+    counts came from, in words. The arrays are copied
+    and read-only. Raises ValueError for shapes that do not fit together and for negative counts.
     """
 
     load: Ints
@@ -46,9 +49,9 @@ class Counts:
             raise ValueError("load, layers and names of counts do not fit together")
         if self.tokens is not None and self.tokens.shape != (steps,):
             raise ValueError("load and tokens of counts do not fit together")
-        for array in (self.load, self.tokens):
-            if array is not None:
-                array.flags.writeable = False
+        object.__setattr__(self, "load", frozen(fitting("counts", self.load, np.int64)))
+        if self.tokens is not None:
+            object.__setattr__(self, "tokens", frozen(fitting("tokens", self.tokens, np.int64)))
 
 
 def read_counts(path: Path, kind: Format, first_layer: int) -> Counts:
@@ -85,7 +88,7 @@ def _document(path: Path) -> dict[str, object]:
 
 
 def _steps(load: Array, kind: Format) -> Ints:
-    """Checked counts `[step, layer, expert]` of a load with or without the axis of steps."""
+    """Check a load with or without the axis of steps, and return it as `[step, layer, expert]`."""
     field = "load_history" if kind is Format.LOAD_HISTORY else "logical_count"
     if load.ndim not in (2, 3):
         raise UnusableError(f"{field} has shape {load.shape}, not [step, layer, expert] or [layer, expert]")
@@ -93,7 +96,7 @@ def _steps(load: Array, kind: Format) -> Ints:
 
 
 def _history(document: dict[str, object]) -> Array:
-    """`[step, layer, expert]` from the entries of a load history."""
+    """Stack the entries of a load history into `[step, layer, expert]`."""
     history = document.get("load_history")
     if not isinstance(history, list) or not history:
         raise UnusableError("load_history is empty, or no list")
@@ -108,7 +111,11 @@ def _history(document: dict[str, object]) -> Array:
 
 
 def _from_archive(path: Path, first_layer: int) -> Counts:
-    """`counts [domain, shard, layer, expert]`, with `tokens [domain, shard]`, `domains` and `layers` if present."""
+    """Read an archive of `counts [domain, shard, layer, expert]` and, if present, tokens, domains and layers.
+
+    `tokens [domain, shard]` says how many tokens were counted, `domains` names the first axis, and `layers` holds the
+    model layer ids. Every shard becomes a step.
+    """
     wanted = {"counts": NUMBERS, "tokens": NUMBERS, "layers": INTEGERS, "domains": TEXT}
     held = arrays_from_npz(path, wanted)
     if "counts" not in held or held["counts"].ndim != 4:
@@ -125,6 +132,7 @@ def _from_archive(path: Path, first_layer: int) -> Counts:
 
 
 def _texts(array: Array) -> list[str]:
+    """The texts of an array. Raises UnusableError for letters that cannot be printed, and for what is no Unicode."""
     try:
         texts: list[str] = array.tolist()
     except (ValueError, SystemError):  # numpy raises the latter for letters beyond Unicode
@@ -135,6 +143,7 @@ def _texts(array: Array) -> list[str]:
 
 
 def _from_tensorrt(path: Path) -> Counts:
+    """Read TensorRT-LLM's folder, in which every iteration becomes a step."""
     read = tensorrt.read_statistics(path)
     names = [f"iteration {iteration}" for iteration in read.iterations]
     return _made(path, read.load, read.layers, None, read.top_k, names)
@@ -148,7 +157,7 @@ def _made(
     top_k: int | None = None,
     names: Sequence[str] = (),
 ) -> Counts:
-    """Counts of a file from its load `[step, layer, expert]`; layers: their ids, or the first one's."""
+    """Make the counts of a file from its load `[step, layer, expert]`; layers are the layers' ids, or the first id."""
     if not load.any():
         raise UnusableError("every count is zero")
     if isinstance(layers, int):
@@ -160,7 +169,7 @@ def _made(
 
 
 def _top_k(load: Ints, tokens: Ints | None) -> int | None:
-    """How often every token chose in every layer; None where that is not known, or not the same everywhere."""
+    """How many experts every token chose in every layer; None where that is not known or not everywhere the same."""
     if tokens is None:
         return None
     pairs = load.sum(axis=2)
@@ -169,16 +178,16 @@ def _top_k(load: Ints, tokens: Ints | None) -> int | None:
 
 
 def step_counts(counts: Counts, layer: int) -> Ints:
-    """One layer's counts in the steps that counted anything, `[step, expert]`.
+    """Take one layer's counts from the steps in which anything was counted, `[step, expert]`.
 
-    Raises InputError for a layer that is not there or that nothing was counted in.
+    Raises InputError for a layer that is not there, and for one in which nothing was counted.
     """
     if layer not in counts.layers:
         raise InputError(
-            f"--layer {layer} is not in {counts.source}, which has {counts.layers[0]}..{counts.layers[-1]}"
+            f"layer {layer} is not in {counts.source}, which has {counts.layers[0]}..{counts.layers[-1]}", "layer"
         )
     load = counts.load[:, counts.layers.index(layer)]
     counted: Ints = load[load.sum(axis=1) > 0]
     if not len(counted):
-        raise InputError(f"{counts.source} counts nothing in layer {layer}; name another --layer")
+        raise InputError(f"{counts.source} counts nothing in layer {layer}; name another layer", "layer")
     return counted

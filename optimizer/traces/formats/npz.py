@@ -35,6 +35,7 @@ def read_request(path: Path, extras: bool = False) -> Request:
 
 
 def _checked_request(experts: Ints, prompt: int | None, output: int | None) -> Request:
+    """The request, if its experts have as many tokens as prompt and output say; the last output token may lack."""
     if experts.ndim != 3:
         raise BadRequestError(f"routed_experts is {experts.dtype} {experts.shape}, not integers [token, layer, top_k]")
     tokens = experts.shape[0]
@@ -48,7 +49,7 @@ def _checked_request(experts: Ints, prompt: int | None, output: int | None) -> R
 
 
 def _with_extras(path: Path, request: Request) -> Request:
-    """The request with its gate weights and its candidates, as far as the file has them and their shapes fit."""
+    """Add gate weights and candidates to the request, where the file has them and they fit."""
     shape = request.experts.shape
     weights, candidates = _shapes(path, (WEIGHTS, CANDIDATES))
     if weights is not None and weights != shape:
@@ -97,7 +98,7 @@ def read_lengths(path: Path) -> tuple[int, int]:
 
 
 def _shapes(path: Path, names: Sequence[str]) -> list[tuple[int, ...] | None]:
-    """The declared shapes of arrays of an archive, None for those that it does not hold."""
+    """Read the declared shapes of arrays of an archive; None stands for an array that it does not hold."""
     try:
         with zipfile.ZipFile(path) as archive:
             held = set(archive.namelist())
@@ -107,6 +108,7 @@ def _shapes(path: Path, names: Sequence[str]) -> list[tuple[int, ...] | None]:
 
 
 def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    """The shape in the header of one array; its content is not read."""
     with archive.open(f"{name}.npy") as member:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, _ = read_header[np.lib.format.read_magic(member)](member)

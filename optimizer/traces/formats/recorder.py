@@ -14,11 +14,11 @@ import numpy as np
 from optimizer.traces.formats.untrusted import LIMIT, Array, UnusableError
 
 PLAIN_TENSOR = re.compile(r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage")
-LARGEST_PICKLE = 1 << 16  # the dict has a handful of keys
+LARGEST_PICKLE = 1 << 16  # bytes: ample, as the pickled dict has only a handful of keys
 
 
 def read_logical_count(path: Path) -> Array:
-    """`logical_count [step, layer, expert]`, as recorded.
+    """Read `logical_count [step, layer, expert]` as it was recorded, unchecked.
 
     Reading needs torch, which is large and not installed with this program; where it is absent, or the file is not
     one of plain tensors, UnusableError says so.

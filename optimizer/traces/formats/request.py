@@ -7,10 +7,11 @@ from formulations.kit.arrays import Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """experts `[token, layer, k]`, any integer type, unchecked; the first prompt_tokens of its tokens are the prompt.
+    """The routing of one request, as it was read and still unchecked.
 
-    layers: the model layer id of each entry of the layer axis, None where it must be inferred (`npz.layer_ids`).
-    weights `[token, layer, k]` gate weights and candidates `[token, layer, m > k]` ranked expert ids, where recorded.
+    experts `[token, layer, k]` of any integer type; the first prompt_tokens tokens are the prompt. layers: the model
+    layer id of each entry of the layer axis, None where `npz.layer_ids` must infer it. weights `[token, layer, k]` gate
+    weights and candidates `[token, layer, m > k]` ranked expert ids are None where they were not recorded.
     """
 
     experts: Ints

@@ -27,7 +27,7 @@ Response = dict[str, object]
 
 
 def read_requests(path: Path, kind: Format, model: Model | None) -> Iterator[Request | BadRequestError]:
-    """The requests of a file, in its order; one that cannot be used comes as the BadRequestError that says why.
+    """Read the requests of a file in its order; in place of one that cannot be used comes a BadRequestError.
 
     Only SGLang's responses need the model, for its top-k. The native format has a reader of its own. Raises
     InputError for a file that cannot be opened, SGLang's without a model, and formats that only count.
@@ -41,13 +41,14 @@ def read_requests(path: Path, kind: Format, model: Model | None) -> Iterator[Req
             return _routing_lines(path)
         case Format.SGLANG:
             if model is None:
-                raise InputError(f"{path}: SGLang writes flat ids, so the top-k must be known; set --model or --top-k")
+                said = f"{path}: SGLang writes flat ids, so the top-k must be known; give it, or the model"
+                raise InputError(said, "top_k")
             return _responses(path, "meta_info", partial(_sglang_request, model=model))
     raise InputError(f"{path}: format {kind} does not say what each token chose; name requests, not counts")
 
 
 def _bare_array(path: Path) -> Iterator[Request | BadRequestError]:
-    """vLLM's `routed_experts` as a `.npy` file: prompt and output cannot be told apart, so all is output."""
+    """Read vLLM's `routed_experts` from a `.npy` file; as it does not tell prompt and output apart, all is output."""
     try:
         with path.open("rb") as file:
             yield Request(_three_axes(array_from_npy(file, path.stat().st_size, INTEGERS)), 0)
@@ -58,6 +59,7 @@ def _bare_array(path: Path) -> Iterator[Request | BadRequestError]:
 
 
 def _three_axes(array: Ints) -> Ints:
+    """The array, if it has the axes token, layer and choice."""
     if array.ndim != 3:
         raise UnusableError(f"has shape {array.shape}, not [token, layer, top_k]")
     return array
@@ -66,7 +68,7 @@ def _three_axes(array: Ints) -> Ints:
 def _responses(
     path: Path, field: str, read: Callable[[Response, Response, bool], Request]
 ) -> Iterator[Request | BadRequestError]:
-    """Every request of every response, by `read(part, response, whether this part is its only one)`."""
+    """Yield every request of every response, made by `read(part, response, whether it is the only part)`."""
     for where, value in json_values(path):
         try:
             response = _object(value)
@@ -82,6 +84,7 @@ def _responses(
 
 
 def _object(value: object) -> Response:
+    """The value, if it is a JSON object."""
     if isinstance(value, UnusableError):
         raise value
     if not isinstance(value, dict):
@@ -90,7 +93,7 @@ def _object(value: object) -> Response:
 
 
 def _parts(response: Response, field: str) -> list[tuple[str, object]]:
-    """What may hold the field, with its place: the response itself, or else each of its `choices` or `outputs`."""
+    """The parts of a response that may hold the field, each with its place: its `choices`, its `outputs`, or itself."""
     for name in ("choices", "outputs"):
         listed = response.get(name)
         if isinstance(listed, list) and response.get(field) is None:
@@ -113,12 +116,13 @@ def _vllm_request(part: Response, response: Response, alone: bool) -> Request:
 
 
 def _length(holder: Response, key: str) -> int | None:
+    """How many token ids a field lists, None where it is no list."""
     ids = holder.get(key)
     return len(ids) if isinstance(ids, list) else None
 
 
 def _prompt_part(tokens: int, prompt: int, output: int | None) -> int:
-    """How many of the recorded tokens are prompt: a cached prefix may be missing, the last output token always is."""
+    """How many recorded tokens belong to the prompt: a cached prefix may lack, the last output token always does."""
     left = tokens if output is None else tokens - max(output - 1, 0)
     return max(0, min(prompt, left))
 
@@ -136,9 +140,10 @@ def _sglang_request(part: Response, response: Response, alone: bool, model: Mode
 
 
 def _layer_count(rows: int, tokens: int | None, model: Model) -> int:
-    """Layers of a flat array of `rows` top-k choices: as many as its tokens say, if the model can have as many.
+    """How many layers a flat array of `rows` top-k choices has.
 
-    Else as many as the model has, as the array is shorter than its tokens where a cached prefix was left out.
+    It has as many as its number of tokens says, if the model can have as many. Else it has as many as the model: where
+    a cached prefix was left out, the array holds fewer tokens than are said.
     """
     said = rows // tokens if tokens and rows % tokens == 0 else 0
     possible = [layers for layers in (model.layers, model.moe_layers) if layers and rows % layers == 0]
@@ -149,14 +154,14 @@ def _layer_count(rows: int, tokens: int | None, model: Model) -> int:
         return fitting[0]
     raise UnusableError(
         f"routed_experts has {rows} rows of top-{model.top_k}, which do not divide into "
-        f"{f'{tokens} tokens' if tokens else 'tokens'} or the layers of {model.name}; set --model"
+        f"{f'{tokens} tokens' if tokens else 'tokens'} or the layers of {model.name}; name the model"
     )
 
 
 def _routing_lines(path: Path) -> Iterator[Request | BadRequestError]:
-    """One request for each `batch_id`, all output, with the layers that its lines name, wherever in the file they are.
+    """Read one request for each `batch_id`, whose tokens are all output; its lines may be anywhere in the file.
 
-    Where the tokens came from (`origin_rows`) is not read.
+    Each line holds one layer. The field `origin_rows`, from where the tokens came, is not read.
     """
     batches: dict[int, dict[int, Ints]] = {}
     faults: dict[int, BadRequestError] = {}
@@ -176,6 +181,7 @@ def _routing_lines(path: Path) -> Iterator[Request | BadRequestError]:
 
 
 def _id(line: Response, key: str) -> int:
+    """The whole number of a field that a line must have."""
     value = count_from(line, key)
     if value is None:
         raise UnusableError(f"has no {key}")
@@ -196,5 +202,6 @@ def _add(choices: dict[int, Ints], layer: int, line: Response) -> None:
 
 
 def _joined(choices: dict[int, Ints]) -> Request:
+    """One request from the choices of its layers."""
     layers = sorted(choices)
     return Request(np.stack([choices[layer] for layer in layers], axis=1), 0, tuple(layers))

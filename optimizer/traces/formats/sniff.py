@@ -1,4 +1,4 @@
-"""Which routing format a path holds, told by content: magic bytes and keys, never the suffix."""
+"""Telling which routing format a path holds, by its content (magic bytes and keys) and never by its suffix."""
 
 import re
 import zipfile
@@ -39,16 +39,16 @@ DECIDING = {
     b"load_history": Format.LOAD_HISTORY,
 }
 KEY = re.compile(rb'"(meta_info|%s)"\s*:' % b"|".join(DECIDING))  # inside a text the second quote would be escaped
-CHUNK = 1 << 13
-FAR = 1 << 24  # a long answer's text and token ids may stand before its routing, but not more than this
-OVERLAP = 64  # longer than any key
+CHUNK = 1 << 13  # bytes that are read at a time; most files show their format in the first
+FAR = 1 << 24  # bytes: the text and token ids of a long answer may come before its routing, but hardly more than this
+OVERLAP = 64  # bytes of a chunk that are kept for a key that goes on in the next; longer than any key
 
 
 def sniff(path: Path) -> Format:
-    """The format of a file or folder. Raises InputError if it is none.
+    """Tell the format of a file or folder. Raises InputError where it has none that is known.
 
-    Of a zip archive only the directory is read, of an array eight bytes, of JSON as much as comes before the
-    first key that decides: a chunk or two, unless a response puts a long text before its routing.
+    Of a zip archive only the directory is read, of an array eight bytes, and of JSON as much as comes before the first
+    key that decides. That is a chunk or two, unless a response puts a long text before its routing.
     """
     try:
         found = _folder(path) if path.is_dir() else _file(path)
@@ -90,6 +90,7 @@ def _archive(path: Path) -> Format | None:
 
 
 def _json(window: bytes, file: BinaryIO) -> Format | None:
+    """The format by the first key that decides; SGLang is told by routed_experts inside meta_info."""
     in_meta_info = False
     while file.tell() <= FAR:
         for key in KEY.finditer(window):

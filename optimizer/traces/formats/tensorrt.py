@@ -11,13 +11,16 @@ from safetensors import safe_open
 from formulations.kit.arrays import Ints
 from optimizer.traces.formats.untrusted import Array, UnusableError, count_from, counts_from, json_values
 
-RANK = re.compile(r"rank([0-9]{1,6})\.safetensors")  # what else a rank writes has longer names, and no counts
+RANK = re.compile(r"rank([0-9]{1,6})\.safetensors")  # other files of a rank have longer names, and hold no counts
 KEY = re.compile(r"([0-9]{1,9})_([0-9]{1,9})")
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """load `[iteration, layer, expert]`, summed over ranks; the numbers of the iterations and layers; the top-k."""
+    """What the folder counts: load `[iteration, layer, expert]` is summed over all ranks.
+
+    iterations and layers are the numbers of the entries of these axes; top_k is None where the folder does not say it.
+    """
 
     load: Ints
     iterations: tuple[int, ...]
@@ -26,8 +29,10 @@ class Statistics:
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read the folder. `num_experts` and `num_experts_per_token` are taken from its meta_info.json, the iterations
-    and layers from the keys `{iteration}_{layer}` themselves. A rank may lack a key, all ranks together may not.
+    """Read the folder of all ranks' statistics.
+
+    The numbers of experts and of experts per token are taken from its meta_info.json, the iterations and layers from
+    the keys `{iteration}_{layer}` themselves. A rank may lack a key, but all ranks together must have every one.
     """
     meta = next((value for _, value in json_values(path / "meta_info.json")), None)
     experts, top_k = count_from(meta, "num_experts"), count_from(meta, "num_experts_per_token")
@@ -48,7 +53,7 @@ def read_statistics(path: Path) -> Statistics:
 
 
 def _rank_files(path: Path) -> list[Path]:
-    """The files of ranks 0..n-1: a missing one would leave its tokens out of every count."""
+    """The files of ranks 0..n-1, none of which may be missing, as its tokens would be missing in every count."""
     files = {int(found[1]): file for file in path.iterdir() if (found := RANK.fullmatch(file.name))}
     missing = [rank for rank in range(len(files)) if rank not in files]
     if missing or not files:
@@ -57,6 +62,7 @@ def _rank_files(path: Path) -> list[Path]:
 
 
 def _place(file: Path, key: str) -> tuple[int, int]:
+    """The iteration and the layer that a key names."""
     found = KEY.fullmatch(key)
     if not found:
         raise UnusableError(f"{file.name}: key {key[:40]!r} is not of the form iteration_layer")
@@ -64,6 +70,7 @@ def _place(file: Path, key: str) -> tuple[int, int]:
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Array]]:
+    """Yield each key of a rank's file with its array."""
     try:
         with safe_open(str(file), framework="np") as held:
             for key in held.keys():  # noqa: SIM118  (it is no dictionary)

@@ -23,19 +23,19 @@ Array = npt.NDArray[Any]
 
 LIMIT = 1 << 30  # bytes of one array; a thousand recorded steps of DeepSeek-V3 are an eighth of it
 HEADER_BYTES = 1 << 14  # numpy refuses longer headers itself, but only once it has read them
-MOST_AXES = 4
+MOST_AXES = 4  # no format has more: counts are [domain, shard, layer, expert]
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LARGEST_COUNT = 1 << 40  # sums over a million experts, layers and steps stay below 2^63
-LARGEST_ID = (1 << 16) - 1
+LARGEST_ID = (1 << 16) - 1  # the largest that two bytes hold
 INTEGERS, NUMBERS, TEXT = "iu", "iuf", "U"  # numpy's letters for kinds of types
 
 
 class UnusableError(Exception):
-    """What was read is not what it should be; the message goes on from the name of a file."""
+    """What was read cannot be used; the message continues a sentence that begins with the name of a file."""
 
 
 def array_from_npy(stream: IO[bytes], held: int, kinds: str) -> Array:
-    """The array of a `.npy` stream of `held` bytes, if its type is of one of the `kinds` and its size is true."""
+    """Read the array of a `.npy` stream of `held` bytes, if its type is of one of the `kinds` and its size is true."""
     header = io.BytesIO(stream.read(HEADER_BYTES))
     shape, by_column, dtype = _npy_header(header)
     if dtype.hasobject:
@@ -64,7 +64,7 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
 
 
 def arrays_from_npz(path: Path, wanted: Mapping[str, str]) -> dict[str, Array]:
-    """Those of the wanted arrays (name -> kinds) that an archive holds. No other member is touched."""
+    """Read those of the wanted arrays (name -> kinds) that an archive holds; no other member is touched."""
     try:
         with zipfile.ZipFile(path) as archive:
             held = set(archive.namelist())
@@ -87,7 +87,7 @@ def _member(archive: zipfile.ZipFile, name: str, kinds: str) -> Array:
 
 
 def bytes_from_base64(text: object, field: str) -> bytes:
-    """The bytes that a JSON value holds as base64."""
+    """Decode the bytes that a JSON value holds as base64."""
     if not isinstance(text, str):
         raise UnusableError(f"{field} is {_word(type(text))}, not base64 text")
     try:
@@ -97,7 +97,7 @@ def bytes_from_base64(text: object, field: str) -> bytes:
 
 
 def array_from_lists(values: object, field: str) -> Array:
-    """The numbers of nested JSON lists of equal lengths."""
+    """Make an array of the numbers in nested JSON lists, which must be of equal lengths."""
     if not isinstance(values, list):
         raise UnusableError(f"{field} is {_word(type(values))}, not a list")
     odd = _types(values, MOST_AXES) - {int, float}
@@ -113,7 +113,7 @@ def array_from_lists(values: object, field: str) -> Array:
 
 
 def _types(values: object, depth: int) -> set[type]:
-    """The types of what is in nested lists; looked at first, as numpy would turn numbers beside text into text."""
+    """The types of the values in nested lists. Numpy is not asked, as it would turn numbers beside text into text."""
     if not isinstance(values, list) or depth == 0:
         return {type(values)}
     found = set(map(type, values))
@@ -124,7 +124,7 @@ def _types(values: object, depth: int) -> set[type]:
 
 
 def counts_from(array: Array, field: str) -> Ints:
-    """`array` as int64, if it holds non-negative whole numbers."""
+    """Return `array` as int64, if it holds non-negative whole numbers of at most 2^40."""
     if array.dtype.kind not in NUMBERS:
         raise UnusableError(f"{field} holds {array.dtype.name} values, not numbers")
     if array.dtype.kind == "f":
@@ -140,7 +140,7 @@ def counts_from(array: Array, field: str) -> Ints:
 
 
 def count_from(holder: object, key: str) -> int | None:
-    """The whole number `key` of a JSON object; None where it, or the object, is missing."""
+    """The whole number in field `key` of a JSON object; None where the field or the object is missing."""
     value: object = holder.get(key) if isinstance(holder, dict) else None
     if value is None:
         return None
@@ -150,10 +150,10 @@ def count_from(holder: object, key: str) -> int | None:
 
 
 def json_values(path: Path) -> Iterator[tuple[str, object]]:
-    """Where each value stands, and the value: of a JSONL file each line, of a JSON list each item, or the document.
+    """Yield the values of a file, each with its place: the lines of JSONL, the items of a list, or the document.
 
-    A file whose first line begins and ends as a JSON object does is JSONL, read line by line. An UnusableError in
-    place of a value says that there is no JSON. Raises InputError for a file that cannot be opened.
+    A file whose first line begins and ends as a JSON object does is JSONL, and is read line by line. An UnusableError
+    comes in place of a value that is no JSON. Raises InputError for a file that cannot be opened.
     """
     try:
         with path.open("rb") as file:
@@ -182,5 +182,6 @@ def _parsed(text: bytes) -> object:
 
 
 def _word(kind: type) -> str:
+    """What JSON calls a type, for messages."""
     words = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
     return words.get(kind, "another number")

@@ -41,7 +41,7 @@ def write_request(path: Path, request: Request, request_id: int) -> None:
 
 
 def _absolute(array: Array, layers: tuple[int, ...] | None) -> Array:
-    """`[token, layer, n]` with its entries put on their layers; as it is where they are not known."""
+    """Put the entries of `[token, layer, n]` on their layers; where these are not known the array stays as it is."""
     if layers is None:
         return array
     spread = np.zeros((len(array), max(layers) + 1, array.shape[2]), dtype=array.dtype)
@@ -50,7 +50,7 @@ def _absolute(array: Array, layers: tuple[int, ...] | None) -> Array:
 
 
 def _narrow(ids: Ints) -> Ints:
-    """The smallest of one or two bytes; ids that no model has stay as they are, for the reader to refuse."""
+    """Ids in one byte each, or two; ids that no model has stay as they are, as the reader refuses them."""
     if ids.min(initial=0) < 0 or ids.max(initial=0) >= 1 << 16:
         return ids
     return ids.astype(np.uint8 if ids.max(initial=0) < 1 << 8 else np.uint16)

@@ -14,14 +14,15 @@ from optimizer.traces.formats.write import write_request
 from optimizer.traces.synthetic.generator import Gates, calibrated_gates, generate, stream
 from optimizer.traces.synthetic.marginals import calibration_tokens
 
-LENGTH_SIGMA, LONGEST = 0.7, 8  # lengths are log-normal, and no longer than 8 times the mean
+LENGTH_SIGMA, LONGEST = 0.7, 8  # lengths are log-normal, and at most 8 times the mean; a choice, not a fit
 
 
 @dataclass(frozen=True)
 class CorpusRecipe:
-    """What to generate: `requests` for each data set, of these mean lengths in tokens (0 for none at all).
+    """What to generate: `requests` for each data set, whose prompts and outputs have these mean lengths in tokens.
 
-    A data set is a name, and a folder of its own; the one without a name has no topic, and lies in the corpus's folder.
+    A mean of 0 leaves prompts or outputs out. Each data set has a name and a folder of that name; the one without a
+    name has no topic, and lies in the corpus's own folder. Raises InputError for what cannot be generated.
     """
 
     requests: int
@@ -46,7 +47,7 @@ class CorpusRecipe:
 
     @property
     def means(self) -> tuple[int, int]:
-        """Mean prompt and output length."""
+        """The mean lengths of prompts and of outputs."""
         return self.prompt_tokens, self.output_tokens
 
 
@@ -60,11 +61,11 @@ def synthesise(
 ) -> None:
     """Write `request_00000.npz` ... of each data set into folder `out`, created where absent.
 
-    counts `[layer, expert]`: selections that the requests without a data set shall follow, by default like
-    DeepSeek-V3's. All MoE layers of a model are written as they are, other layers on an axis from 0. Request r
-    depends on the seed, the data set's name, r and the layer alone. `progress` receives the share of tokens made, those
-    of the calibration included. Raises InputError for what cannot be generated or written, and for a folder that holds
-    requests already.
+    counts `[layer, expert]`: how often requests without a data set shall choose each expert; without counts the shares
+    are like DeepSeek-V3's. If the layers are all MoE layers of the model, the files hold them alone; else each layer
+    stands at its number on an axis from 0. Request r depends on the seed, the data set's name, r and the layer alone.
+    `progress` receives the share of tokens made, those of the calibration included. Raises InputError for what cannot
+    be generated or written, and for a folder that holds requests already.
     """
     folders = {name: _empty_folder(out / name) for name in corpus.datasets}
     sampled = calibration_tokens(model.routed_experts, model.top_k)
@@ -78,6 +79,7 @@ def synthesise(
 
 
 def _empty_folder(folder: Path) -> Path:
+    """Make the folder. Raises InputError where it cannot be made, and where it holds requests already."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = next(folder.glob("*.npz"), None)
@@ -89,6 +91,7 @@ def _empty_folder(folder: Path) -> Path:
 
 
 def _request(gates: Gates, corpus: CorpusRecipe, dataset: str, number: int) -> Request:
+    """Generate one request of a data set, by its number."""
     model, rng = gates.model, np.random.default_rng([stream("lengths", corpus.seed, dataset), number])
     prompt, output = (_length(mean, rng) for mean in corpus.means)
     numbers, lengths = np.array([number]), np.array([prompt + output])
@@ -99,6 +102,6 @@ def _request(gates: Gates, corpus: CorpusRecipe, dataset: str, number: int) -> R
 
 
 def _length(mean: int, rng: np.random.Generator) -> int:
-    """A log-normal length of this mean, at least 1; 0 where the mean is."""
+    """Draw a log-normal length of this mean, at least 1 token; it is 0 where the mean is 0."""
     drawn = mean * np.exp(LENGTH_SIGMA * rng.standard_normal() - LENGTH_SIGMA**2 / 2)
     return int(np.clip(np.rint(drawn), min(mean, 1), LONGEST * mean))

@@ -14,12 +14,16 @@ from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
 
 REQUEST_RANK, REQUEST_WEIGHT = 16, np.float32(0.7)
+"""The dimensions and the weight of a request's topic, fitted to real traces (DOMAIN section 4)."""
 TOKEN_RANK, TOKEN_MEMORY, TOKEN_FRESH = 12, np.float32(0.5), np.float32(0.75**0.5)
+"""The dimensions of a token's direction, how much of its predecessor's it keeps (fitted too), and how much is new, so
+that the variance stays 1."""
 
 Scratch = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Bools, Floats, Ints, Ints]
 
-QUANTILES = 1 << 16
+QUANTILES = 1 << 16  # one for each sixteen random bits
 LANES, LANE, LANE_BITS = 4, np.uint64(QUANTILES - 1), np.uint64(16)
+# splitmix64's own constants
 STEP = np.uint64(0x9E3779B97F4A7C15)
 FIRST_FACTOR, SECOND_FACTOR = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 FIRST_SHIFT, SECOND_SHIFT, THIRD_SHIFT = np.uint64(30), np.uint64(27), np.uint64(31)
@@ -27,7 +31,10 @@ FIRST_SHIFT, SECOND_SHIFT, THIRD_SHIFT = np.uint64(30), np.uint64(27), np.uint64
 
 @cache
 def quantile_tables() -> tuple[Floats, Floats]:
-    """Quantiles of the standard normal and Gumbel distributions at the middles of 65,536 equal parts, float32."""
+    """Tables of the standard normal and the Gumbel distribution: quantiles at the middles of 65,536 equal parts.
+
+    Both are `[65536]` float32.
+    """
     middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
     half = np.array([NormalDist().inv_cdf(share) for share in middles[: QUANTILES // 2]])
     normal = np.concatenate([half, -half[::-1]]).astype(np.float32)
@@ -73,7 +80,11 @@ def route(
 
 @kernel
 def _scratch(experts: int, groups: tuple[int, int], m: int) -> Scratch:
-    """Every group in as many parts as it takes for two experts of each part of the kept groups to be m at least."""
+    """Make the arrays that `_walk` works in.
+
+    Every group is divided into parts; there are enough for the two best experts of each part of the kept groups to be
+    at least m experts.
+    """
     parts = (m + 2 * groups[1] - 1) // (2 * groups[1])
     padded = (experts + LANES - 1) // LANES * LANES
     return (
@@ -104,7 +115,7 @@ def _walk(
     ranked: Ints,
     weights: Floats,
 ) -> None:
-    """One request in one layer: a stationary AR(1) walk of the token's direction, and a choice at each step."""
+    """Route one request in one layer: its tokens' direction makes a stationary AR(1) walk, a choice at each step."""
     direction, fresh, clean, score, leaders, strength, kept, best, listed, chosen = scratch
     normal, gumbel = tables
     state = _draw(state, normal, direction)
@@ -127,6 +138,7 @@ def _walk(
 
 @kernel
 def _mix(bits: np.uint64) -> np.uint64:
+    """The hash of splitmix64."""
     bits = (bits ^ (bits >> FIRST_SHIFT)) * FIRST_FACTOR
     bits = (bits ^ (bits >> SECOND_SHIFT)) * SECOND_FACTOR
     return bits ^ (bits >> THIRD_SHIFT)
@@ -134,7 +146,7 @@ def _mix(bits: np.uint64) -> np.uint64:
 
 @kernel
 def _draw(state: np.uint64, table: Floats, drawn: Floats) -> np.uint64:
-    """Fill `drawn`, of a length that four divides, with independent entries of the table; the stream's next state."""
+    """Fill `drawn`, whose length is a multiple of four, with random entries of the table; return the next state."""
     for quad in range(len(drawn) // LANES):
         state += STEP
         bits = _mix(state)
@@ -146,6 +158,7 @@ def _draw(state: np.uint64, table: Floats, drawn: Floats) -> np.uint64:
 
 @kernel
 def _add_projection(base: Floats, vector: Floats, matrix: Floats, total: Floats) -> None:
+    """Set total `[expert]` to base `[expert]` + vector `[rank]` times matrix `[rank, expert]`."""
     for expert in range(len(base)):
         total[expert] = base[expert]
     for i in range(len(vector)):
@@ -156,7 +169,7 @@ def _add_projection(base: Floats, vector: Floats, matrix: Floats, total: Floats)
 
 @kernel
 def _survey(score: Floats, size: int, leaders: Floats) -> None:
-    """The best and the second best score of each part of each group of `size`, `[2, group, part]`."""
+    """Find the best and the second best score in each part of each group of `size`; leaders `[2, group, part]`."""
     parts = leaders.shape[2]
     for group in range(leaders.shape[1]):
         for part in range(parts):
@@ -172,7 +185,7 @@ def _survey(score: Floats, size: int, leaders: Floats) -> None:
 
 @kernel
 def _keep_groups(leaders: Floats, keep: int, strength: Floats, kept: Bools) -> np.float32:
-    """Mark the groups with the largest sums of their two best scores; a score that m experts in them reach."""
+    """Mark the groups with the largest sums of their two best scores; return a score that m of their experts reach."""
     for group in range(len(kept)):
         first = second = np.float32(-np.inf)
         for part in range(leaders.shape[2]):
@@ -197,7 +210,7 @@ def _keep_groups(leaders: Floats, keep: int, strength: Floats, kept: Bools) -> n
 
 @kernel
 def _rank(score: Floats, size: int, kept: Bools, bar: np.float32, listed: Ints, best: Floats, chosen: Ints) -> None:
-    """The best experts of the kept groups, best first: the few that reach the bar, by insertion."""
+    """Rank the experts of the kept groups, best first, by inserting the few that reach the bar."""
     found, last = 0, len(best) - 1
     for group in range(len(kept)):
         if kept[group]:
@@ -219,7 +232,7 @@ def _rank(score: Floats, size: int, kept: Bools, bar: np.float32, listed: Ints, 
 
 @kernel
 def _soften(clean: Floats, chosen: Ints, weights: Floats) -> None:
-    """Softmax of the scores without noise over the first of the chosen, as many as there are weights."""
+    """Fill weights `[k]` with the softmax of the scores without noise over the first k of the chosen experts."""
     largest = clean[chosen[0]]
     for i in range(1, len(weights)):
         largest = max(largest, clean[chosen[i]])

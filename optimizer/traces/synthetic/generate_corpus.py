@@ -21,29 +21,30 @@ def generate_corpus(
     counts: str | None,
     progress: Callable[[float], None],
 ) -> None:
-    """Write a corpus into folder `out`: all MoE layers of the model, or of the counts, where layers is None.
+    """Write a corpus into folder `out`; layers None stands for all MoE layers of the model, or of the counts.
 
-    Raises InputError for counts that are none, and for layers that are not known.
+    Raises InputError for a file that holds no counts, and where the layers are not known.
     """
     counted = _counts(counts, choice)
     model = counted[1] if counted else model_without_trace(choice)
     known = _counted_layers(counted[0]) if counted else range(model.first_moe_layer, model.layers)
     asked = list(known) if layers is None else list(layers)
     if not asked:
-        raise InputError(f"model {model.name} does not say which layers it has; name them with --layers")
+        raise InputError(f"model {model.name} does not say which layers it has; name them", "layers")
     loads = np.stack([step_counts(counted[0], layer).sum(axis=0) for layer in asked]) if counted else None
     synthesise(out, model, asked, recipe, loads, progress)
 
 
 def _counts(path: str | None, choice: ModelChoice) -> tuple[Counts, Model] | None:
+    """The counts of a file and their model; None where no file is named."""
     if path is None:
         return None
     found = open_counts(TraceInput(traces=[path]), choice)
     if found is None:
-        raise InputError(f"--counts {path}: holds requests, not counts; give a file of counts")
+        raise InputError(f"{path}: holds requests, not counts; give a file of counts", "counts")
     return found
 
 
 def _counted_layers(counts: Counts) -> list[int]:
-    """Dense layers, in which nothing is counted, are left out."""
+    """The layers in which anything is counted, which dense layers are not."""
     return [layer for layer, load in zip(counts.layers, counts.load.sum(axis=(0, 2)), strict=True) if load]

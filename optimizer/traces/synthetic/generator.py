@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.arrays import given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.synthetic.gate import REQUEST_RANK, TOKEN_RANK, quantile_tables, route
 from optimizer.traces.synthetic.marginals import calibrate, lognormal_shares, shares_of_counts
 from optimizer.traces.trace import OUTPUT, RoutingTrace
 
-REQUESTS = 5120
-SHORTEST, LONGEST = 12, 36
+REQUESTS = 5120  # of the built-in trace: a fifth of them, the test set, is twice the users of a default batch
+SHORTEST, LONGEST = 12, 36  # tokens of a request of the built-in trace, few enough that it is quickly made
 
-TOKEN_WEIGHT = 2.0
-CANDIDATES = 16
+TOKEN_WEIGHT = 2.0  # fitted to real traces (DOMAIN section 4)
+CANDIDATES = 16  # ranked experts that are written for routers of up to top-8; twice the top-k beyond
 DATASET_WEIGHT = 0.5  # the shares of two data sets then differ by .15-.3 in total variation, as of two text domains
 SAMPLED_TOKENS = 8  # per request of a calibration sample: few, as a request's tokens resemble each other
 
@@ -45,8 +46,11 @@ class Gates:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """experts `[token, layer, k]` uint16, best first; where asked for, candidates `[token, layer, m]` uint16, of which
-    the first k are the experts, and weights `[token, layer, k]` float16, sum 1."""
+    """The routing of generated tokens.
+
+    experts `[token, layer, k]` uint16, best first; where they were asked for, candidates `[token, layer, m]` uint16, of
+    which the first k are the experts, and weights `[token, layer, k]` float16, whose sum is 1.
+    """
 
     experts: Ints
     candidates: Ints | None
@@ -56,10 +60,11 @@ class Generated:
 def builtin_trace(
     model: Model, layers: Sequence[int], seed: int, counts: Ints | None = None, extras: bool = False
 ) -> RoutingTrace:
-    """5,120 requests of 12 to 36 output tokens each, with the shares of counts `[layer, expert]` or of DeepSeek-V3.
+    """Generate 5,120 requests of 12 to 36 output tokens each.
 
-    Each layer is the same whatever other layers are made. extras: with gate weights, and with candidates unless a
-    token may use no expert beyond its top-k. Raises InputError as `calibrated_gates` does.
+    Experts are chosen as often as counts `[layer, expert]` say, by default as DeepSeek-V3's. Each layer is the same
+    whatever other layers are made. extras: gate weights are made too, and candidates unless a token may use no expert
+    beyond its top-k. Raises InputError as `calibrated_gates` does.
     """
     lengths = np.random.default_rng(seed).integers(SHORTEST, LONGEST + 1, REQUESTS)
     gates = calibrated_gates(model, layers, seed, counts)
@@ -67,13 +72,13 @@ def builtin_trace(
     generated = generate(gates, "", np.arange(REQUESTS), lengths, candidates=ranked, weights=extras)
     kind = f"like {model.name}'s" if counts is None else "whose experts are chosen as often as counted"
     return RoutingTrace(
-        experts=generated.experts,
+        experts=given_away(generated.experts),
         layers=tuple(layers),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         phase=np.full(len(generated.experts), OUTPUT, dtype=np.uint8),
         source=f"built-in trace, seed {seed}: {REQUESTS} generated requests {kind}",
-        weights=None if generated.weights is None else generated.weights.astype(np.float32),
-        candidates=generated.candidates,
+        weights=None if generated.weights is None else given_away(generated.weights.astype(np.float32)),
+        candidates=None if generated.candidates is None else given_away(generated.candidates),
     )
 
 
@@ -84,7 +89,7 @@ def calibrated_gates(
     counts: Ints | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Gates:
-    """Gates whose experts are chosen as often as counts `[layer, expert]` say, by default as DeepSeek-V3's.
+    """Make gates whose experts are chosen as often as counts `[layer, expert]` say, by default as DeepSeek-V3's.
 
     The shares are those of requests without a data set; `calibrate` states how closely they are met. Raises
     InputError for a layer without experts, groups that do not fit the experts, and impossible counts.
@@ -108,12 +113,12 @@ def calibrated_gates(
 def generate(
     gates: Gates, dataset: str, requests: Ints, lengths: Ints, candidates: bool = False, weights: bool = False
 ) -> Generated:
-    """The tokens of these requests of a data set, `[request]` numbers and lengths, one request after another.
+    """Route the tokens of requests of a data set, one request after another; requests `[request]` are their numbers.
 
-    A request depends on the seed, the data set's name, its own number and the layer alone. A data set has a topic
-    that all its requests share; the one without a name has none. Candidates are the 16 best experts (2 k of a router
-    with k > 8), fewer where a token may use fewer; weights the softmax of the chosen experts' scores without the
-    noise. Raises InputError where there are no candidates beyond the top-k.
+    lengths `[request]` are in tokens. A request depends on the seed, the data set's name, its own number and the layer
+    alone. A data set has a topic that all its requests share; the one without a name has none. Candidates are the 16
+    best experts (2 k of a router with k > 8), fewer where a token may use fewer; weights are the softmax of the chosen
+    experts' scores without noise. Raises InputError where there are no candidates beyond the top-k.
     """
     model, key = gates.model, stream("requests", gates.seed, dataset)
     topic = np.random.default_rng(stream("topic", gates.seed, dataset)).standard_normal(REQUEST_RANK)
@@ -128,15 +133,17 @@ def generate(
 
 
 def _check(model: Model, layers: Sequence[int]) -> None:
+    """Raise InputError for layers without experts, and for groups that do not fit the experts and the top-k."""
     first, last = model.first_moe_layer, model.layers - 1
     strange = [layer for layer in layers if model.layers and not first <= layer <= last]
     if strange:
-        raise InputError(f"--layer {strange[0]} is no MoE layer of {model.name}, which are {first}..{last}")
+        raise InputError(f"layer {strange[0]} is no MoE layer of {model.name}, which are {first}..{last}", "layer")
     lonely = model.groups > 1 and model.routed_experts < 2 * model.groups
     if lonely or model.routed_experts % model.groups or model.top_k > _usable(model):
         raise InputError(
             f"model {model.name}: top-{model.top_k} of {model.routed_experts} experts does not fit "
-            f"{model.groups_per_token} of {model.groups} equal groups of two or more; set --top-k and --routed-experts"
+            f"{model.groups_per_token} of {model.groups} equal groups of two or more",
+            "top_k",
         )
 
 
@@ -152,6 +159,7 @@ def _usable(model: Model) -> int:
 
 
 def _candidates(model: Model) -> int:
+    """How many candidates a token has. Raises InputError where none would be beyond the top-k."""
     ranks = min(max(CANDIDATES, 2 * model.top_k), _usable(model))
     if ranks <= model.top_k:
         raise InputError(f"model {model.name}: a token may use no expert beyond its top-{model.top_k}: no candidates")
@@ -159,7 +167,7 @@ def _candidates(model: Model) -> int:
 
 
 def _layer_gates(model: Model, layer: int, seed: int, counts: Ints | None) -> Gates:
-    """One layer's gate: random topics and directions, and biases to fit."""
+    """Draw one layer's topics and directions, and fit its biases to counts `[expert]` or DeepSeek-V3's shares."""
     rng, experts = np.random.default_rng([seed, layer]), model.routed_experts
     topics = rng.standard_normal((1, REQUEST_RANK, experts)) / REQUEST_RANK**0.5
     directions = rng.standard_normal((1, TOKEN_RANK, experts)) * (TOKEN_WEIGHT / TOKEN_RANK**0.5)
@@ -181,7 +189,10 @@ def _layer_gates(model: Model, layer: int, seed: int, counts: Ints | None) -> Ga
 def _run(
     gates: Gates, key: int, topic: Floats, requests: Ints, lengths: Ints, ranks: int, weighted: bool
 ) -> tuple[Ints, Floats]:
-    """Ranked experts `[token, layer, ranks]` uint16, and weights `[token, layer, k]` float32 or of no tokens."""
+    """Route requests: ranked experts `[token, layer, ranks]` uint16, and weights `[token, layer, k]` float32.
+
+    The weights have no tokens unless they are wanted.
+    """
     model, offsets = gates.model, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens, layers = int(offsets[-1]), len(gates.layers)
     ranked = np.empty((tokens, layers, ranks), dtype=np.uint16)

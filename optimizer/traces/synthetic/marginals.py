@@ -8,21 +8,22 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
 
-SIGMA = 0.6
+SIGMA = 0.6  # fitted to real traces (DOMAIN section 4), as is what follows
 BODY = -0.24  # median of the log-normal part's logarithm: 256 experts then have mean 1, the tail included
 TAIL = {8: 3.25, 4: 4.1, 2: 4.9, 1: 5.6}  # order statistics of 256 experts, times the mean
 TAIL_EXPERTS, TAIL_STARTS = 256, 32
 
-MOST = 0.98  # the largest share of tokens that one expert is asked to serve
-SEARCH_ROUNDS, AVERAGE_ROUNDS = 4, 20
-SELECTIONS = 512  # in a sample, per expert on average; a quarter of it while searching
+MOST = 0.98  # the largest share of tokens that one expert is asked to serve: no bias makes all tokens choose one
+SEARCH_ROUNDS, AVERAGE_ROUNDS = 4, 20  # the first come near, the others average; see `calibrate` for what is reached
+SELECTIONS = 512  # how often a sample chooses each expert on average; a quarter of it while searching
 
 
 def lognormal_shares(experts: int, rng: np.random.Generator) -> Floats:
-    """Shares of all selections, `[expert]`, sum 1, dealt to the experts at random.
+    """Draw each expert's share of all selections, `[expert]`, sum 1: given shares are dealt to experts at random.
 
-    Log-normal quantiles of sigma .6 whose right tail passes through the largest, 2nd, 4th and 8th share measured for
-    DeepSeek-V3's 256 experts (DOMAIN section 4); other numbers of experts take their quantiles from the same curve.
+    The shares are log-normal quantiles of sigma .6 whose right tail passes through the largest, 2nd, 4th and 8th share
+    measured for DeepSeek-V3's 256 experts (DOMAIN section 4); other numbers of experts take their quantiles from the
+    same curve.
     """
     quantile = NormalDist().inv_cdf
     tail = [quantile(1 - (rank - 0.5) / TAIL_EXPERTS) for rank in (TAIL_STARTS, *TAIL)]
@@ -33,7 +34,7 @@ def lognormal_shares(experts: int, rng: np.random.Generator) -> Floats:
 
 
 def shares_of_counts(counts: Ints, top_k: int, layer: int) -> Floats:
-    """Shares of all selections, `[expert]`, sum 1, of recorded selections `[expert]`.
+    """Turn recorded selections `[expert]` into shares of all selections, `[expert]`, sum 1.
 
     Raises InputError for counts that no top-k router can produce.
     """
@@ -45,29 +46,31 @@ def shares_of_counts(counts: Ints, top_k: int, layer: int) -> Floats:
     if counts[hottest] * top_k > total:
         raise InputError(
             f"counts of layer {layer}: expert {hottest} has {counts[hottest]} of {total} selections, more than one per "
-            f"token of a top-{top_k} router; count them again, or set --top-k"
+            f"token of a top-{top_k} router; count them again, or give the top-k of the router that was counted",
+            "top_k",
         )
     shares: Floats = counts / total
     return shares
 
 
 def calibration_tokens(experts: int, top_k: int) -> int:
-    """About how many tokens `calibrate` observes."""
+    """Estimate how many tokens `calibrate` observes."""
     return (SEARCH_ROUNDS // 4 + AVERAGE_ROUNDS) * _sample_tokens(experts, top_k)
 
 
 def _sample_tokens(experts: int, top_k: int) -> int:
+    """How many tokens a sample needs for `SELECTIONS` of each expert on average."""
     return experts * SELECTIONS // top_k
 
 
 def calibrate(shares: Floats, top_k: int, observe: Callable[[Floats, int, int], Ints]) -> Floats:
-    """Biases `[expert]` under which a router chooses the experts with these shares.
+    """Find biases `[expert]` under which a router chooses the experts with these shares.
 
-    observe(bias, round, tokens) counts the selections `[expert]` of about so many sampled tokens. A few steps on the
-    log-odds of being chosen search roughly; then steps that shrink as 1 / n average over all later samples (stochastic
-    approximation, Robbins and Monro 1951). With four small samples and twenty of 512 selections per expert, what the
-    router does in the long run differs from the shares by a total variation of .0045 (.002-.005, measured for 5 to 512
-    experts on 2 M further tokens, their sampling noise taken off).
+    observe(bias, round, tokens) counts the selections `[expert]` of about that number of sampled tokens. A few steps on
+    the log-odds of being chosen search roughly; then steps that shrink as 1 / n average over all later samples
+    (stochastic approximation, Robbins and Monro 1951). With four small samples and twenty of 512 selections per expert,
+    what the router does in the long run differs from the shares by a total variation of .0045 (.002-.005, measured for
+    5 to 512 experts on 2 M further tokens, their sampling noise taken off).
     """
     wanted = _possible(shares * top_k)
     bias = _log_odds(wanted)
@@ -82,7 +85,7 @@ def calibrate(shares: Floats, top_k: int, observe: Callable[[Floats, int, int], 
 
 
 def _possible(served: Floats) -> Floats:
-    """No expert serves more than MOST of the tokens; what is cut off is spread evenly over the others."""
+    """Cut down experts that would serve more than MOST of the tokens; the rest is spread evenly over the others."""
     most = max(MOST, float(served.mean()) * 1.001)
     served = served.copy()
     while (over := served > most).any():
@@ -92,6 +95,7 @@ def _possible(served: Floats) -> Floats:
 
 
 def _log_odds(served: Floats) -> Floats:
+    """The logarithm of the odds of being chosen, for shares of the tokens that each expert serves."""
     share = np.clip(served, 1e-9, MOST)
     odds: Floats = np.log(share / (1 - share))
     return odds

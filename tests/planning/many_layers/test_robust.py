@@ -199,4 +199,4 @@ def test_what_needs_several_data_sets_says_so(option: tuple[str, ...], folders: 
 def test_other_commands_take_one_phase(folders: dict[str, Path]) -> None:
     said = fault(run("bound", folders["code"], "--layer", 0, "--mesh", "2x2", "--phase", "decode,prefill"))
     assert "several data sets" in said
-    assert "--phase 'poems'" in fault(run("bound", folders["code"], "--layer", 0, "--mesh", "2x2", "--phase", "poems"))
+    assert "phase 'poems'" in fault(run("bound", folders["code"], "--layer", 0, "--mesh", "2x2", "--phase", "poems"))

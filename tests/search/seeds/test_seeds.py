@@ -146,11 +146,11 @@ def test_auto_gives_the_shared_expert_as_many_replicas_as_its_load_asks_for() ->
 
 
 def test_what_cannot_fit_is_refused_with_the_options_to_change() -> None:
-    with pytest.raises(InputError, match=r"10 experts do not fit in 6 slots.*--slots"):
+    with pytest.raises(InputError, match=r"10 experts do not fit in 6 slots"):
         small_problem(1, rows=3, cols=2, slots=1)
-    with pytest.raises(InputError, match="--shared-replicas 7: between 1 and 6"):
+    with pytest.raises(InputError, match="7 replicas of each shared expert: between 1 and 6"):
         small_problem(1, replicas=7)
-    with pytest.raises(InputError, match="no shared expert"):
+    with pytest.raises(InputError, match=r"but .* has none"):
         small_problem(1, shared=0, replicas=1)
 
 

@@ -51,7 +51,7 @@ def test_layers_phases_and_offsets(tmp_path: Path, rng: np.random.Generator) -> 
     assert trace.experts.dtype == np.uint8
     assert trace.warnings == ()
     assert trace.has(OUTPUT).tolist() == trace.has(PROMPT).tolist() == [True, True]
-    with pytest.raises(InputError, match="--layer 2 is not in the trace, which holds layers 3, 1"):
+    with pytest.raises(InputError, match="layer 2 is not in the trace, which holds layers 3, 1"):
         trace.layer(2)
 
 
@@ -124,7 +124,7 @@ def test_a_bad_request_is_skipped_and_counted_or_refused(tmp_path: Path, rng: np
     assert trace.requests == 3
     assert len(trace.warnings) == 1
     assert trace.warnings[0].startswith("1 of 4 requests skipped; the first:")
-    with pytest.raises(InputError, match=rf"bad\.npz: .*{said}.*--strict"):
+    with pytest.raises(InputError, match=rf"bad\.npz: .*{said}.*strictly"):
         read_traces(files, SMALL, [1], strict=True)
     with pytest.raises(InputError, match=said):
         read_traces(files_at(tmp_path / "bad.npz"), SMALL, [1])
@@ -237,7 +237,7 @@ def test_bad_weights_and_candidates_make_a_bad_request(tmp_path: Path, rng: np.r
     assert trace.requests == 1
     assert trace.warnings[0].startswith("1 of 2 requests skipped; the first:")
     assert trace.weights is not None
-    with pytest.raises(InputError, match=rf"bad\.npz: .*{said}.*--strict"):
+    with pytest.raises(InputError, match=rf"bad\.npz: .*{said}.*strictly"):
         read_traces(files, SMALL, [1], strict=True, extras=True)
     assert read_traces(files, SMALL, [1], strict=True).requests == 2  # nobody asked
 

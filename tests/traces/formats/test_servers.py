@@ -301,7 +301,7 @@ def test_a_sglang_response(tmp_path: Path, model: Model, meta: Any, shape: Any, 
 
 def test_sglang_needs_a_top_k(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", sglang(EXPERTS))
-    with pytest.raises(InputError, match=r"a\.json: SGLang writes flat ids, .* set --model or --top-k"):
+    with pytest.raises(InputError, match=r"a\.json: SGLang writes flat ids, .* give it, or the model"):
         read_requests(path, Format.SGLANG, None)
 
 
@@ -312,7 +312,7 @@ def test_sglang_needs_a_top_k(tmp_path: Path) -> None:
         ({"text": "a"}, "routed_experts is null"),
         (sglang(EXPERTS[:0]), "0 bytes, which are no rows of 3"),
         (sglang(EXPERTS.ravel()[:-1]), "284 bytes, which are no rows of 3"),
-        (sglang(EXPERTS), "24 rows of top-3, which do not divide into tokens or the layers of small; set --model"),
+        (sglang(EXPERTS), "24 rows of top-3, which do not divide into tokens or the layers of small; name the model"),
         (sglang(EXPERTS, prompt_tokens=9, completion_tokens=9), "do not divide into 17 tokens"),
         (sglang(EXPERTS, prompt_tokens=-1), "prompt_tokens is another number"),
         (sglang(EXPERTS, prompt_tokens=True), "prompt_tokens is true or false"),
