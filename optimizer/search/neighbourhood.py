@@ -1,11 +1,13 @@
 """Large-neighbourhood search for optimal split (Shaw, CP 1998): free the slots of some devices, and fill them anew.
 
-The repair is the descent of the row formulation (`rows.row_descent`) with the freed devices as the row: exact
-peaks of some sampled batches, half of them of the worst, while what other experts bring to other devices stays. What it
-finds is kept if the exact least peaks of all batches are no worse for it. Which devices are freed is drawn by weights
-that follow success (adaptive: Ropke and Pisinger, Transportation Science 40, 2006), built fresh for each run.
+The repair is the descent of the row formulation (`rows.row_descent`) with the freed devices as the row: it looks at
+exact peaks of some sampled batches, half of them of the worst, while the load of other experts on other devices stays
+as it is. The repaired placement is kept if the objective over the exact least peaks of all batches is no worse. Which
+devices are freed is drawn by weights that follow success (adaptive: Ropke and Pisinger, Transportation Science 40,
+2006); a run starts with equal weights.
 
-It pays after annealing, not instead of it: from greedy it is stuck early, as too many devices have to change at once.
+The search pays after annealing, not instead of it: from the greedy placement it is stuck early, as too many devices
+have to change at once.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,8 +32,8 @@ class NeighbourhoodSettings:
     """How the search samples batches, what it minimises, and how fast it learns; no measurement of its values is
     recorded.
 
-    sample: batches whose exact peaks a repair looks at, half of them of the worst (more of them take longer and mislead
-    less often); tail, tail_weight: the objective is mean + tail_weight * conditional value at risk, the mean of the
+    sample: batches whose exact peaks a repair looks at, half of them of the worst, an odd number rounded down (more of
+    them take longer and mislead less often); tail, tail_weight: the objective is mean + tail_weight * conditional value at risk, the mean of the
     worst share `tail` of batches, as in annealing; reaction: the share of its weight that a way of freeing devices wins
     or loses with each trial; least_weight: what no weight falls below, so that every way is tried again. Raises
     ValueError for a number out of range.
