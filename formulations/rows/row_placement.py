@@ -134,7 +134,7 @@ class _Model:
         cost[v.tail], cost[v.beyond] = 1, 1 / ((1 - self.row.level) * len(v.beyond))
         families = [
             self._slots_suffice(),
-            self._nobody_is_lost(),
+            self._no_expert_is_lost(),
             self._all_is_served(),
             self._served_where_held(),
             self._peak_covers_row(),
@@ -165,7 +165,7 @@ class _Model:
         room = np.array([len(group) * self.row.slots_per_device for group in self.groups])
         return self._rows([_Term(np.arange(len(room)), on, 1)], -np.inf, room)
 
-    def _nobody_is_lost(self) -> LinearConstraint:
+    def _no_expert_is_lost(self) -> LinearConstraint:
         """An expert without a replica outside has at least one in the row."""
         on = self.numbers.on[self.row.bound_to_row]
         return self._rows([_Term(np.arange(len(on))[:, None], on, 1)], np.ones(len(on)), np.inf)

@@ -114,7 +114,7 @@ def test_worst_takes_from_each_data_set_what_mean_would_not() -> None:
         Criterion.MEAN: [1, 1],  # 0 and 28
         Criterion.WORST: [0, 0],  # 15 and 15
         Criterion.REGRET: [1, 0],  # 5 and 24, of at best 0 and 15
-        Criterion.CVAR: [0, 0],  # of two alike, the worse half is the worst
+        Criterion.CVAR: [0, 0],  # with two equal weights, the worse half is the worst one
     }
 
 

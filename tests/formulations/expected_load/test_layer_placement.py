@@ -103,7 +103,7 @@ def test_shares_stay_exact_until_they_grow_too_large() -> None:
 
 
 def test_a_time_out_still_has_a_placement_and_a_malformed_model_is_an_error() -> None:
-    load = np.random.default_rng(0).integers(100, 120, 31)  # 31 much alike on 15 devices: far from the mean
+    load = np.random.default_rng(0).integers(100, 120, 31)  # 31 nearly equal loads on 15 devices stay far from the mean
     case = LayerInstance(load, np.ones(31, dtype=np.int64), np.zeros(31, dtype=np.bool_), 5, 3, 4)
     outcome = place_replicas(case, None, Limits(60, deterministic=1e-9))
     assert outcome.status is SolveStatus.FEASIBLE

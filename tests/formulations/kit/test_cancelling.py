@@ -28,7 +28,7 @@ from formulations.rows.row_placement import place_row
 LOAD = np.random.default_rng(1).poisson(np.random.default_rng(2).lognormal(2.5, 0.7, 24), (8, 24))
 """Pairs `[batch, expert]` of 24 experts in 8 batches, too uneven for any bound to be met at once."""
 
-ALIKE = np.random.default_rng(0).integers(100, 120, 31)
+NEARLY_EQUAL = np.random.default_rng(0).integers(100, 120, 31)
 """Expected pairs `[expert]` of 31 experts, whose placement on 15 devices is far from the mean."""
 
 FEW_LOOKS = 12
@@ -39,14 +39,14 @@ NO_SPREAD = np.zeros(31, dtype=np.bool_)
 
 def joint(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
     """Choose counts and placement for an expected load; the outcome and its faults."""
-    found = place_jointly(JointInstance(ALIKE, NO_SPREAD, 5, 3, 3), None, limits)
+    found = place_jointly(JointInstance(NEARLY_EQUAL, NO_SPREAD, 5, 3, 3), None, limits)
     assert found.value is not None
     return found, [] if (np.bincount(found.value[found.value >= 0], minlength=31) > 0).all() else ["an expert is lost"]
 
 
 def layer(limits: Limits) -> tuple[Outcome[Ints], list[str]]:
     """Place given counts, which needs CP-SAT with four slots a device; the outcome and its faults."""
-    found = place_replicas(LayerInstance(ALIKE, np.ones(31, dtype=np.int64), NO_SPREAD, 5, 3, 4), None, limits)
+    found = place_replicas(LayerInstance(NEARLY_EQUAL, np.ones(31, dtype=np.int64), NO_SPREAD, 5, 3, 4), None, limits)
     assert found.value is not None
     return found, [] if (np.sort(found.value[found.value >= 0]) == np.arange(31)).all() else ["an expert is lost"]
 
@@ -123,7 +123,7 @@ def test_rows_cancelled_before_are_unknown_as_highs_does_not_begin() -> None:
 
 
 def test_the_column_bound_cancelled_at_any_look_is_below_the_bound_with_all_the_time() -> None:
-    weight, count = ALIKE.astype(np.float64), np.ones(31, dtype=np.int64)
+    weight, count = NEARLY_EQUAL.astype(np.float64), np.ones(31, dtype=np.int64)
     final = expected_peak_bound(weight, count, 15, 3, 360.0, Limits(seconds=3600)).peak
     for looks in range(4):
         cancelled = CancelledAfter(looks)
