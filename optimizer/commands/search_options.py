@@ -93,11 +93,10 @@ def solve_options(search: SearchOptions, seed: SeedOptions, cost: CostOptions, c
 
 def parameter_tables() -> dict[str, Any]:
     """The dataclasses of search parameters by the name of their table, with their defaults."""
-    from optimizer.planning.options import SolveOptions
+    from optimizer.planning.options import SEARCH_PARAMETERS, SolveOptions
 
     usual = SolveOptions()
-    values = {field.name: getattr(usual, field.name) for field in fields(SolveOptions)}
-    return {name: value for name, value in values.items() if hasattr(value, "__dataclass_fields__")}
+    return {name: getattr(usual, name) for name in SEARCH_PARAMETERS}
 
 
 def _parameters() -> dict[str, Any]:

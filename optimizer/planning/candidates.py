@@ -15,9 +15,9 @@ from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.planning.options import COOL, MEMORY, Effort, Progress, SearchName
+from optimizer.planning.options import MEMORY, Effort, Progress, SearchName, SolveOptions
 from optimizer.planning.portfolio_shares import USUAL, PortfolioShares
-from optimizer.search.annealing import AnnealingSchedule, anneal
+from optimizer.search.annealing import anneal
 from optimizer.search.latency import LatencyPrices, LatencyWork, anneal_latency
 from optimizer.search.moves import MoveRules
 from optimizer.search.multistart import DescentGoal, multistart
@@ -134,7 +134,7 @@ def split_at_best(
     tiles: bool,
     search: SplitSearch,
     spell: SearchShare,
-    schedule: AnnealingSchedule = COOL,
+    options: SolveOptions,
 ) -> list[Placement]:
     """The best placements that a search for optimal routing passes, in tiles or tokens, the last ones first."""
     start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
@@ -142,9 +142,9 @@ def split_at_best(
     rng, rules = np.random.default_rng(spell.seed), MoveRules.of(problem)
     told = lambda share: spell.progress(search, share)  # noqa: E731
     if search == "annealing":
-        bettered = anneal(start, units, rules, spell.budget, rng, schedule, spell.chains, told)
+        bettered = anneal(start, units, rules, spell.budget, rng, options.annealing, spell.chains, told)
     else:
-        bettered = search_neighbourhoods(start, units, rules, spell.budget, rng, progress=told)
+        bettered = search_neighbourhoods(start, units, rules, spell.budget, rng, options.neighbourhood, told)
     return _finalists(bettered)
 
 
@@ -155,17 +155,18 @@ def shorten(
     prices: LatencyPrices,
     spell: SearchShare,
     better: Callable[[Placement], bool],
-    early: float = USUAL.early,
+    options: SolveOptions,
 ) -> list[Placement]:
     """The best placements that a search for the latency of rings passes, the last ones first.
 
-    It starts from a placement that is good in tiles. After the share `early` of its time it is asked once whether what
-    it has found is `better`, and given up with nothing if not. (At 1,024 and 2,048 tokens, where full devices decide
-    how far tokens go, the search finds nothing that routing can use.)
+    It starts from a placement that is good in tiles. After the share `shares.early` of its time it is asked once whether
+    what it has found is `better`, and given up with nothing if not. (At 1,024 and 2,048 tokens, where full devices
+    decide how far tokens go, the search finds nothing that routing can use.)
     """
     rng, shares = np.random.default_rng(spell.seed), [0.0]
     work, rules = LatencyWork(problem.cost.tiles(problem.load), demand, prices), MoveRules.of(problem)
-    bettered = anneal_latency(start, work, rules, spell.budget, rng, chains=spell.chains, progress=shares.append)
+    schedule, early = options.latency, options.shares.early
+    bettered = anneal_latency(start, work, rules, spell.budget, rng, schedule, spell.chains, shares.append)
     passed: list[Placement] = []
     asked = False
     for placement in bettered:

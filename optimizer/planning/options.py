@@ -11,6 +11,9 @@ from optimizer.planning.portfolio_shares import USUAL, PortfolioShares
 from optimizer.routing.context import Unit
 from optimizer.routing.policies import POLICIES
 from optimizer.search.annealing import AnnealingSchedule
+from optimizer.search.latency import LatencySchedule
+from optimizer.search.multistart import DescentWeights
+from optimizer.search.neighbourhood import NeighbourhoodSettings
 from optimizer.search.stop import Deadline
 from optimizer.search.tabu import TabuMemory
 from optimizer.simulation.conditions import Conditions
@@ -23,6 +26,9 @@ SearchName = Literal["auto", "descent", "tabu", "annealing", "lns"]
 AUTO = ("even", "nearest", "optimal")
 """The policies that are tried where none is named: one for servers that know the counts of replicas alone, one for
 those that read a table, and one for those that know all loads."""
+
+SEARCH_PARAMETERS = ("annealing", "tabu", "descent", "latency", "neighbourhood", "shares")
+"""The fields of `SolveOptions` that hold search parameters; each is a table of a TOML file."""
 
 JOBS = 2  # the cores of the smallest machine that this is meant for
 COOL = AnnealingSchedule(worsening=0.003)
@@ -70,7 +76,8 @@ class SolveOptions:
     constraints: what every placement must keep to.
     max_rerouted: share of pairs, 0 to 1, that may go to another expert than the token's own; a capacity factor is then
         chosen with the plan. None for no rerouting.
-    annealing, tabu, shares: parameters of the searches, and how the time is shared out among them.
+    annealing, tabu, descent, latency, neighbourhood: parameters of the searches.
+    shares: how the time is shared out among the searches.
 
     Raises InputError, which names the field, for a value that no planning can take.
     """
@@ -86,6 +93,9 @@ class SolveOptions:
     max_rerouted: float | None = None
     annealing: AnnealingSchedule = COOL
     tabu: TabuMemory = MEMORY
+    descent: DescentWeights = field(default_factory=DescentWeights)
+    latency: LatencySchedule = field(default_factory=LatencySchedule)
+    neighbourhood: NeighbourhoodSettings = field(default_factory=NeighbourhoodSettings)
     shares: PortfolioShares = USUAL
 
     def __post_init__(self) -> None:

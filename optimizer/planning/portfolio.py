@@ -219,7 +219,7 @@ class Portfolio:
         search, share = SEARCHES[effort.search][0], self._even_share(effort)
         if search is None or share == 0:
             return iter(())
-        goal, now = latency_goal(self.problem, self.sets.train), effort.deadline.elapsed()
+        goal, now = latency_goal(self.problem, self.sets.train, self.options.descent), effort.deadline.elapsed()
         spell = _spell(effort, now + share * max(until - now, 0.0), share, progress)
         return split_evenly(self.problem, goal, found, search, spell, self.options.tabu)
 
@@ -232,7 +232,7 @@ class Portfolio:
         conditions = self.pools[self._splitting[0]].judge.conditions
         tiles = (conditions.unit or self.problem.cost.unit) == "tiles"
         spell = _spell(effort, until, 1 - self._even_share(effort), progress)
-        return split_at_best(self.problem, found, tiles, search, spell, self.options.annealing)
+        return split_at_best(self.problem, found, tiles, search, spell, self.options)
 
     def _shortened(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """What a search for the latency of column rings finds from the best candidate, where links alone are left to
@@ -258,7 +258,7 @@ class Portfolio:
             prices_of(problem.cost, network),
             _spell(effort, end, share, progress),
             lambda found: pool.latency(found) < least,
-            shares.early,
+            self.options,
         )
 
     def _even_share(self, effort: Effort) -> float:

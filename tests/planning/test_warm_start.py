@@ -50,8 +50,17 @@ def test_annealing_begins_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = problem_with_start()
     found = [Candidate("start", problem.start or Placement(np.zeros((1, 1), dtype=np.int32)), 0.0)]
     found.append(Candidate("flexibility", random_permutation(problem, np.random.default_rng(1)), 0.0))
-    split_at_best(problem, found, False, "annealing", SearchShare(SearchBudget(Deadline(60), 60), 0, 1, silent))
-    split_at_best(problem, found[1:], False, "annealing", SearchShare(SearchBudget(Deadline(60), 60), 0, 1, silent))
+    split_at_best(
+        problem, found, False, "annealing", SearchShare(SearchBudget(Deadline(60), 60), 0, 1, silent), SolveOptions()
+    )
+    split_at_best(
+        problem,
+        found[1:],
+        False,
+        "annealing",
+        SearchShare(SearchBudget(Deadline(60), 60), 0, 1, silent),
+        SolveOptions(),
+    )
     assert [placement is candidate.placement for placement, candidate in zip(began, found, strict=True)] == [True, True]
 
 

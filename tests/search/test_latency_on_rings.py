@@ -18,6 +18,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import FINALISTS, SearchShare, shorten
+from optimizer.planning.options import SolveOptions
 from optimizer.search.latency import LatencyAnnealer, LatencySchedule, LatencyWork, _work, anneal_latency, prices_of
 from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.ring_moves import apply, communication, delta, forget, touched_for
@@ -210,7 +211,7 @@ def test_a_search_that_finds_nothing_better_early_is_left() -> None:
             asked.append(found)
             return answer
 
-        return shorten(problem, start, demand, prices, spell(4000), better)
+        return shorten(problem, start, demand, prices, spell(4000), better, SolveOptions())
 
     assert shortened(answer=False) == []
     found = shortened(answer=True)

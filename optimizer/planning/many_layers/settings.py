@@ -6,7 +6,7 @@ from typing import Any
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.planning.options import Effort, SolveOptions
+from optimizer.planning.options import SEARCH_PARAMETERS, Effort, SolveOptions
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.search.stop import Deadline
 
@@ -39,7 +39,7 @@ class Settings:
         priced |= {"dispatch_model": cost.dispatch_model, "unit": options.unit}
         searched = {"routing": options.routings, "seed": options.seed, "iterations": options.iterations}
         searched |= {"search": options.search, "chains": self.chains} | options.constraints._asdict()
-        tuned = {name: asdict(getattr(options, name)) for name in ("annealing", "tabu", "shares")}
+        tuned = {name: asdict(getattr(options, name)) for name in SEARCH_PARAMETERS}
         return {"model": asdict(self.model), "mesh": asdict(self.mesh)} | priced | searched | tuned
 
     def plan(self, policy: str, parts: dict[int, LayerPlan]) -> Plan:
