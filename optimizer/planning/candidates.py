@@ -159,9 +159,9 @@ def shorten(
 ) -> list[Placement]:
     """The best placements that a search for the latency of rings passes, the last ones first.
 
-    It starts from a placement that is good in tiles. After the share `shares.early` of its time it is asked once whether
-    what it has found is `better`, and given up with nothing if not. (At 1,024 and 2,048 tokens, where full devices
-    decide how far tokens go, the search finds nothing that routing can use.)
+    It starts from a placement that is good in tiles. After the share `shares.early` of its time it is asked once if what
+    it has found is `better`, and given up with nothing if not. (At 1,024 and 2,048 tokens, where full devices decide
+    how far tokens go, the search finds nothing that routing can use.)
     """
     rng, shares = np.random.default_rng(spell.seed), [0.0]
     work, rules = LatencyWork(problem.cost.tiles(problem.load), demand, prices), MoveRules.of(problem)

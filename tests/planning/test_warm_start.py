@@ -12,7 +12,7 @@ from running_commands import SHORT, fault, run, solve
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, SearchShare, seeds_and_formulation, split_at_best, split_evenly
-from optimizer.planning.options import Effort, silent
+from optimizer.planning.options import Effort, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.warm_start import started
 from optimizer.search.multistart import latency_goal
