@@ -159,7 +159,7 @@ def shorten(
 ) -> list[Placement]:
     """The best placements that a search for the latency of rings passes, the last ones first.
 
-    It starts from a placement that is good in tiles. After the share `shares.early` of its time it is asked once if what
+    It starts from a placement that is good in tiles. After the share `shares.early` of its time it is asked if what
     it has found is `better`, and given up with nothing if not. (At 1,024 and 2,048 tokens, where full devices decide
     how far tokens go, the search finds nothing that routing can use.)
     """
