@@ -202,7 +202,7 @@ def _formulated(problem: Problem, hint: Placement, effort: Effort, shares: Portf
 
 def _limits(effort: Effort, shares: PortfolioShares) -> Limits:
     """A share of the time left; where moves are counted, solver work is too, so that the clock decides nothing."""
-    left = effort.deadline.remaining()
+    left, cancelled = effort.deadline.remaining(), lambda: effort.cancel.asked
     if effort.iterations is not None:
-        return Limits(left, deterministic=FORMULATION_WORK, seed=effort.seed)
-    return Limits(min(shares.formulation * left, shares.formulation_seconds), seed=effort.seed)
+        return Limits(left, deterministic=FORMULATION_WORK, seed=effort.seed, cancelled=cancelled)
+    return Limits(min(shares.formulation * left, shares.formulation_seconds), seed=effort.seed, cancelled=cancelled)
