@@ -1,4 +1,4 @@
-"""Ctrl-C asks a token first, is raised where it does no harm, and ends a run at once where nothing is worth keeping."""
+"""Ctrl-C asks a token first, is raised where it does no harm, and ends a run at once where nothing is to be kept."""
 
 import os
 import pickle
