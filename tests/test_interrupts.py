@@ -1,6 +1,7 @@
-"""Ctrl-C, raised where it does no harm."""
+"""Ctrl-C asks a token first, is raised where it does no harm, and ends a run at once where nothing is to be kept."""
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from dying_workers import wait_for
 
-from optimizer.interrupts import RETRY_SECONDS, heard_by, interrupt
+from optimizer.interrupts import RETRY_SECONDS, Cancel, asking, heard_by, interrupt
 
 WORKING = """
 def work(press, wait):
@@ -28,14 +29,17 @@ def work_of(module: str) -> tuple[Callable[..., None], list[bool]]:
 
 
 def press() -> None:
+    """Press Ctrl-C."""
     os.kill(os.getpid(), signal.SIGINT)
 
 
 def long_enough_to_try_again() -> None:
+    """Wait until the handler has tried again."""
     time.sleep(3 * RETRY_SECONDS)
 
 
 def for_ever() -> None:
+    """Wait for nothing that ever happens."""
     wait_for(lambda: False)
 
 
@@ -71,6 +75,38 @@ def test_what_the_compiler_calls_is_the_compilers() -> None:
     with heard_by(interrupt), pytest.raises(KeyboardInterrupt):
         compile_and_work()
     assert (done, ended) == ([True], [True])
+
+
+def test_ctrl_c_asks_a_token_that_is_heeded_and_the_second_time_interrupts() -> None:
+    cancel = Cancel()
+    cancel.heed()
+    with heard_by(asking(cancel)):
+        press()
+        wait_for(lambda: cancel.asked)
+        with pytest.raises(KeyboardInterrupt):
+            work_of("optimizer.search")[0](press, for_ever)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_token_that_nobody_heeds_does_not_keep_ctrl_c_from_interrupting(before: bool) -> None:
+    """Whether nobody heeded it yet, or nobody does any more."""
+    cancel = Cancel()
+    if before:
+        cancel.heed()
+        cancel.heed(False)
+    with heard_by(asking(cancel)), pytest.raises(KeyboardInterrupt):
+        work_of("optimizer.search")[0](press, for_ever)
+    assert cancel.asked
+
+
+def test_a_token_in_another_process_is_one_that_nobody_has_asked_and_the_same_for_all_who_share_it() -> None:
+    cancel = Cancel()
+    cancel.ask()
+    one, same = pickle.loads(pickle.dumps((cancel, cancel)))
+    assert one is same
+    assert not one.asked
+    one.ask()
+    assert same.asked
 
 
 def test_the_handler_before_comes_back() -> None:

@@ -54,12 +54,12 @@ class Gap:
 
     @property
     def to_any(self) -> float | None:
-        """How far above what no placement goes below."""
+        """How far the reached value is above the bound for any placement, as a share of that bound."""
         return self._above(self.any_placement)
 
     @property
     def to_this(self) -> float | None:
-        """How far above what no routing of this placement goes below."""
+        """How far the reached value is above the bound for this placement, as a share of that bound."""
         return None if self.this_placement is None else self._above(self.this_placement)
 
     def _above(self, bound: Bound) -> float | None:
@@ -148,7 +148,7 @@ def reached_by(report: SimulationReport) -> dict[str, float]:
 
 
 def by_mean(bound: Bound) -> float:
-    """What makes a bound strong."""
+    """The mean of a bound: the largest mean is the strongest bound."""
     return bound.mean
 
 
@@ -165,7 +165,7 @@ def _of(name: str, unit: str, says: str, values: Floats | Ints, given: bool = Fa
 
 
 def _peaks(units: Ints, mesh: Mesh, unit: str, scale: Floats) -> Iterator[Bound]:
-    """Of the peak device load, units `[batch, expert]` in tokens or tiles, divided by scale `[batch]`."""
+    """Bounds on the peak device load, units `[batch, expert]` in tokens or tiles, divided by scale `[batch]`."""
     suffix = "_tiles" if unit == TILES else ""
     static = static_counts_bound(units, mesh.devices, mesh.slots)
     yield _of(f"any_placement{suffix}", unit, ALONE, any_placement_bound(units, mesh.devices, mesh.slots) / scale)
@@ -173,7 +173,8 @@ def _peaks(units: Ints, mesh: Mesh, unit: str, scale: Floats) -> Iterator[Bound]
 
 
 def _communication(batches: Batches, model: Model, mesh: Mesh, network: Network) -> Iterator[Bound]:
-    """Copies and hops, of all experts or of the routed ones alone, as the shared ones keep company with everyone."""
+    """Bounds on copies and hops. They are taken of all experts and of the routed ones alone, and the stronger counts:
+    shared experts go with every token, which weakens the bound of all."""
     source, routed, tokens = network.source(batches.source_row), model.routed_experts, batches.source_row.size
     together = np.array([_together(batches.experts[source == home], model) for home in range(network.sources)])
     everyone, alone = (mesh.slots, together), (mesh.slots - model.shared_experts, together[:, :routed, :routed])
@@ -209,7 +210,8 @@ def _compute_us(units: Ints, peak: Ints, mesh: Mesh, cost: Cost) -> Floats:
 
 
 def _shared_out(slot_ns: Ints, slots: int) -> Ints:
-    """Least time in sum for so many units in at most so many slots, `[unit]`; slot_ns `[unit]` time of one slot."""
+    """The least sum of times in which a number of units is done in at most `slots` slots, `[unit]` nanoseconds by that
+    number; slot_ns `[unit]`: the time of one slot that has as many."""
     best = slot_ns
     for _ in range(slots - 1):
         tried = best.copy()
@@ -224,7 +226,7 @@ def _shared_out(slot_ns: Ints, slots: int) -> Ints:
 def _for_placement(
     load: Ints, tiles: Ints, mean: Floats, mesh: Mesh, cost: Cost, placement: Placement
 ) -> Iterator[Bound]:
-    """The bounds of `bound_given`; mean `[batch]` load of a device."""
+    """The bounds that `bound_given` returns; mean `[batch]`: the mean load of a device."""
     holders = holders_of(placement.slots, load.shape[1])
     peaks, critical = least_peaks(load, holders, "tokens")
     worst = critical[int((peaks / mean).argmax())].in_words()

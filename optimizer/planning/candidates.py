@@ -93,7 +93,7 @@ def seeds_and_formulation(
 
 
 def seeds(problem: Problem, seed: int, wanted: Container[str] | None = None) -> Iterator[Candidate]:
-    """One candidate of each: the given start, and the constructions, None for all or those that are wanted."""
+    """One candidate of each of the given start and the constructions: of all, or of those whose names are wanted."""
     if problem.start is not None:
         yield Candidate("start", problem.start, 0.0)
     constructions: dict[str, Callable[[Problem], Placement]] = {
@@ -185,9 +185,9 @@ def _finalists(passed: Iterable[Placement]) -> list[Placement]:
 
 
 def _formulated(problem: Problem, hint: Placement, effort: Effort, shares: PortfolioShares) -> Candidate:
-    """The least peak expected load, from a placement that is the hint and stands if nothing is better.
+    """The formulation's placement of least peak expected load, or the hint, from which it begins, if that stands.
 
-    Where all counts are free they are chosen as well; where some are fixed, those of the hint are kept.
+    Where no replica count is fixed, counts are chosen as well; where some are fixed, all counts of the hint are kept.
     """
     mesh, load, spread = problem.mesh, problem.total_load, problem.spread
     shape, limits = (mesh.rows, mesh.cols, mesh.slots_per_device), _limits(effort, shares)
@@ -202,7 +202,7 @@ def _formulated(problem: Problem, hint: Placement, effort: Effort, shares: Portf
 
 def _limits(effort: Effort, shares: PortfolioShares) -> Limits:
     """A share of the time left; where moves are counted, solver work is too, so that the clock decides nothing."""
-    left = effort.deadline.remaining()
+    left, cancelled = effort.deadline.remaining(), lambda: effort.cancel.asked
     if effort.iterations is not None:
-        return Limits(left, deterministic=FORMULATION_WORK, seed=effort.seed)
-    return Limits(min(shares.formulation * left, shares.formulation_seconds), seed=effort.seed)
+        return Limits(left, deterministic=FORMULATION_WORK, seed=effort.seed, cancelled=cancelled)
+    return Limits(min(shares.formulation * left, shares.formulation_seconds), seed=effort.seed, cancelled=cancelled)

@@ -91,7 +91,7 @@ class Choices:
 
     @property
     def placements(self) -> dict[int, Placement]:
-        """The robust plan's, by layer."""
+        """The placements of the robust plan, by layer."""
         return {
             pool.layer: pool.placements[place] for pool, place in zip(self.pools.layers, self.plans[-1], strict=True)
         }
@@ -125,7 +125,8 @@ def choose_plans(pools: Pools, criterion: Criterion, limits: Limits) -> Choices:
 
 
 def _best_of(pools: Pools, made_on: Sequence[str], score: Floats) -> Ints:
-    """The candidate of each layer, `[layer]`, with the least score `[layer, candidate]` of those made on these."""
+    """The candidate of each layer, `[layer]`, that has the least score `[layer, candidate]` of those made on the named
+    data sets or mixes."""
     best: Ints = np.where(pools.made_on(made_on), score, np.inf).argmin(axis=1)
     return best
 
@@ -166,20 +167,20 @@ class Robustness:
 
     @property
     def plans(self) -> tuple[str, ...]:
-        """What each plan is made on, the data sets' own first, then if there is one the mix; the last is the robust."""
+        """What each plan is made on: each data set, then the mix if there is one; the robust plan is the last."""
         return self.choices.names
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """In the order of all axes."""
+        """The names of the data sets, in the order of every data set axis."""
         return self.choices.pools.names
 
     def of_figure(self, figure: str) -> Floats:
-        """`[plan, data set]` microseconds."""
+        """One of `FIGURES` of all plans on all data sets, `[plan, data set]` microseconds."""
         return self.latency[:, :, FIGURES.index(figure)]
 
     def own(self, figure: str) -> Floats:
-        """What each data set has under its own plan, `[data set]` microseconds."""
+        """A figure of each data set under its own plan, `[data set]` microseconds."""
         return np.diagonal(self.of_figure(figure)).copy()
 
     def regret(self, figure: str) -> Floats:
@@ -188,7 +189,7 @@ class Robustness:
         return self.of_figure(figure) - self.own(figure)
 
     def worst(self, figure: str) -> Floats:
-        """The slowest data set's, of those that have a weight, `[plan]` microseconds."""
+        """A figure of each plan's slowest data set, of those that have a weight, `[plan]` microseconds."""
         worst: Floats = self.of_figure(figure)[:, self.choices.pools.weights > 0].max(axis=1)
         return worst
 

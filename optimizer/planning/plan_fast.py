@@ -27,7 +27,7 @@ from optimizer.traces.order import spans
 from optimizer.traces.source import TraceSource
 from optimizer.traces.trace import RoutingTrace
 
-TOKENS = 1 << 20  # loads are those of so many tokens, rounded to whole pairs
+TOKENS = 1 << 20  # loads are scaled to this number of tokens, so that rounding to whole pairs loses little
 TRAIN, TEST = range(2)
 
 
@@ -108,8 +108,8 @@ def _part(source: TraceSource, seed: int, row: FastLayer, fingerprint: str) -> L
 
 
 def loads_of(source: TraceSource, layers: Sequence[int], jobs: int = JOBS) -> Ints:
-    """Expected pairs of each expert in so many `TOKENS`, `[set, layer, expert]` int32, shared ones included; the sets
-    are `TRAIN` and `TEST`.
+    """Expected pairs of each expert in `TOKENS` tokens, `[set, layer, expert]` int32, shared experts included; the sets
+    are `TRAIN` and `TEST`; jobs: threads that count.
 
     Tokens of the phases that batches are made of count, in the shares that they have in a batch.
     """
@@ -129,7 +129,8 @@ def loads_of(source: TraceSource, layers: Sequence[int], jobs: int = JOBS) -> In
 
 
 def _turns(trace: RoutingTrace, parts: Sequence[Ints]) -> Ints:
-    """Which of some sets of stretches, each `[request, 2]`, a token belongs to, -1 for none, `[token]` int8."""
+    """For each token the number of the part to which it belongs, -1 for none, `[token]` int8. Each part is given by the
+    stretches of tokens of its requests, `[request, 2]`."""
     change = np.zeros(trace.tokens + 1, dtype=np.int8)
     for number, part in enumerate(parts):
         np.add.at(change, part[:, 0], number + 1)
@@ -139,7 +140,7 @@ def _turns(trace: RoutingTrace, parts: Sequence[Ints]) -> Ints:
 
 
 def _pairs(experts: Ints, places: Ints, turns: Ints, routed: int, jobs: int) -> Ints:
-    """Pairs of each expert in each of two sets, `[set, layer, expert]`, counted in so many threads."""
+    """Pairs of each expert in each of two sets, `[set, layer, expert]`, counted in `jobs` threads."""
 
     def counted(stretch: Ints) -> Ints:
         found = np.zeros((2, len(places), routed), dtype=np.int32)

@@ -26,23 +26,24 @@ NEAR = ("nearest", *SPLITTING)
 
 @dataclass(frozen=True)
 class LayerJudge:
-    """The simulator with one layer's batches and conditions."""
+    """The simulator with one layer's batches, and the conditions under which it runs."""
 
     problem: Problem
     sets: Sets
     conditions: Conditions
 
     def test(self, placement: Placement) -> SimulationReport:
-        """On the test batches."""
+        """Simulate a placement on the test batches."""
         return self.on(placement, self.sets.test)
 
     def selection(self, placement: Placement) -> SimulationReport:
-        """On the selection batches."""
+        """Simulate a placement on the selection batches."""
         return self.on(placement, self.sets.selection)
 
     @property
     def goal(self) -> SelectionGoal:
-        """What candidates are chosen by: tokens are balanced for their own sake where they are counted on purpose."""
+        """What candidates are chosen by. Where the user has loads counted in tokens although tiles are paid for,
+        balance is wanted for its own sake."""
         unit, paid = self.conditions.unit, self.problem.cost.unit
         if self.conditions.routing not in SPLITTING:
             return SelectionGoal.LATENCY_AND_BALANCE
@@ -51,7 +52,7 @@ class LayerJudge:
         return SelectionGoal.LATENCY if (unit or paid) == "tiles" else SelectionGoal.LATENCY_AND_BALANCE
 
     def on(self, placement: Placement, batches: Batches) -> SimulationReport:
-        """On any batches."""
+        """Simulate a placement on any batches."""
         problem, taught = self.problem, self.taught(placement)
         return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, taught)
 
@@ -63,9 +64,9 @@ class LayerJudge:
 
 @dataclass
 class CandidatePool:
-    """Candidates of one routing policy, and their figures on the selection batches; the first is what to beat.
+    """The candidates of one routing policy, and their figures on the selection batches. The first is the one to beat.
 
-    least_traffic: what `SimulationReport.most_row_traffic` is for the best of all that were offered.
+    least_traffic: the least `SimulationReport.most_row_traffic` of all placements that were offered.
     """
 
     judge: LayerJudge
@@ -74,24 +75,23 @@ class CandidatePool:
     least_traffic: float = np.inf
 
     def add(self, placement: Placement) -> None:
-        """LayerJudge one more; it is a candidate unless more pairs come to a row from others than may."""
+        """Judge one more placement. It becomes a candidate unless more pairs come to a row from others than may."""
         report = self.judge.selection(placement)
         self.least_traffic = min(self.least_traffic, report.most_row_traffic)
         if report.most_row_traffic <= self.judge.problem.most_row_traffic:
-            judged = figures(report)  # before anything is kept: Ctrl-C may come meanwhile
             self.placements.append(placement)
-            self.judged.append(judged)
+            self.judged.append(figures(report))
 
     def latency(self, placement: Placement) -> float:
-        """The mean of its figures of latency on the selection batches."""
+        """The mean of a placement's latency figures on the selection batches, in microseconds."""
         return float(figures(self.judge.selection(placement))[LATENCIES].mean())
 
     def best(self) -> int:
-        """The index of the chosen one."""
+        """The index of the candidate that is chosen."""
         return choose(self.judged, 0, self.judge.goal)
 
     def ranked(self) -> list[Placement]:
-        """The chosen one, then the others by what decides."""
+        """All candidates: the chosen one first, then the others by the mean of the figures that the goal looks at."""
         best, decisive = self.best(), DECISIVE[self.judge.goal]
         rest = [index for index in range(len(self.judged)) if index != best]
         rest.sort(key=lambda index: float(self.judged[index][decisive].mean()))

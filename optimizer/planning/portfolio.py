@@ -147,7 +147,7 @@ class Portfolio:
             raise InputError(
                 f"no placement lets at most {self.problem.most_row_traffic:g} pairs per batch come to a row from "
                 f"others, with {self.problem.room} and routing {tried}: of all that were tried the best lets "
-                f"{traffic:.1f} come, with routing {least}; allow more traffic or more replicas",
+                f"{traffic:.1f} pairs per batch come, with routing {least}; allow more traffic or more replicas",
                 field="max_row_traffic",
             )
 

@@ -20,8 +20,8 @@ from optimizer.traces.batches import Batches, Sets
 
 ROUTINGS = ("even", "optimal")
 JUDGED = 256  # batches of each set, spread over it, as neighbours share most of their requests
-POINTS = 8  # at even distances on a curve, at least so many where there is room, and fewer than twice as many
-LATENCY = 2
+POINTS = 8  # at least, at even distances on a curve where there is room, and fewer than twice as many; not tuned
+LATENCY = 2  # the place of latency in `Figures`
 
 
 class Figures(NamedTuple):
@@ -36,7 +36,7 @@ class Figures(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class ReplicaCurve:
     """What a layer costs with at most so many extra replicas, extra `[point]`, ascending from 0, on selection batches
-    and on so many test batches of so many tokens."""
+    and on test batches; batches, tokens: how many test batches, and tokens in each."""
 
     layer: int
     extra: Ints
@@ -85,7 +85,8 @@ class SlotShares:
 def task_of(
     layer: int, problem: Problem, sets: Sets, conditions: Conditions, seed: int, wanted: Sequence[int] = ()
 ) -> CurveTask:
-    """Of a layer with its batches; wanted: extra replicas that the curve shall have a point for, if there is room."""
+    """The task for a layer with its batches; wanted: numbers of extra replicas that the curve is to have a point for,
+    if there is room."""
     extra = points(most_extra(problem), wanted)
     return CurveTask(layer, problem, _thinned(sets.selection), _thinned(sets.test), extra, conditions, seed)
 
@@ -152,6 +153,7 @@ def _judged(task: CurveTask, placement: Placement, batches: Batches) -> Floats:
 
 
 def _thinned(batches: Batches) -> Batches:
+    """At most `JUDGED` of the batches, at even distances."""
     step = -(-batches.count // JUDGED)
     return Batches(batches.experts[::step], batches.source_row[::step])
 

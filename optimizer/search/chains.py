@@ -1,4 +1,7 @@
-"""Several annealers on their way down at once, each in a thread, and what they pass."""
+"""Several annealers that cool down at once, each in a thread, and the best placements that they pass.
+
+A chain is one annealer with the best that it has passed.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +15,7 @@ from optimizer.domain.placement import Placement
 from optimizer.search.stop import SearchBudget
 
 CHUNK = 500  # moves between looks at the clock: some hundredths of a second
-LOOKS = 20  # times that the best so far is yielded, if it is new
+LOOKS = 20  # times that a new best is handed on; a compromise between losing little and judging little, not tuned
 
 
 @dataclass
@@ -25,7 +28,8 @@ class Tally:
 
     @property
     def spent(self) -> int:
-        """What counts towards a limit of iterations: a run without any counts as one, so that there is an end."""
+        """What counts towards a limit of iterations; a run without a legal move counts as one, so that there is an
+        end."""
         return self.evaluated + self.fruitless
 
 
@@ -35,21 +39,21 @@ class Cooled(Protocol):
     tally: Tally
 
     def temperature(self, share: float) -> float:
-        """When this share is spent."""
+        """The temperature once this share of the budget is spent, 0 to 1."""
 
     def run(self, draws: int, temperature: float) -> None:
-        """Draw so many moves."""
+        """Draw this number of moves, and make those that are accepted at this temperature."""
 
     def objective(self) -> float:
-        """What is to be least."""
+        """What the annealer minimises, of its current placement."""
 
     def placement(self) -> Placement:
-        """The current one."""
+        """The current placement."""
 
 
 @dataclass
 class _Chain:
-    """An annealer on its way down, and the best it has passed."""
+    """An annealer that cools down, and the best placement that it has passed."""
 
     annealer: Cooled
     pace: "_Pace"
@@ -68,14 +72,15 @@ class _Chain:
 
 @dataclass(frozen=True)
 class _Pace:
-    """What a chain may spend from `started` (seconds on the budget's clock) on."""
+    """What each chain may spend from `started` on, a reading in seconds of the budget's clock."""
 
     budget: SearchBudget
     started: float
     iterations: int | None
 
     def share(self, tally: Tally) -> float:
-        """Share spent: of the iterations where they are limited, else of the time; 1 once either is spent."""
+        """The share that is spent, of the iterations where they are limited, else of the time; 1 once there is nothing
+        left of either, or the end was asked for."""
         if self.budget.over:
             return 1.0
         if self.iterations is not None:
@@ -84,16 +89,17 @@ class _Pace:
         return min(1.0, elapsed / (self.budget.seconds - self.started))
 
     def draws(self, tally: Tally) -> int:
-        """Moves to draw now."""
+        """How many moves to draw now, until the next look at the clock."""
         return CHUNK if self.iterations is None else min(CHUNK, self.iterations - tally.spent)
 
 
 def cooled(
     annealers: Sequence[Cooled], budget: SearchBudget, progress: Callable[[float], None] = lambda share: None
 ) -> Iterator[Placement]:
-    """Run all annealers, each with its part of the iterations, and yield what has become better, `LOOKS` times.
+    """Run all annealers, each with an equal part of the iterations, and yield the best of each chain whenever one of
+    `LOOKS` even shares of the budget is spent and that best is new.
 
-    The last that a chain yields is its best. Time decides nothing where iterations are limited.
+    The last placement that a chain yields is its best. Where iterations are limited, time decides nothing.
     """
     each = None if budget.iterations is None else budget.iterations // len(annealers)
     pace = _Pace(budget, budget.deadline.elapsed(), each)

@@ -2,11 +2,11 @@
 
 from optimizer.search.stop import SearchBudget
 
-LOOKS = 20  # so many at even shares of the budget, the last at its end
+LOOKS = 20  # moments at even shares of the budget, the last at its end; a compromise as in `chains`
 
 
 class Looks:
-    """When to look, from now on: by the iterations where they are limited, else by the time."""
+    """Tells when to look, from its making on: by the iterations where they are limited, else by the time."""
 
     def __init__(self, budget: SearchBudget) -> None:
         self._budget = budget
@@ -23,7 +23,7 @@ class Looks:
         return (self._budget.deadline.elapsed() - self._started) / (self._budget.seconds - self._started)
 
     def due(self) -> bool:
-        """Whether a look is due; it is then taken as done."""
+        """Whether a look is due, which then counts as done."""
         reached = int(self.share() * LOOKS)
         due = reached > self._shown
         self._shown = max(reached, self._shown)

@@ -185,7 +185,7 @@ def test_a_bad_plan_is_one_line(traces: Path) -> None:
     assert "--routing 'psychic'" in fault(run("simulate", plan, traces, "--routing", "psychic"))
     two = good | {"layers": {"1": good["layers"]["1"], "2": good["layers"]["1"]}}
     plan.write_text(json.dumps(two))
-    assert "--batches holds one layer" in fault(run("simulate", plan, "--batches", "b.npz"))
+    assert "a batch file holds one layer" in fault(run("simulate", plan, "--batches", "b.npz"))
     assert len(json.loads(run("simulate", plan, traces, "--json").stdout)["layers"]) == 2
 
 

@@ -34,17 +34,17 @@ def at(owner: Any, name: str, number: int, happens: Callable[[], object]) -> Non
 
 
 def everybody(number: int) -> Callable[[], None]:
-    """Hears this signal, as after Ctrl-C."""
+    """An accident: all processes of the group hear this signal, as after Ctrl-C."""
     return lambda: os.killpg(0, number)
 
 
 def soon(happens: Callable[[], None]) -> Callable[[], None]:
-    """In half a second."""
+    """The same accident half a second later."""
     return lambda: Timer(0.5, happens).start()
 
 
 def once_two_layers_have_begun(happens: Callable[[], None]) -> None:
-    """Let it happen in a worker's time."""
+    """Let it happen once two workers have begun to plan a layer each."""
     vars(plan_model)["plan_layer"] = plan_layer_with_mark
 
     def watch() -> None:
@@ -55,12 +55,12 @@ def once_two_layers_have_begun(happens: Callable[[], None]) -> None:
 
 
 def me() -> None:
-    """Hear Ctrl-C alone, so that workers go on."""
+    """Press Ctrl-C for this process alone, so that workers go on."""
     os.kill(os.getpid(), signal.SIGINT)
 
 
 def killed_after_a_layer() -> None:
-    """As soon as it is kept."""
+    """Killed when the second layer is to be kept."""
     at(WorkFolder, "keep", 2, everybody(signal.SIGKILL))
 
 

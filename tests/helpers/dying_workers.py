@@ -37,12 +37,12 @@ class Job:
         return self.begun()
 
     def begun(self) -> int:
-        """How often."""
+        """How often the job was begun."""
         return len(list(self.folder.glob(f"{self.number}-*")))
 
 
 def square(job: Job, deadline: Deadline) -> int:
-    """What the job is for."""
+    """The job as it should be done."""
     job.begin()
     return job.number**2
 

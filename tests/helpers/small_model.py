@@ -15,7 +15,7 @@ AMPLE = ("--time-limit", "100000")  # so that the clock decides nothing, however
 
 
 def write_corpus(folder: Path, seed: int = 7, layers: int = LAYERS) -> Path:
-    """Ten small requests, a folder of them."""
+    """Write ten small requests into the folder, and return it."""
     rng = np.random.default_rng(seed)
     for number in range(10):
         write_request(folder / f"r{number}.npz", request_experts(rng, 20, layers, 8, 2))
@@ -23,7 +23,7 @@ def write_corpus(folder: Path, seed: int = 7, layers: int = LAYERS) -> Path:
 
 
 def with_few_batches(patch: pytest.MonkeyPatch) -> None:
-    """From now on."""
+    """Let trace sources make few batches, until the patch is undone."""
     patch.setattr(TraceSource.sets, "__defaults__", ((FEW, FEW, FEW),))
 
 

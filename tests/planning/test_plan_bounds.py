@@ -128,7 +128,7 @@ def test_no_placement_beats_the_bounds_of_steps() -> None:
 def test_too_many_experts_are_refused_with_what_to_do() -> None:
     model, mesh = Model("big", 9, 0, 2), Mesh(2, 2, 2)
     batches = random_batches(np.random.default_rng(0), 2, 6, model, 2)
-    with pytest.raises(InputError, match="9 experts do not fit in 8 slots; raise --slots or --mesh"):
+    with pytest.raises(InputError, match="9 experts do not fit in 8 slots; take more slots"):
         bound_any(batches, model, mesh, cost())
     with pytest.raises(InputError, match="do not fit"):
         bound_steps(np.ones((2, 9), dtype=np.int64), mesh)

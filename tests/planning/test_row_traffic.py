@@ -78,8 +78,9 @@ def test_policies_without_candidates_are_left_out_and_none_left_is_a_conflict() 
     assert list(portfolio.pools) == [portfolio.chosen()] == ["nearest"]
     with pytest.raises(InputError) as raised:
         searched(nearest - 0.01).settle()
-    assert "--max-row-traffic" in str(raised.value)
+    assert raised.value.field == "max_row_traffic"
     assert "3 slots per device, 5 extra replicas, 4 replicas of each shared expert and" in str(raised.value)
+    assert "and routing even, nearest: of all that were tried the best lets" in str(raised.value)
     assert f"{nearest:.1f} pairs per batch" in str(raised.value)
 
 
@@ -89,7 +90,7 @@ def test_the_command_keeps_to_the_limit_or_says_what_is_in_conflict(traces: Path
     assert len(row) == 2
     plan.unlink()
     said = fault(solve(traces, "--routing", "nearest", "--replicas", 1, "--max-row-traffic", 0.5)[1])
-    assert "is in conflict with 3 slots per device, 1 extra replicas and" in said
+    assert "no placement lets at most 0.5 pairs per batch come to a row from others" in said
     assert not plan.exists()
     least = float(re.findall(r"the best lets ([0-9.]+) pairs", said)[0])
     loose = ("--routing", "nearest", "--replicas", 1, "--max-row-traffic", least + 0.1)
@@ -100,4 +101,4 @@ def test_counts_say_nothing_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
     path.write_text(json.dumps({"logical_count": np.ones((2, 8), dtype=int).tolist()}))
     result = run("solve", path, "--layer", 0, "--top-k", 2, *SHORT[:6], "--max-row-traffic", 5)
-    assert "--max-row-traffic needs token traces" in fault(result)
+    assert "a limit to the traffic between rows needs token traces" in fault(result)

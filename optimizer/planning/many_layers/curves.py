@@ -1,4 +1,4 @@
-"""What extra replicas win in every layer, found in parallel."""
+"""Replica curves of many layers, found in parallel: what extra replicas win in each."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -28,7 +28,7 @@ SURVEYED = 256  # selection batches that seeds are judged on; a compromise betwe
 @dataclass(frozen=True, eq=False)
 class LayerTask:
     """A layer with its batches; start: a plan to start from; extra_replicas: of this layer, where layers differ;
-    provenance as of `solve.provenance_of`."""
+    provenance as of `plan_layer.provenance_of`."""
 
     settings: Settings
     layer: int
@@ -71,7 +71,7 @@ def survey_layer(task: LayerTask) -> dict[str, LayerPlan]:
 
 
 def _quality(judged: Floats) -> dict[str, Any]:
-    """What `choose.figures` hold, as a simulation's summary has it."""
+    """The figures of `choose.figures`, in the form of a simulation's summary."""
     of = {"latency_us": judged[LATENCIES], "imbalance": judged[IMBALANCES]}
     return {name: dict(zip(("mean", "p50", "p99"), values.tolist(), strict=False)) for name, values in of.items()}
 
@@ -101,7 +101,8 @@ def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
 
 
 def seeds_for(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:
-    """The formulation places the expected load, which is no start for policies that follow the load of the batch."""
+    """The candidates that a search begins from. Where all policies follow the load of the batch there is no
+    formulation, as it places the expected load."""
     if set(portfolio.pools) <= {*SPLITTING}:
         return list(seeds(problem, effort.seed, ("greedy", *FLEXIBLE)))
     return list(seeds_and_formulation(problem, effort, silent, portfolio.options.shares))

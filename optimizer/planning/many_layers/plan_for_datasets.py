@@ -119,7 +119,7 @@ def _score(judge: LayerJudge, placement: Placement, sets: Sets) -> float:
 
 
 def pool_of(layer: int, names: Sequence[str], candidates: Sequence[LayerPlan]) -> LayerPool:
-    """The candidates with their scores, as `robust` chooses among them."""
+    """The candidates of a layer with their scores on each data set, from which `choose_for_datasets` chooses."""
     scores = [[part.quality[SELECTION][name] for name in names] for part in candidates]
     placements = tuple(part.placement for part in candidates)
     return LayerPool(layer, placements, tuple(part.provenance[MADE_ON] for part in candidates), np.array(scores))

@@ -30,11 +30,11 @@ class ModelToPlan:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """All layers."""
+        """The layers of the reader."""
         return self.reader.layers
 
     def fingerprint(self, layer: int) -> str:
-        """Of the traces of a layer."""
+        """A digest of a layer's traces, as its task's provenance has it."""
         return self.reader.source_of(layer).fingerprint(layer)
 
     def task(self, layer: int) -> LayerTask:
@@ -47,8 +47,8 @@ class ModelToPlan:
         return LayerTask(self.settings, layer, sets, provenance, self.start, extra)
 
     def with_slots(self, run: Run, budget: int) -> "ModelToPlan":
-        """With so many extra replicas of all layers together, where they help most; as they were shared out before,
-        where a run is gone on with."""
+        """The same with `budget` extra replicas of all layers together, placed where they help most. Where a run is
+        gone on with, they are shared out as they were in that run."""
         kept = None if run.work is None else run.work.survey()
         if kept is not None:
             return replace(self, extra_replicas={layer: part.provenance[EXTRA] for layer, part in kept.layers.items()})

@@ -22,7 +22,7 @@ from optimizer.statistics.drift import Drift, routed_counts
 from optimizer.traces.datasets import ROBUST, DataSet, mixed
 from optimizer.traces.trace import digest
 
-CHOOSING_SECONDS = 2.0  # for one choice; there is one more for each data set that is left out
+CHOOSING_SECONDS = 2.0  # for one choice; there is one more for each data set that is left out; not tuned
 
 
 @dataclass
@@ -38,16 +38,16 @@ class DataSetsToPlan:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """All layers."""
+        """The layers that are planned, the same in all data sets."""
         return self.readers[0].layers
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the data sets."""
+        """The names of the data sets."""
         return tuple(each.name for each in self.datasets)
 
     def fingerprint(self, layer: int) -> str:
-        """Of the traces of a layer, in all data sets."""
+        """A digest of a layer's traces in all data sets."""
         prints = "".join(reader.source_of(layer).fingerprint(layer) for reader in self.readers)
         return digest(np.frombuffer(prints.encode(), dtype=np.uint8))
 
@@ -72,7 +72,7 @@ class DataSetsToPlan:
         return ", ".join(f"{each.weight:.1%} {each.name}" for each in self.datasets)
 
     def drift(self) -> Drift:
-        """Between the data sets, in all layers."""
+        """How the data sets differ, in all layers."""
         for layer in self.layers:
             if layer not in self.train:
                 self.apart(layer)

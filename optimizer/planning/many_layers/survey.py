@@ -29,7 +29,7 @@ class LayersToSurvey(Protocol):
         """A layer with its batches."""
 
     def fingerprint(self, layer: int) -> str:
-        """Of the traces of a layer, as its task's provenance has it."""
+        """A digest of a layer's traces, as its task's provenance has it."""
 
 
 def surveyed(run: Run, asked: LayersToSurvey) -> Plan:
@@ -52,7 +52,7 @@ def _survey(task: LayerTask, deadline: Deadline) -> dict[str, LayerPlan]:
 
 
 def _best_policy(routings: Sequence[str], found: dict[int, dict[str, LayerPlan]]) -> tuple[str, dict[int, LayerPlan]]:
-    """The policy with seeds for most layers, of such with the least latency over all, and its parts."""
+    """The policy with seeds for most layers, of several the one with the least latency over all, and its parts."""
     parts = {routing: {layer: of[routing] for layer, of in found.items() if routing in of} for routing in routings}
 
     def worth(routing: str) -> tuple[int, float]:
@@ -74,7 +74,7 @@ def _check_traces(asked: LayersToSurvey, survey: Plan) -> None:
 
 
 def weights(survey: Plan, layers: Sequence[int]) -> dict[int, float]:
-    """How far seeds are from what no placement can beat, which is where time pays."""
+    """The weight of each layer in sharing out time: how far its seed is from what no placement can beat."""
     known = {layer: float(part.quality[EXCESS]) for layer, part in survey.layers.items()}
     mean = float(np.mean(list(known.values()))) if known else 1.0
     return {layer: max(known.get(layer, mean), LEAST_WEIGHT * mean, TINY) for layer in layers}

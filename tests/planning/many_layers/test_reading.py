@@ -143,10 +143,10 @@ def test_all_layers_of_the_built_in_trace_are_the_models() -> None:
         return LayerReader.of(TraceInput(), choice, MESH, None, lambda share: None)
 
     assert of(ModelChoice(None, None, None, None)).layers == tuple(range(3, 61))
-    with pytest.raises(InputError, match="--layer all: how many layers drawn has is not known"):
+    with pytest.raises(InputError, match="how many layers drawn has is not known"):
         of(MODEL)
 
 
 def test_a_batch_file_holds_one_layer(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--batches holds one layer"):
+    with pytest.raises(InputError, match="a batch file holds one layer"):
         LayerReader.of(TraceInput(batches=tmp_path / "b.npz"), MODEL, MESH, None, lambda share: None)
