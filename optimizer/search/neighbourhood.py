@@ -32,19 +32,11 @@ class NeighbourhoodSettings:
     """How the search samples batches, what it minimises, and how fast it learns; no measurement of its values is
         recorded.
 
-    <<<<<<< HEAD
-        sample: batches whose exact peaks a repair looks at, half of them of the worst, an odd number rounded down (more
-        of them take longer and mislead less often); tail, tail_weight: the objective is mean + tail_weight *
-        conditional value at risk, the mean of the worst share `tail` of batches, as in annealing; reaction: the share
-        of its weight that a way of freeing devices wins or loses with each trial; least_weight: what no weight falls
-        below, so that every way is tried again. Raises ValueError for a number out of range.
-    =======
-        sample: batches whose exact peaks a repair looks at, half of them of the worst, an odd number rounded down (more of
-        them take longer and mislead less often); tail, tail_weight: the objective is mean + tail_weight * conditional value
-        at risk, the mean of the worst share `tail` of batches, as in annealing; reaction: the share of its weight that a
-        way of freeing devices wins or loses with each trial; least_weight: what no weight falls below, so that every way is
-        tried again. Raises ValueError for a number out of range.
-    >>>>>>> search
+    sample: batches whose exact peaks a repair looks at, half of them of the worst, an odd number rounded down (more
+    of them take longer and mislead less often); tail, tail_weight: the objective is mean + tail_weight *
+    conditional value at risk, the mean of the worst share `tail` of batches, as in annealing; reaction: the share
+    of its weight that a way of freeing devices wins or loses with each trial; least_weight: what no weight falls
+    below, so that every way is tried again. Raises ValueError for a number out of range.
     """
 
     sample: int = 128
