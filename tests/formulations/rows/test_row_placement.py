@@ -131,6 +131,9 @@ def test_peaks_equal_linear_programs(seed: int) -> None:
     row = MeshRow(rng.integers(0, 60, (2, experts)), elsewhere, rng.random((2, outside)) * 40, 4, 3)
     slots = rng.permuted(np.tile(np.arange(-1, experts), (4, 3)), axis=1)[:, :3]
     slots[:, 0] = np.resize(row.bound_to_row, 4) if len(row.bound_to_row) else -1
+    for device, slot in product(range(4), (1, 2)):
+        if slots[device, slot] in slots[device, :slot]:
+            slots[device, slot] = -1  # no expert is on a device twice
     assume(not row.violations(slots))
     there = row.there(slots)
     fixed = np.hstack([np.zeros((2, 4)), row.fixed])
