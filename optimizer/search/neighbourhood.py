@@ -30,7 +30,7 @@ from optimizer.search.stop import SearchBudget
 @dataclass(frozen=True)
 class NeighbourhoodSettings:
     """How the search samples batches, what it minimises, and how fast it learns; no measurement of its values is
-        recorded.
+    recorded.
 
     sample: batches whose exact peaks a repair looks at, half of them of the worst, an odd number rounded down (more
     of them take longer and mislead less often); tail, tail_weight: the objective is mean + tail_weight *
