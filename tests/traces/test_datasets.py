@@ -116,9 +116,9 @@ def test_names_and_phases_are_crossed_and_share_weights(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "fault"),
     [
-        ({"a": 1}, "'b' has no weight; give one to each of a, b"),
-        ({"a": 1, "b": 1, "x": 1}, "'x' is no data set; give one to each of a, b"),
-        ({"decode": 1, "x": 1}, "'x' is no data set; give one to each of decode"),
+        ({"a": 1}, "'b' has no weight; give a weight to each of a, b"),
+        ({"a": 1, "b": 1, "x": 1}, "'x' is no data set; give a weight to each of a, b"),
+        ({"decode": 1, "x": 1}, "'x' is no data set; give a weight to each of decode"),
         ({"a": 0, "b": 0}, "all 0"),
     ],
 )
