@@ -26,7 +26,7 @@ from optimizer.planning.candidates import (
     split_at_best,
     split_evenly,
 )
-from optimizer.planning.options import silent
+from optimizer.planning.options import SolveOptions, silent
 from optimizer.planning.plan_file import read_plan
 from optimizer.search.latency import LatencyPrices
 from optimizer.search.multistart import latency_goal
@@ -170,9 +170,9 @@ def test_every_search_ends_once_its_token_is_asked(
     if search == "latency":
         demand = RingDemand.of(sets.train, problem.network, problem.model.experts)
         prices = LatencyPrices(np.array([1.0, 1.0, 1.0]), 1.0)
-        passed = shorten(problem, found[0].placement, demand, prices, spell, lambda placement: True)
+        passed = shorten(problem, found[0].placement, demand, prices, spell, lambda placement: True, SolveOptions())
     elif search == "descent" or search == "tabu":
         passed = list(split_evenly(problem, latency_goal(problem, sets.train), found, search, spell))
     else:
-        passed = split_at_best(problem, found, True, search, spell)
+        passed = split_at_best(problem, found, True, search, spell, SolveOptions())
     assert all(problem.violations(placement) == [] for placement in passed)
