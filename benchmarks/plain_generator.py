@@ -4,14 +4,16 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.model import Model
+from optimizer.streams import Purpose, derived_seed, key_of_text
 from optimizer.traces.synthetic import gate
-from optimizer.traces.synthetic.generator import Gates, stream
+from optimizer.traces.synthetic.generator import Gates
 
 
 def choices(gates: Gates, requests: int, length: int) -> Ints:
     """The same choices as `generate` makes, `[token, k]`, in vectorised numpy."""
     model, (normal, gumbel) = gates.model, gate.quantile_tables()
-    key = hashed(np.uint64(stream("requests", gates.seed, "")) ^ hashed(np.arange(requests, dtype=np.uint64)))
+    stream = derived_seed(Purpose.REQUEST_ROUTING, gates.seed, key_of_text(""), bits=64)
+    key = hashed(np.uint64(stream) ^ hashed(np.arange(requests, dtype=np.uint64)))
     topic = np.float32(0.7) * normal[lanes(key, gate.REQUEST_RANK)]
     own = hashed(key ^ hashed(np.array([gates.layers[0]], dtype=np.uint64) + gate.STEP))
     bits = lanes(own, gate.TOKEN_RANK + length * (model.routed_experts + gate.TOKEN_RANK))

@@ -6,8 +6,6 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from formulations.expected_load.joint_placement import JointInstance, place_jointly
 from formulations.expected_load.layer_placement import LayerInstance, place_replicas
 from formulations.kit.arrays import Ints
@@ -31,6 +29,7 @@ from optimizer.search.seeds.risk import risk
 from optimizer.search.seeds.steps import steps
 from optimizer.search.stop import SearchBudget
 from optimizer.search.tabu import TabuMemory, tabu
+from optimizer.streams import Purpose, derived_seed, random_stream
 
 FLEXIBILITY = "flexibility"
 """The seed for policies that follow the load of the batch."""
@@ -98,7 +97,7 @@ def seeds(problem: Problem, seed: int, wanted: Container[str] | None = None) -> 
         yield Candidate("start", problem.start, 0.0)
     constructions: dict[str, Callable[[Problem], Placement]] = {
         "sequential": sequential,
-        "random": lambda problem: random_permutation(problem, np.random.default_rng(seed)),
+        "random": lambda problem: random_permutation(problem, random_stream(Purpose.RANDOM_PLACEMENT, seed)),
         "pairing": pairing,
         "greedy": greedy,
         "risk": risk,
@@ -123,7 +122,7 @@ def split_evenly(
 ) -> Iterator[Placement]:
     """What a search for even routing ends with or passes, from the found candidates."""
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
-    rng = np.random.default_rng(spell.seed)
+    rng = random_stream(Purpose.DESCENT if search == "descent" else Purpose.TABU, spell.seed)
     common = problem, goal, starts, spell.budget, rng, lambda share: spell.progress(search, share)
     return multistart(*common) if search == "descent" else tabu(*common, memory)
 
@@ -139,7 +138,8 @@ def split_at_best(
     """The best placements that a search for optimal routing passes, in tiles or tokens, the last ones first."""
     start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
     units = problem.cost.tiles(problem.load) if tiles else problem.load
-    rng, rules = np.random.default_rng(spell.seed), MoveRules.of(problem)
+    purpose = Purpose.ANNEALING if search == "annealing" else Purpose.NEIGHBOURHOODS
+    rng, rules = random_stream(purpose, spell.seed), MoveRules.of(problem)
     told = lambda share: spell.progress(search, share)  # noqa: E731
     if search == "annealing":
         bettered = anneal(start, units, rules, spell.budget, rng, options.annealing, spell.chains, told)
@@ -163,7 +163,7 @@ def shorten(
     it has found is `better`, and given up with nothing if not. (At 1,024 and 2,048 tokens, where full devices decide
     how far tokens go, the search finds nothing that routing can use.)
     """
-    rng, shares = np.random.default_rng(spell.seed), [0.0]
+    rng, shares = random_stream(Purpose.LATENCY_SEARCH, spell.seed), [0.0]
     work, rules = LatencyWork(problem.cost.tiles(problem.load), demand, prices), MoveRules.of(problem)
     schedule, early = options.latency, options.shares.early
     bettered = anneal_latency(start, work, rules, spell.budget, rng, schedule, spell.chains, shares.append)
@@ -203,6 +203,7 @@ def _formulated(problem: Problem, hint: Placement, effort: Effort, shares: Portf
 def _limits(effort: Effort, shares: PortfolioShares) -> Limits:
     """A share of the time left; where moves are counted, solver work is too, so that the clock decides nothing."""
     left, cancelled = effort.deadline.remaining(), lambda: effort.cancel.asked
+    seed = derived_seed(Purpose.LAYER_FORMULATION, effort.seed)
     if effort.iterations is not None:
-        return Limits(left, deterministic=FORMULATION_WORK, seed=effort.seed, cancelled=cancelled)
-    return Limits(min(shares.formulation * left, shares.formulation_seconds), seed=effort.seed, cancelled=cancelled)
+        return Limits(left, deterministic=FORMULATION_WORK, seed=seed, cancelled=cancelled)
+    return Limits(min(shares.formulation * left, shares.formulation_seconds), seed=seed, cancelled=cancelled)

@@ -21,6 +21,7 @@ from optimizer.planning.options import JOBS, Progress, SolveOptions, silent
 from optimizer.planning.plan_expected_load import ROUTING, expected_imbalance
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.search.seeds.quick import quick
+from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import split_requests
 from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.order import spans
@@ -86,7 +87,7 @@ def fast_plan(
 def _planned(seed: int, layer: int, problem: Problem, test: Ints) -> FastLayer:
     """The quick seed of one layer, with its figures on its own loads and on test `[expert]`."""
     started = time.perf_counter()
-    placement = quick(problem, np.random.default_rng([seed, layer]))
+    placement = quick(problem, random_stream(Purpose.QUICK_PLACEMENT, seed, layer))
     seconds = time.perf_counter() - started
     check(problem, placement)
     before, after = (float(expected_imbalance(placement, load)[0]) for load in (problem.load, test[None]))

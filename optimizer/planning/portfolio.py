@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-
 from formulations.kit.arrays import Ints
 from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.placement import Placement
@@ -33,6 +31,7 @@ from optimizer.search.ring_state import RingDemand
 from optimizer.search.seeds.partition import partition
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Deadline, SearchBudget
+from optimizer.streams import Purpose, derived_seed, random_stream
 from optimizer.traces.batches import Sets
 
 ABOVE_FLOOR = 0.02
@@ -110,7 +109,7 @@ class Portfolio:
         enough = effort.iterations is not None or effort.deadline.seconds >= self.options.shares.partition_from
         if not (near and enough) or effort.cancel.asked:
             return
-        found = partition(self.problem, self.sets.train, effort.seed)
+        found = partition(self.problem, self.sets.train, derived_seed(Purpose.PARTITION, effort.seed))
         if found is not None:
             self._offer([found], NEAR, effort, arranged=True)
 
@@ -210,7 +209,7 @@ class Portfolio:
         problem, (demand, link_paths) = self.problem, self._travel
         seconds = LAST_ARRANGING if effort.cancel.asked else effort.deadline.remaining() + 1
         budget = SearchBudget(Deadline(seconds), seconds, effort.iterations)
-        rng = np.random.default_rng(effort.seed)
+        rng = random_stream(Purpose.ARRANGEMENT, effort.seed)
         return arrange(placement, demand, link_paths, problem.spread, problem.mesh.cols, budget, rng)
 
     def _split_evenly(

@@ -16,6 +16,7 @@ from optimizer.search.seeds.risk import risk
 from optimizer.search.split_state import exact_peaks
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
+from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Batches, Sets
 
 ROUTINGS = ("even", "optimal")
@@ -132,7 +133,7 @@ def _candidates(problem: Problem, task: CurveTask) -> Iterator[Placement]:
     if task.conditions.routing == "optimal":
         yield flexibility(problem)
     else:
-        yield quick(problem, np.random.default_rng([task.seed, task.layer]))
+        yield quick(problem, random_stream(Purpose.REPLICA_CURVES, task.seed, task.layer))
         yield risk(problem)
 
 

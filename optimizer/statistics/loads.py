@@ -9,6 +9,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.statistics.coactivation import lift
 from optimizer.statistics.drift import dataset_drift, phase_drift
 from optimizer.statistics.summary import CorpusSummary
+from optimizer.streams import Purpose, random_stream
 
 
 def sequential_imbalance(routed_load: Ints, mesh: Mesh) -> Floats:
@@ -51,7 +52,7 @@ def confidence(figures: dict[str, Floats | Ints]) -> dict[str, dict[str, tuple[f
     """
     batches = len(next(iter(figures.values())))
     stretch = max(1, min(STRETCH, batches // 8))
-    starts = np.random.default_rng(batches).integers(batches, size=(RESAMPLES, -(-batches // stretch)))
+    starts = random_stream(Purpose.BOOTSTRAP, batches).integers(batches, size=(RESAMPLES, -(-batches // stretch)))
     drawn = ((starts[:, :, None] + np.arange(stretch)) % batches).reshape(RESAMPLES, -1)[:, :batches]
     return {name: _interval(np.asarray(values)[drawn]) for name, values in figures.items()}
 

@@ -11,6 +11,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.statistics.summary import NO_SEGMENTS, CorpusSummary, SummaryBuilder
+from optimizer.streams import Purpose, random_stream
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.formats.npz import layer_ids, read_lengths
 from optimizer.traces.formats.request import BadRequestError, Request
@@ -108,7 +109,7 @@ def summarise(
             for number, length in enumerate(corpus.lengths())
             if number not in bad and not isinstance(length, BadRequestError)
         }
-        segments = _segments(lengths, users, batches, np.random.default_rng(seed))
+        segments = _segments(lengths, users, batches, random_stream(Purpose.SUMMARY_SEGMENTS, seed))
         found = _one_pass(corpus, segments, batches, bad, progress)
         if found is not None:
             return found

@@ -10,6 +10,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.arrays import first_double, fitting, frozen, given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.streams import Purpose, random_stream
 
 SHARES = (0.6, 0.2, 0.2)
 """The shares of requests to plan on, to choose by and to judge on: a compromise, as each gains from being larger."""
@@ -99,7 +100,7 @@ def split_requests(requests: int, seed: int, shares: Sequence[float] = SHARES) -
         raise InputError(
             f"{requests} usable request(s): at least 3 are needed, as train, selection and test requests are disjoint"
         )
-    order = np.random.default_rng([seed, requests]).permutation(requests)
+    order = random_stream(Purpose.SPLIT_REQUESTS, seed, requests).permutation(requests)
     last_train = min(max(1, round(shares[0] * requests)), requests - 2)
     last_selection = min(max(last_train + 1, round((shares[0] + shares[1]) * requests)), requests - 1)
     train, selection, test = np.split(order, [last_train, last_selection])

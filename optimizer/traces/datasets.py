@@ -12,6 +12,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
+from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.composition import PHASES
 from optimizer.traces.source import TraceInput
@@ -204,7 +205,7 @@ def mixed(sets: Sequence[Sets], weights: Sequence[float], seed: int) -> Sets:
     every stretch of the mix is in proportion. Raises InputError where batches differ in size.
     """
     turns = enumerate(zip(*sets, strict=True))
-    return Sets(*(_mixed(parts, weights, np.random.default_rng([seed, turn])) for turn, parts in turns))
+    return Sets(*(_mixed(parts, weights, random_stream(Purpose.MIXED_DATA_SETS, seed, turn)) for turn, parts in turns))
 
 
 def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Generator) -> Batches:

@@ -11,6 +11,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Batches, Sets, split_batches, split_requests
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import CHUNK, Composition, sample_batches, stream_batches
@@ -26,6 +27,7 @@ from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
 BATCHES_PER_SET = 1024  # a compromise: a set's 99th percentile then rests on its ten slowest batches
 BATCH_TOKENS = 512  # the default of a decode step
+TURNS = (Purpose.TRAIN_BATCHES, Purpose.SELECTION_BATCHES, Purpose.TEST_BATCHES, Purpose.ALL_BATCHES)
 TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns, of which each has a random stream of its own
 
 
@@ -147,7 +149,7 @@ class TraceSource:
         return split_requests(self.trace.requests, self.seed)[turn]
 
     def _rng(self, layer: int, turn: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, layer, turn])
+        return random_stream(TURNS[turn], self.seed, layer)
 
 
 @dataclass(frozen=True)

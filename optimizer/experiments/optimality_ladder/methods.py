@@ -19,6 +19,7 @@ from optimizer.search.seeds.risk import risk
 from optimizer.search.state import SearchState
 from optimizer.search.stop import SearchBudget
 from optimizer.search.tabu import tabu
+from optimizer.streams import Purpose, random_stream
 
 DESCENTS = 16  # of multistart; a compromise with the time of the benchmark, not tuned
 MOVES = 100_000  # that annealing and tabu search evaluate; a compromise with the time of the benchmark, not tuned
@@ -41,7 +42,7 @@ def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
     """
     goal, starts = peaks_goal(problem), [greedy(problem), pairing(shared_per_row(problem))]
     budget = SearchBudget(effort.deadline, effort.deadline.seconds, effort.iterations)
-    rng = np.random.default_rng(effort.seed)
+    rng = random_stream(Purpose.LADDER_DESCENT, effort.seed)
     found = islice(multistart(problem, goal, starts, budget, rng, lambda share: None), descents)
     return least(problem, goal, [starts[0], *found])
 
@@ -49,7 +50,7 @@ def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
 def tabued(problem: Problem, effort: Effort) -> Placement:
     """The best placement of tabu search, and of the greedy placement, by the sum of peaks under even split."""
     goal, starts = peaks_goal(problem), [greedy(problem), pairing(shared_per_row(problem))]
-    rng = np.random.default_rng(effort.seed)
+    rng = random_stream(Purpose.LADDER_TABU, effort.seed)
     found = tabu(problem, goal, starts, moves(effort), rng, lambda share: None)
     return least(problem, goal, [starts[0], *found])
 
@@ -72,7 +73,7 @@ def least(problem: Problem, goal: DescentGoal, placements: list[Placement]) -> P
 
 def annealed(problem: Problem, effort: Effort, start: Placement, schedule: AnnealingSchedule) -> Placement:
     """The placement that simulated annealing of the peaks under optimal split ends with."""
-    best, rng = start, np.random.default_rng(effort.seed)
+    best, rng = start, random_stream(Purpose.LADDER_ANNEALING, effort.seed)
     for better in anneal(best, problem.load, MoveRules.of(problem), moves(effort), rng, schedule):
         best = better
     return best
@@ -86,7 +87,9 @@ def moves(effort: Effort) -> SearchBudget:
 
 METHODS: dict[str, Method] = {
     "sequential": lambda problem, effort: sequential(shared_per_row(problem)),
-    "random": lambda problem, effort: random_permutation(shared_per_row(problem), np.random.default_rng(effort.seed)),
+    "random": lambda problem, effort: random_permutation(
+        shared_per_row(problem), random_stream(Purpose.LADDER_RANDOM_PLACEMENT, effort.seed)
+    ),
     "pairing": lambda problem, effort: pairing(shared_per_row(problem)),
     "greedy": lambda problem, effort: greedy(problem),
     "risk": lambda problem, effort: risk(problem),

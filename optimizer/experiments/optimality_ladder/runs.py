@@ -16,6 +16,7 @@ from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal, La
 from optimizer.experiments.program_version import program_version
 from optimizer.planning.options import Effort, Progress
 from optimizer.search.stop import Deadline
+from optimizer.streams import Purpose, derived_seed
 
 FORMULATION = "formulation"  # the name of the exact method, beside the names of the heuristics
 COMPILATION_SECONDS, COMPILATION_MOVES = 60.0, 1000  # allowed for a tiny instance; generous, not tuned
@@ -59,7 +60,9 @@ class LadderCase:
         """Run a method; the formulation finds the bound, and heuristics are given it. Raises WrongAnswerError."""
         started = time.monotonic()
         if method == FORMULATION:
-            found = FAMILIES[self.family].optimum(self.problem, Limits(self.limit, seed=self.seed))
+            found = FAMILIES[self.family].optimum(
+                self.problem, Limits(self.limit, seed=derived_seed(Purpose.LADDER_OPTIMUM, self.seed))
+            )
             placement = None if found.value is None else Placement(found.value)
             bound = found.lower_bound if isfinite(found.lower_bound) else None
         else:

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.rivals.eplb import eplb, eplb_by_groups, nodes
@@ -16,6 +14,7 @@ from optimizer.experiments.rivals.step_maximum import step_maximum
 from optimizer.search.seeds.orders import random_permutation, sequential
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.steps import steps
+from optimizer.streams import Purpose, random_stream
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,9 @@ def planners(problem: Problem, seed: int) -> list[Planner]:
     """
     found = [
         Planner("sequential", sequential),
-        Planner("random", lambda problem: random_permutation(problem, np.random.default_rng(seed))),
+        Planner(
+            "random", lambda problem: random_permutation(problem, random_stream(Purpose.RIVAL_RANDOM_PLACEMENT, seed))
+        ),
         Planner("row-major", row_major),
         Planner("column-major", column_major),
         Planner("pairing", pairing),
@@ -45,6 +46,10 @@ def planners(problem: Problem, seed: int) -> list[Planner]:
         Planner("step maximum", step_maximum),
         Planner("steps, packed", steps),
         Planner("FlashLB", flashlb),
-        Planner("row balance", lambda problem: row_balance(problem, np.random.default_rng(seed)), ("capacity-fill",)),
+        Planner(
+            "row balance",
+            lambda problem: row_balance(problem, random_stream(Purpose.ROW_BALANCE, seed)),
+            ("capacity-fill",),
+        ),
     ]
     return [each for each in found if each.plan is not eplb_by_groups or nodes(problem) > 1]

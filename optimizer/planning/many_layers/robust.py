@@ -19,6 +19,7 @@ from optimizer.planning.many_layers.survey import surveyed, weights
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import provenance_of
 from optimizer.statistics.drift import Drift, routed_counts
+from optimizer.streams import Purpose, derived_seed
 from optimizer.traces.datasets import ROBUST, DataSet, mixed
 from optimizer.traces.trace import digest
 
@@ -126,7 +127,11 @@ def plan_robust(run: Run, together: DataSetsToPlan, criterion: Criterion) -> Rob
 def _choices(together: DataSetsToPlan, planned: dict[int, list[LayerPlan]], criterion: Criterion, seed: int) -> Choices:
     pools = tuple(pool_of(layer, together.names, planned[layer]) for layer in sorted(planned))
     shares = np.array([each.weight for each in together.datasets])
-    return choose_plans(Pools(together.names, shares, pools), criterion, Limits(CHOOSING_SECONDS, seed=seed))
+    return choose_plans(
+        Pools(together.names, shares, pools),
+        criterion,
+        Limits(CHOOSING_SECONDS, seed=derived_seed(Purpose.CHOICE_OVER_DATA_SETS, seed)),
+    )
 
 
 def _parts(planned: dict[int, list[LayerPlan]], places: Ints, name: str, criterion: Criterion) -> dict[int, LayerPlan]:

@@ -9,9 +9,10 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.streams import Purpose, key_of_text, random_stream
 from optimizer.traces.formats.request import Request
 from optimizer.traces.formats.write import write_request
-from optimizer.traces.synthetic.generator import Gates, calibrated_gates, generate, stream
+from optimizer.traces.synthetic.generator import Gates, calibrated_gates, generate
 from optimizer.traces.synthetic.marginals import calibration_tokens
 
 LENGTH_SIGMA, LONGEST = 0.7, 8  # lengths are log-normal, and at most 8 times the mean; a choice, not a fit
@@ -92,7 +93,8 @@ def _empty_folder(folder: Path) -> Path:
 
 def _request(gates: Gates, corpus: CorpusRecipe, dataset: str, number: int) -> Request:
     """Generate one request of a data set, by its number."""
-    model, rng = gates.model, np.random.default_rng([stream("lengths", corpus.seed, dataset), number])
+    model = gates.model
+    rng = random_stream(Purpose.CORPUS_LENGTHS, corpus.seed, key_of_text(dataset), number)
     prompt, output = (_length(mean, rng) for mean in corpus.means)
     numbers, lengths = np.array([number]), np.array([prompt + output])
     generated = generate(gates, dataset, numbers, lengths, corpus.candidates, corpus.weights)

@@ -5,7 +5,6 @@ experts and takes the top-k of what is left; `z_token` remembers half of its pre
 calibrated until the experts' shares match a target. Source: a fit to real traces, DOMAIN section 4.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.arrays import given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.streams import Purpose, derived_seed, key_of_text, random_stream
 from optimizer.traces.synthetic.gate import REQUEST_RANK, TOKEN_RANK, quantile_tables, route
 from optimizer.traces.synthetic.marginals import calibrate, lognormal_shares, shares_of_counts
 from optimizer.traces.trace import OUTPUT, RoutingTrace
@@ -66,7 +66,7 @@ def builtin_trace(
     whatever other layers are made. extras: gate weights are made too, and candidates unless a token may use no expert
     beyond its top-k. Raises InputError as `calibrated_gates` does.
     """
-    lengths = np.random.default_rng(seed).integers(SHORTEST, LONGEST + 1, REQUESTS)
+    lengths = random_stream(Purpose.BUILTIN_LENGTHS, seed).integers(SHORTEST, LONGEST + 1, REQUESTS)
     gates = calibrated_gates(model, layers, seed, counts)
     ranked = extras and _usable(model) > model.top_k
     generated = generate(gates, "", np.arange(REQUESTS), lengths, candidates=ranked, weights=extras)
@@ -120,8 +120,9 @@ def generate(
     best experts (2 k of a router with k > 8), fewer where a token may use fewer; weights are the softmax of the chosen
     experts' scores without noise. Raises InputError where there are no candidates beyond the top-k.
     """
-    model, key = gates.model, stream("requests", gates.seed, dataset)
-    topic = np.random.default_rng(stream("topic", gates.seed, dataset)).standard_normal(REQUEST_RANK)
+    model, name = gates.model, key_of_text(dataset)
+    key = derived_seed(Purpose.REQUEST_ROUTING, gates.seed, name, bits=64)
+    topic = random_stream(Purpose.DATA_SET_TOPIC, gates.seed, name).standard_normal(REQUEST_RANK)
     topic *= DATASET_WEIGHT * REQUEST_RANK**0.5 / np.linalg.norm(topic) if dataset else 0
     ranks = _candidates(model) if candidates else model.top_k
     ranked, weight = _run(gates, key, topic, requests, lengths, ranks, weights)
@@ -168,13 +169,14 @@ def _candidates(model: Model) -> int:
 
 def _layer_gates(model: Model, layer: int, seed: int, counts: Ints | None) -> Gates:
     """Draw one layer's topics and directions, and fit its biases to counts `[expert]` or DeepSeek-V3's shares."""
-    rng, experts = np.random.default_rng([seed, layer]), model.routed_experts
+    rng, experts = random_stream(Purpose.GATES, seed, layer), model.routed_experts
     topics = rng.standard_normal((1, REQUEST_RANK, experts)) / REQUEST_RANK**0.5
     directions = rng.standard_normal((1, TOKEN_RANK, experts)) * (TOKEN_WEIGHT / TOKEN_RANK**0.5)
     flat = np.zeros((1, experts), dtype=np.float32)
     drawn = Gates(model, (layer,), seed, flat, topics.astype(np.float32), directions.astype(np.float32))
-    shares = lognormal_shares(experts, rng) if counts is None else shares_of_counts(counts, model.top_k, layer)
-    key = stream("calibration", seed, "")
+    dealt = random_stream(Purpose.EXPERT_SHARES, seed, layer)
+    shares = lognormal_shares(experts, dealt) if counts is None else shares_of_counts(counts, model.top_k, layer)
+    key = derived_seed(Purpose.CALIBRATION_ROUTING, seed, bits=64)
 
     def observe(bias: Floats, turn: int, tokens: int) -> Ints:
         requests = (turn << 32) + np.arange(tokens // SAMPLED_TOKENS + 1)
@@ -210,9 +212,3 @@ def _run(
         weights,
     )
     return ranked, weights
-
-
-def stream(use: str, seed: int, dataset: str) -> int:
-    """A 64-bit key for one use of a seed and a data set."""
-    text = f"{use}/{seed}/{dataset}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
