@@ -19,7 +19,7 @@ from optimizer.search.seeds.quick import quick
 
 
 def peak(problem: Problem, placement: Placement) -> float:
-    """The largest expected device load, slot by slot."""
+    """The largest expected device load, added up slot by slot."""
     counts = placement.counts(problem.model.experts)
     share = [int(load) / int(count) for load, count in zip(problem.total_load, counts, strict=True)]
     rows: list[list[int]] = placement.slots.tolist()

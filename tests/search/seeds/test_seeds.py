@@ -1,4 +1,4 @@
-"""Seeds: always valid, and each what its name says."""
+"""Seeds are always valid placements, and each is what its name says."""
 
 from fractions import Fraction
 
