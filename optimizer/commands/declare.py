@@ -1,7 +1,8 @@
 """Commands whose options are fields of dataclasses: declared once, typed, and shown in sections.
 
-A command is a function whose parameters are annotated with such dataclasses. Each field of theirs is annotated with its
-type and with an `Option` or an `Argument`; its default is the option's default, and a field without one is required.
+A command is a function whose parameters are annotated with such dataclasses, or with dataclasses that bundle several of
+them. Each field of a group of options is annotated with its type and with an `Option` or an `Argument`; its default is
+the option's default, and a field without one is required.
 """
 
 import types
@@ -87,14 +88,13 @@ def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
 
     def decorate(function: Callable[..., None]) -> OptionsCommand:
         hints = get_type_hints(function)
-        groups: dict[str, type[OptionGroup]] = {
-            name: cast(type[OptionGroup], kind) for name, kind in hints.items() if is_dataclass(kind)
-        }
+        wanted = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+        groups = [group for kind in wanted.values() for group in _groups(kind)]
 
         def run(**values: Any) -> None:
-            function(**{name: _filled(group, values) for name, group in groups.items()})
+            function(**{name: _filled(kind, values) for name, kind in wanted.items()})
 
-        params, sections = _parameters(list(groups.values()))
+        params, sections = _parameters(groups)
         return OptionsCommand(
             name=function.__name__.replace("_", "-"),
             callback=run,
@@ -102,14 +102,26 @@ def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
             help=function.__doc__,
             sections=sections,
             example=example,
-            takes_tables=any(getattr(group, "PARAMETER_TABLES", False) for group in groups.values()),
+            takes_tables=any(getattr(group, "PARAMETER_TABLES", False) for group in groups),
         )
 
     return decorate
 
 
-def _filled(group: type[OptionGroup], values: dict[str, Any]) -> OptionGroup:
-    return group(**{field.name: values[field.name] for field in fields(group) if field.name in values})
+def _groups(kind: Any) -> list[type[OptionGroup]]:
+    """The groups of options that a dataclass consists of: itself, or those that it bundles, in their order."""
+    if hasattr(kind, "SECTION"):
+        return [cast(type[OptionGroup], kind)]
+    hints = get_type_hints(kind)
+    return [group for field in fields(kind) for group in _groups(hints[field.name])]
+
+
+def _filled(kind: Any, values: dict[str, Any]) -> Any:
+    """A group with its values, or a bundle of groups with theirs."""
+    if hasattr(kind, "SECTION"):
+        return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+    hints = get_type_hints(kind)
+    return kind(**{field.name: _filled(hints[field.name], values) for field in fields(kind)})
 
 
 def _parameters(groups: list[type[OptionGroup]]) -> tuple[list[click.Parameter], dict[str, list[click.Option]]]:

@@ -238,6 +238,26 @@ class JsonOptions:
     as_json: Annotated[bool, Option(("--json",), "Print JSON instead of tables.", essential=True)] = False
 
 
+@dataclass(frozen=True)
+class LayerInput:
+    """What a layer is planned or bounded on: traces, model, hardware, and the seed."""
+
+    traces: TraceOptions
+    batches: BatchOptions
+    model: ModelOptions
+    hardware: HardwareOptions
+    cost: CostOptions
+    seed: SeedOptions
+
+    def trace_input(self) -> "TraceInput":
+        """What was named, for one data set."""
+        return trace_input(self.traces, self.batches, self.seed.seed)
+
+    def to_hardware(self) -> "Hardware":
+        """The hardware with the MoE op and dispatch model that were asked for."""
+        return self.hardware.to_hardware(self.cost)
+
+
 def trace_input(traces: TraceOptions, batches: BatchOptions | None = None, seed: int | None = None) -> "TraceInput":
     """What was named, for one data set. Raises BadInput where two ways of naming exclude each other."""
     from optimizer.commands.arguments import format_named, row_users

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import click
 
 from optimizer.commands.declare import Option
-from optimizer.commands.options import NOT_NEGATIVE
+from optimizer.commands.options import NOT_NEGATIVE, ReplicaOptions
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,14 @@ class LimitOptions:
             "SHARE",
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class PlanLimits:
+    """All that a plan must keep to."""
+
+    replicas: ReplicaOptions
+    more: LimitOptions
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizer.commands.failures import BadInput
-from optimizer.commands.options import BatchOptions, ModelOptions, TraceOptions, trace_input
+from optimizer.commands.options import LayerInput, trace_input
 from optimizer.commands.session import session
 from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, TargetOptions
 
 if TYPE_CHECKING:
     from optimizer.api.models import ModelRun
     from optimizer.api.results import PlannedLayer, PlannedModel
-    from optimizer.domain.hardware import Hardware
     from optimizer.planning.many_layers.robust import RobustPlan
     from optimizer.planning.options import Progress, SolveOptions
     from optimizer.planning.plan_file import Plan
@@ -31,10 +30,7 @@ class SolveRequest:
     """The options of `solve` as the program's own types, where they have such."""
 
     target: TargetOptions
-    traces: TraceOptions
-    batches: BatchOptions
-    model: ModelOptions
-    hardware: "Hardware"
+    given: LayerInput
     options: "SolveOptions"
     many: ManyLayerOptions
     datasets: DatasetOptions
@@ -51,14 +47,14 @@ class SolveRequest:
         """The paths of each data set by its name; None where TRACES are plain paths."""
         from optimizer.traces.datasets import datasets_of
 
-        return datasets_of(self.traces.traces)
+        return datasets_of(self.given.traces.traces)
 
     @property
     def phases(self) -> tuple[str, ...]:
         """The phases that batches are made of."""
         from optimizer.traces.datasets import phases_of
 
-        return phases_of(self.batches.phase)
+        return phases_of(self.given.batches.phase)
 
     @property
     def several(self) -> bool:
@@ -74,7 +70,9 @@ class SolveRequest:
     def check(self) -> None:
         """Refuse options that do not go together. Raises BadInput that names the option and what to do."""
         given = {
-            name: value for part in (self.target, self.traces, self.datasets) for name, value in vars(part).items()
+            name: value
+            for part in (self.target, self.given.traces, self.datasets)
+            for name, value in vars(part).items()
         }
         given["max_rerouted"] = self.options.max_rerouted
         if self.many.resume and self.many.work is None:
@@ -95,13 +93,14 @@ class SolveRequest:
         from optimizer.api.planning import plan_layer
 
         self.check()
-        choice, cancel, layers = self.model.choice(), session().cancel, self.layers
+        choice, cancel, layers = self.given.model.choice(), session().cancel, self.layers
+        machine = self.given.to_hardware()
         options = replace(self.options, time_limit=session().left(self.options.time_limit))
         if self.one_layer and layers is not None:
             traces = replace(self._input(), synthesise=self.target.synthesise)
-            return plan_layer(traces, layers[0], choice, self.hardware, options, self._start(), tell, cancel)
+            return plan_layer(traces, layers[0], choice, machine, options, self._start(), tell, cancel)
         traces_by_name: Any = self._inputs() if self.paths is not None else self._input()
-        return plan_model(traces_by_name, layers, choice, self.hardware, options, self._run(), tell, cancel)
+        return plan_model(traces_by_name, layers, choice, machine, options, self._run(), tell, cancel)
 
     def own_files(self, output: Path) -> dict[str, Path]:
         """Where each data set's own plan is written, by the name of the data set: plan.json's as plan.NAME.json."""
@@ -125,8 +124,8 @@ class SolveRequest:
         return robustness_page(_for_datasets(found).robustness)
 
     def _input(self) -> "TraceInput":
-        phase = self.phases[0] if self.batches.phase is not None else None
-        return trace_input(self.traces, replace(self.batches, phase=phase), self.options.seed)
+        phase = self.phases[0] if self.given.batches.phase is not None else None
+        return trace_input(self.given.traces, replace(self.given.batches, phase=phase), self.options.seed)
 
     def _inputs(self) -> "dict[str, TraceInput]":
         whole = self._input()
@@ -146,7 +145,7 @@ class SolveRequest:
             cluster=self.many.cluster,
             criterion=Criterion(self.datasets.robust),
             weights=weights_of(self.datasets.weights),
-            phases=None if self.batches.phase is None else self.phases,
+            phases=None if self.given.batches.phase is None else self.phases,
         )
 
     def _start(self) -> "Plan | None":
