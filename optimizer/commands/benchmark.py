@@ -9,7 +9,7 @@ import click
 
 from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.failures import BadInput, FailedRun
-from optimizer.commands.options import NOT_NEGATIVE, JsonOptions
+from optimizer.commands.options import SEED, JsonOptions
 from optimizer.commands.output import progress, show, show_json
 
 
@@ -43,9 +43,7 @@ class LadderOptions:
             essential=True,
         ),
     ] = 10.0
-    seed: Annotated[
-        int, Option(("--seed",), "Seed of the methods; instances are the same whatever it is.", NOT_NEGATIVE)
-    ] = 0
+    seed: Annotated[int, Option(("--seed",), "Seed of the methods; instances are the same whatever it is.", SEED)] = 0
     output: Annotated[
         Path,
         Option(("-o", "--output"), "One row per run. What it has already is not run again.", essential=True),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POSITIVE = click.IntRange(min=1)
 NOT_NEGATIVE = click.IntRange(min=0)
+SEED = click.IntRange(0, 2**64 - 1)  # what a random stream takes as a part of its key
 
 UnitName = Literal["tokens", "tiles"]
 MoeOp = Literal["optimized", "functional"]
@@ -167,9 +168,7 @@ class SeedOptions:
     SECTION: ClassVar[str] = "Search"
     seed: Annotated[
         int,
-        Option(
-            ("--seed",), "Seed of the built-in trace, the split of requests, the batches and the search.", NOT_NEGATIVE
-        ),
+        Option(("--seed",), "Seed of the built-in trace, the split of requests, the batches and the search.", SEED),
     ] = 0
 
 

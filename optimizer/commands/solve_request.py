@@ -69,11 +69,7 @@ class SolveRequest:
 
     def check(self) -> None:
         """Refuse options that do not go together. Raises BadInput that names the option and what to do."""
-        given = {
-            name: value
-            for part in (self.target, self.given.traces, self.datasets)
-            for name, value in vars(part).items()
-        }
+        given = vars(self.target) | vars(self.given.traces) | vars(self.datasets)
         given["max_rerouted"] = self.options.max_rerouted
         if self.many.resume and self.many.work is None:
             raise BadInput("--resume goes on with a run that kept its layers; name their folder with --work")

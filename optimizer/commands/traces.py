@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import click
 
 from optimizer.commands.declare import Argument, Option, command
-from optimizer.commands.options import NOT_NEGATIVE, POSITIVE
+from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, SEED
 from optimizer.commands.output import progress, say
 
 
@@ -81,7 +81,7 @@ class SynthOptions:
     model: Annotated[str | None, Option(("--model",), "A model preset; deepseek-v3 by default.", essential=True)] = None
     routed_experts: Annotated[int | None, Option(("--routed-experts",), "By default the model's.")] = None
     top_k: Annotated[int | None, Option(("--top-k",), "By default the model's.")] = None
-    seed: Annotated[int, Option(("--seed",), "Seed of everything generated.", NOT_NEGATIVE)] = 0
+    seed: Annotated[int, Option(("--seed",), "Seed of everything generated.", SEED)] = 0
 
 
 @command(example="moeplan synth traces/ --requests 512 --layers 3-60")
