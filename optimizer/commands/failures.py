@@ -9,6 +9,7 @@ from optimizer.errors import InputError
 OPTION_OF_FIELD = {
     "extra_replicas": "--replicas",
     "first_moe_layer": "--first-moe-layer",
+    "layers": "--layer",
     "most_row_traffic": "--max-row-traffic",
     "row_traffic": "--max-row-traffic",
     "routings": "--routing",
