@@ -1,4 +1,4 @@
-"""`bound`: what no plan can beat."""
+"""The command `bound`, which prints what no plan can beat."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -10,7 +10,7 @@ from optimizer.commands.output import progress, say, show, show_json
 
 @dataclass(frozen=True)
 class BoundTarget:
-    """Which layer is bounded."""
+    """The option that says which layer is bounded."""
 
     SECTION: ClassVar[str] = "What to bound"
     layer: Annotated[int, Option(("--layer",), "Model layer to bound.", NOT_NEGATIVE, "N", essential=True)]

@@ -1,4 +1,4 @@
-"""`compare`: our plan beside those of published planners."""
+"""The command `compare`, which judges our plan beside the plans of published planners."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -12,7 +12,7 @@ from optimizer.commands.session import session
 
 @dataclass(frozen=True)
 class CompareTarget:
-    """Which layer is planned by everyone."""
+    """The option that says which layer every planner plans."""
 
     SECTION: ClassVar[str] = "What to plan"
     layer: Annotated[int, Option(("--layer",), "Model layer to plan.", NOT_NEGATIVE, "N", essential=True)]

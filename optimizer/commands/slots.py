@@ -1,4 +1,4 @@
-"""`slots`: how many extra replicas layers need."""
+"""The command `slots`, which prints how many extra replicas layers need."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SlotsOptions:
-    """Which layers, under which policy, and which budget is shared out."""
+    """The options that say which layers are planned, under which policy, and which budget of replicas is shared out."""
 
     SECTION: ClassVar[str] = "What to plan"
     layer: Annotated[
@@ -81,7 +81,8 @@ def slots(target: SlotsOptions, given: LayerInput, replicas: ReplicaOptions, fig
 def _curves(
     target: SlotsOptions, given: LayerInput, machine: "Hardware", options: "SolveOptions", tell: "Progress"
 ) -> "tuple[list[ReplicaCurve], list[str]]":
-    """The curves of all layers in order, and what the user should read."""
+    """The curves of all layers in the order of the layers, and notes that the user should read. Raises InputError for
+    counts, which hold no tokens to make batches of."""
     from optimizer.commands.arguments import layer_ids
     from optimizer.planning.many_layers.curves import curves_of
     from optimizer.planning.many_layers.reading import LayerReader

@@ -1,4 +1,4 @@
-"""`solve`: plan one layer, or many."""
+"""The command `solve`, which plans one layer or several."""
 
 import click
 

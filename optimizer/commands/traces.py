@@ -1,4 +1,4 @@
-"""`convert` and `synth`: make traces."""
+"""The commands `convert` and `synth`, which make traces."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from optimizer.commands.output import progress, say
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What is converted, and how it is read."""
+    """The options that say what is converted, and how it is read."""
 
     SECTION: ClassVar[str] = "Reading"
     sources: Annotated[tuple[str, ...], Argument("SRC...", many=True)]
@@ -49,7 +49,7 @@ def convert(what: ConvertOptions) -> None:
 
 @dataclass(frozen=True)
 class SynthOptions:
-    """Which requests are generated."""
+    """The options that say which requests are generated."""
 
     SECTION: ClassVar[str] = "What to generate"
     out: Annotated[Path, Argument("OUT")]

@@ -1,4 +1,4 @@
-"""The face of the project: what programs import, how quickly, and that it works on arrays in memory and on files."""
+"""The API of the project: what programs import, how quickly, and that it works on arrays in memory and on files."""
 
 import doctest
 import os
@@ -46,7 +46,7 @@ QUICK = SolveOptions(time_limit=30, iterations=500, routings=("even",))
 
 @pytest.fixture
 def requests(rng: np.random.Generator) -> list[np.ndarray]:
-    """Twelve requests of 20 tokens in three layers of eight experts, top-2."""
+    """Twelve requests, each `[token, layer, top_k]` with 20 tokens, three layers and two of eight experts."""
     return [request_experts(rng, 20, 3, 8, 2) for _ in range(12)]
 
 
@@ -180,6 +180,7 @@ def test_a_cancelled_search_ends_with_a_plan(requests: list[np.ndarray]) -> None
     cancel = Cancel()
 
     def ask(stage: str, share: float) -> None:
+        """Cancel the search at the first stage that comes after the seeds."""
         if stage not in ("reading traces", "seeds"):
             cancel.ask()
 

@@ -1,4 +1,4 @@
-"""Options of the commands: how help shows them, how files give them, and which option an error names."""
+"""The options of the commands: how the help shows them, how a file gives them, and which option an error names."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ COMMANDS = [command for command in main.commands.values() if isinstance(command,
 
 
 def names(command: OptionsCommand) -> str:
-    """What pytest calls a command."""
+    """The name by which pytest tells the test of one command from that of another."""
     return str(command.name)
 
 

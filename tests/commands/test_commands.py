@@ -1,4 +1,4 @@
-"""The commands as a user meets them: tables, JSON, exit codes, one line per fault."""
+"""The commands as a user meets them: their tables, JSON and exit codes, and one line for each fault."""
 
 import base64
 import csv
@@ -191,6 +191,7 @@ def test_a_bad_plan_is_one_line(traces: Path) -> None:
 
 def test_a_failed_run_exits_with_1(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, text: str) -> None:
+        """Fail as writing to a full disk does."""
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("optimizer.planning.plan_file.write_whole", full)
@@ -209,6 +210,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.fixture
 def counts(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A file of counts `[domain, shard, layer, expert]` for 2 domains, 5 shards, 3 layers with equal counts and 8
+    experts, top-2."""
     load = np.repeat(rng.integers(1, 400, (2, 5, 1, 8)) * 2, 3, axis=2)
     tokens = load[:, :, 0].sum(axis=2) // 2
     np.savez(tmp_path / "counts.npz", counts=load, tokens=tokens, domains=np.array(["a", "b"]))
