@@ -18,7 +18,6 @@ def parts(reports: Sequence[SimulationReport], layer: int) -> list[Part]:
     return [one_policy(reports[0], layer), *lines(reports[0])]
 
 
-TERMS = ("dispatch", "compute", "combine")
 LABELS = {  # what a table calls each figure of a batch, by the name of the figure in a `SimulationReport`
     "latency_us": "latency, us",
     "dispatch_us": "dispatch, us",
