@@ -67,7 +67,7 @@ def plan_layer(
     >>> import numpy as np
     >>> chosen = np.random.default_rng(0).integers(0, 4, (40, 32, 1))
     >>> options = SolveOptions(time_limit=20, iterations=200, routings=("even",))
-    >>> found = plan_layer(open_traces(batches=chosen), 0, Model("tiny", 4, 0, 1), Hardware.of(mesh="2x2"), options)
+    >>> found = plan_layer(chosen, 0, Model("tiny", 4, 0, 1), Hardware.of(mesh="2x2"), options)
     >>> sorted(set(found.placement.slots.ravel().tolist()))
     [0, 1, 2, 3]
     """
@@ -75,6 +75,8 @@ def plan_layer(
     effort = wanted.effort(cancel)
     given = replace(given, seed=wanted.seed, extras=wanted.max_rerouted is not None)
     counted = open_counts(given, choice_of(model))
+    if counted is None and given.synthesise:
+        raise InputError("tokens are made from counts alone; give a file of counts", "synthesise")
     if counted is not None and not given.synthesise:
         return plan_expected(given, layer, model, machine, wanted, start, progress, cancel)
     if counted is not None:
