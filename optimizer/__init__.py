@@ -4,7 +4,6 @@ The names below are imported when they are first used, so that `import optimizer
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,10 +58,7 @@ __all__ = [  # noqa: RUF022 (in the order in which a reader meets them)
     "ModelRun", "Cancel", "InputError", "__version__",
 ]  # fmt: skip
 
-try:
-    __version__ = version("moeplan")
-except PackageNotFoundError:  # a checkout that is run without being installed
-    __version__ = "0.2.0+checkout"
+__version__ = "0.2.0"  # the only place that says it: the package's metadata are made from this line
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,5 @@
-"""Judging: a plan before the simulator, a layer's bounds, and our plan beside those of published planners."""
+"""Functions that judge: a plan by the simulator, a layer by its bounds, and our plan beside those of published
+planners."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,22 +38,23 @@ def simulate(
     Parameters
     ----------
     plan
-        A plan, as planned or read, or `Plan.of` a placement of your own.
+        A plan that was made or read, or a placement of your own as a plan, which `Plan.of` gives.
     traces
-        What `open_traces` gives, or paths; nothing for the built-in trace.
+        What `open_traces` gives, or what it takes, such as paths; nothing for the built-in trace.
     conditions
-        One or several; None for the plan's own routing policy, unit and capacity.
+        One set of conditions or several; None for the plan's own routing policy, unit and capacity.
     hardware
-        Costs other than those of the plan's hardware; its mesh must be the plan's.
+        Hardware whose costs replace those of the plan's hardware; its mesh must be the plan's. None for the plan's own.
     batch_count
-        Batches to simulate; None for as many as a plan is judged on when it is made.
+        How many batches are simulated; None for as many as a plan is judged on when it is made.
     progress
-        Called with a stage and its share done, 0 to 1.
+        A callable that is told the stage and the share of it that is done, 0 to 1.
 
     Returns
     -------
     Simulated
-        `reports[layer]` has one report for each of the conditions: times in microseconds, loads, tiles, hops.
+        `reports[layer]` has one report for each of the conditions: times `[batch]` in microseconds, device loads
+        `[batch, device]` in token-expert pairs, tiles and hops.
 
     Raises
     ------
@@ -76,12 +78,13 @@ def simulate(
 
 
 def load_cost(plan: Plan) -> Cost:
-    """The cost model of the hardware that a plan names."""
+    """The cost model of the hardware that a plan names. Raises InputError where there is no such hardware."""
     return Cost(plan.hardware, load_hardware(plan.hardware))
 
 
 def own_conditions(plan: Plan) -> Conditions:
-    """The conditions that a plan was made for: its policy, the unit in which that counts, and its capacity."""
+    """The conditions that a plan was made for: its routing policy, the unit of load that this policy counts, and its
+    capacity."""
     return Conditions(plan.policy, plan.unit, capacity_factor=plan.capacity_factor)
 
 
@@ -93,24 +96,26 @@ def bound(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Bounded:
-    """What no placement of a layer goes below, on the test batches that its plans are judged on.
+    """Prove what no placement of a layer can go below, on the test batches on which its plans are judged.
 
     Parameters
     ----------
     traces, layer, model, hardware, progress
-        As of `plan_layer`; of counts the expected load is bounded.
+        See `plan_layer`. For counts without tokens, the bounds are of the expected load.
     seed
-        The seed by which requests are split, as in the options of a plan that is compared with the bounds.
+        The seed by which requests are split into train, selection and test. To compare a plan with the bounds, give the
+        seed of that plan's options.
 
     Returns
     -------
     Bounded
-        Bounds of the mean over batches and, where they hold for each batch alone, of p50 and p99.
+        Lower bounds on the mean over test batches of imbalance, tiles, copies of tokens, hops and compute time
+        (microseconds), and, where a bound holds for each batch alone, on p50 and p99 too.
 
     Raises
     ------
     InputError
-        For traces that cannot be used, and experts that do not fit in the slots.
+        For traces that cannot be used, and where the experts do not fit in the slots.
 
     Examples
     --------
@@ -134,24 +139,25 @@ def compare(
     progress: Progress = silent,
     cancel: Cancel | None = None,
 ) -> Compared:
-    """Plan a layer with every published planner and with ours, and judge all on the same test batches.
+    """Plan a layer with every published planner and with ours, and judge all plans on the same test batches.
 
     Parameters
     ----------
     traces, layer, model, hardware, progress, cancel
-        As of `plan_layer`; counts cannot be compared, as nothing can be routed.
+        See `plan_layer`. Traces must hold tokens: with counts alone there is nothing to route.
     options
-        For our plan; the other planners take the time that they take.
+        The options of our plan, None for the defaults. Their time limit holds for our plan alone; the other planners
+        take the time that they take.
 
     Returns
     -------
     Compared
-        A row for each planner and routing policy, ours last.
+        A row for each planner and routing policy, with our own rows last.
 
     Raises
     ------
     InputError
-        For counts, and as `plan_layer` does.
+        For traces that are counts, and for whatever `plan_layer` refuses.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Planning several layers in one plan: in parallel or on a cluster, for one data set or for several."""
+"""The function that plans several layers in one plan: in parallel or on a cluster, for one data set or for several."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,11 +36,14 @@ from optimizer.traces.source import TraceInput, open_counts
 class ModelRun:
     """How a run of many layers is made, besides what `SolveOptions` say of each layer.
 
-    start: a plan to start from as well. fast: plan on expected load alone, for even routing. slot_budget: extra
-    replicas of all layers together, shared out where they help most; None for as many in each layer as its slots hold.
-    work: a folder that keeps finished layers; resume: go on with the run in it. cluster: address of a dask scheduler.
-    For several data sets, criterion: what the plan is chosen by over them; weights: their shares in the mix, None for
-    equal ones. phases: the phases that batches are made of; each is a data set of its own, None for the traces' own.
+    start: a plan whose placements are one more point to start from. fast: whether to plan on expected load alone, for
+    even routing. slot_budget: extra replicas of all layers together, shared out where they help most; None for as many
+    in each layer as its slots hold. work: a folder that keeps finished layers; resume: whether to go on with the run
+    that the folder holds. cluster: the address of a dask scheduler, None for processes on this machine.
+
+    For several data sets, criterion is what the plan is chosen by over them, and weights are their shares in the mix,
+    None for equal shares. phases: the phases that batches are made of, each of which is a data set of its own; None for
+    the phase of the traces.
     """
 
     start: Plan | None = None
@@ -69,31 +72,33 @@ def plan_model(
     Parameters
     ----------
     traces
-        What `open_traces` gives, or paths; for several data sets a mapping of their names to such.
+        What `open_traces` gives, or what it takes, such as paths. For several data sets, a mapping from the name of
+        each data set to its traces.
     layers
-        Model layer ids; None for all that the traces hold.
+        The ids of the layers in the model; None for all layers that the traces hold.
     model
         The model, or what is known of it; None to infer it from the traces.
     hardware
-        Mesh and costs; None for `Hardware.of()`.
+        The mesh and its costs; None for `Hardware.of()`, which has 16 x 8 Wormhole devices.
     options
-        Time for the whole run, seed, search, routing policies, constraints, and how many layers are planned at once.
+        Seconds for the whole run, seed, search, routing policies, constraints, and how many layers are planned at once;
+        None for the defaults.
     run
         Where finished layers are kept, on which cluster, for which data sets; None for the defaults of `ModelRun`.
     progress
-        Called with a stage and its share done, 0 to 1.
+        A callable that is told the stage and the share of it that is done, 0 to 1.
     cancel
-        A token; once it is asked, the run ends with the layers that are finished.
+        A token that ends the run with the layers that are finished, once it is asked; None for a run to the end.
 
     Returns
     -------
     PlannedModel
-        One plan of all layers, and for several data sets each one's own plan as well.
+        One plan of all layers; for several data sets also each data set's own plan.
 
     Raises
     ------
     InputError
-        For traces, sizes or options that cannot be used; its `field` names the one at fault.
+        For traces, sizes or options that cannot be used; its `field` names the parameter at fault.
     LostWorkerError
         Where worker processes die again and again.
     KeyboardInterrupt
@@ -119,7 +124,11 @@ def plan_model(
 
 @dataclass(frozen=True)
 class _Request:
-    """Everything that was asked for; `traces` by data set, under the name of `data_sets` where there is one alone."""
+    """Everything that `plan_model` was asked for, with its defaults filled in.
+
+    traces: the opened traces of each data set by its name. named: whether the caller gave them names; otherwise there
+    is one entry, whose name does not matter.
+    """
 
     traces: Mapping[str, TraceInput]
     named: bool
@@ -139,7 +148,7 @@ class _Request:
         options: SolveOptions,
         run: ModelRun,
     ) -> "_Request":
-        """The request with every trace opened under the seed of the options."""
+        """The request with every trace opened, under the seed of the options."""
         named = isinstance(traces, Mapping)
         given = traces if isinstance(traces, Mapping) else {"all": traces}
         inputs = {name: replace(opened(each), seed=options.seed) for name, each in given.items()}
@@ -151,7 +160,7 @@ class _Request:
         return next(iter(self.traces.values()))
 
     def planned(self, progress: Progress, cancel: Cancel) -> PlannedModel:
-        """The plan, by the way that suits what was asked for."""
+        """The plan, made for several data sets, on counts, on expected load alone or in full, as was asked for."""
         phases = self.run.phases or (self.only.phase or "decode",)
         if self.named or len(phases) > 1:
             return self._for_datasets(phases, progress, cancel)
@@ -163,10 +172,14 @@ class _Request:
         return self._fast(reader, progress) if self.run.fast else self._in_full(reader, progress, cancel)
 
     def _settings(self, model: Model, layers: int) -> Settings:
+        """The settings of a run over this number of layers. Jobs that there are not enough layers for become chains of
+        annealing in each layer."""
         chains = max(1, self.options.jobs // layers)
         return Settings(model, self.hardware.mesh, self.hardware.cost, self.options, chains)
 
     def _in_full(self, reader: LayerReader, progress: Progress, cancel: Cancel) -> PlannedModel:
+        """The plan of the layers on the recorded tokens of one data set; where there is a slot budget, it is shared out
+        over the layers first."""
         asked = ModelToPlan(self._settings(reader.model, len(reader.layers)), reader, self.run.start)
         budget = self.run.slot_budget
         more = {"slot_budget": budget}
@@ -175,6 +188,7 @@ class _Request:
         return PlannedModel(plan, tuple(reader.notes))
 
     def _from_counts(self, counts: Counts, model: Model, progress: Progress, cancel: Cancel) -> PlannedModel:
+        """The plan of the layers on counts alone, which is made for their expected load."""
         layers = tuple(self.layers or counts.layers)
         settings = self._settings(model, len(layers))
         with self._running(settings, layers, {}, progress, cancel) as running:
@@ -182,7 +196,8 @@ class _Request:
         return PlannedModel(plan, (f"{counts.source}: counts alone, so the expected load is planned",))
 
     def _fast(self, reader: LayerReader, progress: Progress) -> PlannedModel:
-        """Group by group of layers, as they are read."""
+        """The plan of the layers on the expected load of their tokens alone, made for one group of layers after another
+        as they are read."""
         layers: list[FastLayer] = []
         parts: dict[int, LayerPlan] = {}
         notes: dict[str, None] = {}
@@ -193,10 +208,11 @@ class _Request:
             parts |= found.plan.layers
             layers += found.layers
             notes |= dict.fromkeys(found.notes)
-        assert plan is not None  # a reader has at least one layer
+        assert plan is not None  # a reader always has at least one layer, so at least one group was planned
         return PlannedModel(replace(plan, layers=parts), tuple(notes), layers)
 
     def _for_datasets(self, phases: tuple[str, ...], progress: Progress, cancel: Cancel) -> PlannedModel:
+        """The plan that is chosen over several data sets, with each data set's own plan and figures beside it."""
         sets = data_sets(self.traces, phases, self.run.weights, self.named)
         asked = self._together(sets, progress)
         weights = {"datasets": {each.name: each.weight for each in sets}}
@@ -206,14 +222,16 @@ class _Request:
         return PlannedModel(found.plan, notes, datasets=found)
 
     def _together(self, sets: Sequence[DataSet], progress: Progress) -> DataSetsToPlan:
-        """A reader for each data set, for one model and the same layers."""
+        """What is planned for several data sets: a reader of traces for each data set, all with the same model and
+        layers."""
         mesh, reading = self.hardware.mesh, partial(progress, "reading traces")
         every = LayerReader.of(self._joined(sets), self.choice, mesh, self.layers, reading)
         readers = [LayerReader.of(each.named, every.model, mesh, every.layers, reading, len(sets)) for each in sets]
         return DataSetsToPlan(self._settings(every.model, len(every.layers)), sets, readers, self.run.start)
 
     def _joined(self, sets: Sequence[DataSet]) -> TraceInput:
-        """The traces of all data sets together, which tell the model and its layers."""
+        """The traces of all data sets together, from which the model and its layers are inferred; where traces are in
+        memory, those of the first data set alone."""
         if any(each.named.memory is not None for each in sets):
             return sets[0].named
         paths = tuple(dict.fromkeys(path for each in sets for path in each.named.traces))
@@ -223,7 +241,11 @@ class _Request:
     def _running(
         self, settings: Settings, layers: Sequence[int], more: dict[str, Any], progress: Progress, cancel: Cancel
     ) -> Iterator[Run]:
-        """Workers at the ready, and the work folder, if it is of a run that was asked for the same."""
+        """Yield a run whose workers are ready and whose work folder, if one is named, is open. Raises InputError where
+        a run is to go on without a folder, or where the folder holds a run that was asked for something else.
+
+        more: further settings that decide on the plan, by which the folder knows its run.
+        """
         if self.run.resume and self.run.work is None:
             raise InputError("goes on with a run that kept its layers; name their folder as well", "resume")
         asked = self._asked(settings, layers) | more
@@ -232,7 +254,8 @@ class _Request:
             yield Run(crew, self.options.effort(cancel).deadline, progress, work)
 
     def _asked(self, settings: Settings, layers: Sequence[int]) -> dict[str, Any]:
-        """What decides on the plan, besides the traces."""
+        """The settings that decide on the plan besides the traces, as JSON values; a work folder knows its run by
+        them."""
         start, traces = self.run.start, self.only
         placed = None
         if start is not None:

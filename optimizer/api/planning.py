@@ -1,4 +1,4 @@
-"""Planning one layer: on recorded tokens, or on counts alone."""
+"""Functions that plan one layer: on recorded tokens, or on counts alone."""
 
 from dataclasses import replace
 from functools import partial
@@ -29,44 +29,45 @@ def plan_layer(
 ) -> PlannedLayer:
     """Plan one layer on recorded tokens: replica counts, placement and routing policy together.
 
-    Requests are split into train, selection and test; what is reported is of the test batches. Counts without tokens
-    are planned by `plan_expected`.
+    Requests are split into train, selection and test requests: the layer is planned on the first, the plan is chosen on
+    the second, and all reported figures are of the third. Counts without tokens are handed on to `plan_expected`.
 
     Parameters
     ----------
     traces
-        What `open_traces` gives, or paths.
+        What `open_traces` gives, or what it takes, such as paths.
     layer
-        The model's layer id.
+        The id of the layer in the model, counted from 0 with dense layers included.
     model
         The model, or what is known of it; None to infer it from the traces.
     hardware
-        Mesh and costs; None for `Hardware.of()`, the home case of 16 x 8 Wormhole devices.
+        The mesh and its costs; None for `Hardware.of()`, which has 16 x 8 Wormhole devices.
     options
-        Time, seed, search, routing policies and constraints; None for the defaults.
+        Time limit in seconds, seed, search, routing policies and constraints; None for the defaults.
     start
-        A plan to start from as well.
+        A plan whose placement of the layer is one more point to start from; None for no such plan.
     progress
-        Called with a stage and its share done, 0 to 1.
+        A callable that is told the stage and the share of it that is done, 0 to 1.
     cancel
-        A token; once it is asked, the search ends with the best plan so far.
+        A token that ends the search with the best plan so far, once it is asked; None for a search to the end.
 
     Returns
     -------
     PlannedLayer
-        The plan, its `placement`, and the test figures of all methods.
+        The plan, its `placement` (`slots [device, slot]` of expert ids, -1 for an empty slot), and the figures of all
+        methods on the test batches.
 
     Raises
     ------
     InputError
-        For traces, sizes or options that cannot be used; its `field` names the one at fault.
+        For traces, sizes or options that cannot be used; its `field` names the parameter at fault.
 
     Examples
     --------
     >>> import numpy as np
     >>> chosen = np.random.default_rng(0).integers(0, 4, (40, 32, 1))
     >>> options = SolveOptions(time_limit=20, iterations=200, routings=("even",))
-    >>> found = plan_layer(open_traces(batches=chosen), 0, Model("tiny", 4, 0, 1), Hardware.of(mesh="2x2"), options)
+    >>> found = plan_layer(chosen, 0, Model("tiny", 4, 0, 1), Hardware.of(mesh="2x2"), options)
     >>> sorted(set(found.placement.slots.ravel().tolist()))
     [0, 1, 2, 3]
     """
@@ -74,6 +75,8 @@ def plan_layer(
     effort = wanted.effort(cancel)
     given = replace(given, seed=wanted.seed, extras=wanted.max_rerouted is not None)
     counted = open_counts(given, choice_of(model))
+    if counted is None and given.synthesise:
+        raise InputError("tokens are made from counts alone; give a file of counts", "synthesise")
     if counted is not None and not given.synthesise:
         return plan_expected(given, layer, model, machine, wanted, start, progress, cancel)
     if counted is not None:
@@ -94,24 +97,25 @@ def plan_expected(
     progress: Progress = silent,
     cancel: Cancel | None = None,
 ) -> PlannedLayer:
-    """Plan one layer on counts: the expected load of the devices, and nothing that needs tokens.
+    """Plan one layer on counts: on the expected load of the devices alone, as everything else needs tokens.
 
     Parameters
     ----------
     counts
         What `open_traces` gives for a file of counts, or `Counts` in memory.
     layer, model, hardware, options, start, progress, cancel
-        As of `plan_layer`.
+        See `plan_layer`.
 
     Returns
     -------
     PlannedLayer
-        The plan, which is for even routing, and the expected imbalance of every method on held-out steps.
+        The plan, which is for even routing, and the expected imbalance (peak / mean device load) of every method on
+        steps that nothing was planned on, or, where there are too few steps for that, on all steps.
 
     Raises
     ------
     InputError
-        For traces that are no counts, for an unknown top-k, and as `plan_layer` does.
+        For traces that are no counts, for an unknown top-k, and for whatever `plan_layer` refuses.
 
     Examples
     --------

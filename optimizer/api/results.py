@@ -1,4 +1,5 @@
-"""What the functions of the API return: plans and figures that print as tables in a terminal and in a notebook."""
+"""The results that functions of the API return: plans and figures, which print as tables in a terminal and in a
+notebook."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from optimizer.simulation.report import SimulationReport
 
 @dataclass(frozen=True, eq=False)
 class PlannedLayer(Printable):
-    """The plan of one layer with the test figures of every method that was tried; prints as tables.
+    """The plan of one layer, with the test figures of every method that was tried; it prints as tables.
 
     notes: sentences about the traces that a user should read.
     """
@@ -38,17 +39,17 @@ class PlannedLayer(Printable):
 
     @property
     def placement(self) -> Placement:
-        """Which expert lives in which slot, `slots [device, slot]`."""
+        """The placement of the layer, `slots [device, slot]` of expert ids, -1 for an empty slot."""
         return self.plan.layers[self.layer].placement
 
     def parts(self) -> list[Part]:
-        """The table of methods, the bounds, and how the search went."""
+        """The table of methods, the table of gaps to the bounds, and sentences on how the search went."""
         if isinstance(self.solution, LayerSolution):
             return solution_report.parts(self.solution, self.layer)
         return expected_report.parts(self.solution, self.layer)
 
     def as_json(self) -> dict[str, Any]:
-        """The figures of the tables in their stable JSON form."""
+        """The figures of the tables as a dictionary in a stable JSON form."""
         if isinstance(self.solution, LayerSolution):
             return {"layer": self.layer, **solution_report.as_json(self.solution)}
         return {"layer": self.layer, **expected_report.as_json(self.solution)}
@@ -56,67 +57,77 @@ class PlannedLayer(Printable):
 
 @dataclass(frozen=True, eq=False)
 class Simulated(Printable):
-    """What the simulator says of a plan: for each layer a report under each of the conditions; prints as tables."""
+    """What the simulator says of a plan; it prints as tables.
+
+    reports: for each layer, a report under each of the conditions in their order. notes: sentences about the traces
+    that a user should read.
+    """
 
     reports: dict[int, list[SimulationReport]]
     notes: tuple[str, ...]
 
     @property
     def report(self) -> SimulationReport:
-        """The first report of the first layer, which is the only one where one layer ran under one condition."""
+        """The first report of the first layer, which is the only report where one layer ran under one set of
+        conditions."""
         return next(iter(self.reports.values()))[0]
 
     def parts(self) -> list[Part]:
-        """One policy of a layer in detail, several policies side by side."""
+        """For each layer a detailed table of its policy, or one table with several policies side by side."""
         return [part for layer, reports in self.reports.items() for part in simulation_report.parts(reports, layer)]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures of all layers in their stable JSON form."""
+        """The figures of all layers as a dictionary in a stable JSON form."""
         return {"layers": {str(layer): simulation_report.as_json(reports) for layer, reports in self.reports.items()}}
 
 
 @dataclass(frozen=True, eq=False)
 class Bounded(Printable):
-    """What no placement of a layer goes below, and sentences about the traces; prints as a table."""
+    """What no placement of a layer can go below; it prints as a table."""
 
     bounds: LayerBounds
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences that a user should read."""
+        """Sentences about the traces that a user should read."""
         return self.bounds.notes
 
     def parts(self) -> list[Part]:
-        """The table of bounds."""
+        """The table of bounds, and a sentence that says when they hold."""
         return bounds_report.parts(self.bounds)
 
     def as_json(self) -> dict[str, Any]:
-        """All bounds in their stable JSON form."""
+        """All bounds as a dictionary in a stable JSON form."""
         return bounds_report.as_json(self.bounds)
 
 
 @dataclass(frozen=True, eq=False)
 class Compared(Printable):
-    """Published planners and ours on the same held-out batches; prints as a table."""
+    """The plans of published planners and our own, judged on the same test batches; it prints as a table.
+
+    notes: sentences about the traces that a user should read.
+    """
 
     comparison: Comparison
     notes: tuple[str, ...]
 
     def parts(self) -> list[Part]:
-        """The table of planners and routing policies."""
+        """The table of planners and routing policies, and a sentence that says from which bounds its gaps are
+        measured."""
         return compare_report.parts(self.comparison)
 
     def as_json(self) -> dict[str, Any]:
-        """All rows and bounds in their stable JSON form."""
+        """The figures of all planners and policies, and the bounds, as a dictionary in a stable JSON form."""
         return compare_report.as_json(self.comparison)
 
 
 @dataclass(frozen=True, eq=False)
 class PlannedModel(Printable):
-    """One plan of several layers; prints as tables.
+    """One plan of several layers; it prints as tables.
 
-    fast: the layers' figures where the plan is of expected load alone; datasets: the plans and figures of several data
-    sets, where there are several; notes: sentences about the traces that a user should read.
+    notes: sentences about the traces that a user should read. fast: the figures of each layer, where the plan was made
+    on expected load alone (`ModelRun.fast`), otherwise empty. datasets: the plans and figures of several data sets,
+    None where there is one.
     """
 
     plan: Plan
@@ -125,7 +136,7 @@ class PlannedModel(Printable):
     datasets: RobustPlan | None = None
 
     def parts(self) -> list[Part]:
-        """A table of layers, and for several data sets every plan on every data set."""
+        """The table of layers, and for several data sets the tables of every plan on every data set."""
         if self.fast:
             return fast_report.parts(self.fast)
         several = self.datasets
@@ -133,7 +144,7 @@ class PlannedModel(Printable):
         return [*model_report.parts(self.plan), *more]
 
     def as_json(self) -> dict[str, Any]:
-        """The figures of the tables in their stable JSON form."""
+        """The figures of the tables as a dictionary in a stable JSON form."""
         if self.fast:
             return fast_report.as_json(self.fast)
         several = self.datasets

@@ -1,4 +1,4 @@
-"""Opening traces: files and folders, or arrays in memory."""
+"""Functions that open traces: files and folders, or arrays in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from optimizer.traces.source import TraceInput
 from optimizer.traces.trace import RoutingTrace
 
 Traces = TraceInput | RoutingTrace | Counts | Ints | str | Path | Sequence[str | Path] | Sequence[Ints]
-"""Recorded routing: what `open_traces` gives, or what it takes."""
+"""Recorded routing as functions of the API take it: what `open_traces` gives, or what it takes."""
 
 
 def open_traces(
@@ -27,36 +27,37 @@ def open_traces(
     cache: Path | None = None,
     strict: bool = False,
 ) -> TraceInput:
-    """Name recorded routing and how batches are made of it; files are read when something is planned on them.
+    """Name recorded routing, and say how batches are made of it; files are read only when they are planned on.
 
     Parameters
     ----------
     traces
-        Paths of files, of folders (searched recursively) or globs, told by content; or arrays in memory: one array
-        `[batch, token, top_k]` of expert ids is explicit batches, a sequence of arrays `[token, layer, top_k]` is one
-        request each, `Counts` hold pairs of each expert without tokens. Nothing is the built-in trace.
+        Arrays in memory, or paths. One array `[batch, token, top_k]` of expert ids holds explicit batches; in a
+        sequence of arrays `[token, layer, top_k]` each is one request; `Counts` hold the pairs of each expert without
+        tokens. Paths are of files, of folders (searched recursively) or globs, and a file's format is told by its
+        content. Where nothing is given, the built-in trace is used.
     phase
         What batches are made of: `"decode"` (the default), `"prefill"` or `"mixed"`.
     batch_tokens
-        Tokens in a batch; None for 512.
+        How many tokens a batch has; None for 512.
     row_users
-        Tokens of a batch from each mesh row; None for equal shares.
+        How many tokens of a batch come from each mesh row, one number per row; None for equal shares.
     first_moe_layer
-        Model layer of the first entry of the layer axis, where the traces do not tell.
+        The model layer of the first entry of the layer axis; needed where the traces do not tell it.
     cache
-        A folder that keeps layers which were read.
+        A folder in which layers that were read are kept, so that the next run need not read the traces again.
     strict
-        Refuse bad requests instead of skipping them with a note.
+        Whether bad requests are refused; otherwise they are skipped, and a note says so.
 
     Returns
     -------
     TraceInput
-        To be given to the other functions.
+        The opened traces, which the other functions of the API take.
 
     Raises
     ------
     InputError
-        For arrays of other shapes or types, and ids below 0.
+        For arrays of other shapes or types, for expert ids below 0, and for a mixture of paths and arrays.
 
     Examples
     --------
@@ -78,17 +79,20 @@ def open_traces(
 
 
 def opened(traces: Traces) -> TraceInput:
-    """What `open_traces` makes of traces that are not opened yet."""
+    """The traces as `open_traces` gives them; traces that are open already stay as they are. Raises InputError for
+    arrays of a wrong shape or type."""
     return traces if isinstance(traces, TraceInput) else open_traces(traces)
 
 
 def choice_of(model: Model | ModelChoice | None) -> Model | ModelChoice:
-    """What is known of the model: nothing where nothing is given."""
+    """What is known of the model; where nothing is given, a choice that leaves everything to be inferred from the
+    traces."""
     return ModelChoice() if model is None else model
 
 
 def _told_apart(traces: Traces, first_layer: int | None) -> tuple[tuple[str, ...], Memory | None]:
-    """Paths, or what is in memory."""
+    """The paths that the traces name, or else what is in memory, with None for the other. first_layer: the model layer
+    of the first entry on the layer axis of arrays. Raises InputError for a mixture of paths and arrays."""
     if isinstance(traces, str | Path):
         return (str(traces),), None
     if isinstance(traces, RoutingTrace | Counts):

@@ -1,4 +1,4 @@
-"""What users write on the command line as text, read as values.
+"""Functions that read a text of the command line as a value.
 
 Every function here raises InputError with the parameter's name and a sentence that says how to write the text.
 """
@@ -10,14 +10,15 @@ from optimizer.routing.policies import POLICIES
 from optimizer.traces.formats.sniff import Format
 
 MOST_STEPS = 1000
-"""Values that a range may have: beyond that a step is most likely a slip of the keyboard."""
+"""The most values that a range may have: with more, its step is most likely a slip of the keyboard. Not tuned."""
 
 MOST_LAYERS = 10_000
-"""No model has so many layers; a slip of the keyboard would otherwise make a list of billions."""
+"""Layer ids lie below this number, which no model comes near: a slip of the keyboard would otherwise make a list of
+billions."""
 
 
 def format_named(name: str | None) -> Format | None:
-    """The trace format of this name, None for None."""
+    """The trace format of this name, or None where no name is given."""
     if name is None:
         return None
     try:
@@ -27,7 +28,7 @@ def format_named(name: str | None) -> Format | None:
 
 
 def row_users(text: str | None) -> tuple[int, ...] | None:
-    """Numbers of users separated by commas, None for None."""
+    """The number of users in each mesh row, from numbers separated by commas; None where no text is given."""
     if text is None:
         return None
     if not all(part.strip().isdecimal() for part in text.split(",")):
@@ -36,7 +37,8 @@ def row_users(text: str | None) -> tuple[int, ...] | None:
 
 
 def policy_names(text: str, most: int | None = None) -> list[str]:
-    """The routing policies in a text: one, several with commas between, or `all`; no more than `most`."""
+    """The routing policies that a text names: one, several with commas between, or `all`. A text with more than `most`
+    policies is refused."""
     names = list(POLICIES) if text == "all" else [name.strip() for name in text.split(",")]
     strange = [name for name in names if name not in POLICIES]
     if strange:
@@ -47,14 +49,15 @@ def policy_names(text: str, most: int | None = None) -> list[str]:
 
 
 def routings_named(text: str) -> tuple[str, ...]:
-    """The policies from which `solve` takes the best: those in the text, or the usual ones for `auto`."""
+    """The policies among which `solve` chooses the best: those that the text names, or the usual ones for `auto`."""
     from optimizer.planning.options import AUTO
 
     return AUTO if text == "auto" else tuple(policy_names(text))
 
 
 def spaced(text: str) -> list[float]:
-    """The positive numbers of a capacity range FROM:TO:STEP, both ends included, or a single number."""
+    """The positive numbers of a capacity range FROM:TO:STEP, with both ends where a step ends at TO; or the number
+    itself, where the text is a single number."""
     try:
         first, last, step = map(Decimal, text.split(":")) if ":" in text else (Decimal(text), Decimal(text), Decimal(1))
         count = int((last - first) / step) + 1
@@ -66,7 +69,8 @@ def spaced(text: str) -> list[float]:
 
 
 def slow_devices(text: str | None) -> dict[int, float]:
-    """How many times slower devices compute, from `3=1.5,7=2`; no device for None."""
+    """How many times slower each named device computes, from a text such as `3=1.5,7=2`; empty where no text is
+    given."""
     found = {}
     for part in text.split(",") if text else []:
         device, _, factor = part.strip().partition("=")
@@ -80,7 +84,7 @@ def slow_devices(text: str | None) -> dict[int, float]:
 
 
 def dead_devices(text: str | None) -> tuple[int, ...]:
-    """Device numbers separated by commas; none for None."""
+    """The device numbers in a text, separated by commas there, each once; empty where no text is given."""
     parts = text.split(",") if text else []
     if not all(part.strip().isdecimal() for part in parts):
         raise InputError(f"'{text}' is not a list of devices; write it like 3,17", "dead")
@@ -88,7 +92,7 @@ def dead_devices(text: str | None) -> tuple[int, ...]:
 
 
 def layer_ids(text: str) -> list[int] | None:
-    """Layer ids from `12`, `12,15`, `3-60` and mixtures of these; None for `all`."""
+    """The layer ids that a text names, such as `12`, `12,15`, `3-60` or a mixture of these; None for `all`."""
     if text == "all":
         return None
     found: list[int] = []

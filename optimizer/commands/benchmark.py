@@ -1,4 +1,4 @@
-"""`benchmark`: heuristics against optima."""
+"""The command `benchmark`, which compares placement heuristics with optima."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import click
 
 from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.failures import BadInput, FailedRun
-from optimizer.commands.options import NOT_NEGATIVE, JsonOptions
+from optimizer.commands.options import SEED, JsonOptions
 from optimizer.commands.output import progress, show, show_json
 
 
 @dataclass(frozen=True)
 class LadderOptions:
-    """Which instances are run, and where the rows go."""
+    """The options that say which instances are run, and where the rows of results go."""
 
     SECTION: ClassVar[str] = "What to run"
     traces: Annotated[tuple[str, ...], Argument("[TRACES]...", many=True)] = ()
@@ -43,9 +43,7 @@ class LadderOptions:
             essential=True,
         ),
     ] = 10.0
-    seed: Annotated[
-        int, Option(("--seed",), "Seed of the methods; instances are the same whatever it is.", NOT_NEGATIVE)
-    ] = 0
+    seed: Annotated[int, Option(("--seed",), "Seed of the methods; instances are the same whatever it is.", SEED)] = 0
     output: Annotated[
         Path,
         Option(("-o", "--output"), "One row per run. What it has already is not run again.", essential=True),
@@ -87,7 +85,8 @@ def benchmark(what: LadderOptions, figures: JsonOptions) -> None:
 
 
 def _named(option: str, text: str | None, known: Iterable[str]) -> list[str]:
-    """Some of the known names, in their order; all of them for None."""
+    """The names in a text, separated by commas there, in the order of the known names; all known names where no text is
+    given. Raises BadInput, which names the option, for a name that is not known."""
     names = list(known)
     asked = names if text is None else [name.strip() for name in text.split(",")]
     strange = [name for name in asked if name not in names]

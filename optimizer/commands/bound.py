@@ -1,42 +1,23 @@
-"""`bound`: what no plan can beat."""
+"""The command `bound`, which prints what no plan can beat."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import (
-    NOT_NEGATIVE,
-    BatchOptions,
-    CostOptions,
-    HardwareOptions,
-    JsonOptions,
-    ModelOptions,
-    SeedOptions,
-    TraceOptions,
-    trace_input,
-)
+from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, LayerInput
 from optimizer.commands.output import progress, say, show, show_json
 
 
 @dataclass(frozen=True)
 class BoundTarget:
-    """Which layer is bounded."""
+    """The option that says which layer is bounded."""
 
     SECTION: ClassVar[str] = "What to bound"
     layer: Annotated[int, Option(("--layer",), "Model layer to bound.", NOT_NEGATIVE, "N", essential=True)]
 
 
 @command(example="moeplan bound traces/ --layer 12")
-def bound(
-    target: BoundTarget,
-    traces: TraceOptions,
-    batches: BatchOptions,
-    model: ModelOptions,
-    hardware: HardwareOptions,
-    cost: CostOptions,
-    seed: SeedOptions,
-    figures: JsonOptions,
-) -> None:
+def bound(target: BoundTarget, given: LayerInput, figures: JsonOptions) -> None:
     """Print what no placement of a layer can beat, on the test batches by which `solve` judges its plans.
 
     Bounds are of the mean over batches and, where they hold for each batch alone, of p50 and p99 too: imbalance, tiles,
@@ -44,9 +25,9 @@ def bound(
     """
     from optimizer.api.judging import bound as bound_layer
 
-    given = trace_input(traces, batches, seed.seed)
+    traces, choice, machine = given.trace_input(), given.model.choice(), given.to_hardware()
     with progress() as tell:
-        found = bound_layer(given, target.layer, model.choice(), hardware.to_hardware(cost), seed.seed, tell)
+        found = bound_layer(traces, target.layer, choice, machine, given.seed.seed, tell)
     say(found.notes)
     if figures.as_json:
         show_json(found.as_json())

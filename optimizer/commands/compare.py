@@ -1,21 +1,10 @@
-"""`compare`: our plan beside those of published planners."""
+"""The command `compare`, which judges our plan beside the plans of published planners."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import (
-    NOT_NEGATIVE,
-    BatchOptions,
-    CostOptions,
-    HardwareOptions,
-    JsonOptions,
-    ModelOptions,
-    ReplicaOptions,
-    SeedOptions,
-    TraceOptions,
-    trace_input,
-)
+from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, LayerInput, ReplicaOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.session import session
@@ -23,7 +12,7 @@ from optimizer.commands.session import session
 
 @dataclass(frozen=True)
 class CompareTarget:
-    """Which layer is planned by everyone."""
+    """The option that says which layer every planner plans."""
 
     SECTION: ClassVar[str] = "What to plan"
     layer: Annotated[int, Option(("--layer",), "Model layer to plan.", NOT_NEGATIVE, "N", essential=True)]
@@ -31,16 +20,7 @@ class CompareTarget:
 
 @command(example="moeplan compare traces/ --layer 12 --time-limit 60")
 def compare(
-    target: CompareTarget,
-    traces: TraceOptions,
-    batches: BatchOptions,
-    model: ModelOptions,
-    hardware: HardwareOptions,
-    cost: CostOptions,
-    replicas: ReplicaOptions,
-    search: SearchOptions,
-    seed: SeedOptions,
-    figures: JsonOptions,
+    target: CompareTarget, given: LayerInput, replicas: ReplicaOptions, search: SearchOptions, figures: JsonOptions
 ) -> None:
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
 
@@ -51,11 +31,10 @@ def compare(
     """
     from optimizer.api.judging import compare as compare_planners
 
-    given = trace_input(traces, batches, seed.seed)
-    options = solve_options(search, seed, cost, replicas.constraints())
-    machine, cancel = hardware.to_hardware(cost), session().cancel
+    traces, choice, machine = given.trace_input(), given.model.choice(), given.to_hardware()
+    options = solve_options(search, given.seed, given.cost, replicas.constraints())
     with progress() as tell:
-        found = compare_planners(given, target.layer, model.choice(), machine, options, tell, cancel)
+        found = compare_planners(traces, target.layer, choice, machine, options, tell, session().cancel)
     say(found.notes)
     if figures.as_json:
         show_json(found.as_json())

@@ -1,4 +1,5 @@
-"""`--config FILE`: options of a command from a TOML file, over which flags on the command line win."""
+"""The option `--config FILE`, which reads options of a command from a TOML file; flags on the command line win over
+it."""
 
 import difflib
 import tomllib
@@ -11,11 +12,12 @@ import click
 from optimizer.commands.failures import BadInput
 
 TABLES = "moeplan.search_tables"
-"""Under this key a click context keeps the tables of search parameters that the file holds."""
+"""The key under which the `meta` of a click context keeps the tables of search parameters that the file holds."""
 
 
 def config_option() -> click.Option:
-    """The option itself; it is eager, so that the file's values are there when the other options are read."""
+    """The option `--config` for one command. It is eager: click reads it first, so that the values of the file are
+    there as defaults when the other options are read."""
     return click.Option(
         ["--config"],
         type=click.Path(path_type=Path),
@@ -28,6 +30,8 @@ def config_option() -> click.Option:
 
 
 def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Make the values of the file the defaults of the command, and keep its tables of search parameters in the context.
+    Raises BadInput, which names the file, for a file that is no TOML and for a key that is no option."""
     if path is None:
         return
     try:
@@ -50,7 +54,8 @@ def _read(ctx: click.Context, param: click.Parameter, path: Path | None) -> None
 
 
 def _names(command: click.Command) -> dict[str, str]:
-    """The parameter behind each name that a file may use: its field's name, and its flags without dashes in front."""
+    """The parameter behind each name that a file may use: its field's name, and its flags without the dashes in
+    front."""
     found = {}
     for param in command.params:
         if param.name is not None and param.expose_value:
@@ -60,6 +65,7 @@ def _names(command: click.Command) -> dict[str, str]:
 
 
 def unknown(key: str, known: Iterable[str], where: str) -> str:
-    """A sentence about a key that is not known, with the nearest one that is."""
+    """A sentence that says that a key is not known, and which known key is nearest to it. where: what the key was
+    for."""
     near = difflib.get_close_matches(key.replace("-", "_"), list(known), n=1, cutoff=0.5)
     return f"'{key}' is no option of {where}" + (f"; did you mean '{near[0]}'?" if near else "")

@@ -1,7 +1,9 @@
-"""Commands whose options are fields of dataclasses: declared once, typed, and shown in sections.
+"""The declaration of commands: options are fields of dataclasses, declared once, typed, and shown in sections of the
+help.
 
-A command is a function whose parameters are annotated with such dataclasses. Each field of theirs is annotated with its
-type and with an `Option` or an `Argument`; its default is the option's default, and a field without one is required.
+A command is a function whose parameters are annotated with such dataclasses, called groups of options, or with
+dataclasses that bundle several groups. Each field of a group is annotated with its type and with an `Option` or an
+`Argument`; its default is the option's default, and a field without a default is required.
 """
 
 import types
@@ -17,17 +19,19 @@ from optimizer.commands.failures import as_click_error
 from optimizer.errors import InputError
 
 FIRST_SECTION = "What most runs need"
+"""The title of the section with the essential options of all groups, which the help shows first."""
 
 METAVARS = {int: "N", float: "NUMBER", str: "NAME", Path: "FILE"}
-"""What stands for a value of a type in the help, where the option does not say it better."""
+"""What stands for a value of each type in the help, where an option names nothing better."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is given on the command line.
+    """How a field is given on the command line by a flag.
 
-    flags: such as `-o`, `--output`; help: one or two sentences; type: click's, where the annotation does not say it
-    all; essential: shown in the first section of the help, whatever section the dataclass is for.
+    flags: such as `-o`, `--output`. help: one or two sentences. type: a type of click, where the annotated type does
+    not say which values are allowed. metavar: what stands for the value in the help. essential: whether the option is
+    shown in the first section of the help, whatever the section of its dataclass.
     """
 
     flags: tuple[str, ...]
@@ -39,23 +43,28 @@ class Option:
 
 @dataclass(frozen=True)
 class Argument:
-    """A field that is given without a flag; many: any number of values, also none unless the field has no default."""
+    """How a field is given on the command line without a flag.
+
+    metavar: what stands for the value in the help. many: whether any number of values may be given; none at all only
+    where the field has a default.
+    """
 
     metavar: str
     many: bool = False
 
 
 class OptionGroup(Protocol):
-    """A dataclass of options: the section of the help that its options are shown in."""
+    """The type of a dataclass of options. SECTION: the title of the section in which the help shows them."""
 
     SECTION: ClassVar[str]
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 class OptionsCommand(click.Command):
-    """A command that shows its options in sections and an example, and turns bad input into one line.
+    """A command that shows its options in sections and an example, and turns bad input into an error of one line.
 
-    takes_tables: whether a `--config` file may hold tables of search parameters.
+    sections: the options by the title of their section. example: a line to type. takes_tables: whether a `--config`
+    file may hold tables of search parameters.
     """
 
     def __init__(
@@ -65,14 +74,15 @@ class OptionsCommand(click.Command):
         self.sections, self.example, self.takes_tables = sections, example, takes_tables
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that names a field is told with the option that the field was given by."""
+        """Run the command. An InputError becomes a BadInput, which names the option by which the user gave the field at
+        fault."""
         try:
             return super().invoke(ctx)
         except InputError as error:
             raise as_click_error(error, self.params) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section after another, then the example."""
+        """Write the sections of options one after another, and then the example, into the help."""
         for title, options in self.sections.items():
             records = [record for option in options if (record := option.get_help_record(ctx)) is not None]
             if records:
@@ -83,18 +93,18 @@ class OptionsCommand(click.Command):
 
 
 def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
-    """Make a command of a function, with the options of the dataclasses that its parameters are annotated with."""
+    """A decorator that makes a command of a function, with the options of the dataclasses that its parameters are
+    annotated with. example: the line that the help shows at its end."""
 
     def decorate(function: Callable[..., None]) -> OptionsCommand:
         hints = get_type_hints(function)
-        groups: dict[str, type[OptionGroup]] = {
-            name: cast(type[OptionGroup], kind) for name, kind in hints.items() if is_dataclass(kind)
-        }
+        wanted = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+        groups = [group for kind in wanted.values() for group in _groups(kind)]
 
         def run(**values: Any) -> None:
-            function(**{name: _filled(group, values) for name, group in groups.items()})
+            function(**{name: _filled(kind, values) for name, kind in wanted.items()})
 
-        params, sections = _parameters(list(groups.values()))
+        params, sections = _parameters(groups)
         return OptionsCommand(
             name=function.__name__.replace("_", "-"),
             callback=run,
@@ -102,18 +112,31 @@ def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
             help=function.__doc__,
             sections=sections,
             example=example,
-            takes_tables=any(getattr(group, "PARAMETER_TABLES", False) for group in groups.values()),
+            takes_tables=any(getattr(group, "PARAMETER_TABLES", False) for group in groups),
         )
 
     return decorate
 
 
-def _filled(group: type[OptionGroup], values: dict[str, Any]) -> OptionGroup:
-    return group(**{field.name: values[field.name] for field in fields(group) if field.name in values})
+def _groups(kind: Any) -> list[type[OptionGroup]]:
+    """The groups of options that a dataclass consists of: itself, or the groups that it bundles, in their order."""
+    if hasattr(kind, "SECTION"):
+        return [cast(type[OptionGroup], kind)]
+    hints = get_type_hints(kind)
+    return [group for field in fields(kind) for group in _groups(hints[field.name])]
+
+
+def _filled(kind: Any, values: dict[str, Any]) -> Any:
+    """An instance of a group of options with its values, or of a bundle with its groups filled in the same way."""
+    if hasattr(kind, "SECTION"):
+        return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+    hints = get_type_hints(kind)
+    return kind(**{field.name: _filled(hints[field.name], values) for field in fields(kind)})
 
 
 def _parameters(groups: list[type[OptionGroup]]) -> tuple[list[click.Parameter], dict[str, list[click.Option]]]:
-    """All parameters of a command, and its options by section: what most runs need first, then in the given order."""
+    """All click parameters of a command, and its options by section: first what most runs need, then the sections in
+    the order of the groups. The option `--config` is among them."""
     params: list[click.Parameter] = []
     sections: dict[str, list[click.Option]] = {FIRST_SECTION: []}
     for group in groups:
@@ -129,6 +152,8 @@ def _parameters(groups: list[type[OptionGroup]]) -> tuple[list[click.Parameter],
 
 
 def _of_group(group: type[OptionGroup]) -> list[tuple[Field[Any], click.Parameter, bool]]:
+    """The fields of a group with the click parameter of each and whether it is essential. Fields that are annotated
+    with neither an `Option` nor an `Argument` are left out."""
     hints = get_type_hints(group, include_extras=True)
     found: list[tuple[Field[Any], click.Parameter, bool]] = []
     for field in fields(group):
@@ -143,6 +168,7 @@ def _of_group(group: type[OptionGroup]) -> list[tuple[Field[Any], click.Paramete
 
 
 def _argument(field: Field[Any], kind: Any, declared: Argument) -> click.Argument:
+    """The click argument of a field; kind is the field's type."""
     required, many = field.default is MISSING, -1 if declared.many else 1
     return click.Argument(
         [field.name], metavar=declared.metavar, nargs=many, required=required, type=_click_type(_single(kind))
@@ -150,6 +176,7 @@ def _argument(field: Field[Any], kind: Any, declared: Argument) -> click.Argumen
 
 
 def _option(field: Field[Any], kind: Any, declared: Option) -> click.Option:
+    """The click option of a field; kind is the field's type, and a bool becomes a flag without a value."""
     kind, required = _single(kind), field.default is MISSING
     default = None if required else field.default
     shown = default is not None and default != ""
@@ -167,13 +194,14 @@ def _option(field: Field[Any], kind: Any, declared: Option) -> click.Option:
 
 
 def _single(kind: Any) -> Any:
-    """The type of one value: `X` of `X | None` and of `tuple[X, ...]`."""
+    """The type of one value: `X` for `X | None` and for `tuple[X, ...]`."""
     if get_origin(kind) in (Union, types.UnionType):
         return next(each for each in get_args(kind) if each is not type(None))
     return get_args(kind)[0] if get_origin(kind) is tuple else kind
 
 
 def _click_type(kind: Any) -> Any:
+    """The type by which click reads a value of this type."""
     if get_origin(kind) is Literal:
         return click.Choice(get_args(kind))
     return click.Path(path_type=Path) if kind is Path else kind

@@ -1,4 +1,4 @@
-"""`experiment`: each step of optimisation on its own."""
+"""The command `experiment`, which shows what each step of optimisation wins on its own."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from optimizer.commands.output import progress, say, show, show_json
 
 @dataclass(frozen=True)
 class StepsOptions:
-    """Which layers, for how long, and where the rows go."""
+    """The options that say which layers are run, for how long, and where the rows of results go."""
 
     SECTION: ClassVar[str] = "What to run"
     layer: Annotated[

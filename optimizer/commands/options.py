@@ -1,6 +1,7 @@
-"""The options that several commands share, in one dataclass for each section of the help.
+"""The options that several commands share, with one dataclass for each section of the help.
 
-Methods turn what was given into the program's own types; they import what they need, so that help is quick.
+Methods turn the given options into the program's own types. They import these types where they run, so that help is
+shown quickly.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 POSITIVE = click.IntRange(min=1)
 NOT_NEGATIVE = click.IntRange(min=0)
+SEED = click.IntRange(0, 2**64 - 1)  # the range of seeds that a random stream takes as a part of its key
 
 UnitName = Literal["tokens", "tiles"]
 MoeOp = Literal["optimized", "functional"]
@@ -27,12 +29,12 @@ DispatchModel = Literal["link", "table", "node"]
 
 
 class SharedReplicas(click.ParamType[int | str]):
-    """A number of replicas, or the word auto."""
+    """The type of an option that takes a number of replicas or the word auto."""
 
     name = "N|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """The number as an integer, or the word as it is."""
+        """The number as an integer, or the word auto as it is. Ends the command with an error for any other value."""
         if str(value) == "auto":
             return "auto"
         if not str(value).isdecimal():
@@ -42,7 +44,7 @@ class SharedReplicas(click.ParamType[int | str]):
 
 @dataclass(frozen=True)
 class TraceOptions:
-    """Which recorded routing is read, and how."""
+    """The options that say which recorded routing is read, and how."""
 
     SECTION: ClassVar[str] = "Traces"
     traces: Annotated[tuple[str, ...], Argument("[TRACES]...", many=True)] = ()
@@ -83,7 +85,7 @@ class TraceOptions:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How batches are made of requests, and where layers that were read are kept."""
+    """The options that say how batches are made of requests, and where layers that were read are kept."""
 
     SECTION: ClassVar[str] = "Traces"
     row_users: Annotated[
@@ -110,7 +112,7 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What is known of the model beside what the traces show."""
+    """The options that say what is known of the model beside what the traces show."""
 
     SECTION: ClassVar[str] = "Model"
     model: Annotated[
@@ -129,7 +131,7 @@ class ModelOptions:
     ] = None
 
     def choice(self) -> "ModelChoice":
-        """What was said of the model."""
+        """What the user said of the model; what the user left open is inferred from the traces later."""
         from optimizer.traces.infer import ModelChoice
 
         return ModelChoice(self.model, self.routed_experts, self.shared_experts, self.top_k)
@@ -137,7 +139,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class HardwareOptions:
-    """The devices, and how they form a mesh."""
+    """The options that say which devices there are, and how they form a mesh."""
 
     SECTION: ClassVar[str] = "Hardware"
     hardware: Annotated[str, Option(("--hardware",), "A hardware preset, or a TOML file like one.", essential=True)] = (
@@ -153,7 +155,8 @@ class HardwareOptions:
     ] = None
 
     def to_hardware(self, cost: "CostOptions | None" = None) -> "Hardware":
-        """The hardware that was asked for; without cost options with the packed MoE op and its own dispatch model."""
+        """The hardware that was asked for. Without cost options it has the MoE op that packs tokens per expert, and the
+        hardware's own dispatch model. Raises InputError for an unknown preset or a mesh that is none."""
         from optimizer.domain.hardware import Hardware
 
         how = cost or CostOptions()
@@ -162,20 +165,18 @@ class HardwareOptions:
 
 @dataclass(frozen=True)
 class SeedOptions:
-    """The seed of all random numbers."""
+    """The option that gives the seed of all random numbers."""
 
     SECTION: ClassVar[str] = "Search"
     seed: Annotated[
         int,
-        Option(
-            ("--seed",), "Seed of the built-in trace, the split of requests, the batches and the search.", NOT_NEGATIVE
-        ),
+        Option(("--seed",), "Seed of the built-in trace, the split of requests, the batches and the search.", SEED),
     ] = 0
 
 
 @dataclass(frozen=True)
 class CostOptions:
-    """What the cost model counts, and by which models."""
+    """The options that say what the cost model counts, and by which models it times dispatch and compute."""
 
     SECTION: ClassVar[str] = "Hardware"
     unit: Annotated[
@@ -200,7 +201,7 @@ class CostOptions:
 
 @dataclass(frozen=True)
 class ReplicaOptions:
-    """How many replicas a plan may have."""
+    """The options that say how many replicas a plan may have."""
 
     SECTION: ClassVar[str] = "Replicas and limits"
     shared_replicas: Annotated[
@@ -224,7 +225,8 @@ class ReplicaOptions:
     ] = None
 
     def constraints(self, row_traffic: float | None = None) -> "Constraints":
-        """The limits that a plan must keep to."""
+        """The limits that a plan must keep to. row_traffic: the most pairs that may come to a mesh row from others in a
+        batch, None for any number."""
         from optimizer.domain.problem import Constraints
 
         return Constraints(self.shared_replicas, self.extra_replicas, row_traffic)
@@ -232,14 +234,35 @@ class ReplicaOptions:
 
 @dataclass(frozen=True)
 class JsonOptions:
-    """How figures are printed."""
+    """The option that says how figures are printed."""
 
     SECTION: ClassVar[str] = "Output"
     as_json: Annotated[bool, Option(("--json",), "Print JSON instead of tables.", essential=True)] = False
 
 
+@dataclass(frozen=True)
+class LayerInput:
+    """A bundle of all options that say on what a layer is planned or bounded: traces, model, hardware, and the seed."""
+
+    traces: TraceOptions
+    batches: BatchOptions
+    model: ModelOptions
+    hardware: HardwareOptions
+    cost: CostOptions
+    seed: SeedOptions
+
+    def trace_input(self) -> "TraceInput":
+        """The traces of one data set as the program's own type. Raises BadInput as the function `trace_input` does."""
+        return trace_input(self.traces, self.batches, self.seed.seed)
+
+    def to_hardware(self) -> "Hardware":
+        """The hardware with the MoE op and the dispatch model that were asked for."""
+        return self.hardware.to_hardware(self.cost)
+
+
 def trace_input(traces: TraceOptions, batches: BatchOptions | None = None, seed: int | None = None) -> "TraceInput":
-    """What was named, for one data set. Raises BadInput where two ways of naming exclude each other."""
+    """The traces that the options name, for one data set, as the program's own type. Raises BadInput where both TRACES
+    and a batch file are named, and where several phases are named."""
     from optimizer.commands.arguments import format_named, row_users
     from optimizer.traces.datasets import phases_of
     from optimizer.traces.source import TraceInput

@@ -1,4 +1,4 @@
-"""What a command writes: tables and sentences on standard output, notes and progress on standard error."""
+"""What a command writes: tables and sentences go to standard output, notes and progress to standard error."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def show(parts: "Sequence[Part]") -> None:
-    """Print the parts of a report; tables keep their full width where standard output is no terminal."""
+    """Print the parts of a report. Where standard output is no terminal, tables have a fixed width that holds all
+    columns."""
     from rich.console import Console
 
     from optimizer.report.rendering import WIDTH, print_parts
@@ -22,7 +23,7 @@ def show(parts: "Sequence[Part]") -> None:
 
 
 def show_json(figures: Any) -> None:
-    """Print figures as JSON."""
+    """Print figures as JSON on standard output."""
     click.echo(json.dumps(figures, indent=1))
 
 
@@ -34,7 +35,8 @@ def say(sentences: Iterable[str]) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float], None]]:
-    """Yield a function that shows a stage and its share done on standard error, if that is a terminal."""
+    """Yield a function that takes a stage and the share of it that is done, 0 to 1, and shows both on standard error.
+    Where standard error is no terminal, nothing is shown."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -1,4 +1,4 @@
-"""The options of `simulate` and `sweep`: which plan is run, and under what conditions."""
+"""The options that `simulate` and `sweep` share: which plan is run, and under what conditions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanArgument:
-    """The plan file."""
+    """The argument that names the plan file."""
 
     SECTION: ClassVar[str] = "Plan"
     plan: Annotated[Path, Argument("PLAN")]
@@ -23,7 +23,7 @@ class PlanArgument:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Under what conditions a plan is run."""
+    """The options that say under what conditions a plan is run."""
 
     SECTION: ClassVar[str] = "Conditions"
     batch_count: Annotated[
@@ -50,7 +50,8 @@ class RunOptions:
     dead: Annotated[str | None, Option(("--dead",), "Devices whose replicas are gone.", metavar="DEVICE,...")] = None
 
     def conditions(self, plan: "Plan", cost: CostOptions) -> "Conditions":
-        """What a plan is run under, but for its policy and capacity."""
+        """The conditions that a plan runs under, with the defaults for routing policy and capacity. Raises InputError
+        for devices that are not written as the options ask."""
         from optimizer.commands.arguments import dead_devices, slow_devices
         from optimizer.simulation.conditions import Conditions
 
@@ -64,7 +65,7 @@ class RunOptions:
 
 
 def hardware_of(plan: "Plan", cost: CostOptions) -> "Hardware":
-    """The plan's own hardware, with the MoE op and dispatch model that were asked for."""
+    """The hardware that a plan names, with the plan's mesh and the MoE op and dispatch model that were asked for."""
     from optimizer.domain.hardware import Hardware
 
     return Hardware.of(plan.hardware, plan.mesh, None, cost.moe_op, cost.dispatch_model)

@@ -1,4 +1,4 @@
-"""The options of a search, and the tables of its parameters in a `--config` file, as `SolveOptions`."""
+"""The options of a search, and the tables of search parameters in a `--config` file, as `SolveOptions`."""
 
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How long and by which search a layer is planned, and for which routing policies."""
+    """The options that say how long and by which search a layer is planned, and for which routing policies."""
 
     SECTION: ClassVar[str] = "Search"
     PARAMETER_TABLES: ClassVar[bool] = True
@@ -70,9 +70,10 @@ class SearchOptions:
 
 def solve_options(search: SearchOptions, seed: SeedOptions, cost: CostOptions, constraints: "Constraints",
                   max_rerouted: float | None = None) -> "SolveOptions":  # fmt: skip
-    """What was asked of planning, with the search parameters of a `--config` file.
+    """What was asked of planning, with the search parameters of a `--config` file. Raises BadInput and InputError for
+    values that cannot be used.
 
-    The time limit counts from the start of the command, so imports and reading options have used some of it.
+    The time limit is as the user gave it: what has passed of it since the command started is not subtracted yet.
     """
     from optimizer.commands.arguments import routings_named
     from optimizer.planning.options import SolveOptions
@@ -92,7 +93,8 @@ def solve_options(search: SearchOptions, seed: SeedOptions, cost: CostOptions, c
 
 
 def parameter_tables() -> dict[str, Any]:
-    """The dataclasses of search parameters by the name of their table, with their defaults."""
+    """The dataclasses of search parameters by the names of their tables in a `--config` file, with their default
+    values."""
     from optimizer.planning.options import SEARCH_PARAMETERS, SolveOptions
 
     usual = SolveOptions()
@@ -100,7 +102,8 @@ def parameter_tables() -> dict[str, Any]:
 
 
 def _parameters() -> dict[str, Any]:
-    """The checked search parameters of the tables in the `--config` file; those that it lacks keep their defaults."""
+    """The checked search parameters of the tables in the `--config` file; tables that the file lacks are left out and
+    keep their defaults. Raises BadInput for an unknown table."""
     given: dict[str, dict[str, Any]] = click.get_current_context().meta.get(TABLES, {})
     if not given:
         return {}
@@ -112,7 +115,8 @@ def _parameters() -> dict[str, Any]:
 
 
 def _checked(name: str, usual: Any, table: dict[str, Any]) -> Any:
-    """The parameters of one table, whose keys must be fields and whose values must have the fields' types."""
+    """The parameters of one table as a dataclass like `usual`, which gives the values that the table lacks. Raises
+    BadInput for a key that is no field and for a value of another type than its field."""
     from pydantic import TypeAdapter, ValidationError
 
     kind, allowed = type(usual), [field.name for field in fields(usual)]

@@ -1,4 +1,4 @@
-"""`simulate`: run a plan through the simulator."""
+"""The command `simulate`, which runs a plan through the simulator."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
@@ -14,7 +14,7 @@ from optimizer.commands.run_options import PlanArgument, RunOptions, hardware_of
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """Under which policies and capacity the plan is judged."""
+    """The options that say under which routing policies and with which capacity the plan is judged."""
 
     SECTION: ClassVar[str] = "Routing"
     routing: Annotated[

@@ -1,4 +1,4 @@
-"""`slots`: how many extra replicas layers need."""
+"""The command `slots`, which prints how many extra replicas layers need."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -6,19 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    BatchOptions,
-    CostOptions,
-    HardwareOptions,
-    JsonOptions,
-    ModelOptions,
-    ReplicaOptions,
-    SeedOptions,
-    TraceOptions,
-    trace_input,
-)
+from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, JsonOptions, LayerInput, ReplicaOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.errors import InputError
 
@@ -26,13 +14,11 @@ if TYPE_CHECKING:
     from optimizer.domain.hardware import Hardware
     from optimizer.planning.options import Progress, SolveOptions
     from optimizer.planning.replica_curves import ReplicaCurve
-    from optimizer.traces.infer import ModelChoice
-    from optimizer.traces.source import TraceInput
 
 
 @dataclass(frozen=True)
 class SlotsOptions:
-    """Which layers, under which policy, and which budget is shared out."""
+    """The options that say which layers are planned, under which policy, and which budget of replicas is shared out."""
 
     SECTION: ClassVar[str] = "What to plan"
     layer: Annotated[
@@ -61,17 +47,7 @@ class SlotsOptions:
 
 
 @command(example="moeplan slots traces/ --layer all")
-def slots(
-    target: SlotsOptions,
-    traces: TraceOptions,
-    batches: BatchOptions,
-    model: ModelOptions,
-    hardware: HardwareOptions,
-    cost: CostOptions,
-    replicas: ReplicaOptions,
-    seed: SeedOptions,
-    figures: JsonOptions,
-) -> None:
+def slots(target: SlotsOptions, given: LayerInput, replicas: ReplicaOptions, figures: JsonOptions) -> None:
     """Print what extra replicas win: imbalance, tiles and latency against their number, which answers how many
     redundant experts a layer needs; and for servers whose layers may differ, who should get how many of a budget.
 
@@ -86,33 +62,27 @@ def slots(
 
     if target.csv is not None:
         check_writable(target.csv, "csv")
-    options = SolveOptions(
-        seed=seed.seed, routings=(target.routing,), unit=cost.unit, constraints=replicas.constraints()
-    )
-    given, machine = trace_input(traces, batches, seed.seed), hardware.to_hardware(cost)
+    seed, unit = given.seed.seed, given.cost.unit
+    options = SolveOptions(seed=seed, routings=(target.routing,), unit=unit, constraints=replicas.constraints())
+    machine = given.to_hardware()
     with progress() as tell:
-        curves, notes = _curves(target, given, model.choice(), machine, options, tell)
+        curves, notes = _curves(target, given, machine, options, tell)
     shares = None if target.slot_budget is None else share_slots(curves, target.slot_budget)
     if target.csv is not None:
         write_whole(target.csv, report.as_csv(curves, shares))
         notes.append(f"written: {target.csv}")
     say(notes)
-    unit = machine.cost.unit
     if figures.as_json:
-        show_json(report.as_json(curves, shares, target.routing, unit))
+        show_json(report.as_json(curves, shares, target.routing, machine.cost.unit))
         return
-    show(report.parts(curves, shares, target.routing, unit))
+    show(report.parts(curves, shares, target.routing, machine.cost.unit))
 
 
 def _curves(
-    target: SlotsOptions,
-    given: "TraceInput",
-    choice: "ModelChoice",
-    machine: "Hardware",
-    options: "SolveOptions",
-    tell: "Progress",
+    target: SlotsOptions, given: LayerInput, machine: "Hardware", options: "SolveOptions", tell: "Progress"
 ) -> "tuple[list[ReplicaCurve], list[str]]":
-    """The curves of all layers in order, and what the user should read."""
+    """The curves of all layers in the order of the layers, and notes that the user should read. Raises InputError for
+    counts, which hold no tokens to make batches of."""
     from optimizer.commands.arguments import layer_ids
     from optimizer.planning.many_layers.curves import curves_of
     from optimizer.planning.many_layers.reading import LayerReader
@@ -120,9 +90,10 @@ def _curves(
     from optimizer.planning.many_layers.workers import Workers
     from optimizer.traces.source import open_counts
 
-    if open_counts(given, choice) is not None:
+    traces, choice = given.trace_input(), given.model.choice()
+    if open_counts(traces, choice) is not None:
         raise InputError("slots needs token traces: with counts alone there are no batches to be balanced")
-    reader = LayerReader.of(given, choice, machine.mesh, layer_ids(target.layer), partial(tell, "reading traces"))
+    reader = LayerReader.of(traces, choice, machine.mesh, layer_ids(target.layer), partial(tell, "reading traces"))
     wanted = [] if target.slot_budget is None else [target.slot_budget // len(reader.layers)]
     settings = Settings(reader.model, machine.mesh, machine.cost, options)
     with Workers(target.jobs).ready() as crew:

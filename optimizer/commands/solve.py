@@ -1,36 +1,21 @@
-"""`solve`: plan one layer, or many."""
+"""The command `solve`, which plans one layer or several."""
 
 import click
 
 from optimizer.commands.declare import command
-from optimizer.commands.options import (
-    BatchOptions,
-    CostOptions,
-    HardwareOptions,
-    JsonOptions,
-    ModelOptions,
-    ReplicaOptions,
-    SeedOptions,
-    TraceOptions,
-)
+from optimizer.commands.options import JsonOptions, LayerInput
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.search_options import SearchOptions, solve_options
-from optimizer.commands.solve_options import DatasetOptions, LimitOptions, ManyLayerOptions, PlanOutput, TargetOptions
+from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, PlanLimits, PlanOutput, TargetOptions
 from optimizer.commands.solve_request import SolveRequest
 
 
 @command(example="moeplan solve traces/ --layer 12 --time-limit 60 -o plan.json")
 def solve(
     target: TargetOptions,
-    traces: TraceOptions,
-    batches: BatchOptions,
-    model: ModelOptions,
-    hardware: HardwareOptions,
-    cost: CostOptions,
-    replicas: ReplicaOptions,
-    limits: LimitOptions,
+    given: LayerInput,
+    limits: PlanLimits,
     search: SearchOptions,
-    seed: SeedOptions,
     many: ManyLayerOptions,
     datasets: DatasetOptions,
     output: PlanOutput,
@@ -54,9 +39,9 @@ def solve(
     check_writable(output.output, "output")
     if datasets.matrix is not None:
         check_writable(datasets.matrix, "matrix")
-    constraints = replicas.constraints(limits.max_row_traffic)
-    options = solve_options(search, seed, cost, constraints, limits.max_rerouted)
-    request = SolveRequest(target, traces, batches, model, hardware.to_hardware(cost), options, many, datasets)
+    constraints = limits.replicas.constraints(limits.more.max_row_traffic)
+    options = solve_options(search, given.seed, given.cost, constraints, limits.more.max_rerouted)
+    request = SolveRequest(target, given, options, many, datasets)
     files = request.own_files(output.output)
     with progress() as tell:
         found = request.planned(tell)

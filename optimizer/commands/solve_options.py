@@ -1,4 +1,4 @@
-"""The options of `solve` alone, in one dataclass for each section of its help."""
+"""The options that only `solve` has, with one dataclass for each section of its help."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 import click
 
 from optimizer.commands.declare import Option
-from optimizer.commands.options import NOT_NEGATIVE
+from optimizer.commands.options import NOT_NEGATIVE, ReplicaOptions
 
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """Which layers are planned, and from what."""
+    """The options that say which layers are planned, and from what."""
 
     SECTION: ClassVar[str] = "What to plan"
     layer: Annotated[str, Option(("--layer",), "Model layers to plan.", metavar="N|N-N|N,N|all", essential=True)]
@@ -44,7 +44,7 @@ class TargetOptions:
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """What else a plan must keep to."""
+    """The options that limit a plan besides the number of its replicas."""
 
     SECTION: ClassVar[str] = "Replicas and limits"
     max_row_traffic: Annotated[
@@ -70,8 +70,16 @@ class LimitOptions:
 
 
 @dataclass(frozen=True)
+class PlanLimits:
+    """A bundle of all options that limit a plan."""
+
+    replicas: ReplicaOptions
+    more: LimitOptions
+
+
+@dataclass(frozen=True)
 class DatasetOptions:
-    """How a plan for several data sets is chosen and shown."""
+    """The options that say how a plan for several data sets is chosen and shown."""
 
     SECTION: ClassVar[str] = "Several data sets (TRACES as NAME=PATH, or --phase decode,prefill)"
     robust: Annotated[
@@ -96,7 +104,7 @@ class DatasetOptions:
 
 @dataclass(frozen=True)
 class ManyLayerOptions:
-    """How a run of many layers is shared out and kept."""
+    """The options that say how a run of many layers is shared out over machines and kept on disk."""
 
     SECTION: ClassVar[str] = "Many layers"
     slot_budget: Annotated[
@@ -137,7 +145,7 @@ class ManyLayerOptions:
 
 @dataclass(frozen=True)
 class PlanOutput:
-    """Where the plan goes."""
+    """The option that says where the plan is written."""
 
     SECTION: ClassVar[str] = "Output"
     output: Annotated[Path, Option(("-o", "--output"), "Where the plan is written.", essential=True)] = Path(

@@ -1,18 +1,17 @@
-"""What `solve` was asked for, checked, and handed to the function of the API that plans it."""
+"""The request of `solve`: its options are checked here, and handed to the function of the API that plans."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizer.commands.failures import BadInput
-from optimizer.commands.options import BatchOptions, ModelOptions, TraceOptions, trace_input
+from optimizer.commands.options import LayerInput, trace_input
 from optimizer.commands.session import session
 from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, TargetOptions
 
 if TYPE_CHECKING:
     from optimizer.api.models import ModelRun
     from optimizer.api.results import PlannedLayer, PlannedModel
-    from optimizer.domain.hardware import Hardware
     from optimizer.planning.many_layers.robust import RobustPlan
     from optimizer.planning.options import Progress, SolveOptions
     from optimizer.planning.plan_file import Plan
@@ -23,59 +22,57 @@ if TYPE_CHECKING:
 FOR_ONE_LAYER = ("max_rerouted", "synthesise")
 FOR_ONE_DATASET = ("max_rerouted", "synthesise", "fast", "batches")
 FOR_DATASETS = ("separate", "matrix", "weights")
-"""Options that a run of many layers or of several data sets refuses, and those that only several data sets take."""
+"""The options that only a run of one layer takes, those that only a run on one data set takes, and those that only a
+run on several data sets takes."""
 
 
 @dataclass(frozen=True)
 class SolveRequest:
-    """The options of `solve` as the program's own types, where they have such."""
+    """The options of `solve`, those of the search as the program's own type."""
 
     target: TargetOptions
-    traces: TraceOptions
-    batches: BatchOptions
-    model: ModelOptions
-    hardware: "Hardware"
+    given: LayerInput
     options: "SolveOptions"
     many: ManyLayerOptions
     datasets: DatasetOptions
 
     @property
     def layers(self) -> list[int] | None:
-        """Layer ids, None for all."""
+        """The layer ids that are to be planned, or None for all layers of the traces."""
         from optimizer.commands.arguments import layer_ids
 
         return layer_ids(self.target.layer)
 
     @property
     def paths(self) -> dict[str, tuple[str, ...]] | None:
-        """The paths of each data set by its name; None where TRACES are plain paths."""
+        """The paths of each data set by its name, or None where TRACES are plain paths without names."""
         from optimizer.traces.datasets import datasets_of
 
-        return datasets_of(self.traces.traces)
+        return datasets_of(self.given.traces.traces)
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The phases that batches are made of."""
+        """The phases that batches are made of; where there are several, each is a data set of its own."""
         from optimizer.traces.datasets import phases_of
 
-        return phases_of(self.batches.phase)
+        return phases_of(self.given.batches.phase)
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one data set."""
+        """Whether the plan is for more than one data set, or for data sets that have names."""
         return self.paths is not None or len(self.phases) > 1
 
     @property
     def one_layer(self) -> bool:
-        """Whether a single layer is planned in this process, without a work folder or a cluster."""
+        """Whether a single layer of one data set is planned in full, in this process, without a work folder or a
+        cluster."""
         spread = self.many.work, self.many.cluster, self.target.fast
         return not self.several and self.layers is not None and len(self.layers) == 1 and not any(spread)
 
     def check(self) -> None:
-        """Refuse options that do not go together. Raises BadInput that names the option and what to do."""
-        given = {
-            name: value for part in (self.target, self.traces, self.datasets) for name, value in vars(part).items()
-        }
+        """Check that the options go together. Raises BadInput, which names the option and what to do, where they do
+        not."""
+        given = vars(self.target) | vars(self.given.traces) | vars(self.datasets)
         given["max_rerouted"] = self.options.max_rerouted
         if self.many.resume and self.many.work is None:
             raise BadInput("--resume goes on with a run that kept its layers; name their folder with --work")
@@ -90,21 +87,24 @@ class SolveRequest:
             raise BadInput("--slot-budget is shared out over layers; of one layer limit them with --replicas")
 
     def planned(self, tell: "Progress") -> "Planned":
-        """The plan, within what is left of the time limit, which counts from the start of the command."""
+        """Check the options and plan, within what is left of the time limit, which counts from the start of the
+        command. Raises BadInput and InputError for options and traces that cannot be used."""
         from optimizer.api.models import plan_model
         from optimizer.api.planning import plan_layer
 
         self.check()
-        choice, cancel, layers = self.model.choice(), session().cancel, self.layers
+        choice, cancel, layers = self.given.model.choice(), session().cancel, self.layers
+        machine = self.given.to_hardware()
         options = replace(self.options, time_limit=session().left(self.options.time_limit))
         if self.one_layer and layers is not None:
             traces = replace(self._input(), synthesise=self.target.synthesise)
-            return plan_layer(traces, layers[0], choice, self.hardware, options, self._start(), tell, cancel)
+            return plan_layer(traces, layers[0], choice, machine, options, self._start(), tell, cancel)
         traces_by_name: Any = self._inputs() if self.paths is not None else self._input()
-        return plan_model(traces_by_name, layers, choice, self.hardware, options, self._run(), tell, cancel)
+        return plan_model(traces_by_name, layers, choice, machine, options, self._run(), tell, cancel)
 
     def own_files(self, output: Path) -> dict[str, Path]:
-        """Where each data set's own plan is written, by the name of the data set: plan.json's as plan.NAME.json."""
+        """The file that each data set's own plan is written to, by the name of the data set: for an output plan.json it
+        is plan.NAME.json. Empty unless separate plans were asked for."""
         from optimizer.files import file_names
         from optimizer.traces.datasets import ALL, dataset_names
 
@@ -115,24 +115,27 @@ class SolveRequest:
         return {name: output.with_name(f"{output.stem}.{part}{output.suffix}") for name, part in names.items()}
 
     def own_plans(self, found: "Planned", files: dict[str, Path]) -> "list[tuple[Path, Plan]]":
-        """Each data set's own plan with the file that it is written to."""
+        """Each data set's own plan with the file that it is written to; files: what `own_files` gives."""
         return [(path, _for_datasets(found).own[name]) for name, path in files.items()]
 
     def page(self, found: "Planned") -> str:
-        """Every plan on every data set, as a page for a browser."""
+        """The page for a browser that shows every plan on every data set."""
         from optimizer.report.robustness import robustness_page
 
         return robustness_page(_for_datasets(found).robustness)
 
     def _input(self) -> "TraceInput":
-        phase = self.phases[0] if self.batches.phase is not None else None
-        return trace_input(self.traces, replace(self.batches, phase=phase), self.options.seed)
+        """The traces as one data set with the first of the phases, if phases were named."""
+        phase = self.phases[0] if self.given.batches.phase is not None else None
+        return trace_input(self.given.traces, replace(self.given.batches, phase=phase), self.options.seed)
 
     def _inputs(self) -> "dict[str, TraceInput]":
+        """The traces of each data set by its name."""
         whole = self._input()
         return {name: replace(whole, traces=paths) for name, paths in (self.paths or {}).items()}
 
     def _run(self) -> "ModelRun":
+        """How the run of many layers is made, as the API takes it."""
         from formulations.choice.robust_choice import Criterion
         from optimizer.api.models import ModelRun
         from optimizer.traces.datasets import weights_of
@@ -146,23 +149,26 @@ class SolveRequest:
             cluster=self.many.cluster,
             criterion=Criterion(self.datasets.robust),
             weights=weights_of(self.datasets.weights),
-            phases=None if self.batches.phase is None else self.phases,
+            phases=None if self.given.batches.phase is None else self.phases,
         )
 
     def _start(self) -> "Plan | None":
+        """The plan to start from, read from its file; None where none was named."""
         from optimizer.planning.plan_file import read_plan
 
         return None if self.target.start is None else read_plan(self.target.start)
 
 
 def _for_datasets(found: "Planned") -> "RobustPlan":
-    """The plans of several data sets; options that need them are refused where there are not several."""
+    """The plans of several data sets. There always are some here, as `SolveRequest.check` refuses the options that need
+    them where there is one data set."""
     datasets = getattr(found, "datasets", None)
     assert datasets is not None
     return datasets  # type: ignore[no-any-return]
 
 
 def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+    """Raise BadInput for the first of the named options that was given a value; why: the rest of its sentence."""
     for name in names:
         if given.get(name):
             raise BadInput(f"--{name.replace('_', '-')} {why}")

@@ -1,4 +1,4 @@
-"""`stats`: look at traces."""
+"""The command `stats`, which prints what traces say."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from optimizer.commands.output import progress, say, show, show_json
 
 @dataclass(frozen=True)
 class StatsOptions:
-    """Which layers are looked at, and where all figures go."""
+    """The options that say which layers are looked at, and where all figures are written."""
 
     SECTION: ClassVar[str] = "What to look at"
     layer: Annotated[

@@ -1,4 +1,4 @@
-"""`sweep`: what a capacity of replicas would win, by how much rerouting."""
+"""The command `sweep`, which shows how much latency a capacity of replicas wins, and how many pairs it reroutes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from optimizer.commands.run_options import PlanArgument, RunOptions, hardware_of
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Which capacities are tried, under which policy, and where the curve is drawn."""
+    """The options that say which capacities are tried, under which routing policy, and where the curve is drawn."""
 
     SECTION: ClassVar[str] = "Routing"
     routing: Annotated[

@@ -1,4 +1,4 @@
-"""`convert` and `synth`: make traces."""
+"""The commands `convert` and `synth`, which make traces."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar
 import click
 
 from optimizer.commands.declare import Argument, Option, command
-from optimizer.commands.options import NOT_NEGATIVE, POSITIVE
+from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, SEED
 from optimizer.commands.output import progress, say
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What is converted, and how it is read."""
+    """The options that say what is converted, and how it is read."""
 
     SECTION: ClassVar[str] = "Reading"
     sources: Annotated[tuple[str, ...], Argument("SRC...", many=True)]
@@ -49,7 +49,7 @@ def convert(what: ConvertOptions) -> None:
 
 @dataclass(frozen=True)
 class SynthOptions:
-    """Which requests are generated."""
+    """The options that say which requests are generated."""
 
     SECTION: ClassVar[str] = "What to generate"
     out: Annotated[Path, Argument("OUT")]
@@ -81,7 +81,7 @@ class SynthOptions:
     model: Annotated[str | None, Option(("--model",), "A model preset; deepseek-v3 by default.", essential=True)] = None
     routed_experts: Annotated[int | None, Option(("--routed-experts",), "By default the model's.")] = None
     top_k: Annotated[int | None, Option(("--top-k",), "By default the model's.")] = None
-    seed: Annotated[int, Option(("--seed",), "Seed of everything generated.", NOT_NEGATIVE)] = 0
+    seed: Annotated[int, Option(("--seed",), "Seed of everything generated.", SEED)] = 0
 
 
 @command(example="moeplan synth traces/ --requests 512 --layers 3-60")

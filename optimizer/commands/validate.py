@@ -1,4 +1,4 @@
-"""`validate`: check a plan."""
+"""The command `validate`, which checks a plan."""
 
 import click
 

@@ -155,7 +155,7 @@ def by_mean(bound: Bound) -> float:
 def _check_fit(experts: int, mesh: Mesh) -> None:
     if experts > mesh.slots:
         said = f"{experts} experts do not fit in {mesh.slots} slots; take more slots per device, or a larger mesh"
-        raise InputError(said, field="slots")
+        raise InputError(said, field="slots_per_device")
 
 
 def _of(name: str, unit: str, says: str, values: Floats | Ints, given: bool = False) -> Bound:

@@ -16,7 +16,7 @@ from optimizer.simulation.report import SimulationReport
 from optimizer.traces.datasets import MIX, ROBUST, mix_without
 
 FIGURES = ("mean", "p50", "p99")
-"""Of latency over test batches, in microseconds."""
+"""The figures by which plans are compared: of latency over test batches, in microseconds."""
 
 
 def latency_figures(report: SimulationReport) -> Floats:

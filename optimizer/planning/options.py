@@ -100,7 +100,7 @@ class SolveOptions:
 
     def __post_init__(self) -> None:
         _require(self.time_limit > 0, "time_limit", f"a time limit is more than 0 seconds, not {self.time_limit}")
-        _require(self.seed >= 0, "seed", f"a seed is not negative, but this one is {self.seed}")
+        _require(0 <= self.seed < 1 << 64, "seed", f"a seed lies in 0..2^64-1, not at {self.seed}")
         _require(self.iterations is None or self.iterations >= 0, "iterations", "iterations are not negative")
         _require(self.jobs >= 1, "jobs", f"at least one job runs at once, not {self.jobs}")
         searches, units = get_args(SearchName), get_args(Unit)

@@ -9,14 +9,18 @@ from optimizer.errors import InputError
 class PortfolioShares:
     """Shares between 0 and 1 of the time, or of the iterations where these are limited, and two limits in seconds.
 
-    even: of the time of all searches, what the search for even routing gets where another search runs as well.
-    latency: of the time for routing that follows the load, what the search that looks at links as well gets; the rest
-        anneals for balance, from which a short search gains too.
-    early: of the latency search's own time, after which it must have found something better; hot at first, it loses.
-    formulation: of the time left after the seeds, what the formulation gets, `formulation_seconds` at most.
-    finish: of the time limit, what is kept for writing, besides what bounding and judging were measured to take.
-    partition_from: seconds of time limit from which the partition seed runs; it takes about one second, which a shorter
-        search spends better.
+    even: of the time of all searches, what the search for even routing gets where another search runs as well. .3, a
+        compromise: no measurement of it is recorded.
+    latency: of the time for routing that follows the load, what the search that looks at links as well gets, where all
+        tiles are won already; the rest anneals for balance. .9, raised from .6 when that search was kept to such cases.
+    early: of the latency search's own time, after which it must have found something better or is given up. .5, raised
+        from .2: the search is hot at first and loses before it gains.
+    formulation: of the time left after the seeds, what the formulation gets, `formulation_seconds` at most. .1 and 5 s,
+        a compromise: no measurement of it is recorded.
+    finish: of the time limit, what is kept for writing, besides what bounding and judging were measured to take. .02,
+        for a slow disk; not measured.
+    partition_from: seconds of time limit from which the partition seed runs. 20, as it takes about one second, which a
+        shorter search spends better.
 
     Raises InputError for a share outside 0..1 and for negative seconds.
     """

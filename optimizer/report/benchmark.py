@@ -1,4 +1,5 @@
-"""What `benchmark` prints: how far from the bound each method ends, by family and size."""
+"""The tables of `benchmark`: how far from the bound each placement method ends, by family of questions and mesh
+size."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,11 @@ from optimizer.report.tables import Part, make_table
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one method on all instances of a family and a size. Gaps are relative to the bound, None without any."""
+    """The figures of one method on all instances of one family and mesh size.
+
+    mean_gap and worst_gap are relative to the bound (0.01 is one per cent above it) and None where no run has a bound.
+    optimal is the share of runs whose value meets the bound, mean_seconds the mean time of a run.
+    """
 
     family: str
     size: str
@@ -29,7 +34,7 @@ class Figures:
 
     @classmethod
     def of(cls, family: str, size: str, method: str, rows: Sequence[LadderRow]) -> "Figures":
-        """Drawn from the runs; optimal is the share of values that meet the bound."""
+        """The figures drawn from the rows of this family, size and method, of which there must be at least one."""
         gaps = [row.gap for row in rows if row.gap is not None]
         solved = [row.status is SolveStatus.OPTIMAL for row in rows]
         seconds = fmean(row.seconds for row in rows)
@@ -38,7 +43,7 @@ class Figures:
 
 
 def figures(rows: Sequence[LadderRow]) -> list[Figures]:
-    """One for each family, size and method, in the order in which they come first."""
+    """The figures of each family, size and method, in the order in which these first appear in the rows."""
     groups: dict[tuple[str, str, str], list[LadderRow]] = {}
     for row in rows:
         groups.setdefault((row.family, row.size, row.method), []).append(row)
@@ -46,13 +51,13 @@ def figures(rows: Sequence[LadderRow]) -> list[Figures]:
 
 
 def parts(rows: Sequence[LadderRow]) -> list[Part]:
-    """A table for each family of questions."""
+    """One table for each family of questions."""
     families = groupby(figures(rows), key=lambda each: each.family)
     return [family_table(family, list(found)) for family, found in families]
 
 
 def family_table(family: str, found: Sequence[Figures]) -> Table:
-    """One row per size and method, sizes apart."""
+    """The table of one family, with one row per mesh size and method; a dash stands where no gap is known."""
     table = make_table(f"{family}: {FAMILIES[family].says}", "mesh", [])
     table.add_column("method")
     for column in ("runs", "mean gap", "worst gap", "optimal", "mean s"):
@@ -67,5 +72,5 @@ def family_table(family: str, found: Sequence[Figures]) -> Table:
 
 
 def as_json(rows: Sequence[LadderRow]) -> list[dict[str, Any]]:
-    """The figures of the tables."""
+    """The figures of the tables in their stable JSON form: one entry per family, size and method."""
     return [asdict(each) for each in figures(rows)]

@@ -1,4 +1,4 @@
-"""What `bound` prints, and what other commands print of bounds."""
+"""The tables of bounds: what `bound` prints, and the gaps to the bounds that `solve` prints."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,14 +12,15 @@ from optimizer.report.tables import Part, make_table
 
 
 def parts(found: LayerBounds) -> list[Part]:
-    """The table of bounds, and a sentence that says when they hold."""
+    """The table of one layer's bounds, and a sentence that says under which condition the bounds hold."""
     title = f"Layer {found.layer}, {found.of}: no placement in these slots goes below"
     condition = "All hold as long as every token is served by its own experts: none dropped, none rerouted."
     return [bound_table(title, found.bounds), condition]
 
 
 def bound_table(title: str, bounds: Sequence[Bound]) -> Table:
-    """One row per bound; a dash where only the mean is bounded."""
+    """A table with one row per bound on the mean, p50 and p99 over batches; a dash stands where only the mean is
+    bounded."""
     table = make_table(title, "bound", ["mean", "p50", "p99"])
     table.add_column("of")
     table.add_column("because")
@@ -31,7 +32,8 @@ def bound_table(title: str, bounds: Sequence[Bound]) -> Table:
 
 
 def gap_table(gaps: Sequence[Gap]) -> Table:
-    """How far a plan is from what cannot be beaten: means over the test batches, one row for each unit."""
+    """A table of how far a plan is above the bounds for its own placement and for any placement: one row per unit, with
+    means over the test batches (or, for a plan on counts, over the test steps)."""
     table = make_table("What the plan reaches on average, and what is proven to be out of reach", "mean of", ["plan"])
     for column in ("its own best routing", "gap", "any placement", "gap"):
         table.add_column(column, justify="right")
@@ -45,13 +47,15 @@ def gap_table(gaps: Sequence[Gap]) -> Table:
 
 
 def _figure(value: float) -> str:
+    """The text of a figure: three decimals below 100, one decimal from 100 on."""
     return f"{value:.3f}" if value < 100 else f"{value:.1f}"
 
 
 def _percent(ratio: float | None) -> str:
+    """The text of a ratio in per cent, or a dash for None."""
     return "-" if ratio is None else f"{ratio:.2%}"
 
 
 def as_json(found: LayerBounds) -> dict[str, Any]:
-    """All bounds, p50 and p99 None where only the mean is bounded."""
+    """The bounds of one layer in their stable JSON form; p50 and p99 are None where only the mean is bounded."""
     return {"layer": found.layer, "of": found.of, "bounds": [asdict(each) for each in found.bounds]}

@@ -1,4 +1,4 @@
-"""Pictures, as pages that a browser shows without a network."""
+"""Charts of results, as self-contained pages that a browser shows without a network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +9,14 @@ from plotly.io import to_html
 from optimizer.report.simulation import estimates, model_line
 from optimizer.simulation.report import SimulationReport
 
-LABEL_APART = 0.04  # of the width: closer points are told apart by hovering only
+LABEL_APART = 0.04
+"""The least distance of two labels, as a share of the chart's width: of two points that are closer, the second shows
+its label only under the mouse. A compromise between many labels and labels that overlap; not tuned."""
 
 
 def sweep_page(reports: Mapping[int, Sequence[SimulationReport]]) -> str:
-    """Latency p99 against the share of pairs that is rerouted, a curve per layer and a point per capacity factor."""
+    """A page with the p99 latency (microseconds) against the share of pairs that is rerouted or dropped (per cent): one
+    curve per layer, and one point on it per capacity factor."""
     figure = graph_objects.Figure()
     for layer, of_layer in reports.items():
         limits = [report.rerouting for report in of_layer if report.rerouting is not None]
@@ -44,7 +47,8 @@ def sweep_page(reports: Mapping[int, Sequence[SimulationReport]]) -> str:
 
 
 def _spaced_out(labels: list[str], places: list[float]) -> list[str]:
-    """Labels at increasing or decreasing places, those too near to the last one shown left out."""
+    """The labels of points at ascending or descending places; a label that is too near to the last one shown is
+    empty."""
     apart = LABEL_APART * (max(places) - min(places))
     shown: list[str] = []
     last = np.inf

@@ -1,4 +1,4 @@
-"""What `compare` prints."""
+"""The table of `compare`: our plan beside the plans of published planners."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from optimizer.report.tables import Part
 
 
 def parts(found: Comparison) -> list[Part]:
-    """The table of planners, and a sentence that says what its gaps are measured from."""
+    """The table of planners, and a sentence that says from which bounds the gaps in the table are measured."""
     reference = (
         f"Gaps are of means over batches, from what no placement and routing goes below: imbalance "
         f"{found.imbalance_bound:.3f}, {found.unit} on the fullest device {found.tiles_bound:.2f}."
@@ -19,7 +19,8 @@ def parts(found: Comparison) -> list[Part]:
 
 
 def compare_table(found: Comparison) -> Table:
-    """A row for each placement and routing, the planner's name and time in the first of its rows."""
+    """A table with a row for each placement and routing policy; a planner's name and the seconds that it planned stand
+    in the first of its rows, and our own rows are bold."""
     report = found.rows[0].report
     title = f"Layer {found.layer} on {report.batches} test batches of {report.tokens} tokens"
     table = Table(title=title)
@@ -38,17 +39,18 @@ def compare_table(found: Comparison) -> Table:
 
 
 def routing(row: ComparedPlan) -> str:
-    """The policy, and for the optimal one the unit whose peak is least."""
+    """The name of the row's routing policy; for the optimal policy also the unit whose peak load it makes least."""
     report = row.report
     return f"{report.routing} {report.unit}" if report.routing == OPTIMAL else report.routing
 
 
 def seconds(value: float) -> str:
-    """Milliseconds for what is fast."""
+    """The text of a time in seconds: three decimals below one second, one decimal from one second on."""
     return f"{value:.3f}" if value < 1 else f"{value:.1f}"
 
 
 def _cells(row: ComparedPlan) -> list[str]:
+    """The figures of a row: imbalance and tiles with their gaps to the bounds, and latency in microseconds."""
     report = row.report
     imbalance, latency = (np.percentile(of, [50, 99]) for of in (report.imbalance, report.latency_us))
     return [
@@ -61,7 +63,8 @@ def _cells(row: ComparedPlan) -> list[str]:
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
-    """All rows with the simulator's summaries, and the bounds."""
+    """The comparison in its stable JSON form: the bounds, and for each placement and routing policy the planner, the
+    gaps and the simulator's summary."""
     return {
         "layer": found.layer,
         "bounds": {"imbalance": found.imbalance_bound, "tiles": found.tiles_bound},

@@ -1,4 +1,4 @@
-"""What `solve` prints of a layer planned on counts alone."""
+"""The tables of `solve` for a layer of which only counts are known, so that it is planned on its expected load."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from optimizer.report.tables import Part, make_table
 
 
 def parts(solution: ExpectedSolution, layer: int) -> list[Part]:
-    """The table of methods, and how far the plan is from its bounds."""
+    """The table of methods with their mean and worst imbalance over the test steps, and the table of gaps to the
+    bounds."""
     steps = len(solution.chosen.imbalance)
     held = "steps that nothing was planned on" if solution.unseen else "the steps that were planned on"
     title = f"Layer {layer}: imbalance of the expected load in {steps} recorded steps ({held}), even split"
@@ -20,7 +21,7 @@ def parts(solution: ExpectedSolution, layer: int) -> list[Part]:
 
 
 def as_json(solution: ExpectedSolution) -> dict[str, Any]:
-    """All rows and bounds."""
+    """The figures of the tables as a dictionary in a stable JSON form: one entry per method, and the bounds."""
     return {
         "rows": [
             {

@@ -1,4 +1,4 @@
-"""What `experiment` prints: the ladder of each data set, and one table of all methods, policies and capacities."""
+"""The tables of `experiment`: the ladder of each data set, and one table of all methods, policies and capacities."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,14 +15,20 @@ from optimizer.experiments.optimisation_steps.step_row import StepRow
 from optimizer.report.tables import Part, make_table
 
 KEYS = ("setting", "experts", "slots", "moe_op", "method", "policy", "capacity_factor")
+"""The columns of a `StepRow` by which runs are grouped into the lines of the summary."""
+
 FIGURES = ("imbalance_p50", "imbalance_p99", "tiles", "latency_us", "latency_p50_us", "latency_p99_us", "bound_us",
            "gap", "rerouted", "over_capacity", "gate_weight_kept", "seconds")  # fmt: skip
+"""The columns of a `StepRow` whose means are in the summary; names that end in `_us` are in microseconds."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """The runs of one setting, op, method, policy and capacity on all data sets and layers: `KEYS` as in the rows, and
-    the means of `FIGURES`, None where no row has one."""
+    """The mean over all data sets and layers of the runs with one setting, MoE op, method, policy and capacity factor.
+
+    key: the value of each of `KEYS`. runs: how many runs there are. mean: the mean of each of `FIGURES`, None where no
+    run has the figure.
+    """
 
     key: dict[str, Any]
     runs: int
@@ -30,17 +36,18 @@ class Line:
 
     @property
     def shown(self) -> bool:
-        """Whether it is in the table: of capacities those that every plan was judged with, and of searches alone."""
+        """Whether the line is in the table: every line without a capacity is, and of the lines with a capacity those of
+        the search whose factor is one that every plan was judged with."""
         factor = self.key["capacity_factor"]
         return factor is None or (self.key["method"] == SEARCH and factor in FACTORS)
 
     def as_json(self) -> dict[str, Any]:
-        """In the stable form."""
+        """The line in its stable JSON form: its key, the number of its runs and its means."""
         return self.key | {"runs": self.runs} | self.mean
 
 
 def summary(rows: Sequence[StepRow]) -> list[Line]:
-    """In the order in which they come first."""
+    """The lines of the summary, in the order in which their keys first appear in the rows."""
     groups: dict[tuple[Any, ...], list[StepRow]] = {}
     for row in rows:
         groups.setdefault(tuple(getattr(row, key) for key in KEYS), []).append(row)
@@ -51,7 +58,7 @@ def summary(rows: Sequence[StepRow]) -> list[Line]:
 
 
 def parts(rows: Sequence[StepRow]) -> list[Part]:
-    """The ladder of each data set with its sentences, then the summary of all data sets."""
+    """The ladder of each data set with its sentences, and then the summary of all data sets."""
     shown: list[Part] = []
     for name, of_set in groupby(rows, key=lambda row: row.dataset):
         found = list(of_set)
@@ -60,7 +67,7 @@ def parts(rows: Sequence[StepRow]) -> list[Part]:
 
 
 def ladder_table(name: str, rows: Sequence[StepRow], rungs: Sequence[Rung]) -> Table:
-    """A row for each rung."""
+    """The table of one data set's ladder: one row per rung, with latencies in microseconds."""
     layers = sorted({row.layer for row in rows})
     where = f"layer {layers[0]}" if len(layers) == 1 else f"mean of {len(layers)} layers"
     title = f"{name}, {where}: latency on {rows[0].batches} test batches of {rows[0].tokens} tokens after each step"
@@ -77,7 +84,8 @@ def ladder_table(name: str, rows: Sequence[StepRow], rungs: Sequence[Rung]) -> T
 
 
 def note(rung: Rung) -> str:
-    """What else is to be known of a rung."""
+    """The remark in the last cell of a rung's row: whether the step lowers p99, and how much of the pairs it reroutes;
+    for the bound, what its distance is measured from."""
     if rung.bound:
         return "to the best without capacity"
     said = [] if rung.helps else ["does not lower p99"]
@@ -87,7 +95,8 @@ def note(rung: Rung) -> str:
 
 
 def sentences(rows: Sequence[StepRow]) -> Iterator[str]:
-    """What the ladder of a data set must not hide."""
+    """Sentences below a data set's ladder: for which plans the bound holds, and what shared experts cost, which the
+    steps that place routed experts alone leave out."""
     rungs = ladder(rows)
     if any(rung.bound for rung in rungs):
         yield f"The bound holds for every plan of all experts that reroutes nothing: {SAYS}."
@@ -102,7 +111,8 @@ def sentences(rows: Sequence[StepRow]) -> Iterator[str]:
 
 
 def summary_table(lines: Sequence[Line]) -> Table:
-    """A row for each plan and capacity, policies side by side, each setting under its name."""
+    """The table of all data sets: a row for each plan and capacity factor under the name of its setting, with the
+    routing policies side by side."""
     title = "Latency in us, p50 / p99, mean of all data sets and layers; gap, rerouted and kept with optimal routing"
     table = make_table(title, "method", ["capacity", *POLICIES, "gap", "rerouted", "kept"])
     before = ""
@@ -118,7 +128,8 @@ def summary_table(lines: Sequence[Line]) -> Table:
 
 
 def _side_by_side(lines: Sequence[Line]) -> dict[tuple[str, str, str], dict[str, Line]]:
-    """The lines that are shown, by what stands before them in the table, and by policy."""
+    """The lines that the table shows: by setting, method and capacity factor as the table prints them, and then by
+    policy."""
     plans: dict[tuple[str, str, str], dict[str, Line]] = {}
     for line in lines:
         key = line.key
@@ -131,16 +142,18 @@ def _side_by_side(lines: Sequence[Line]) -> dict[tuple[str, str, str], dict[str,
 
 
 def _latency(line: Line | None) -> str:
+    """The text of a line's p50 and p99 latency in microseconds, or a dash where there is no line."""
     return "-" if line is None else " / ".join(f"{line.mean[f'latency_{name}_us']:.1f}" for name in ("p50", "p99"))
 
 
 def _share(line: Line | None, name: str) -> str:
+    """The text of a line's share in per cent, or a dash where it is not known."""
     value = None if line is None else line.mean[name]
     return "-" if value is None else f"{value:.2%}"
 
 
 def as_json(rows: Sequence[StepRow]) -> dict[str, Any]:
-    """The ladders by data set, and all lines of the summary."""
+    """The ladder of each data set and all lines of the summary, in their stable JSON form."""
     ladders = {
         name: [asdict(rung) | {"helps": rung.helps} for rung in ladder(list(of_set))]
         for name, of_set in groupby(rows, key=lambda row: row.dataset)
@@ -149,11 +162,14 @@ def as_json(rows: Sequence[StepRow]) -> dict[str, Any]:
 
 
 def _chosen(rung: Rung, layers: int) -> str:
+    """What the step of a rung chose; where there are several layers, each choice with the number of layers that made
+    it."""
     if layers == 1:
         return "".join(rung.chosen)
     return "; ".join(f"{name} ({number})" for name, number in rung.chosen.items())
 
 
 def _mean(rows: Sequence[StepRow], name: str) -> float | None:
+    """The mean of a figure over the rows that have it, None where no row has it."""
     known = [value for row in rows if (value := getattr(row, name)) is not None]
     return fmean(known) if known else None

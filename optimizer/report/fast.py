@@ -1,4 +1,4 @@
-"""What `solve` prints of layers planned on expected load alone."""
+"""The table of `solve --fast`, which plans layers on their expected load alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +8,14 @@ import numpy as np
 from optimizer.planning.plan_fast import FastLayer
 from optimizer.report.tables import Part, make_table
 
-SHOWN = 12  # layers that have a row of their own; of more there are the mean and the worst
+SHOWN = 12
+"""Up to this number of layers each has a row in the table, which then fits on a screen; of more layers the table shows
+the mean and the worst only. Not tuned."""
 
 
 def parts(rows: Sequence[FastLayer]) -> list[Part]:
-    """One table: each layer where they are few, and the mean and the worst of several."""
+    """One table of the layers' imbalance: a row for each layer where there are at most `SHOWN`, and for several layers
+    the mean and the worst."""
     train, test = figures(rows)
     table = make_table("Imbalance of the expected load, even split", "layer", ["train requests", "test requests"])
     for place, row in enumerate(rows if len(rows) <= SHOWN else ()):
@@ -24,12 +27,13 @@ def parts(rows: Sequence[FastLayer]) -> list[Part]:
 
 
 def figures(rows: Sequence[FastLayer]) -> Any:
-    """Imbalance on train and on test requests, `[2, layer]`."""
+    """The imbalance of each layer on its train requests (row 0) and on its test requests (row 1), `[2, layer]`."""
     return np.array([[row.train_imbalance, row.test_imbalance] for row in rows]).T
 
 
 def as_json(rows: Sequence[FastLayer]) -> dict[str, Any]:
-    """All layers."""
+    """The figures of all layers in their stable JSON form: imbalance on train and on test requests, and the seconds
+    that planning the layer took."""
     return {
         "layers": {
             str(row.layer): {

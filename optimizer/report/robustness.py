@@ -1,4 +1,5 @@
-"""What a plan for many data sets prints: every plan on every data set, and how far apart the data sets are."""
+"""The tables and the page of a plan for several data sets: every plan on every data set, and how far apart these
+are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +16,28 @@ from optimizer.report.tables import Part, make_table
 from optimizer.statistics.drift import Drift
 
 SHOWN = "p99"
+"""Which of `FIGURES` the tables, the sentences and the colours of the page show: the tail of the latency."""
+
 WITHOUT = "chosen without it"
-MOST_NAMED = 8  # data sets whose names fit beside their figures; more go by their numbers in the table of drift
-MANY_US = 10_000  # from here on tables are in milliseconds
+"""The label of the row in which each data set has the plan that was chosen without that data set."""
+
+MOST_NAMED = 8
+"""Up to this number of data sets, a row shows the name of its data set beside the number; with more, names no longer
+fit beside the figures, and a reader finds them by their numbers in the table of drift."""
+
+MANY_US = 10_000
+"""The latency in microseconds from which on a table is in milliseconds: more digits would make the columns too wide."""
 
 
 def parts(found: Robustness, drift: Drift) -> list[Part]:
-    """How far the data sets are apart, every plan's latency and regret on each of them, and a summary in words."""
+    """The tables of drift between data sets, of latency and of regret of every plan on each data set, and a summary in
+    sentences."""
     return [drift_table(drift), latency_table(found), regret_table(found), *lines(found)]
 
 
 def drift_table(drift: Drift) -> Table:
-    """Means over layers; on the diagonal what comes by chance."""
+    """A table of the total variation between every two data sets, as a mean over layers; on the diagonal stands that
+    between a data set's own train and test requests, which differ by chance alone."""
     numbers = [str(number) for number in range(1, len(drift.names) + 1)]
     title = "How far apart are the data sets? (total variation, mean of layers; diagonal: own train and test requests)"
     table = make_table(title, "data set", numbers)
@@ -38,7 +49,8 @@ def drift_table(drift: Drift) -> Table:
 
 
 def latency_table(found: Robustness) -> Table:
-    """One row per plan, a column for each data set and one for the slowest."""
+    """A table of test latency with one row per plan, a column for each data set and one for the slowest data set; in
+    milliseconds where any latency is at least `MANY_US`, otherwise in microseconds."""
     layers = len(found.choices.pools.layers)
     summed = f", summed over {layers} layers" if layers > 1 else ""
     values = _latency(found, SHOWN)
@@ -48,14 +60,16 @@ def latency_table(found: Robustness) -> Table:
 
 
 def regret_table(found: Robustness) -> Table:
-    """The same, against the plan made on the data set itself."""
+    """A table of how much slower each data set is under each plan than under the plan made on that data set: one row
+    per plan, in per cent of test latency."""
     latency, own = _latency(found, SHOWN), found.own(SHOWN)
     title = f"How much slower than under its own plan? Test latency {SHOWN}"
     return _matrix(found, title, "most", latency / own - 1, _percent)
 
 
 def _matrix(found: Robustness, title: str, last: str, values: Floats, shown: Callable[[float], str]) -> Table:
-    """values `[row, data set]`; the last column has the largest of each row, of data sets that have a weight."""
+    """A table of values `[row, data set]`, one row for each plan; the last column has the largest value of each row,
+    among the data sets that have a weight. shown: gives the text of a value."""
     numbers = [str(number) for number in range(1, len(found.datasets) + 1)]
     table = make_table(title, "plan made on", [*numbers, last])
     largest = values[:, found.choices.pools.weights > 0].max(axis=1)
@@ -68,13 +82,15 @@ def _matrix(found: Robustness, title: str, last: str, values: Floats, shown: Cal
 
 
 def _labels(found: Robustness) -> list[str]:
-    """Of the plans, and where data sets were left out of a last row, in which each has the plan chosen without it."""
+    """The label of each row, which says on what its plan was made. Where data sets were left out of choosing, a last
+    row shows each data set under the plan that was chosen without it."""
     plans = [*found.plans[:-1], f"{found.plans[-1]} ({found.choices.criterion})"]
     return [*plans, WITHOUT] if len(found.left_out) else plans
 
 
 def _latency(found: Robustness, figure: str) -> Floats:
-    """`[row, data set]` for these rows, in microseconds."""
+    """The test latency `[row, data set]` in microseconds for the rows that `_labels` names; figure is one of
+    `FIGURES`."""
     rows = [found.of_figure(figure)]
     if len(found.left_out):
         rows.append(found.left_out[None, :, FIGURES.index(figure)])
@@ -82,27 +98,31 @@ def _latency(found: Robustness, figure: str) -> Floats:
 
 
 def _microseconds(value: float) -> str:
-    """Five characters up to `MANY_US`, so that a dozen data sets fit on a line."""
+    """The text of a latency in microseconds: at most five characters below `MANY_US`, so that a dozen data sets fit on
+    a line."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
 def _milliseconds(value: float) -> str:
+    """The text, in milliseconds, of a latency given in microseconds."""
     return f"{value / 1000:.2f}"
 
 
 def _percent(share: float) -> str:
+    """The text of a share in per cent with its sign: one decimal below ten per cent, none from there on."""
     return f"{share:+.1%}" if abs(share) < 0.0995 else f"{share:+.0%}"
 
 
 def lines(found: Robustness) -> list[str]:
-    """The slowest data set under each kind of plan, unseen data sets, and how good the choice is, in words."""
+    """Sentences about the slowest data set under each kind of plan, about data sets that were left out of planning, and
+    about how much better than the chosen plan any other choice could be."""
     worst, own = found.worst(SHOWN), len(found.datasets)
     single = int(worst[:own].argmin())
     said = [f"robust {_microseconds(worst[-1])} us"]
     said += [f"made on the mix {_microseconds(worst[own])}"] if len(worst) > own + 1 else []
     said += [f"the best made on one data set {_microseconds(worst[single])} ({found.datasets[single]})"]
     outcome = found.choices.outcome
-    assert outcome.objective is not None  # a choice always has one
+    assert outcome.objective is not None  # choosing always ends with an objective, as there is at least one candidate
     sentences = [f"Slowest data set, {SHOWN}: {', '.join(said)}."]
     if len(found.left_out):
         loss = _latency(found, SHOWN)[-1] / found.own(SHOWN) - 1
@@ -118,12 +138,14 @@ def lines(found: Robustness) -> list[str]:
 
 
 def as_json(found: Robustness, drift: Drift) -> dict[str, Any]:
-    """All plans on all data sets, and the drift."""
+    """The latency and regret of all plans on all data sets, and the drift between data sets, in their stable JSON
+    form."""
     return {"robustness": found.summary(), "drift": drift.summary()}
 
 
 def robustness_page(found: Robustness) -> str:
-    """A heat map: colours are losses against the data set's own plan, numbers latencies."""
+    """A page with a heat map of every plan on every data set: colours show how much slower a plan is than the data
+    set's own plan, and numbers are test latencies in microseconds."""
     latency, own = _latency(found, SHOWN), found.own(SHOWN)
     loss = 100 * (latency / own - 1)
     text = [[_microseconds(value) for value in row] for row in latency]

@@ -1,4 +1,4 @@
-"""What `simulate` and `sweep` print."""
+"""The tables and sentences of `simulate` and `sweep`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,13 @@ from optimizer.statistics.loads import FIVE, five_figures
 
 
 def parts(reports: Sequence[SimulationReport], layer: int) -> list[Part]:
-    """One policy in detail with sentences, or several policies side by side."""
+    """For one policy its table with sentences about it, for several policies one table with them side by side."""
     if len(reports) > 1:
         return [side_by_side(reports, layer)]
     return [one_policy(reports[0], layer), *lines(reports[0])]
 
 
-TERMS = ("dispatch", "compute", "combine")
-LABELS = {
+LABELS = {  # what a table calls each figure of a batch, by the name of the figure in a `SimulationReport`
     "latency_us": "latency, us",
     "dispatch_us": "dispatch, us",
     "compute_us": "compute, us",
@@ -28,7 +27,7 @@ LABELS = {
     "tiles": "tiles on the fullest device",
     "hops": "hops per token",
 }
-PER_TOKEN = {
+PER_TOKEN = {  # what a table calls each figure of a token, by its name in `SimulationReport.per_token`
     "copies": "devices that serve a token",
     "moved": "of these not where it is",
     "rows": "mesh rows that they lie in",
@@ -37,7 +36,8 @@ PER_TOKEN = {
 
 
 def one_policy(report: SimulationReport, layer: int) -> Table:
-    """Five statistics of every figure, with the 95 % intervals of mean and p99."""
+    """A table of mean, p50, p95, p99 and maximum of every figure over batches, with the 95 % intervals of mean and p99;
+    figures per token have no intervals."""
     table = make_table(_title(report, layer), "per batch", [*FIVE, "95 % of mean", "95 % of p99"])
     intervals = report.confidence()
     for name in FIGURES:
@@ -51,7 +51,8 @@ def one_policy(report: SimulationReport, layer: int) -> Table:
 
 
 def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
-    """One row per policy."""
+    """A table of one layer with one row per policy, times in microseconds; the policy with the least p99 latency is
+    bold."""
     columns = [
         "latency p50",
         "p99, us",
@@ -73,6 +74,7 @@ def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
 
 
 def _policy_cells(report: SimulationReport) -> list[str]:
+    """The cells of one policy's row in the table of policies."""
     p50, p99 = np.percentile(report.latency_us, [50, 99])
     means = [f"{getattr(report, name).mean():.1f}" for name in ("dispatch_us", "compute_us", "combine_us")]
     return [
@@ -88,7 +90,8 @@ def _policy_cells(report: SimulationReport) -> list[str]:
 
 
 def sweep_table(reports: Sequence[SimulationReport], layer: int) -> Table:
-    """One row per capacity factor."""
+    """A table of one layer with one row per capacity factor: latency in microseconds, and the shares of pairs that are
+    rerouted, dropped and served over capacity."""
     first = reports[0]
     columns = [
         "pairs per replica",
@@ -112,7 +115,8 @@ def sweep_table(reports: Sequence[SimulationReport], layer: int) -> Table:
 
 
 def lines(report: SimulationReport) -> list[str]:
-    """What was critical, what capacity did and who waited, in words."""
+    """Sentences that say which part of the latency counts how much, which devices, experts and links were critical,
+    what a capacity did to the pairs, and how long work waited for devices."""
     shares = ", ".join(f"{name} {share:.0%}" for name, share in report.shares().items())
     found = [
         f"Of the latency: {shares}. {report.batches} batches; neighbours share requests, which the intervals heed."
@@ -125,6 +129,7 @@ def lines(report: SimulationReport) -> list[str]:
 
 
 def _rerouting_lines(report: SimulationReport) -> list[str]:
+    """A sentence that says what the capacity did to the pairs; none where there was no capacity."""
     found = report.rerouting
     if found is None:
         return []
@@ -137,6 +142,8 @@ def _rerouting_lines(report: SimulationReport) -> list[str]:
 
 
 def _queue_lines(report: SimulationReport) -> list[str]:
+    """A sentence that says how long devices worked and how long work waited for them; none where timing was not
+    "overlap"."""
     if report.queues is None:
         return []
     waiting, busy, idle = report.queues.waiting_us, report.queues.busy_us, report.queues.idle_us
@@ -148,7 +155,8 @@ def _queue_lines(report: SimulationReport) -> list[str]:
 
 
 def estimates(report: SimulationReport) -> str:
-    """Where the next experts and the gate weights are from."""
+    """A phrase that says whether next experts and gate weights are recorded or estimated, for a report that has a
+    capacity."""
     found = report.rerouting
     assert found is not None
     experts = "estimated from co-activation" if found.next_estimated else "as recorded"
@@ -165,21 +173,25 @@ def _batches(report: SimulationReport) -> str:
 
 
 def model_line(report: SimulationReport) -> str:
-    """Under which model the figures were made."""
+    """A phrase that names the unit of loads, the dispatch model, the MoE op and the timing by which the figures were
+    made."""
     return f"loads in {report.unit}, {report.dispatch_model} dispatch, {report.moe_op} op, {report.timing}"
 
 
 def _number(value: float) -> str:
+    """The text of a figure: three decimals below 100, one decimal from 100 on."""
     return f"{value:.3f}" if value < 100 else f"{value:.1f}"
 
 
 def _span(interval: tuple[float, float]) -> str:
+    """The text of an interval, with fewer decimals the larger its upper end is."""
     digits = 2 if interval[1] < 100 else 1 if interval[1] < 1000 else 0
     return f"{interval[0]:.{digits}f}..{interval[1]:.{digits}f}"
 
 
 def as_json(reports: Sequence[SimulationReport]) -> dict[str, Any]:
-    """One policy's summary as it is, several under their names; each with its 95 % intervals and link traffic."""
+    """The summary of one policy, or of several policies by their names, in the stable JSON form; each summary has its
+    95 % intervals and the traffic of the links."""
     full = {
         report.routing: report.summary() | {"confidence": report.confidence(), "links": report.links()}
         for report in reports

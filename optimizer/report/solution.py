@@ -1,4 +1,4 @@
-"""What `solve` prints of a layer planned on tokens."""
+"""The tables and sentences of `solve` for a layer that is planned on tokens."""
 
 from typing import Any
 
@@ -12,7 +12,8 @@ from optimizer.simulation.report import Rerouting
 
 
 def parts(solution: LayerSolution, layer: int) -> list[Part]:
-    """The table of methods, how far the plan is from its bounds, and how the search went."""
+    """The table of methods, the gaps to the bounds, what a capacity means where the plan has one, and a sentence on
+    what the formulation proved and how the search went."""
     shown: list[Part] = [solution_table(solution, layer)]
     shown += [gap_table(solution.gaps)] if solution.gaps else []
     rerouting = solution.chosen.report.rerouting
@@ -21,7 +22,8 @@ def parts(solution: LayerSolution, layer: int) -> list[Part]:
 
 
 def solution_table(solution: LayerSolution, layer: int) -> Table:
-    """One row per method and, for the search, routing policy, judged on the test batches."""
+    """A table with one row per method, for the search one per routing policy, all judged on the test batches; latencies
+    are in microseconds, and the row of the plan is bold."""
     report = solution.rows[0].report
     title = f"Layer {layer} on {len(report.hops)} test batches of {report.tokens} tokens"
     columns = ["imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "planned in, s"]
@@ -35,6 +37,7 @@ def solution_table(solution: LayerSolution, layer: int) -> Table:
 
 
 def _solution_cells(row: MethodResult) -> list[str]:
+    """The cells of one method's row in the table of methods."""
     imbalance = np.percentile(row.report.imbalance, [50, 99])
     latency = np.percentile(row.report.latency_us, [50, 99])
     return [
@@ -48,7 +51,8 @@ def _solution_cells(row: MethodResult) -> list[str]:
 
 
 def proof(solution: LayerSolution) -> str:
-    """What the formulation proved, in words, and how the search went."""
+    """Sentences that say what the formulation proved, when the first complete plan was there, and how many candidates
+    were compared."""
     return (
         f"{_formulated(solution)}. First complete plan after {solution.first_result:.1f} s; {solution.candidates} "
         "candidates compared."
@@ -56,6 +60,8 @@ def proof(solution: LayerSolution) -> str:
 
 
 def _formulated(solution: LayerSolution) -> str:
+    """A phrase that says what the formulation proved and how far its peak is from its bound, or that an interrupt came
+    before it."""
     outcome = solution.outcome
     if outcome is None:
         return "Interrupted before the formulation"
@@ -64,7 +70,8 @@ def _formulated(solution: LayerSolution) -> str:
 
 
 def rerouted(what: Rerouting) -> str:
-    """What the capacity of the plan means for the tokens."""
+    """Sentences that say what the capacity of the plan means: how many pairs go to another expert, and how much gate
+    weight is kept."""
     said = what.summary()
     return (
         f"Capacity factor {what.capacity_factor:g}: a replica takes {what.capacity} pairs; {said['rerouted']:.2%} of "
@@ -74,12 +81,14 @@ def rerouted(what: Rerouting) -> str:
 
 
 def holds_for(solution: LayerSolution) -> str:
-    """Between which replica counts the formulation could choose, and for which its bound holds."""
+    """A phrase that says among which replica counts the formulation could choose, and so for which counts its bound
+    holds."""
     return "any counts" if solution.free_counts else "greedy's counts"
 
 
 def as_json(solution: LayerSolution) -> dict[str, Any]:
-    """All rows and bounds."""
+    """The figures of the tables as a dictionary in a stable JSON form: one entry per method, the bounds, what the
+    formulation proved (None where an early end came before it), and how the search went."""
     outcome = solution.outcome
     return {
         "rows": [{"method": row.method, "seconds": row.seconds, **row.report.summary()} for row in solution.rows],

@@ -1,4 +1,4 @@
-"""What `stats` prints: one table per question, the same as JSON, and as CSV files."""
+"""The tables of `stats`, one for each question about the traces, and their figures as JSON and as CSV files."""
 
 import csv
 import io
@@ -17,11 +17,16 @@ from optimizer.statistics.layer_report import LayerReport
 from optimizer.statistics.loads import HOTTEST, LIFT_QUANTILES, five_figures
 
 SHOWN = 12
+"""How many experts, or pairs of experts, a table shows: those with the most tokens, as many as fit on a screen. Not
+tuned; the CSV files have all."""
+
 EXPERT_COLUMNS = ("mean", "std", "p95", "p99", "max", "burstiness")
+"""The figures of an expert's load over batches that its row shows, by their names in `LayerFigures.load`."""
 
 
 def tables(reports: Sequence[LayerReport]) -> list[Table]:
-    """Questions of all layers first; those of experts, pairs and data sets only where one layer is asked for."""
+    """The tables of all layers together; where there is one layer only, the tables of its experts, of its pairs of
+    experts and of its data sets as well."""
     found = [_uneven(reports), _bursty(reports)]
     if len(reports) == 1:
         report = reports[0]
@@ -34,6 +39,8 @@ def tables(reports: Sequence[LayerReport]) -> list[Table]:
 
 
 def _hot(report: LayerReport) -> Table:
+    """The table of the experts with the most pairs, in pairs per batch (or recorded step) and as shares of all
+    pairs."""
     figures = report.figures
     assert figures.load is not None
     title = f"Which experts of layer {report.layer} are hot? Pairs per {report.unit}, {len(report.load)} of them"
@@ -45,6 +52,7 @@ def _hot(report: LayerReport) -> Table:
 
 
 def _uneven(reports: Sequence[LayerReport]) -> Table:
+    """The table of how unevenly the load lies on the experts: one row per layer."""
     columns = ["tokens", "hottest / mean", f"top {HOTTEST} share", "Gini", "imbalance p50", "p99"]
     table = make_table("How uneven is it? (imbalance: experts in order, no replicas)", "layer", columns)
     for report in reports:
@@ -55,6 +63,8 @@ def _uneven(reports: Sequence[LayerReport]) -> Table:
 
 
 def _bursty(reports: Sequence[LayerReport]) -> Table:
+    """The table of how much more the load varies than by chance, and how it differs between requests: one row per
+    layer."""
     columns = ["batches", "requests", "in requests", "overlap", "by chance", "prompt vs output", "lift p50", "p99"]
     table = make_table("How bursty is it? (variance over chance, mean of experts)", "layer", columns)
     for report in reports:
@@ -63,6 +73,7 @@ def _bursty(reports: Sequence[LayerReport]) -> Table:
 
 
 def _burst_figures(report: LayerReport) -> tuple[float, ...]:
+    """The figures of a layer's row in the table of bursts, in the order of its columns; nan where one is not known."""
     figures = report.figures
     load = figures.load.burstiness if figures.load is not None else np.array([np.nan])
     means = [_mean(values) for values in (load, figures.request_burstiness, figures.window_burstiness)]
@@ -71,6 +82,7 @@ def _burst_figures(report: LayerReport) -> tuple[float, ...]:
 
 
 def _together(report: LayerReport) -> Table:
+    """The table of the pairs of experts that the most tokens choose together."""
     assert report.pairs is not None
     assert report.lift is not None
     table = make_table("Which experts do tokens choose together?", "experts", ["tokens", "share of tokens", "lift"])
@@ -83,6 +95,7 @@ def _together(report: LayerReport) -> Table:
 
 
 def _drift(report: LayerReport) -> Table:
+    """The table of the total variation between every two data sets of one layer."""
     numbers = [str(number) for number in range(1, len(report.datasets) + 1)]
     table = make_table("How far apart are the data sets? (total variation)", "data set", numbers)
     for place, name in enumerate(report.datasets):
@@ -91,11 +104,12 @@ def _drift(report: LayerReport) -> Table:
 
 
 def as_json(reports: Sequence[LayerReport]) -> dict[str, Any]:
-    """All figures of all layers; what cannot be known is null."""
+    """The figures of all layers in their stable JSON form; a figure that cannot be known is None."""
     return {"layers": {str(report.layer): _layer_json(report) for report in reports}}
 
 
 def _layer_json(report: LayerReport) -> dict[str, Any]:
+    """The figures of one layer in their stable JSON form."""
     figures = report.figures
     return {
         "tokens": figures.tokens,
@@ -119,6 +133,7 @@ _EXPERT_KEYS = ("expert", "tokens", "share", *EXPERT_COLUMNS, "request_burstines
 
 
 def _expert_rows(report: LayerReport) -> list[list[Any]]:
+    """One row per expert of a layer, with the values that `_EXPERT_KEYS` names."""
     figures = report.figures
     assert figures.load is not None
     total = max(int(figures.counts.sum()), 1)
@@ -131,7 +146,8 @@ def _expert_rows(report: LayerReport) -> list[list[Any]]:
 
 
 def write_csv(folder: Path, reports: Sequence[LayerReport]) -> list[Path]:
-    """layers.csv, experts.csv, pairs.csv (with lift and covariance) and drift.csv, each written whole; their paths."""
+    """Write layers.csv, experts.csv, pairs.csv (with lift and covariance) and drift.csv into a folder, each whole or
+    not at all, and give their paths. Raises OSError where a file cannot be written."""
     burst = ("burstiness", "request_burstiness", "window_burstiness", "overlap", "chance_overlap", "prompt_vs_output")
     head = ("layer", "tokens", "hottest_over_mean", f"top_{HOTTEST}_share", "gini", "imbalance_p50", "imbalance_p99")
     written = {
@@ -152,12 +168,14 @@ def write_csv(folder: Path, reports: Sequence[LayerReport]) -> list[Path]:
 
 
 def _layer_row(report: LayerReport) -> list[Any]:
+    """The row of one layer in layers.csv."""
     figures, imbalance = report.figures, five_figures(report.imbalance)
     uneven = [figures.hottest, figures.top_share, figures.gini, imbalance["p50"], imbalance["p99"]]
     return [report.layer, figures.tokens, *(_known(value) for value in (*uneven, *_burst_figures(report)))]
 
 
 def _pairs(report: LayerReport) -> Iterable[list[Any]]:
+    """The rows of one layer in pairs.csv, one for every two experts; none where only counts are known."""
     if report.pairs is None or report.lift is None or report.figures.load is None:
         return
     covariance = report.figures.load.covariance
@@ -166,25 +184,30 @@ def _pairs(report: LayerReport) -> Iterable[list[Any]]:
 
 
 def _drifts(report: LayerReport) -> Iterable[list[Any]]:
+    """The rows of one layer in drift.csv, one for every two data sets in either order."""
     for one, row in zip(report.datasets, report.figures.dataset_drift, strict=True):
         for other, value in zip(report.datasets, row, strict=True):
             yield [report.layer, one, other, _known(value)]
 
 
 def _text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows of cells as the text of a CSV file."""
     out = io.StringIO(newline="")
     csv.writer(out).writerows(rows)
     return out.getvalue()
 
 
 def _mean(values: Floats) -> float:
+    """The mean of the values that are known, nan where none is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
 
 
 def _known(value: float) -> float | None:
+    """The value for JSON and CSV, with None for nan."""
     return None if math.isnan(value) else float(value)
 
 
 def _shown(value: float) -> str:
+    """The text of a value in a table, with a dash for nan."""
     return "-" if math.isnan(value) else f"{value:.2f}" if value < 1000 else f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""Tables and sentences: what every report is made of."""
+"""The parts of which every report is made: tables and sentences."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ Part = Table | str
 
 
 def make_table(title: str, first: str, columns: Sequence[str]) -> Table:
-    """An empty table whose first column is left-aligned and whose other columns are right-aligned."""
+    """An empty table with this title, whose first column is left-aligned and whose other columns are right-aligned."""
     table = Table(title=title)
     table.add_column(first)
     for column in columns:

@@ -1,4 +1,4 @@
-"""What `solve` prints of a plan with several layers."""
+"""The table of `solve` for a plan with several layers."""
 
 from typing import Any
 
@@ -8,19 +8,20 @@ from rich.table import Table
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.report.tables import Part, make_table
 
-EXPECTED = {"mean": "mean", "worst step": "max"}
+EXPECTED = {"mean": "mean", "worst step": "max"}  # the columns of expected load, and their names in a plan file
 STATISTICS = ("mean", "p50", "p99")
 COLUMNS = ("imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "compute above bound")
 
 
 def parts(plan: Plan) -> list[Part]:
-    """One table of all layers: figures of batches, or of the expected load where there were counts alone."""
+    """One table of all layers: of latency on batches, or of the expected load where the plan was made on that alone."""
     counted = any("expected_imbalance" in part.quality for part in plan.layers.values())
     return [expected_table(plan) if counted else layers_table(plan)]
 
 
 def expected_table(plan: Plan) -> Table:
-    """One row per layer, peak / mean expected load of the steps that it is judged on, and the mean over layers."""
+    """A table with one row per layer and one for the mean over layers: peak / mean device load in expectation, as a
+    mean over the steps that the plan is judged on and in the worst of them."""
     table = make_table(
         f"{len(plan.layers)} layers, imbalance of the expected load, even split", "layer", list(EXPECTED)
     )
@@ -34,7 +35,7 @@ def expected_table(plan: Plan) -> Table:
 
 
 def layers_table(plan: Plan) -> Table:
-    """One row per layer, and what a token meets in all of them together."""
+    """A table with one row per layer, and a last row with the latency of all layers together, in microseconds."""
     table = make_table(_title(plan), "layer", COLUMNS)
     table.add_column("planned by")
     for layer, part in sorted(plan.layers.items()):
@@ -46,13 +47,14 @@ def layers_table(plan: Plan) -> Table:
 
 
 def total(plan: Plan) -> dict[str, float]:
-    """Statistics of the layers' latencies in microseconds, summed over the layers."""
+    """The mean, p50 and p99 of the layers' latencies in microseconds, each summed over the layers."""
     parts = [part.quality["latency_us"] for part in plan.layers.values()]
     return {name: float(np.sum([latency[name] for latency in parts])) for name in STATISTICS}
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """All layers' figures, and their sums."""
+    """The figures of all layers in their stable JSON form, and the sums of their latencies where every layer has
+    one."""
     layers = {
         str(layer): {"method": part.provenance["method"], **part.quality, "bounds": part.bounds}
         for layer, part in sorted(plan.layers.items())
@@ -62,6 +64,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _title(plan: Plan) -> str:
+    """The title of the table: how many layers, which routing policy, and on what the plan was judged."""
     made = next(iter(plan.layers.values())).provenance
     return (
         f"{len(plan.layers)} layers, routing {plan.policy}, on {made['test_batches']} test batches of "
@@ -70,6 +73,8 @@ def _title(plan: Plan) -> str:
 
 
 def _cells(part: LayerPlan) -> list[str]:
+    """The figures of one layer's row, in the order of `COLUMNS`; a dash stands for a figure that the plan does not
+    have."""
     quality, compute = part.quality, part.bounds.get("compute_us")
     tiles = quality.get("tiles", {}).get("mean")
     above = None if compute is None else compute["gap_to_any_placement"]

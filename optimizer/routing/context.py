@@ -14,6 +14,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
+from optimizer.domain.arrays import frozen
 from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
@@ -35,11 +36,16 @@ class LearnedShares:
     """What train batches teach a policy that does not see the loads of the batch at hand.
 
     load `[expert]`: mean pairs of each expert per batch. share `[device, slot]`: the part of its expert's pairs that
-    the replica in each slot should get; the parts of an expert's replicas sum to 1, and empty slots have 0.
+    the replica in each slot should get; the parts of an expert's replicas sum to 1, and empty slots have 0. Arrays of a
+    caller are copied, and kept read-only.
     """
 
     load: Floats
     share: Floats
+
+    def __post_init__(self) -> None:
+        for name in ("load", "share"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
 
     @classmethod
     def nothing(cls, placement: Placement, experts: int) -> "LearnedShares":

@@ -73,7 +73,7 @@ class Neighbourhoods:
         self._peaks = _peaks(start, units)
         self.objective = objective(self._peaks, settings)
 
-    def step(self, deadline: float) -> int:
+    def step(self, clock: Clock) -> int:
         """Free, repair, and keep what is no worse; returns how many moves the repair looks at, at the least.
 
         deadline: a reading of time.monotonic at which a repair is to end.
@@ -84,7 +84,7 @@ class Neighbourhoods:
         flow = _flow(self.placement, self._units[sample])
         devices = self._devices(*WAYS[way], flow[0].sum(axis=1))
         freed = Freed.of(self.placement, devices, self._rules.spread, self._units[sample], flow)
-        found = descend_row(freed.row.compact(), freed.slots, self._rng, Clock.until(deadline))
+        found = descend_row(freed.row.compact(), freed.slots, self._rng, clock)
         filled = freed.filled(self.placement, found)
         legal = freed.is_legal(found) and int((filled.slots >= 0).sum()) <= self._rules.most
         gained = legal and self._settle(filled)
@@ -153,7 +153,8 @@ def search_neighbourhoods(
     search = Neighbourhoods(start, units, rules, rng, settings)
     looks, shown = Looks(budget), search.objective
     while budget.grant(1):
-        evaluated = search.step(budget.deadline.started + budget.seconds)
+        end = budget.deadline.started + budget.seconds
+        evaluated = search.step(Clock.until(end, lambda: budget.deadline.cancel.asked))
         budget.spend(budget.grant(evaluated))
         progress(looks.share())
         if looks.due() and search.objective < shown:

@@ -6,6 +6,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
+from optimizer.domain.arrays import frozen
 from optimizer.errors import InputError
 from optimizer.traces.trace import OUTPUT, PROMPT
 
@@ -51,7 +52,7 @@ class CorpusSummary:
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.name != "top_k":
-                getattr(self, field.name).flags.writeable = False
+                object.__setattr__(self, field.name, frozen(getattr(self, field.name)))
 
 
 class SummaryBuilder:

@@ -210,19 +210,24 @@ def open_traces(
 ) -> TraceSource:
     """Read what was named as `open_source` does, where that is traces or nothing at all."""
     composition = named.composition(mesh)
+    known = model_of(named, model)
     if isinstance(named.memory, RoutingTrace):
-        held = named.memory
-        known = (
-            model if isinstance(model, Model) else model_of_array(model, held.experts.shape[2], int(held.experts.max()))
-        )
-        return TraceSource(known, composition, with_layers(held, layers), named.seed)
-    if named.traces:
-        known = model if isinstance(model, Model) else model_of_files(model, named.files)
+        trace = with_layers(named.memory, layers)
+    elif named.traces:
         trace = _read(named, known, layers, progress)
     else:
-        known = model if isinstance(model, Model) else model_without_trace(model)
         trace = builtin_trace(known, layers, named.seed, extras=named.extras)
     return TraceSource(known, composition, trace, named.seed)
+
+
+def model_of(named: TraceInput, model: Model | ModelChoice) -> Model:
+    """The model of requests that were named: a model as it is, or a choice completed from what the requests show."""
+    if isinstance(model, Model):
+        return model
+    if isinstance(named.memory, RoutingTrace):
+        experts = named.memory.experts
+        return model_of_array(model, experts.shape[2], int(experts.max()))
+    return model_of_files(model, named.files) if named.traces else model_without_trace(model)
 
 
 def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Callable[[float], None]) -> RoutingTrace:

@@ -1,4 +1,4 @@
-"""`benchmark` as a user meets it."""
+"""The command `benchmark` as a user meets it: its table, its JSON, its file of rows and its errors."""
 
 import csv
 import json
@@ -56,6 +56,7 @@ def test_another_csv_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_an_answer_that_cannot_be_ends_the_run_with_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*_: object) -> None:
+        """Fail as a run does whose method gives a value below a proven bound."""
         raise WrongAnswerError("value 1 is below the bound 2")
 
     monkeypatch.setattr(runs, "run_all", wrong)

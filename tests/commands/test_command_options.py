@@ -1,9 +1,11 @@
-"""Options of the commands: how help shows them, how files give them, and which option an error names."""
+"""The options of the commands: how the help shows them, how a file gives them, and which option an error names."""
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running_commands import SHORT, fault, run, solve
@@ -11,13 +13,15 @@ from running_commands import SHORT, fault, run, solve
 from cli import main
 from optimizer.commands.declare import FIRST_SECTION, OptionsCommand
 from optimizer.commands.failures import OPTION_OF_FIELD, option_of
+from optimizer.errors import InputError
+from optimizer.planning.options import SolveOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [command for command in main.commands.values() if isinstance(command, OptionsCommand)]
 
 
 def names(command: OptionsCommand) -> str:
-    """What pytest calls a command."""
+    """The name by which pytest tells the test of one command from that of another."""
     return str(command.name)
 
 
@@ -95,14 +99,23 @@ def test_a_fault_in_the_file_is_one_line(traces: Path, tmp_path: Path, text: str
     assert "Traceback" not in result.output
 
 
-def test_search_parameters_of_the_file_reach_the_search(traces: Path, tmp_path: Path) -> None:
-    config, plans = tmp_path / "run.toml", []
-    for table in ("", "[annealing]\nworsening = 0.5\ncooling = 1.0\n"):
-        config.write_text(table)
-        plan, result = solve(traces, "--config", config, "--routing", "optimal", "--search", "annealing", "--seed", 1)
-        assert result.exit_code == 0, result.output
-        plans.append(json.loads(plan.read_text())["layers"]["1"]["slots"])
-    assert plans[0] != plans[1]
+def test_search_parameters_of_the_file_reach_the_search(
+    traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, seen = tmp_path / "run.toml", []
+
+    def noted(*arguments: Any) -> None:
+        seen.append(next(each for each in arguments if isinstance(each, SolveOptions)))
+        raise InputError("seen")
+
+    monkeypatch.setattr("optimizer.api.planning.plan_layer", noted)
+    config.write_text("[annealing]\nworsening = 0.5\n[shares]\neven = 0.4\n[latency]\nhot = 1e-3\n")
+    assert "seen" in fault(solve(traces, "--config", config)[1])
+    usual, options = SolveOptions(), seen[0]
+    assert options.annealing == replace(usual.annealing, worsening=0.5)
+    assert options.shares == replace(usual.shares, even=0.4)
+    assert options.latency == replace(usual.latency, hot=1e-3)
+    assert (options.tabu, options.descent) == (usual.tabu, usual.descent)
 
 
 def test_an_error_about_a_field_names_the_option_that_the_user_knows(traces: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands as a user meets them: tables, JSON, exit codes, one line per fault."""
+"""The commands as a user meets them: their tables, JSON and exit codes, and one line for each fault."""
 
 import base64
 import csv
@@ -116,24 +116,24 @@ def test_the_builtin_trace_is_used_and_said(tmp_path: Path) -> None:
     assert "built-in trace" in result.stderr
     slots = json.loads(plan.read_text())["layers"]["12"]["slots"]
     assert np.shape(slots) == (128, 3)
-    assert "--layer 2 is no MoE layer" in run("solve", "--layer", 2, "-o", plan).stderr
+    assert "--layer: layer 2 is no MoE layer" in run("solve", "--layer", 2, "-o", plan).stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--mesh", "0x8"), "mesh 0x8 has no devices"),
-        (("--mesh", "2by2"), "--mesh '2by2' is not a mesh"),
+        (("--mesh", "2by2"), "--mesh: '2by2' is not a mesh"),
         (("--slots", "1"), "8 experts do not fit in 4 slots"),
         (("--slots", "0"), "0 slots per device"),
         (("--layer", "9"), "holds layers 0..2, not layer 9"),
-        (("--model", "nemo"), "--model 'nemo' is not known"),
-        (("--hardware", "nemo"), "--hardware 'nemo' is not known"),
+        (("--model", "nemo"), "--model: model 'nemo' is not known"),
+        (("--hardware", "nemo"), "--hardware: hardware 'nemo' is not known"),
         (("--routed-experts", "5"), "outside 0..4"),
         (("--top-k", "3"), "top-2, not top-3"),
-        (("--shared-replicas", "2"), "has no shared expert"),
+        (("--shared-replicas", "2"), "but custom has none"),
         (("--batches", "b.npz"), "exclude each other"),
-        (("--synthesise",), "--synthesise makes tokens from counts"),
+        (("--synthesise",), "--synthesise: tokens are made from counts alone"),
     ],
 )
 def test_bad_usage_is_one_line_and_leaves_no_file(traces: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -182,7 +182,7 @@ def test_a_bad_plan_is_one_line(traces: Path) -> None:
         assert said in fault(run("validate", plan))
         assert said in fault(run("simulate", plan, traces))
     plan.write_text(json.dumps(good))
-    assert "--routing 'psychic'" in fault(run("simulate", plan, traces, "--routing", "psychic"))
+    assert "--routing: 'psychic'" in fault(run("simulate", plan, traces, "--routing", "psychic"))
     two = good | {"layers": {"1": good["layers"]["1"], "2": good["layers"]["1"]}}
     plan.write_text(json.dumps(two))
     assert "a batch file holds one layer" in fault(run("simulate", plan, "--batches", "b.npz"))
@@ -191,6 +191,7 @@ def test_a_bad_plan_is_one_line(traces: Path) -> None:
 
 def test_a_failed_run_exits_with_1(traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, text: str) -> None:
+        """Fail as writing to a full disk does."""
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("optimizer.planning.plan_file.write_whole", full)
@@ -209,6 +210,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.fixture
 def counts(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A file of counts `[domain, shard, layer, expert]` for 2 domains, 5 shards, 3 layers with equal counts and 8
+    experts, top-2."""
     load = np.repeat(rng.integers(1, 400, (2, 5, 1, 8)) * 2, 3, axis=2)
     tokens = load[:, :, 0].sum(axis=2) // 2
     np.savez(tmp_path / "counts.npz", counts=load, tokens=tokens, domains=np.array(["a", "b"]))
@@ -257,7 +260,7 @@ def test_counts_become_tokens_with_synthesise(counts: Path) -> None:
 
 def test_counts_stand_alone_and_say_what_they_lack(counts: Path, traces: Path) -> None:
     assert "name one file of counts alone" in fault(run("solve", counts, traces, "--layer", 1, "--mesh", "2x2"))
-    assert "--layer 7 is not in" in fault(run("solve", counts, "--layer", 7, "--mesh", "2x2"))
+    assert "--layer: layer 7 is not in" in fault(run("solve", counts, "--layer", 7, "--mesh", "2x2"))
     bare = counts.parent / "bare.json"
     bare.write_text(json.dumps({"logical_count": [[3, 4, 5], [6, 7, 8]]}))
     assert "set --top-k or --model" in fault(run("solve", bare, "--layer", 1, "--mesh", "2x2"))
@@ -285,7 +288,7 @@ def test_batches_can_be_prefill_and_have_users_per_row(traces: Path) -> None:
     assert {key: again[key] for key in quality} == quality
     assert json.loads(run("simulate", plan, traces, "--batch-tokens", 6, "--json").stdout)["layers"]["1"]["tokens"] == 6
     assert "is not a list of numbers" in fault(solve(traces, "--row-users", "5,x")[1])
-    assert "give the users of each of 2 rows" in fault(solve(traces, "--row-users", "5")[1])
+    assert "give those of each of 2 rows" in fault(solve(traces, "--row-users", "5")[1])
 
 
 def test_generated_requests_are_read_and_planned(tmp_path: Path) -> None:
@@ -319,7 +322,7 @@ def test_servers_responses_are_converted(tmp_path: Path, rng: np.random.Generato
     assert "holds requests already" in fault(run("convert", tmp_path / "r.json", tmp_path / "out"))
     (tmp_path / "c.json").write_text(json.dumps({"logical_count": [[1, 2]]}))
     assert "no tokens to convert" in fault(run("convert", tmp_path / "c.json", tmp_path / "out2"))
-    assert "--format 'abacus' is not known" in fault(
+    assert "--format: 'abacus' is not a known format" in fault(
         run("convert", tmp_path / "r.json", tmp_path / "o", "--format", "abacus")
     )
 

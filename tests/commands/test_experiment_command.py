@@ -1,4 +1,4 @@
-"""`experiment` as a user meets it."""
+"""The command `experiment` as a user meets it: its tables, its JSON, its file of rows and its errors."""
 
 import csv
 import json
@@ -24,16 +24,19 @@ CLI = "import sys, cli; sys.argv[0] = 'moeplan'; cli.main()"
 
 @pytest.fixture(autouse=True)
 def fewer_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces give 24 batches to each of the train, selection and test sets in these tests, so that a run is short."""
     sets = TraceSource.sets
     monkeypatch.setattr(TraceSource, "sets", lambda source, layer: sets(source, layer, (24,) * 3))
 
 
 def experiment(traces: Path, *more: object) -> tuple[Path, Result]:
+    """The file of rows that `experiment` writes for these traces, and how the command ended."""
     output = traces.parent / "rows.csv"
     return output, run("experiment", traces, *QUICK, "--csv", output, *more)
 
 
 def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, each by the names of its columns."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -92,7 +95,7 @@ def test_data_sets_and_layers_have_rows_of_their_own_and_a_mean(traces: Path, rn
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(traces: Path) -> None:
-    """SIGKILL, once some plans are written."""
+    """The run is ended by SIGKILL once the rows of some plans are written, and then started again."""
     output = traces.parent / "rows.csv"
     given = ["experiment", str(traces), "--layer", "0-2", *map(str, QUICK), "--csv", str(output)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -106,7 +109,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(traces: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", CLI, *given], env=environment, check=False, capture_output=True)
     assert ended.returncode == 0, ended.stderr
     rows = read(output)
-    assert {*whole[:-19]} <= {*output.read_text().splitlines()}  # all but what may be half a plan
+    assert {*whole[:-19]} <= {*output.read_text().splitlines()}  # the last plan may be half-written
     places = [
         tuple(row[key] for key in ("layer", "setting", "moe_op", "method", "policy", "capacity_factor")) for row in rows
     ]

@@ -1,4 +1,4 @@
-"""`solve` of several layers: the same plan however it is run, and what it refuses."""
+"""The command `solve` for several layers: it gives the same plan however it is run, and refuses what cannot be."""
 
 import json
 import sys
@@ -22,6 +22,7 @@ QUICK = ("--iterations", "0", "--routing", "even")
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
+    """Trace sources make few batches in this module, and worker processes end after it."""
     with pytest.MonkeyPatch.context() as patch:
         with_few_batches(patch)
         yield
@@ -30,18 +31,21 @@ def _quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ten small requests in three layers."""
     return write_corpus(tmp_path_factory.mktemp("whole") / "traces")
 
 
 @pytest.fixture(scope="module")
 def unbroken(corpus: Path) -> Path:
-    """The folder with the plan of a run in one process, and its work folder."""
+    """A folder with the traces, the plan that a run in one process made of them (plan.json), and its work folder
+    (work)."""
     result = run(*solving(corpus, corpus.parent / "plan.json", "--jobs", 1, "--work", corpus.parent / "work"))
     assert result.exit_code == 0, result.output
     return corpus.parent
 
 
 def planned(corpus: Path, plan: Path, *more: object) -> dict[str, Any]:
+    """The content of the plan file that `solve` writes for all layers of these traces."""
     result = run(*solving(corpus, plan, *more))
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(plan.read_text())
@@ -134,6 +138,7 @@ def test_a_plan_to_start_from_is_given_to_every_layer(
     starts: dict[int, Any] = {}
 
     def spied(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
+        """Plan the layer as usual, and note the slots of the placement that planning starts from."""
         start = task.problem().start
         starts[task.layer] = None if start is None else start.slots.tolist()
         return plan_layer(task, deadline)
@@ -148,6 +153,7 @@ def test_a_plan_to_start_from_is_given_to_every_layer(
 
 
 def write_counts(path: Path, seed: int, layers: int = 3) -> Path:
+    """Write random counts of eight experts in these layers as JSON, and return the path."""
     counts = np.random.default_rng(seed).integers(1, 1000, (layers, 8)).tolist()
     path.write_text(json.dumps({"logical_count": counts}))
     return path
@@ -170,6 +176,7 @@ def test_layers_of_counts_are_planned_kept_and_resumed(tmp_path: Path) -> None:
 
 
 def refused(corpus: Path, *more: object) -> str:
+    """The one line by which `solve` refuses these options; no plan may be written."""
     plan = corpus.parent / "refused.json"
     said = fault(run(*solving(corpus, plan, "--jobs", 1, *more)))
     assert not plan.exists()
@@ -223,7 +230,7 @@ def test_a_cluster_needs_its_extra(unbroken: Path, monkeypatch: pytest.MonkeyPat
 
 
 def extra(layer: dict[str, Any]) -> int:
-    """Replicas beyond one of each expert, in slots that are not empty."""
+    """The number of replicas in a layer of a plan file beyond one of each expert; empty slots do not count."""
     held = [expert for device in layer["slots"] for expert in device if expert >= 0]
     return len(held) - len(set(held))
 
@@ -236,7 +243,7 @@ def test_a_budget_of_slots_is_kept_and_shared_out_as_before_when_resumed(unbroke
     assert all(extra(layer) <= share for layer, share in zip(plan["layers"].values(), shares, strict=True))
     assert sum(shares) <= 3
     free = json.loads((unbroken / "plan.json").read_text())["layers"]
-    assert sum(map(extra, free.values())) > 3  # so the budget is what keeps them down
+    assert sum(map(extra, free.values())) > 3  # so without a budget there are more than 3 extra replicas
     first = (tmp_path / "plan.json").read_bytes()
     (work / "layer-1.json").unlink()
     planned(traces, tmp_path / "plan.json", *asked, "--resume")

@@ -11,6 +11,7 @@ from random_problems import small_problem
 from reference import all_placements, best_split_peak, count_vectors
 
 from formulations.kit.arrays import Floats
+from formulations.kit.clock import Clock
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.freeing import WAYS, Freed, Order, View, anywhere, extremes, linked, one_row
@@ -55,7 +56,7 @@ def test_every_step_is_feasible_and_never_worse(
     in_rows = [[(start.reshape(rows, -1) == e).sum(axis=1).tolist() for e in np.flatnonzero(problem.spread)]]
     for _ in range(8):
         before = search.objective
-        assert search.step(NEVER) > 0
+        assert search.step(Clock.until(NEVER)) > 0
         placement = search.placement
         assert placement.violations(problem.model.experts, rows * cols, slots) == []
         assert search.objective == worth(problem, placement, tile) <= before
@@ -157,7 +158,7 @@ def test_small_layers_reach_the_best_of_all_placements(seed: int) -> None:
     rng = np.random.default_rng(seed)
     search = Neighbourhoods(random_permutation(problem, rng), problem.load, MoveRules.of(problem), rng)
     for _ in range(20):
-        search.step(NEVER)
+        search.step(Clock.until(NEVER))
     assert search.objective == pytest.approx(best_worth(problem))
 
 

@@ -22,8 +22,8 @@ from optimizer.traces.batches import Sets
 from optimizer.traces.datasets import MIX, mixed, mixes
 
 BATCHES = (512, 128, 128)
-"""Of each data set to plan on, to choose by and to judge on: every candidate is simulated on all data sets, and the
-sum over layers evens out what chance does to 128 batches."""
+"""Batches of each data set to plan on, to choose by and to judge on. They are fewer than for one data set alone: every
+candidate is simulated on all data sets, and the sum over layers evens out what chance does to 128 batches."""
 JUDGING = 0.4  # share of the time that judging is taken to need, until the first candidate tells; a guess
 LEAST_SECONDS = 0.1  # for a search: enough for seeds to be judged
 MOST_LEFT_OUT = 6  # data sets: with more, time goes to the candidates of the plan instead; a compromise, not tuned

@@ -7,8 +7,10 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.statistics.summarise import layers_of_files
-from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
-from optimizer.traces.source import TraceInput, TraceSource, open_traces
+from optimizer.traces.infer import ModelChoice
+from optimizer.traces.memory import BatchArray
+from optimizer.traces.source import TraceInput, TraceSource, model_of, open_traces
+from optimizer.traces.trace import RoutingTrace
 
 MOST_BYTES = 500_000_000
 """Bytes of the layers that are open: while they are read they are there twice, which small machines still hold."""
@@ -43,12 +45,9 @@ class LayerReader:
     ) -> "LayerReader":
         """A reader of these layers, None for all that have experts; readers: how many share the memory. Raises
         InputError for a batch file, which holds one layer, and as `source.open_source` does."""
-        if named.batches is not None:
+        if named.batches is not None or isinstance(named.memory, BatchArray):
             raise InputError("a batch file holds one layer; name that layer, or give traces instead", field="batches")
-        if isinstance(choice, Model):
-            model = choice
-        else:
-            model = model_of_files(choice, named.files) if named.traces else model_without_trace(choice)
+        model = model_of(named, choice)
         return cls(named, model, mesh, tuple(layers or _all_layers(named, model)), progress, readers)
 
     def source_of(self, layer: int) -> TraceSource:
@@ -83,6 +82,8 @@ class LayerReader:
 
 
 def _all_layers(named: TraceInput, model: Model) -> tuple[int, ...]:
+    if isinstance(named.memory, RoutingTrace):
+        return named.memory.layers
     if named.traces:
         return layers_of_files(named.files, model, named.first_moe_layer)
     if not model.moe_layers:

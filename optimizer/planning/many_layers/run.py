@@ -15,8 +15,8 @@ WRITING_SECONDS = 0.5  # kept for putting the plan together and writing it; gene
 
 @dataclass
 class Run:
-    """Who works, until when (the deadline of the whole command, with its cancel token), who is told of progress, and
-    where finished layers are kept, None for nowhere."""
+    """A run that plans many layers: its workers, the deadline of the whole command with its cancel token, the callable
+    that is told of progress, and the folder that finished layers are kept in, None for none."""
 
     crew: Crew
     deadline: Deadline
@@ -34,7 +34,7 @@ class Run:
 
     @property
     def end(self) -> float:
-        """By when all layers are to be planned, on the clock of `spent`."""
+        """The time by which all layers are to be planned, in seconds on the clock of `spent`."""
         return self.deadline.seconds - WRITING_SECONDS
 
     def finished(self, layers: Sequence[int]) -> dict[int, Plan]:

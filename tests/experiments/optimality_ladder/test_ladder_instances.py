@@ -71,7 +71,7 @@ def test_counts_are_steps_without_tokens(tmp_path: Path) -> None:
 
 
 def test_a_trace_that_fits_no_mesh_and_one_that_is_none_are_refused(traces: Path) -> None:
-    with pytest.raises(InputError, match="add to --sizes"):
+    with pytest.raises(InputError, match="name a larger one"):
         list(of_trace(str(traces), [], quiet))
     with pytest.raises(InputError, match="no such file"):
         read(traces / "nowhere")

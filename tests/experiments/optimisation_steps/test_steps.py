@@ -32,6 +32,7 @@ from optimizer.experiments.optimisation_steps.runs import (
 )
 from optimizer.experiments.optimisation_steps.settings import StepSetting, settings_of
 from optimizer.experiments.optimisation_steps.step_row import Place, StepJournal, StepRow
+from optimizer.interrupts import Cancel
 from optimizer.planning.bounds import TIME, bound_any
 from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited
@@ -352,7 +353,7 @@ def test_hardware_without_a_functional_op_begins_with_the_other(corpus: Path) ->
 def test_a_suited_capacity_is_judged_if_one_helps(
     monkeypatch: pytest.MonkeyPatch, corpus: Path, tmp_path: Path
 ) -> None:
-    def helps(portfolio: Portfolio, most: float) -> Limited:
+    def helps(portfolio: Portfolio, most: float, cancel: Cancel) -> Limited:
         assert most == runs.MOST_REROUTED
         return Limited("even", portfolio.pools["even"].placements[0], 0.1 * 7)  # as floats have it, not 0.7
 

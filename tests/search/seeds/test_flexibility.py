@@ -1,4 +1,4 @@
-"""The seed on a sparse expander: load can flow between devices, and peaks under optimal split say so."""
+"""The flexible seed lets load flow between devices, which shows in the peaks under optimal split."""
 
 import networkx as nx
 import numpy as np
@@ -19,7 +19,7 @@ from optimizer.search.split_state import exact_peaks
 
 
 def links(placement: Placement, experts: int) -> nx.Graph:
-    """Replicated experts and the devices that hold them."""
+    """The graph of replicated experts and the devices that hold them, an edge for each replica."""
     graph = nx.Graph()
     graph.add_nodes_from(("device", device) for device in range(len(placement.slots)))
     counts = placement.counts(experts)
@@ -29,6 +29,7 @@ def links(placement: Placement, experts: int) -> nx.Graph:
 
 
 def drawn(seed: int, devices: int, extra: int) -> Problem:
+    """A problem with twice as many experts as devices, which have three slots, and this many replicas more."""
     rng = np.random.default_rng(seed)
     load = rng.poisson(40 * rng.lognormal(0, 0.6, 2 * devices), (40, 2 * devices)).astype(np.int32)
     mesh = Mesh(1, devices, 3)

@@ -4,7 +4,7 @@ from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from random_problems import cost, small_problem
 
@@ -19,7 +19,7 @@ from optimizer.search.seeds.quick import quick
 
 
 def peak(problem: Problem, placement: Placement) -> float:
-    """The largest expected device load, slot by slot."""
+    """The largest expected device load, added up slot by slot."""
     counts = placement.counts(problem.model.experts)
     share = [int(load) / int(count) for load, count in zip(problem.total_load, counts, strict=True)]
     rows: list[list[int]] = placement.slots.tolist()
@@ -47,7 +47,7 @@ def test_it_is_valid_and_has_as_many_replicas_as_it_may(
     try:
         problem, _ = small_problem(seed, **sizes, top_k=1, tokens=8, replicas=replicas, extra=extra)
     except InputError:
-        return  # what does not fit is refused before any seed sees it
+        reject()  # what does not fit is refused before any seed sees it
     placement = quick(problem, np.random.default_rng(seed))
     assert problem.violations(placement) == []
     counts, free = placement.counts(problem.model.experts), ~problem.spread

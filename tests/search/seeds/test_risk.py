@@ -1,8 +1,8 @@
-"""The seed by risk: a device's risk is what its load over the batches says, and co-hot experts are kept apart."""
+"""The seed by risk takes a device's risk from its loads over batches, and keeps experts apart that are hot together."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from random_problems import cost, small_problem
 from reference_risk import device_risks
@@ -33,7 +33,7 @@ def test_it_is_valid_and_full(
             seed, rows=rows, cols=cols, slots=slots, routed=routed, shared=shared, top_k=1, tokens=8, replicas=replicas
         )
     except InputError:
-        return  # what does not fit is refused before any seed sees it
+        reject()  # what does not fit is refused before any seed sees it
     placement, mesh, free = risk(problem), problem.mesh, ~problem.spread
     assert placement.violations(problem.model.experts, mesh.devices, mesh.slots_per_device) == []
     counts = placement.counts(problem.model.experts)
@@ -42,12 +42,14 @@ def test_it_is_valid_and_full(
 
 
 def slowly(load: Ints, counts: list[int], devices: int, depth: int, z: float) -> list[list[int]]:
-    """The riskiest replica first to the device whose load over the batches is then least by mean + z deviations."""
+    """The slots when the riskiest replica comes first, on the device whose mean + z deviations over batches is then
+    least."""
     part = load / np.array(counts)
     each = part.mean(axis=0) + z * part.std(axis=0)
     held: list[list[int]] = [[] for _ in range(devices)]
 
     def found(device: list[int], expert: int) -> float:
+        """The risk of a device with one expert more."""
         whole = part[:, [*device, expert]].sum(axis=1)
         return round(float(whole.mean() + z * whole.std()), 9)
 
