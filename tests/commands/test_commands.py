@@ -263,7 +263,7 @@ def test_counts_stand_alone_and_say_what_they_lack(counts: Path, traces: Path) -
     assert "--layer: layer 7 is not in" in fault(run("solve", counts, "--layer", 7, "--mesh", "2x2"))
     bare = counts.parent / "bare.json"
     bare.write_text(json.dumps({"logical_count": [[3, 4, 5], [6, 7, 8]]}))
-    assert "set --top-k or --model" in fault(run("solve", bare, "--layer", 1, "--mesh", "2x2"))
+    assert "give its top-k or its model" in fault(run("solve", bare, "--layer", 1, "--mesh", "2x2"))
 
 
 def test_a_cached_layer_is_not_read_again(traces: Path) -> None:

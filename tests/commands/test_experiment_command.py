@@ -119,7 +119,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(traces: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--layer", "x"), "layers 'x' are none"),
+        (("--layer", "x"), "--layer: 'x' does not name layers"),
         (("--layer", 9), "layer 9"),
         (("--mesh", "1x1", "--slots", 3), "experts do not fit"),
         (("nowhere",), "no such file"),

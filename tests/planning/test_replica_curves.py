@@ -210,7 +210,7 @@ def test_what_cannot_be_used_is_one_line(traces: Path, tmp_path: Path) -> None:
     counts = tmp_path / "counts.json"
     counts.write_text(json.dumps({"logical_count": np.ones((2, 8), dtype=int).tolist()}))
     assert "token traces" in fault(run("slots", counts, "--top-k", 2, *MESH))
-    assert "layers 'x' are none" in fault(run("slots", traces, "--layer", "x", *MESH))
+    assert "--layer: 'x' does not name layers" in fault(run("slots", traces, "--layer", "x", *MESH))
     assert "layer 7" in fault(run("slots", traces, "--layer", 7, *MESH))
     assert "--csv" in fault(run("slots", traces, *MESH, "--csv", tmp_path / "none" / "slots.csv"))
     assert "do not fit" in fault(run("slots", traces, *MESH, "--slots", 1))

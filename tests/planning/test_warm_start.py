@@ -93,7 +93,7 @@ def test_counts_are_planned_from_a_start_too(traces: Path, tmp_path: Path) -> No
         (("--mesh", "3x2"), "the plan to start from is for 2x2 devices of 3 slots, not for 3x2 devices of 3 slots"),
         (("--slots", 4), "the plan to start from is for 2x2 devices of 3 slots, not for 2x2 devices of 4 slots"),
         (("--shared-experts", 1), "8 routed experts (top-2) and 0 shared ones, not for 8 routed experts (top-2) and 1"),
-        (("--replicas", 3), "layer 1 has 4 replicas beyond one of each expert, instead of 3 at most"),
+        (("--replicas", 3), "layer 1 has 4 replicas beyond one of each expert instead of 3 at most"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_in_one_line(

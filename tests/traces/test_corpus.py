@@ -10,6 +10,7 @@ from random_problems import request_experts, write_request
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.statistics.summarise import corpus_of_files, corpus_of_trace, summarise
+from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Batches
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import Composition, sample_batches
@@ -50,7 +51,7 @@ def test_batch_loads_are_those_of_sampled_decode_steps(folder: Path) -> None:
     found = summarise(corpus_of_files(files, MODEL, (1, 3), None, False), 10, 20, 5, lambda share: None)
     trace = trace_of(folder, [1, 3])
     for place, layer in enumerate((1, 3)):
-        rng = np.random.default_rng(5)
+        rng = random_stream(Purpose.SUMMARY_SEGMENTS, 5)
         batches = sample_batches(trace, layer, np.arange(9), MODEL, Composition("decode", (10,)), 20, rng)
         assert isinstance(batches, Batches)
         assert found.summary.batch_load[place].tolist() == batches.load(8).tolist()
