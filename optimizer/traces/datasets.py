@@ -101,40 +101,29 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def datasets(named: TraceInput, phases: Sequence[str], weights: Mapping[str, float] | None = None) -> list[DataSet]:
-    """Make a data set for each name and phase, in the order given, with weights that add up to 1.
-
-    Where there are several phases the data sets are called `code decode` and so on, or by the phase alone where none
-    was named. weights: one for each data set, or one for each name or for each phase, which is shared out evenly over
-    the data sets that have this name or phase; None gives all the same weight. All data sets split their requests by
-    the seed of `named`: the phases of one name have the same requests, and so the same split. Raises InputError for
-    weights of anything else, for several phases of a batch file, and for data sets that have a file in common, as one
-    would be planned on what the other is judged on.
-    """
-    if named.batches is not None and len(phases) > 1:
-        raise InputError(
-            f"the batches of {named.batches} are what they are; name one phase, not {', '.join(phases)}", "phase"
-        )
-    sets = datasets_of(named.traces)
-    named_paths = sets or {ALL: tuple(named.traces)}
-    parts = {name: replace(named, traces=paths) for name, paths in named_paths.items()}
-    return data_sets(parts, phases, weights, named=sets is not None)
-
-
 def data_sets(
     parts: Mapping[str, TraceInput],
     phases: Sequence[str],
     weights: Mapping[str, float] | None = None,
     named: bool = True,
 ) -> list[DataSet]:
-    """A data set for each of the opened traces and each phase, as of `datasets`.
+    """Make a data set of each of the named traces in each phase, in the order given, with weights that add up to 1.
 
-    named: whether somebody gave the traces these names; otherwise a data set is called by its phase alone. Raises
-    InputError for weights that do not fit, and for data sets that have a file in common.
+    Where there are several phases the data sets are called `code decode` and so on, or by the phase alone where nobody
+    named the traces (`named` is false). weights: one for each data set, or one for each name or for each phase, which
+    is shared out evenly over the data sets that have this name or phase; None gives all the same weight. The phases of
+    one name have the same requests, and split them by the seed of the traces, so in the same way. Raises InputError for
+    weights of anything else, for several phases of a batch file, and for data sets that have a file in common, as one
+    would be planned on what the other is judged on.
     """
+    batches = [part.batches for part in parts.values() if part.batches is not None]
+    if batches and len(phases) > 1:
+        raise InputError(
+            f"the batches of {batches[0]} are what they are; name one phase, not {', '.join(phases)}", "phase"
+        )
     _check_apart(parts)
-    labels = [(label, name, phase) for label, (name, phase) in zip(
-        dataset_names(list(parts), phases, named), product(parts, phases), strict=True)]  # fmt: skip
+    names = dataset_names(list(parts), phases, named)
+    labels = [(full, name, phase) for full, (name, phase) in zip(names, product(parts, phases), strict=True)]
     shares = _weights(labels, weights)
     return [
         DataSet(full, replace(parts[name], phase=phase), share)

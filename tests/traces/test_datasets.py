@@ -1,5 +1,7 @@
 """Data sets as the user names and weighs them, batches mixed from them, and how far apart they are."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from optimizer.traces.datasets import (
     ALL,
     MIX,
     ROBUST,
-    datasets,
+    DataSet,
+    data_sets,
     datasets_of,
     mixed,
     mixes,
@@ -30,6 +33,13 @@ from optimizer.traces.datasets import (
 from optimizer.traces.source import TraceInput, TraceSource, open_source
 
 MODEL, MESH = Model("m", 8, 1, 2), Mesh(2, 2, 3)
+
+
+def datasets(named: TraceInput, phases: Sequence[str], weights: Mapping[str, float] | None = None) -> list[DataSet]:
+    """The data sets of traces that are named as on the command line."""
+    sets = datasets_of(named.traces)
+    paths = {ALL: tuple(named.traces)} if sets is None else sets
+    return data_sets({name: replace(named, traces=of) for name, of in paths.items()}, phases, weights, sets is not None)
 
 
 @pytest.fixture
