@@ -58,7 +58,7 @@ def case(named: TraceInput, mesh: Mesh) -> tuple[Problem, Sets]:
     source = open_source(named, [LAYER], ModelChoice(), mesh, lambda share: None)
     sets = source.sets(LAYER)
     load = sets.train.load(source.model.experts)
-    return make_problem(source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), load, None), sets
+    return make_problem(source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), load), sets
 
 
 def show(name: str, worth: float, problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> None:

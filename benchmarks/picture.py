@@ -32,7 +32,7 @@ def solution_of(traces: str, layer: int, mesh: Mesh, seconds: float) -> LayerSol
     source = open_source(TraceInput(traces=[traces]), [layer], ModelChoice(), mesh, lambda share: None)
     sets = source.sets(layer)
     problem = make_problem(
-        source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts), None
+        source.model, mesh, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts)
     )
     return solve(problem, sets, SolveOptions(seconds))
 

@@ -134,7 +134,7 @@ def main() -> None:
                 source, mesh = opened(trace, tokens, seed)
                 sets, experts = source.sets(LAYER), source.model.experts
                 cost = Cost(HARDWARE, load_hardware(HARDWARE))
-                problem = make_problem(source.model, mesh, cost, sets.train.load(experts), None)
+                problem = make_problem(source.model, mesh, cost, sets.train.load(experts))
                 case = f"{Path(trace).name if trace else 'built-in'}, {tokens} tokens, seed {seed}"
                 found = rivals(problem, sets, seed), ours(problem, sets, seed, given.seconds)
                 show(case, *found)

@@ -58,7 +58,7 @@ def problem_of(tokens: int) -> tuple[Problem, Sets]:
     source = open_source(TraceInput(batch_tokens=tokens), [LAYER], ModelChoice(), MESH, lambda share: None)
     sets = source.sets(LAYER)
     load = sets.train.load(source.model.experts)
-    return make_problem(source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), load, None), sets
+    return make_problem(source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), load), sets
 
 
 @kernel

@@ -44,7 +44,7 @@ def home_problem() -> tuple[Problem, Sets]:
     source = open_source(TraceInput(), [LAYER], ModelChoice(), MESH, lambda share: None)
     sets = source.sets(LAYER)
     problem = make_problem(
-        source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts), None
+        source.model, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), sets.train.load(source.model.experts)
     )
     return problem, sets
 

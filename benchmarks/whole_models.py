@@ -121,7 +121,7 @@ def fast(traces: str, layers: str) -> None:
             seconds = time.monotonic() - started
         print(f"{len(rows)} layers in {seconds:.2f} s; imbalance on train and test requests, mean and worst:")
         load = loads_of(source, held_layers)
-        problems = [make_problem(source.model, MESH, cost, of[None], None) for of in load[TRAIN]]
+        problems = [make_problem(source.model, MESH, cost, of[None]) for of in load[TRAIN]]
         packed = [greedy(problem) for problem in problems]
         both = {
             "fast": [[row.train_imbalance, row.test_imbalance] for row in rows],

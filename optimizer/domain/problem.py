@@ -27,6 +27,10 @@ class Constraints(NamedTuple):
     row_traffic: float | None = None
 
 
+UNCONSTRAINED = Constraints()
+"""One replica of each shared expert in every mesh row, as many others as fit, and any traffic between rows."""
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One layer that is to be placed.
@@ -134,18 +138,13 @@ def make_problem(
     mesh: Mesh,
     cost: Cost,
     load: Ints,
-    shared: int | str | None,
-    extra_replicas: int | None = None,
-    row_traffic: float | None = None,
+    constraints: Constraints = UNCONSTRAINED,
 ) -> Problem:
     """Check that the model fits the mesh, and make the problem of placing its experts there.
 
-    load: as of `Problem`. shared: how many replicas each shared expert gets; "auto" lets the loads decide, None gives
-    one to each row, or as many as fit where that is too many. extra_replicas: how many replicas all other experts may
-    have beyond one each; slots may then stay empty. row_traffic: how many pairs per batch may come to a mesh row from
-    other rows. Raises InputError where something
-    cannot fit.
+    load: as of `Problem`. Raises InputError where something cannot fit.
     """
+    shared, extra_replicas, row_traffic = constraints
     if model.experts > mesh.slots:
         raise InputError(
             f"{model.experts} experts do not fit in {mesh.slots} slots ({mesh.rows}x{mesh.cols} devices, "

@@ -81,7 +81,7 @@ def compare(
     none, in tokens and in tiles. options: of our plan; the others take the time that they take.
     """
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), *options.constraints)
+    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), options.constraints)
     load = sets.test.load(source.model.experts)
     bounds = _least(load, mesh) / (load.sum(axis=1) / mesh.devices), _least(cost.tiles(load), mesh)
     imbalance, tiles = (float(bound.mean()) for bound in bounds)

@@ -165,7 +165,7 @@ def plan_counts(
             field="max_row_traffic",
         )
     train, test, unseen = split_steps(step_loads(counts, layer, model))
-    problem = make_problem(model, mesh, cost, train, *options.constraints)
+    problem = make_problem(model, mesh, cost, train, options.constraints)
     solution = solve_expected(started(problem, start, layer), test, unseen, options, effort, progress)
     chosen = solution.chosen
     check(problem, chosen.placement)

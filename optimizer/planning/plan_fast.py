@@ -72,7 +72,7 @@ def fast_plan(
             field="max_row_traffic",
         )
     load = loads_of(source, layers, options.jobs)
-    problems = [make_problem(source.model, mesh, cost, of[None], *options.constraints) for of in load[TRAIN]]
+    problems = [make_problem(source.model, mesh, cost, of[None], options.constraints) for of in load[TRAIN]]
     with ThreadPoolExecutor(options.jobs) as pool:
         rows = []
         for row in pool.map(partial(_planned, options.seed), layers, problems, load[TEST]):

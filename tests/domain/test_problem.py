@@ -104,10 +104,10 @@ def test_a_negative_budget_is_refused(traces: Path) -> None:
 def test_the_load_of_the_caller_is_copied_and_stays_writeable() -> None:
     given, _ = small_problem(3, rows=2, cols=2, routed=8, slots=3)
     load = given.load.copy()
-    problem = make_problem(given.model, given.mesh, given.cost, load, None)
+    problem = make_problem(given.model, given.mesh, given.cost, load)
     load[:] = 0
     assert (problem.load == given.load).all()
     assert not problem.load.flags.writeable
     assert replace(problem, start=None).load is problem.load
     with pytest.raises(ValueError, match=r"not \[batch, expert\] with 9 experts"):
-        make_problem(given.model, given.mesh, given.cost, load[0], None)
+        make_problem(given.model, given.mesh, given.cost, load[0])

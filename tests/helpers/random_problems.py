@@ -11,7 +11,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
-from optimizer.domain.problem import Problem, make_problem
+from optimizer.domain.problem import Constraints, Problem, make_problem
 from optimizer.traces.batches import Batches, Sets, default_rows, with_shared
 
 WORMHOLE = "tt-wormhole-quad-galaxy"
@@ -71,7 +71,7 @@ def small_problem(seed: int, **changes: Any) -> tuple[Problem, Sets]:
     mesh = Mesh(said["rows"], said["cols"], said["slots"])
     sets = Sets(*(random_batches(rng, 6, said["tokens"], model, mesh.rows) for _ in range(3)))
     load = sets.train.load(model.experts)
-    return make_problem(model, mesh, cost(), load, said["replicas"], said["extra"]), sets
+    return make_problem(model, mesh, cost(), load, Constraints(said["replicas"], said["extra"])), sets
 
 
 def write_request(path: Path, experts: Any, prompt: int = 2, output: int | None = None, **more: Any) -> Path:

@@ -12,7 +12,7 @@ from random_layers import Case, cases
 from random_problems import cost, small_problem
 from running_commands import SHORT, fault, run, solve
 
-from optimizer.domain.problem import make_problem
+from optimizer.domain.problem import Constraints, make_problem
 from optimizer.errors import InputError
 from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.options import Effort, SolveOptions
@@ -43,7 +43,7 @@ def test_it_is_counted_pair_by_pair(case: Case, routing: str, factor: float | No
 
 def searched(most: float | None, routings: tuple[str, ...] = ("even", "nearest")) -> Portfolio:
     drawn, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    problem = make_problem(drawn.model, drawn.mesh, drawn.cost, drawn.load, None, 5, most)
+    problem = make_problem(drawn.model, drawn.mesh, drawn.cost, drawn.load, Constraints(None, 5, most))
     effort = Effort(Deadline(60), 0, 1000)
     portfolio = Portfolio.of(problem, sets, SolveOptions(routings=routings))
     portfolio.search(list(seeds_and_formulation(problem, effort, lambda *_: None)), effort, 60, lambda *_: None)

@@ -12,7 +12,7 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_hardware, load_model
-from optimizer.domain.problem import Problem, make_problem
+from optimizer.domain.problem import Constraints, Problem, make_problem
 from optimizer.errors import InputError
 from optimizer.planning.options import Progress
 from optimizer.planning.plan_expected_load import step_loads
@@ -110,7 +110,9 @@ def _instance(name: str, size: str, model: Model, load: Ints, counted: bool = Fa
     """The instance of up to BATCHES evenly spaced batches, or recorded steps, of load `[batch, expert]`."""
     drawn = load[np.linspace(0, len(load) - 1, min(BATCHES, len(load))).astype(np.int64)]
     cost = Cost(HARDWARE, load_hardware(HARDWARE))
-    return LadderInstance(name, size, make_problem(model, Mesh.parse(size, SLOTS), cost, drawn, "auto"), counted)
+    return LadderInstance(
+        name, size, make_problem(model, Mesh.parse(size, SLOTS), cost, drawn, Constraints("auto")), counted
+    )
 
 
 def _tokens(model: Model, mesh: Mesh) -> int:

@@ -32,7 +32,7 @@ def shared_per_row(problem: Problem) -> Problem:
 
     All methods know that shared experts are hot, also those that look at no load.
     """
-    return make_problem(problem.model, problem.mesh, problem.cost, problem.load, None)
+    return make_problem(problem.model, problem.mesh, problem.cost, problem.load)
 
 
 def descended(problem: Problem, effort: Effort, descents: int) -> Placement:

@@ -8,7 +8,7 @@ import numpy as np
 
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
-from optimizer.domain.problem import Problem, make_problem
+from optimizer.domain.problem import Constraints, Problem, make_problem
 from optimizer.experiments.optimisation_steps.floor import Floor, floor
 from optimizer.planning.bounds import bound_any
 from optimizer.traces.batches import Batches, Sets
@@ -49,8 +49,8 @@ def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[
     fewest = replace(mesh, slots_per_device=-(-model.routed_experts // mesh.devices))
     without = Sets(*(_routed(batches, model.top_k) for batches in sets))
     load = sets.train.load(model.experts)
-    whole = make_problem(model, mesh, cost, load, None)
-    part = make_problem(alone, fewest, cost, load[:, : model.routed_experts].copy(), None, extra_replicas=0)
+    whole = make_problem(model, mesh, cost, load)
+    part = make_problem(alone, fewest, cost, load[:, : model.routed_experts].copy(), Constraints(extra_replicas=0))
     yield StepSetting(ROUTED, part, without)
     yield StepSetting(ALL, whole, sets)
 

@@ -28,7 +28,7 @@ def curves_of(
     def task(layer: int) -> CurveTask:
         sets = reader.source_of(layer).sets(layer)
         load = sets.train.load(reader.model.experts)
-        problem = make_problem(reader.model, settings.mesh, settings.cost, load, *settings.options.constraints)
+        problem = make_problem(reader.model, settings.mesh, settings.cost, load, settings.options.constraints)
         return task_of(layer, problem, sets, conditions, settings.options.seed, wanted)
 
     found: dict[int, ReplicaCurve] = {}

@@ -13,7 +13,7 @@ from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.problem import Problem, make_problem
+from optimizer.domain.problem import Constraints, Problem, make_problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES, alone, even_peak, routed_peak, total
 from optimizer.experiments.optimality_ladder.ladder import LadderInstance
 from optimizer.experiments.optimality_ladder.runs import FORMULATION, LadderCase
@@ -26,7 +26,7 @@ def drawn(seed: int, experts: int = 4, rows: int = 1, cols: int = 2, slots: int 
     rng = np.random.default_rng(seed)
     load = (rng.exponential(size=(batches, experts)) ** 2 * 9).astype(np.int32)
     load[0, 0] += 1
-    return make_problem(Model("drawn", experts, 0, 1), Mesh(rows, cols, slots), cost(), load, "auto")
+    return make_problem(Model("drawn", experts, 0, 1), Mesh(rows, cols, slots), cost(), load, Constraints("auto"))
 
 
 def holders(slots: list[list[int]], experts: int) -> list[set[int]]:
@@ -108,7 +108,7 @@ def test_no_heuristic_is_better_than_what_was_proven(
     """`LadderCase` checks each placement, and its value against the bound."""
     problem = drawn(seed, experts + shared, rows)
     model = Model("drawn", experts, shared, 1)
-    problem = make_problem(model, problem.mesh, problem.cost, problem.load.copy(), "auto")
+    problem = make_problem(model, problem.mesh, problem.cost, problem.load.copy(), Constraints("auto"))
     case = LadderCase(family, LadderInstance("drawn", f"{rows}x2", problem), seed, 0.05)
     bound = case.run(FORMULATION, None).bound
     assert bound is not None

@@ -15,7 +15,7 @@ from formulations.rows.partition import kept_together
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import Problem, make_problem
+from optimizer.domain.problem import Constraints, Problem, make_problem
 from optimizer.errors import InputError
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.seeds.partition import partition
@@ -35,7 +35,7 @@ def topics(seed: int, replicas: int) -> tuple[Problem, Batches]:
     chosen = np.array([[rng.permutation(expert[t])[:4] for t in batch] for batch in topic]).astype(np.uint16)
     batches = Batches(chosen, np.broadcast_to(default_rows(64, 4), (8, 64)))
     model, mesh = Model("topics", 32, 0, 4), Mesh(4, 4, 3)
-    return make_problem(model, mesh, cost(), batches.load(32), None, replicas), batches
+    return make_problem(model, mesh, cost(), batches.load(32), Constraints(None, replicas)), batches
 
 
 class Spread(NamedTuple):

@@ -12,7 +12,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import Problem, make_problem
+from optimizer.domain.problem import Constraints, Problem, make_problem
 from optimizer.errors import InputError
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.quick import quick
@@ -29,7 +29,7 @@ def peak(problem: Problem, placement: Placement) -> float:
 def loaded(load: list[int], mesh: Mesh, shared: int = 0, extra: int | None = None) -> Problem:
     """A problem with these loads, those of shared experts last."""
     model = Model("drawn", len(load) - shared, shared, 1)
-    return make_problem(model, mesh, cost(), np.array([load], dtype=np.int32), None, extra)
+    return make_problem(model, mesh, cost(), np.array([load], dtype=np.int32), Constraints(None, extra))
 
 
 @given(
