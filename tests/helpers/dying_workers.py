@@ -12,7 +12,7 @@ from optimizer.planning.plan_file import LayerPlan
 from optimizer.search.stop import Deadline
 
 MARKS = "MOEPLAN_TEST_MARKS"  # in the environment: a folder
-PATIENCE = 120.0  # seconds, on a machine that has much else to do
+PATIENCE = 600.0  # seconds, on a machine that has much else to do; reached only where something is wrong
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -79,10 +79,8 @@ def square_or_be_interrupted(job: Job, deadline: Deadline) -> int:
 
 
 def square_once_asked_to_stop(job: Job, deadline: Deadline) -> int:
-    """All but job 0 wait until a stop was asked for, which job 2 does."""
+    """All but job 0 wait until a stop was asked for."""
     job.begin()
-    if job.number == 2:
-        os.kill(os.getppid(), signal.SIGINT)
     if job.number:
         wait_for(lambda: (job.folder / "asked").exists())
     return job.number**2

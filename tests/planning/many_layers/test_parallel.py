@@ -117,6 +117,8 @@ def test_an_interrupted_task_has_no_result_and_ends_no_other(bench: Bench, jobs:
 
 def test_no_task_begins_after_ctrl_c_and_what_ends_then_is_not_kept(bench: Bench) -> None:
     def tell() -> None:
+        wait_for(lambda: bench.kept == [0] and len(bench.begun()) == 3)
+        os.kill(os.getpid(), signal.SIGINT)
         wait_for(lambda: bench.run is not None and bench.run.cancel.asked)
         (bench.folder / "asked").touch()
 
