@@ -37,8 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LONG = ("--time-limit", "60")
 """A limit that a run which does not hear Ctrl-C takes far longer than `PATIENCE` to reach."""
 
-PATIENCE = 12.0  # seconds in which a run must have ended; it takes about one where the machine has nothing else to do
-START = 240.0  # seconds in which a run must have begun to search, kernels compiled
+PATIENCE = 30.0  # seconds in which a run must have ended; it takes about one where the machine has nothing else to do
+START = 600.0  # seconds in which a run must have begun to search, kernels compiled
 VARIANTS = {
     "all searches": (),
     "annealing": ("--routing", "optimal", "--search", "annealing"),
