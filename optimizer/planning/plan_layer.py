@@ -48,7 +48,8 @@ class LayerSolution:
     early end came before it. searched: the best candidate by routing policy, that of the chosen policy last; after an
     early end the chosen policy's alone. rerouted: with a capacity factor, where one was asked for and pays. outcome: of
     the formulation, which chose replica counts too if free_counts, and else kept greedy's. gaps: of the chosen result
-    to its bounds. candidates: how many were compared. first_result: seconds until a complete plan was judged.
+    to its bounds, after an early end to those of any placement alone. candidates: how many were compared.
+    first_result: seconds until a complete plan was judged.
     """
 
     seeds: tuple[MethodResult, ...]
@@ -110,7 +111,8 @@ def solve(
         best = limited(portfolio, options.max_rerouted, effort.cancel)
         rerouted = best and MethodResult("rerouted", best.placement, seconds, run(portfolio, best, sets.test))
     plan = rerouted or list(searched.values())[-1]
-    bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
+    if not effort.cancel.asked:  # they take seconds, which somebody who has asked for the end does not want to wait
+        bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
     if plan.report.rerouting is not None:
         bounds = []  # they are of tokens that are served by their own experts
     return LayerSolution(
