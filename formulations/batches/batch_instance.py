@@ -39,7 +39,7 @@ class BatchInstance:
 
     @property
     def slots(self) -> int:
-        """Slots of all devices."""
+        """Number of expert slots on all devices together."""
         return self.devices * self.slots_per_device
 
     @cached_property

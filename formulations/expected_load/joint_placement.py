@@ -48,7 +48,7 @@ class JointInstance:
 
     @property
     def devices(self) -> int:
-        """Number of devices."""
+        """Number of devices of the mesh, which is rows times columns."""
         return self.rows * self.cols
 
     @cached_property

@@ -56,7 +56,7 @@ class LayerInstance:
 
     @property
     def devices(self) -> int:
-        """Number of devices."""
+        """Number of devices of the mesh, which is rows times columns."""
         return self.rows * self.cols
 
     def weights(self) -> ReplicaWeights:

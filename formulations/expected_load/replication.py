@@ -60,7 +60,7 @@ class ReplicaBudget:
 
     @property
     def feasible(self) -> bool:
-        """Whether any counts exist."""
+        """Whether any replica counts fill all slots and keep to each expert's least and most."""
         return bool(np.all(self.least <= self.most) and self.least.sum() <= self.slots <= self.most.sum())
 
     def violations(self, counts: Ints) -> list[str]:

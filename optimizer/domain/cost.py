@@ -203,7 +203,7 @@ class Cost:
 
 
 def _ns(microseconds: float) -> int:
-    """Microseconds as whole nanoseconds."""
+    """A time in microseconds, rounded to whole nanoseconds so that sums of times are exact."""
     return round(microseconds * NS_PER_US)
 
 

@@ -39,7 +39,7 @@ class Mesh:
 
     @property
     def devices(self) -> int:
-        """Number of devices."""
+        """Number of devices of the mesh, which is rows times columns."""
         return self.rows * self.cols
 
     @property

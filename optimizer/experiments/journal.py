@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,15 +14,15 @@ from optimizer.errors import InputError
 from optimizer.files import write_whole
 
 
-class ResultRow(BaseModel):
+class ResultRow(BaseModel, ABC):
     """One row of results. A kind of row defines its columns as fields, in the order of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @property
+    @abstractmethod
     def block(self) -> Hashable:
         """What was run; all rows of one block are results of the same run."""
-        raise NotImplementedError
 
 
 R = TypeVar("R", bound=ResultRow)

@@ -194,7 +194,7 @@ class Robustness:
         return worst
 
     def summary(self) -> dict[str, Any]:
-        """The stable JSON form."""
+        """These choices as JSON, with keys that do not change between versions."""
         choices, pools = self.choices, self.choices.pools
         return {
             "criterion": str(choices.criterion),

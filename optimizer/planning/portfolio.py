@@ -170,7 +170,7 @@ class Portfolio:
 
     @property
     def candidates(self) -> int:
-        """How many were judged."""
+        """How many candidate placements were judged, in the pools of all policies."""
         return sum(len(pool.placements) for pool in self.pools.values())
 
     @property

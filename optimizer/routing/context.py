@@ -118,7 +118,7 @@ class RoutingContext:
 
     @property
     def devices(self) -> int:
-        """Number of devices."""
+        """Number of devices of the mesh, one for each column of `distance`."""
         return int(self.distance.shape[1])
 
     @cached_property

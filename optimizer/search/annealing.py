@@ -128,7 +128,7 @@ class Annealer:
         self.tally.fruitless += evaluated == 0
 
     def placement(self) -> Placement:
-        """The current placement."""
+        """The placement that the search is at now, which need not be the best that it has met."""
         return self.split.placement()
 
     def peaks(self) -> Floats:

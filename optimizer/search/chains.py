@@ -48,7 +48,7 @@ class Cooled(Protocol):
         """What the annealer minimises, of its current placement."""
 
     def placement(self) -> Placement:
-        """The current placement."""
+        """The placement that the search is at now, which need not be the best that it has met."""
 
 
 @dataclass
