@@ -137,7 +137,7 @@ def test_ctrl_c_ends_a_run_with_its_plan(
 
 
 def test_ctrl_c_twice_ends_a_run_at_once(start: Callable[[str], WatchedRun], tmp_path: Path) -> None:
-    """It has no plan then, unless a whole one was written before the second time, which may come while figures are shown."""
+    """It has no plan then, unless a whole one was written before the second time, which may come while it prints."""
     run = start("annealing")
     run.press()
     threading.Event().wait(0.05)  # so that the first is heard before the second
