@@ -51,11 +51,12 @@ def _solution_cells(row: MethodResult) -> list[str]:
 
 
 def proof(solution: LayerSolution) -> str:
-    """Sentences that say what the formulation proved, when the first complete plan was there, and how many candidates
-    were compared."""
+    """Sentences that say what the formulation proved, when the first complete plan was there, how many candidates were
+    compared, and whether an interrupt has left out the bounds of the placement."""
+    own_left_out = solution.gaps and all(gap.this_placement is None for gap in solution.gaps)
     return (
         f"{_formulated(solution)}. First complete plan after {solution.first_result:.1f} s; {solution.candidates} "
-        "candidates compared."
+        "candidates compared." + (" Interrupted before the bounds of its own routing." if own_left_out else "")
     )
 
 

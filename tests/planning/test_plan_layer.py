@@ -66,6 +66,8 @@ def test_bounds_are_below_what_was_reached() -> None:
     found = {gap.unit: gap for gap in solution.gaps}
     assert set(found) == {"imbalance", "tiles", "copies_per_token", "hops_per_token", "compute_us"}
     assert found["imbalance"].reached == pytest.approx(report.imbalance.mean())
+    assert found["imbalance"].this_placement is not None
+    assert "Interrupted" not in proof(solution)
     for gap in solution.gaps:
         assert 0 < gap.any_placement.mean <= gap.reached * (1 + 1e-9)
         assert gap.this_placement is None or gap.any_placement.mean <= gap.this_placement.mean <= gap.reached + 1e-9
@@ -109,6 +111,9 @@ def test_an_early_end_among_the_seeds_leaves_those_that_there_are(after: int, mo
     assert solution.outcome is None
     assert as_json(solution)["formulation"] is None
     assert "Interrupted before the formulation" in proof(solution)
+    assert "Interrupted before the bounds of its own routing" in proof(solution)
+    assert solution.gaps
+    assert all(gap.this_placement is None for gap in solution.gaps)
 
 
 def test_the_token_is_heeded_once_there_is_a_complete_plan() -> None:
