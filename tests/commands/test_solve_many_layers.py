@@ -1,5 +1,6 @@
 """The command `solve` for several layers: it gives the same plan however it is run, and refuses what cannot be."""
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -218,10 +219,13 @@ def test_another_run_is_not_gone_on_with(unbroken: Path, tmp_path: Path) -> None
 
 
 def test_a_cluster_that_does_not_answer_is_named(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed", reason="the [cluster] extra is not installed")
+    """No client that was made in part is left: it would be closed when it is collected, perhaps while the next one is
+    made, which would wait for ever."""
+    distributed = pytest.importorskip("distributed", reason="the [cluster] extra is not installed")
     monkeypatch.setattr(workers, "CLUSTER_SECONDS", 0.2)
     for address in ("tcp://127.0.0.1:9", "nowhere", "ftp://127.0.0.1:9"):
         assert f"no dask scheduler answers at {address}" in refused(unbroken / "traces", "--cluster", address)
+        assert not any(isinstance(known, distributed.Client) for known in gc.get_objects())
 
 
 def test_a_cluster_needs_its_extra(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:

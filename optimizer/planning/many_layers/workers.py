@@ -1,5 +1,6 @@
 """Where tasks run: processes of this machine or of a dask cluster, by way of joblib; and how they are stopped."""
 
+import gc
 import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterator
@@ -138,7 +139,12 @@ def _client(address: str) -> Any:
     try:
         client: Any = Client(address, timeout=CLUSTER_SECONDS)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
-        raise InputError(f"no dask scheduler answers at {address} ({error}); start one", field="cluster") from None
+        client, said = None, str(error)
+    if client is None:
+        # A client that was made in part closes itself when it is collected. That waits for ever where it happens by
+        # chance while distributed makes the next client, so it is collected here.
+        gc.collect()
+        raise InputError(f"no dask scheduler answers at {address} ({said}); start one", field="cluster")
     if not client.nthreads():
         client.close()
         told = f"start some with dask worker {address}"
