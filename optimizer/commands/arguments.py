@@ -6,7 +6,7 @@ Every function here raises InputError with the parameter's name and a sentence t
 from decimal import Decimal
 
 from optimizer.errors import InputError
-from optimizer.routing.policies import POLICIES
+from optimizer.routing.policies import POLICIES, check_policy
 from optimizer.traces.formats.sniff import Format
 
 MOST_STEPS = 1000
@@ -40,9 +40,8 @@ def policy_names(text: str, most: int | None = None) -> list[str]:
     """The routing policies that a text names: one, several with commas between, or `all`. A text with more than `most`
     policies is refused."""
     names = list(POLICIES) if text == "all" else [name.strip() for name in text.split(",")]
-    strange = [name for name in names if name not in POLICIES]
-    if strange:
-        raise InputError(f"'{strange[0]}' is not a known policy; there are {', '.join(POLICIES)}", "routing")
+    for name in names:
+        check_policy(name)
     if most is not None and len(names) > most:
         raise InputError(f"'{text}' names {len(names)} policies; give one of {', '.join(POLICIES)}", "routing")
     return list(dict.fromkeys(names))

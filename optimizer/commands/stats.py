@@ -54,12 +54,12 @@ def stats(
     """Print what the traces say: hot experts, bursts, co-activation, drift. One table per question."""
     from optimizer.commands.arguments import layer_ids
     from optimizer.report.statistics import as_json, tables, write_csv
-    from optimizer.statistics.inspect_traces import look
+    from optimizer.statistics.inspect_traces import inspect_traces
 
     given, mesh = trace_input(traces, seed=seed.seed), hardware.to_hardware().mesh
     with progress() as tell:
         reading = partial(tell, "reading traces")
-        reports, notes = look(given, model.choice(), layer_ids(target.layer), mesh, reading)
+        reports, notes = inspect_traces(given, model.choice(), layer_ids(target.layer), mesh, reading)
     say(notes)
     if target.csv is not None:
         target.csv.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def run(portfolio: Portfolio, trial: Limited, batches: Batches) -> SimulationRep
     judge, problem = portfolio.pools[trial.routing].judge, portfolio.problem
     conditions = replace(judge.conditions, capacity_factor=trial.capacity_factor)
     guess = portfolio.guess if batches.candidates is None else None
-    learned = judge.taught(trial.placement)
+    learned = judge.learned(trial.placement)
     simulation = Simulation(trial.placement, problem.model, problem.mesh, problem.cost, conditions, learned, guess)
     simulation.feed(batches)
     return simulation.report()

@@ -9,7 +9,7 @@ from optimizer.errors import InputError
 from optimizer.planning.options import Progress
 from optimizer.planning.plan_file import Plan
 from optimizer.routing.capacity import Coactivation
-from optimizer.routing.policies import TAUGHT
+from optimizer.routing.policies import LEARNING
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation
@@ -71,7 +71,7 @@ def _guess(source: Source, layer: int, unseen: bool) -> Coactivation:
 
 def _untaught(plan: Plan, trials: Sequence[Conditions]) -> list[str]:
     """Says so where a policy wants what was learned on train batches, and the plan file does not have it."""
-    wanted = [conditions.routing for conditions in trials if conditions.routing in TAUGHT]
+    wanted = [conditions.routing for conditions in trials if conditions.routing in LEARNING]
     lacking = [str(layer) for layer, part in sorted(plan.layers.items()) if part.learned is None]
     if not (wanted and lacking):
         return []

@@ -9,7 +9,7 @@ from optimizer.errors import InputError
 from optimizer.interrupts import Cancel
 from optimizer.planning.portfolio_shares import USUAL, PortfolioShares
 from optimizer.routing.context import Unit
-from optimizer.routing.policies import POLICIES
+from optimizer.routing.policies import check_policy
 from optimizer.search.annealing import AnnealingSchedule
 from optimizer.search.latency import LatencySchedule
 from optimizer.search.multistart import DescentWeights
@@ -105,9 +105,9 @@ class SolveOptions:
         _require(self.jobs >= 1, "jobs", f"at least one job runs at once, not {self.jobs}")
         searches, units = get_args(SearchName), get_args(Unit)
         _require(self.search in searches, "search", f"'{self.search}' is no search; there are {', '.join(searches)}")
-        strange = [name for name in self.routings if name not in POLICIES]
         _require(bool(self.routings), "routings", "at least one routing policy is needed")
-        _require(not strange, "routings", f"{strange} are no routing policies; there are {', '.join(POLICIES)}")
+        for name in self.routings:
+            check_policy(name, "routings")
         _require(self.unit is None or self.unit in units, "unit", f"loads are counted in {' or '.join(units)}")
         share = self.max_rerouted
         _require(share is None or 0 <= share <= 1, "max_rerouted", f"a share of pairs lies in 0..1, not at {share}")

@@ -16,7 +16,7 @@ from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.files import write_whole
 from optimizer.routing.context import LearnedShares, Unit
-from optimizer.routing.policies import POLICIES
+from optimizer.routing.policies import POLICIES, check_policy
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -60,8 +60,7 @@ class Plan:
         Raises InputError where the placement breaks a rule, such as an expert without a slot, and for an unknown
         policy.
         """
-        if policy not in POLICIES:
-            raise InputError(f"'{policy}' is not a known policy; there are {', '.join(POLICIES)}", "policy")
+        check_policy(policy, "policy")
         plan = cls(model, hardware.mesh, hardware.cost.name, policy, {layer: LayerPlan(placement)})
         if faults := _violations(plan, placement):
             raise InputError("; ".join(faults), "placement")

@@ -20,7 +20,7 @@ from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.warm_start import started
-from optimizer.routing.learned_shares import learn
+from optimizer.routing.learned_shares import learn_shares
 from optimizer.search.multistart import slot_value
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
@@ -218,5 +218,5 @@ def part_of(
     problem: Problem, placement: Placement, report: SimulationReport, found: Sequence[Gap], provenance: dict[str, Any]
 ) -> LayerPlan:
     """One layer for the plan file: the placement, how it was judged, and what train batches teach its policy."""
-    taught = learn(placement, problem.load, slot_value(problem))
-    return LayerPlan(placement, report.summary(), {gap.unit: gap.summary() for gap in found}, provenance, taught)
+    learned = learn_shares(placement, problem.load, slot_value(problem))
+    return LayerPlan(placement, report.summary(), {gap.unit: gap.summary() for gap in found}, provenance, learned)

@@ -8,8 +8,8 @@ from formulations.kit.arrays import Floats
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.routing.context import LearnedShares
-from optimizer.routing.learned_shares import learn
-from optimizer.routing.policies import TAUGHT
+from optimizer.routing.learned_shares import learn_shares
+from optimizer.routing.policies import LEARNING
 from optimizer.search.choose import DECISIVE, LATENCIES, SelectionGoal, choose, figures
 from optimizer.search.multistart import slot_value
 from optimizer.simulation.conditions import Conditions
@@ -53,13 +53,14 @@ class LayerJudge:
 
     def on(self, placement: Placement, batches: Batches) -> SimulationReport:
         """Simulate a placement on any batches."""
-        problem, taught = self.problem, self.taught(placement)
-        return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, taught)
+        problem, learned = self.problem, self.learned(placement)
+        return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, learned)
 
-    def taught(self, placement: Placement) -> LearnedShares | None:
+    def learned(self, placement: Placement) -> LearnedShares | None:
         """What train batches teach the policy, if it learns."""
-        problem = self.problem
-        return learn(placement, problem.load, slot_value(problem)) if self.conditions.routing in TAUGHT else None
+        if self.conditions.routing not in LEARNING:
+            return None
+        return learn_shares(placement, self.problem.load, slot_value(self.problem))
 
 
 @dataclass

@@ -44,6 +44,10 @@ WELL_PLACED = ("pairing", "risk", "steps", "formulation")
 FLEXIBLE = ("start", "risk", FLEXIBILITY)
 """Seeds that are worth judging under policies that follow the load of the batch."""
 
+FEW = 256
+"""Selection batches that tell policies apart where there is no time for all: a compromise between time and noise, not
+tuned."""
+
 LAST_ARRANGING = 0.5
 """Seconds for arranging the best placement after the end was asked for: of the 3 s after which the plan is written,
 little enough, and at 128 devices enough for most of what arranging gains."""
@@ -131,8 +135,11 @@ class Portfolio:
         return FINALISTS * (judged - started) + 2 * once
 
     def fall_back(self, found: list[Candidate], effort: Effort) -> None:
-        """Judge greedy's seed, or the last that there is, where an early end has left no candidate."""
+        """Judge greedy's seed, or the last that there is, where an early end has left no candidate. Few batches do, as
+        they choose among policies alone, and somebody waits."""
         if self.candidates == 0:
+            few = self.sets._replace(selection=self.sets.selection.part(0, FEW))
+            self.pools.update({name: CandidatePool(replace(pool.judge, sets=few)) for name, pool in self.pools.items()})
             best = next((candidate for candidate in found if candidate.method == "greedy"), found[-1])
             self._offer([best.placement], tuple(self.pools), effort, needed=True)
 

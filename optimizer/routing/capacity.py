@@ -75,7 +75,7 @@ class Rerouted(NamedTuple):
     kept: Floats
 
 
-def limit(
+def limit_replicas(
     chosen: Ints,
     batches: Batches,
     source: Ints,
@@ -127,7 +127,7 @@ def _limit(
     routed: int,
     drop: bool,
 ) -> tuple[Ints, Ints, Ints, Ints, Ints, Floats]:
-    """The kernel of `limit`, which returns the fields of `Rerouted`; the experts below `routed` have a next expert.
+    """The kernel of `limit_replicas`: the fields of `Rerouted`. The experts below `routed` have a next expert.
 
     replicas: start, slot, device_of, distance and capacity of the context. guess: the arrays of `Coactivation`, empty
     ones if candidates `[batch, token, m]` are to be used.

@@ -1,7 +1,7 @@
 """What can be learned on train batches for policies that do not see the loads of the batch at hand.
 
-Policies such as `weights` give every replica a fixed share of its expert's pairs. `learn` chooses the shares so that
-the sum over train batches of the peak device cost is low.
+Policies such as `weights` give every replica a fixed share of its expert's pairs. `learn_shares` chooses the shares so
+that the sum over train batches of the peak device cost is low.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ SWEEPS = 4
 PARTS = (1.0, 0.5, 0.25)
 
 
-def learn(placement: Placement, load: Ints, value: Ints) -> LearnedShares:
+def learn_shares(placement: Placement, load: Ints, value: Ints) -> LearnedShares:
     """Expected loads and shares of replicas, learned on train batches.
 
     load `[batch, expert]`: the batches' pairs of each expert. value `[tokens + 1]` integers: what a slot costs by the

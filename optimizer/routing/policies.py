@@ -17,6 +17,7 @@ nothing but the token itself, a table, a count over all tokens of the batch (glo
 from collections.abc import Callable
 
 from formulations.kit.arrays import Ints
+from optimizer.errors import InputError
 from optimizer.routing import load_aware, static
 from optimizer.routing.context import RoutingContext
 from optimizer.routing.optimal import optimal
@@ -104,5 +105,12 @@ POLICIES: dict[str, Policy] = {
     "optimal": optimal,
 }
 
-TAUGHT = ("nearest", "weights", "optimal")
+
+def check_policy(name: str, field: str = "routing") -> None:
+    """Raise InputError, of this field, for a name that is not in `POLICIES`."""
+    if name not in POLICIES:
+        raise InputError(f"'{name}' is not a known policy; there are {', '.join(POLICIES)}", field)
+
+
+LEARNING = ("nearest", "weights", "optimal")
 """The policies whose choices depend on what was learned on train batches (`RoutingContext.load` and `share`)."""

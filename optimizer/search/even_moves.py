@@ -203,7 +203,7 @@ def delta(move: int, state: SearchState, scratch: Scratch) -> int:
 
 @kernel
 def apply(move: int, state: SearchState, scratch: Scratch) -> None:
-    """Make a legal move."""
+    """Make a legal move, and bring everything that the state holds of its placement up to date."""
     slots, copies, part, depth = state.slots, state.copies, state.part, state.slots.shape[1]
     change = prepare(move, state, scratch)
     a, b, x, y, x_copies, y_copies = change

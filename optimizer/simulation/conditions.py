@@ -11,6 +11,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.context import Unit
+from optimizer.routing.policies import check_policy
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,12 @@ class Conditions:
     routing: name of the policy, see `policies.POLICIES`.
     unit: what the policy counts loads in; None for the unit of the compute cost.
     timing: "barrier" if dispatch, compute and combine follow one another, "overlap" if each token goes on when it can.
-    capacity_factor: limits what each replica takes (`capacity.limit`), as a multiple of a slot's equal part of the
-    pairs; None for no limit, where policies that need a factor use `CAPACITY_FACTOR`.
+    capacity_factor: limits what each replica takes (`capacity.limit_replicas`), as a multiple of a slot's equal part of
+    the pairs; None for no limit, where policies that need a factor use `CAPACITY_FACTOR`.
     drop: whether pairs that find no room are dropped instead of being served over capacity.
     slow: how many times longer devices take to compute, by device. dead: devices that serve nothing.
 
-    Raises InputError if a factor is not a positive number.
+    Raises InputError for an unknown policy, or if a factor is not a positive number.
     """
 
     routing: str = "even"
@@ -37,7 +38,8 @@ class Conditions:
     dead: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise InputError for factors that are not positive numbers."""
+        """Raise InputError for an unknown policy, and for factors that are not positive numbers."""
+        check_policy(self.routing)
         if self.capacity_factor is not None and not 0 < self.capacity_factor < inf:
             raise InputError(f"a capacity factor of {self.capacity_factor} is not a positive number", "capacity_factor")
         for device, factor in self.slow.items():

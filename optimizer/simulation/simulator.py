@@ -15,7 +15,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
-from optimizer.routing.capacity import Coactivation, Rerouted, limit
+from optimizer.routing.capacity import Coactivation, Rerouted, limit_replicas
 from optimizer.routing.context import CAPACITY_FACTOR, LearnedShares, RoutingContext, capacity_of
 from optimizer.routing.policies import POLICIES
 from optimizer.simulation.conditions import Conditions
@@ -40,7 +40,8 @@ def simulate(
 ) -> SimulationReport:
     """Route every pair of every batch under a placement, and report what devices and links carry and how long it takes.
 
-    learned: what train batches taught, for the policies in `policies.TAUGHT`. Raises as `Simulation` and its `feed` do.
+    learned: what train batches taught, for the policies in `policies.LEARNING`.
+    Raises as `Simulation` and its `feed` do.
     """
     simulation = Simulation(placement, model, mesh, cost, conditions, learned)
     simulation.feed(batches)
@@ -63,7 +64,7 @@ class _Part(NamedTuple):
 class Simulation:
     """One layer under one policy, which is fed with batches and keeps nothing but figures per batch.
 
-    learned: what train batches taught, for the policies in `policies.TAUGHT`. guess: how a token's next expert is
+    learned: what train batches taught, for the policies in `policies.LEARNING`. guess: how a token's next expert is
     estimated where a capacity is set and no candidates are recorded. Raises ValueError for an invalid placement, and
     InputError as `Conditions.alive` does and for overlap with a dispatch model that has no links.
     """
@@ -168,7 +169,7 @@ class Simulation:
         if self.conditions.capacity_factor is None:
             return chosen
         guess = None if batches.candidates is not None else self.guess
-        rerouted = limit(chosen, batches, source, self._context, self.model, guess, self.conditions.drop)
+        rerouted = limit_replicas(chosen, batches, source, self._context, self.model, guess, self.conditions.drop)
         self._rerouted.append(rerouted._replace(chosen=NOTHING))
         self._estimated = guess is not None, batches.weights is None
         return rerouted.chosen

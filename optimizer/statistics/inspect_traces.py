@@ -16,7 +16,7 @@ from optimizer.traces.synthetic.generator import builtin_trace
 Found = tuple[list[LayerReport], list[str]]
 
 
-def look(
+def inspect_traces(
     named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh, progress: Callable[[float], None]
 ) -> Found:
     """The report of each of the layers (all if None), and sentences that the user should read.

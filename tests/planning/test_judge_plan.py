@@ -16,7 +16,7 @@ from optimizer.planning.options import SolveOptions, silent
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.planning.plan_layer import plan_tokens
 from optimizer.routing.capacity import Coactivation
-from optimizer.routing.policies import POLICIES, TAUGHT
+from optimizer.routing.policies import LEARNING, POLICIES
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation, simulate
@@ -108,7 +108,7 @@ def test_a_plan_is_judged_on_the_test_part_of_the_trace_that_it_was_made_from(tr
     assert same(report, alone(plan, source_of(others).everything(LAYER), Conditions()))
 
 
-@pytest.mark.parametrize("policy", ["even", *TAUGHT])
+@pytest.mark.parametrize("policy", ["even", *LEARNING])
 def test_a_plan_that_is_read_back_keeps_the_quality_that_it_states(traces: Path, policy: str) -> None:
     plan = planned(traces, policy)
     write_plan(traces.parent / "plan.json", plan)

@@ -1,6 +1,5 @@
 """One layer, end to end, on small problems."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -87,9 +86,8 @@ def test_the_formulation_is_at_least_as_good_as_its_hint() -> None:
 
 
 def test_the_time_limit_ends_an_unlimited_search() -> None:
-    started = time.monotonic()
+    """Nothing else would end it."""
     assert solved(iterations=None, seconds=3).candidates > 3
-    assert time.monotonic() - started < 30  # not a timing: only that it ends at all
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])

@@ -14,7 +14,7 @@ from reference_traffic import holders
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
-from optimizer.routing.capacity import Coactivation, Rerouted, gate_weights, limit
+from optimizer.routing.capacity import Coactivation, Rerouted, gate_weights, limit_replicas
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.batches import Batches
 
@@ -44,7 +44,7 @@ def limited(
 ) -> Rerouted:
     """What becomes of these choices by the limit."""
     source = drawn.network(wiring).source(drawn.batches.source_row)
-    return limit(chosen, drawn.batches, source, drawn.context(wiring, 1, capacity), drawn.model, guess, drop)
+    return limit_replicas(chosen, drawn.batches, source, drawn.context(wiring, 1, capacity), drawn.model, guess, drop)
 
 
 def by_the_rule(

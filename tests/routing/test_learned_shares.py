@@ -12,7 +12,7 @@ from reference import Slots, replicas
 from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
 from optimizer.routing.context import LearnedShares, RoutingContext
-from optimizer.routing.learned_shares import PARTS, learn
+from optimizer.routing.learned_shares import PARTS, learn_shares
 from optimizer.routing.policies import POLICIES
 
 Shares = list[list[float]]
@@ -47,7 +47,10 @@ def drawn_loads(seed: int, drawn: Case, batches: int) -> Ints:
 def test_shares_are_no_worse_than_even_ones_and_sum_to_one(seed: int, drawn: Case, tile: int) -> None:
     load, slots = drawn_loads(seed, drawn, 5), drawn.placement.slots
     value = staircase(40, tile)
-    found, even = learn(drawn.placement, load, value), LearnedShares.nothing(drawn.placement, drawn.model.experts)
+    found, even = (
+        learn_shares(drawn.placement, load, value),
+        LearnedShares.nothing(drawn.placement, drawn.model.experts),
+    )
     peaks = [
         summed_peaks(slots.tolist(), load.tolist(), value.tolist(), known.share.tolist()) for known in (found, even)
     ]
@@ -66,7 +69,7 @@ def test_no_part_of_a_share_is_better_handed_over(seed: int, drawn: Case, tile: 
     """Two batches are few enough for the descent to end before it has made all its sweeps."""
     load, slots = drawn_loads(seed, drawn, 2).tolist(), drawn.placement.slots.tolist()
     value = staircase(40, tile)
-    share = learn(drawn.placement, np.array(load, dtype=np.int32), value).share.tolist()
+    share = learn_shares(drawn.placement, np.array(load, dtype=np.int32), value).share.tolist()
     reached = summed_peaks(slots, load, value.tolist(), share)
     for expert in range(drawn.model.experts):
         there = replicas(slots, expert)
@@ -83,7 +86,7 @@ def test_no_part_of_a_share_is_better_handed_over(seed: int, drawn: Case, tile: 
 def test_weighted_round_robin_costs_no_more_than_the_shares_promise(drawn: Case) -> None:
     load, slots = drawn.batches.load(drawn.model.experts), drawn.placement.slots.tolist()
     value = staircase(drawn.batches.tokens, 8)
-    found = learn(drawn.placement, load, value)
+    found = learn_shares(drawn.placement, load, value)
     context = RoutingContext.of(drawn.placement, drawn.model, drawn.network(("row", "rings")), 1, 1, found)
     chosen = POLICIES["weights"](drawn.batches.experts, drawn.batches.source_row, context)
     peaks = 0
@@ -97,7 +100,7 @@ def test_weighted_round_robin_costs_no_more_than_the_shares_promise(drawn: Case)
 def test_the_replica_beside_a_heavy_expert_is_spared(beside: int, share: float) -> None:
     """Eight pairs are split between devices that serve 0 and `beside` other pairs; equal loads are best."""
     placement = Placement(np.array([[0, -1], [0, 1], [-1, -1], [-1, -1]]))
-    found = learn(placement, np.array([[8, beside]] * 3, dtype=np.int32), np.arange(9))
+    found = learn_shares(placement, np.array([[8, beside]] * 3, dtype=np.int32), np.arange(9))
     assert found.share[:2, 0].tolist() == [share, 1 - share]
     assert found.share[1, 1] == 1
 
@@ -107,5 +110,5 @@ def test_shares_are_learned_by_tiles_where_tiles_cost() -> None:
     placement = Placement(np.array([[0, 2], [0, 1]]))
     load = np.array([[6, 8, 1]] * 2, dtype=np.int32)
     even = summed_peaks(placement.slots.tolist(), load.tolist(), staircase(9, 8).tolist(), [[0.5, 1], [0.5, 1]])
-    found = learn(placement, load, staircase(9, 8))
+    found = learn_shares(placement, load, staircase(9, 8))
     assert summed_peaks(placement.slots.tolist(), load.tolist(), staircase(9, 8).tolist(), found.share.tolist()) < even

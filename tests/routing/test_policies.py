@@ -16,7 +16,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.routing.context import LearnedShares, RoutingContext, capacity_of
-from optimizer.routing.policies import MARGINS, POLICIES, TAUGHT
+from optimizer.routing.policies import LEARNING, MARGINS, POLICIES
 
 TILES = [1, 2, 5, 32]
 wirings = st.sampled_from(WIRINGS)
@@ -52,7 +52,7 @@ def test_the_taught_policies_are_those_that_use_what_was_learned() -> None:
         for policy in POLICIES:
             one, other = (routed_by(policy, each, ("row", "rings"), 1, 5) for each in (drawn, untaught))
             taught |= {policy} if (one != other).any() else set()
-    assert taught == set(TAUGHT)
+    assert taught == set(LEARNING)
 
 
 def test_all_policies_but_the_optimal_one_have_an_oracle() -> None:

@@ -9,7 +9,7 @@ from random_problems import random_batches
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
-from optimizer.statistics.inspect_traces import look
+from optimizer.statistics.inspect_traces import inspect_traces
 from optimizer.statistics.layer_report import report_of_batches
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import TraceInput
@@ -19,7 +19,7 @@ HOME = Mesh(16, 8, 3)
 
 def test_figures_of_the_real_counts_equal_plain_numpy(real_traces: Path) -> None:
     path = real_traces / "glm-5.2" / "expert_counts.npz"
-    (report,), _ = look(TraceInput(traces=[str(path)]), ModelChoice(), [12], HOME, lambda share: None)
+    (report,), _ = inspect_traces(TraceInput(traces=[str(path)]), ModelChoice(), [12], HOME, lambda share: None)
     with np.load(path) as archive:
         counts, domains = archive["counts"][:, :, 12 - 3].astype(float), archive["domains"].tolist()
     total = counts.sum(axis=(0, 1))
@@ -57,9 +57,9 @@ def test_figures_of_explicit_batches_equal_plain_counting(rng: np.random.Generat
 
 
 def test_the_builtin_trace_has_no_list_of_layers() -> None:
-    reports, notes = look(TraceInput(), ModelChoice(), [12, 13], HOME, lambda share: None)
+    reports, notes = inspect_traces(TraceInput(), ModelChoice(), [12, 13], HOME, lambda share: None)
     assert [report.layer for report in reports] == [12, 13]
     assert "built-in trace" in notes[0]
     with pytest.raises(InputError, match="name the layers") as caught:
-        look(TraceInput(), ModelChoice(), None, HOME, lambda share: None)
+        inspect_traces(TraceInput(), ModelChoice(), None, HOME, lambda share: None)
     assert caught.value.field == "layers"
