@@ -11,7 +11,6 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.context import Unit
-from optimizer.routing.policies import check_policy
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Conditions:
     drop: whether pairs that find no room are dropped instead of being served over capacity.
     slow: how many times longer devices take to compute, by device. dead: devices that serve nothing.
 
-    Raises InputError for an unknown policy, or if a factor is not a positive number.
+    Raises InputError if a factor is not a positive number.
     """
 
     routing: str = "even"
@@ -38,8 +37,7 @@ class Conditions:
     dead: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise InputError for an unknown policy, and for factors that are not positive numbers."""
-        check_policy(self.routing)
+        """Raise InputError for factors that are not positive numbers."""
         if self.capacity_factor is not None and not 0 < self.capacity_factor < inf:
             raise InputError(f"a capacity factor of {self.capacity_factor} is not a positive number", "capacity_factor")
         for device, factor in self.slow.items():

@@ -17,7 +17,7 @@ from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation, Rerouted, limit_replicas
 from optimizer.routing.context import CAPACITY_FACTOR, LearnedShares, RoutingContext, capacity_of
-from optimizer.routing.policies import POLICIES
+from optimizer.routing.policies import POLICIES, check_policy
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import Queues, Rerouting, SimulationReport
 from optimizer.simulation.timing import Clock, Routed, Times
@@ -100,7 +100,7 @@ class Simulation:
         """Run these batches too.
 
         Raises ValueError if they have another number of tokens than the batches before, InputError if they name an
-        expert that the model does not have or a source row that the mesh does not have.
+        expert that the model does not have or a source row that the mesh does not have, or if there is no such policy.
         """
         self._check(batches)
         self.tokens = self.tokens or batches.tokens
@@ -165,6 +165,7 @@ class Simulation:
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         """The flat slot that serves each pair, `[batch, token, k]`, after a capacity limit if there is one."""
+        check_policy(self.conditions.routing)
         chosen = POLICIES[self.conditions.routing](batches.experts, source, self._context)
         if self.conditions.capacity_factor is None:
             return chosen

@@ -12,7 +12,7 @@ from optimizer.planning.plan_file import LayerPlan
 from optimizer.search.stop import Deadline
 
 MARKS = "MOEPLAN_TEST_MARKS"  # in the environment: a folder
-PATIENCE = 600.0  # seconds, on a machine that has much else to do; reached only where something is wrong
+PATIENCE = 120.0  # seconds, on a machine that has much else to do; reached only where something is wrong
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -79,20 +79,30 @@ def square_or_be_interrupted(job: Job, deadline: Deadline) -> int:
 
 
 def square_once_asked_to_stop(job: Job, deadline: Deadline) -> int:
-    """All but job 0 wait until a stop was asked for."""
+    """Job 0 waits for job 1 to begin, all others until a stop was asked for."""
     job.begin()
-    if job.number:
+    if job.number == 0:
+        _wait_for_the_other_worker(job)
+    else:
         wait_for(lambda: (job.folder / "asked").exists())
     return job.number**2
 
 
 def work_on_deafly(job: Job, deadline: Deadline) -> int:
-    """All but job 0 hear no Ctrl-C, and take longer than anybody waits."""
+    """Job 0 waits for job 1 to begin, all others hear no Ctrl-C, and take longer than anybody waits."""
     job.begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if job.number:
+    if job.number == 0:
+        _wait_for_the_other_worker(job)
+    else:
         time.sleep(10 * PATIENCE)
     return job.number**2
+
+
+def _wait_for_the_other_worker(job: Job) -> None:
+    """Wait until job 1 has begun. joblib hands nothing to a second worker where the first is ready before all have
+    something, until that one is ready again."""
+    wait_for(lambda: Job(1, job.folder).begun() > 0)
 
 
 def plan_layer_with_mark(task: LayerTask, deadline: Deadline) -> LayerPlan | None:

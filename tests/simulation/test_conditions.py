@@ -16,9 +16,3 @@ def test_factors_are_positive_numbers(factor: float) -> None:
     with pytest.raises(InputError, match=f"a factor of {factor} for device 3 is not") as caught:
         Conditions(slow={3: factor})
     assert caught.value.field == "slow"
-
-
-def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(InputError, match="'nearst' is not a known policy; there are primary, even,") as caught:
-        Conditions("nearst")
-    assert caught.value.field == "routing"

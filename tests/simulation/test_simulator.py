@@ -247,6 +247,12 @@ def test_batches_of_another_size_are_refused_and_so_is_a_report_of_none() -> Non
         simulation.feed(shorter)
 
 
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(InputError, match="'nearst' is not a known policy; there are primary, even,") as caught:
+        run(many(), wired(ROW_RINGS), Conditions("nearst"))
+    assert caught.value.field == "routing"
+
+
 @pytest.mark.parametrize(("dead", "slow"), [((4,), {}), ((-1,), {}), ((), {4: 2.0})])
 def test_devices_outside_the_mesh_are_refused(dead: tuple[int, ...], slow: dict[int, float]) -> None:
     drawn = case(1, (2, 2), 2)
