@@ -10,9 +10,25 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # tests import their oracles and builders by name
 
 from random_problems import request_experts, write_request
+from small_model import with_few_batches
 
 settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("moeplan")
+
+TESTS = Path(__file__).resolve().parent
+LIGHT = ("formulations", "statistics", "traces")
+"""Folders of tests that need few kernels of machine code."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the light tests after the first eighth of the others: of two workers, pytest-xdist gives one the first eighth
+    of all tests, and the other what comes then. So one compiles the kernels, which takes a minute, while the other has
+    tests that need none, and finds them compiled later. In the order of the files each would compile them all."""
+    light = [item for item in items if item.path.relative_to(TESTS).parts[0] in LIGHT]
+    others = [item for item in items if item.path.relative_to(TESTS).parts[0] not in LIGHT]
+    eighth = len(items) // 8
+    items[:] = others[:eighth] + light + others[eighth:]
+
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -37,3 +53,9 @@ def traces(tmp_path: Path, rng: np.random.Generator) -> Path:
     for number in range(12):
         write_request(tmp_path / "traces" / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
     return tmp_path / "traces"
+
+
+@pytest.fixture
+def few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace sources make few batches, so that a command takes a second."""
+    with_few_batches(monkeypatch)

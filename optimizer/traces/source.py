@@ -124,8 +124,9 @@ class TraceSource:
         """A digest of this layer's requests, which does not depend on where they were read."""
         return fingerprints(self.trace, [layer])[0]
 
-    def sets(self, layer: int, counts: Sequence[int] = (BATCHES_PER_SET,) * ALL) -> Sets:
-        """Batches of 60, 20 and 20 per cent of the requests; counts says how many batches each set has."""
+    def sets(self, layer: int, counts: Sequence[int] | None = None) -> Sets:
+        """Batches of 60, 20 and 20 per cent of the requests; counts: how many of each, by default `BATCHES_PER_SET`."""
+        counts = counts or (BATCHES_PER_SET,) * ALL
         return Sets(*(self._sample(layer, turn, counts[turn]) for turn in range(ALL)))
 
     def everything(self, layer: int) -> Batches:

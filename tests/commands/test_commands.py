@@ -14,6 +14,8 @@ import pytest
 from random_problems import request_experts, write_request
 from running_commands import SHORT, fault, run, solve
 
+pytestmark = pytest.mark.usefixtures("few_batches")
+
 
 def test_solve_writes_a_plan_that_validate_accepts_and_simulate_judges_alike(traces: Path) -> None:
     plan, result = solve(traces, "--json")

@@ -19,6 +19,8 @@ from optimizer.routing.policies import POLICIES
 from optimizer.traces.batches import Batches
 from optimizer.traces.source import TraceInput, open_source
 
+pytestmark = pytest.mark.usefixtures("few_batches")
+
 
 def judged(plan: Path, *more: object) -> dict[str, Any]:
     """The JSON figures that `simulate` prints for layer 1 of a plan."""

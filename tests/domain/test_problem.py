@@ -16,6 +16,8 @@ from optimizer.planning.options import Effort
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.stop import Deadline
 
+pytestmark = pytest.mark.usefixtures("few_batches")
+
 
 @pytest.fixture
 def traces(tmp_path: Path, rng: np.random.Generator) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from random_problems import request_experts, write_request
 
-from optimizer.traces.source import TraceSource
+from optimizer.traces import source
 
 LAYERS = 3
 ARGUMENTS = ("--layer", "all", "--mesh", "2x2", "--batch-tokens", "24", "--iterations", "300")
@@ -24,7 +24,7 @@ def write_corpus(folder: Path, seed: int = 7, layers: int = LAYERS) -> Path:
 
 def with_few_batches(patch: pytest.MonkeyPatch) -> None:
     """Let trace sources make few batches, until the patch is undone."""
-    patch.setattr(TraceSource.sets, "__defaults__", ((FEW, FEW, FEW),))
+    patch.setattr(source, "BATCHES_PER_SET", FEW)
 
 
 def solving(traces: Path, plan: Path, *more: object) -> list[str]:

@@ -15,6 +15,8 @@ from optimizer.planning.options import Effort, SolveOptions
 from optimizer.planning.portfolio import Portfolio
 from optimizer.search.stop import Deadline
 
+pytestmark = pytest.mark.usefixtures("few_batches")
+
 ASKED = ("--routing", "primary", "--max-rerouted", "0.4", "--batch-tokens", "200")
 
 

@@ -23,6 +23,8 @@ from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches
 from optimizer.traces.source import TraceInput, open_source
 
+pytestmark = pytest.mark.usefixtures("few_batches")
+
 MODEL, MESH, LAYER = Model("small", 8, 0, 2), Mesh(3, 2, 3), 1
 TOKENS, COUNT = 24, 12
 

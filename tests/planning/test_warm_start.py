@@ -19,6 +19,8 @@ from optimizer.search.multistart import latency_goal
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.stop import Deadline, SearchBudget
 
+pytestmark = pytest.mark.usefixtures("few_batches")
+
 
 def problem_with_start() -> Problem:
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3)
