@@ -14,10 +14,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.event import Listener, install_listener
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -58,6 +60,35 @@ def kernel(function: Function) -> Function:
             return cast(Function, numba.njit(cache=FOLDER is not None, nogil=True)(function))
         finally:
             SETTINGS.CACHE_DIR = before
+
+
+class CompilationEnded(BaseException):
+    """Nobody waits any more for the kernel that was to be compiled. It is no Exception, as numba makes other errors of
+    those that are raised while it works out types."""
+
+
+@contextmanager
+def compiling_until(cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Let no kernel be compiled in this block, by any thread, once `cancelled` is true: CompilationEnded is raised.
+
+    A kernel that calls others is compiled in steps, each of which may take seconds, all of them together ten or more.
+    Between two steps nothing is half-done that matters: the kernels whose compilation is given up are compiled again
+    when they are called again.
+    """
+    with install_listener("numba:compile", _Ending(cancelled)):
+        yield
+
+
+class _Ending(Listener):
+    def __init__(self, cancelled: Callable[[], bool]) -> None:
+        self.cancelled = cancelled
+
+    def on_start(self, event: Any) -> None:
+        if self.cancelled():
+            raise CompilationEnded
+
+    def on_end(self, event: Any) -> None:
+        pass
 
 
 def kernel_digest(installation: Path) -> str:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from formulations.kit.arrays import Ints
+from formulations.kit.kernels import CompilationEnded, compiling_until
 from formulations.kit.outcome import Outcome
 from optimizer import __version__
 from optimizer.domain.cost import Cost
@@ -101,8 +103,9 @@ def solve(
     started = time.monotonic()
     finish = MOST_BOUNDING * bounding + options.shares.finish * effort.deadline.seconds
     if not effort.cancel.asked:
-        portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, progress)
-    portfolio.fall_back(seeds.found, effort)
+        with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):
+            portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, progress)
+    portfolio.fall_back(seeds.found)
     portfolio.settle()
     seconds = time.monotonic() - started
     progress("judging", 1.0)
@@ -143,17 +146,21 @@ class Seeds:
     def judged(cls, portfolio: Portfolio, effort: Effort, progress: Progress) -> "Seeds":
         """Plan and judge each in turn, until the end is asked for; there is always one."""
         seeds = cls()
-        for candidate in seeds_and_formulation(portfolio.problem, effort, progress, portfolio.options.shares):
-            report = portfolio.judge_of(candidate.method).test(candidate.placement)
-            result = MethodResult(candidate.method, candidate.placement, candidate.seconds, report)
-            if candidate.outcome is None:
-                seeds.constructed.append(result)
-            else:
-                seeds.formulation, seeds.outcome = result, candidate.outcome
-            seeds.first_result = seeds.first_result or effort.deadline.elapsed()
-            seeds.found.append(candidate)
-            effort.cancel.heed()
+        with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked and len(seeds.found) > 0):
+            for candidate in seeds_and_formulation(portfolio.problem, effort, progress, portfolio.options.shares):
+                seeds._add(candidate, portfolio.judge_of(candidate.method).test(candidate.placement))
+                seeds.first_result = seeds.first_result or effort.deadline.elapsed()
+                effort.cancel.heed()
         return seeds
+
+    def _add(self, candidate: Candidate, report: SimulationReport) -> None:
+        """Keep a candidate, and its result."""
+        result = MethodResult(candidate.method, candidate.placement, candidate.seconds, report)
+        if candidate.outcome is None:
+            self.constructed.append(result)
+        else:
+            self.formulation, self.outcome = result, candidate.outcome
+        self.found.append(candidate)
 
 
 def _searched(portfolio: Portfolio, seconds: float, cancel: Cancel) -> dict[str, MethodResult]:

@@ -44,10 +44,6 @@ WELL_PLACED = ("pairing", "risk", "steps", "formulation")
 FLEXIBLE = ("start", "risk", FLEXIBILITY)
 """Seeds that are worth judging under policies that follow the load of the batch."""
 
-FEW = 256
-"""Selection batches that tell policies apart where there is no time for all: a compromise between time and noise, not
-tuned."""
-
 LAST_ARRANGING = 0.5
 """Seconds for arranging the best placement after the end was asked for: of the 3 s after which the plan is written,
 little enough, and at 128 devices enough for most of what arranging gains."""
@@ -134,14 +130,12 @@ class Portfolio:
         once = time.monotonic() - exchanged
         return FINALISTS * (judged - started) + 2 * once
 
-    def fall_back(self, found: list[Candidate], effort: Effort) -> None:
-        """Judge greedy's seed, or the last that there is, where an early end has left no candidate. Few batches do, as
-        they choose among policies alone, and somebody waits."""
+    def fall_back(self, found: list[Candidate]) -> None:
+        """Where an early end has left no candidate, judge greedy's seed, or the last that there is, under the first
+        policy alone: other policies may be long in compiling."""
         if self.candidates == 0:
-            few = self.sets._replace(selection=self.sets.selection.part(0, FEW))
-            self.pools.update({name: CandidatePool(replace(pool.judge, sets=few)) for name, pool in self.pools.items()})
             best = next((candidate for candidate in found if candidate.method == "greedy"), found[-1])
-            self._offer([best.placement], tuple(self.pools), effort, needed=True)
+            self.pools[next(iter(self.pools))].add(best.placement)
 
     def settle(self) -> None:
         """Leave the policies that have candidates. Raises InputError where the limit to traffic leaves none."""
@@ -204,6 +198,8 @@ class Portfolio:
                 return
             placed = self._arranged(placement, effort) if arranged else placement
             for name in names:
+                if effort.cancel.asked and not needed and self.candidates:
+                    return
                 self.pools[name].add(placed)
 
     def _arranged(self, placement: Placement, effort: Effort) -> Placement:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numba
 import pytest
 from random_problems import small_problem
 
@@ -10,6 +11,7 @@ from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, seeds_and_formulation
 from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.plan_layer import LayerSolution, solve
+from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.portfolio_shares import PortfolioShares
 from optimizer.report.solution import as_json, proof
 from optimizer.search.choose import figures
@@ -88,6 +90,21 @@ def test_the_formulation_is_at_least_as_good_as_its_hint() -> None:
 def test_the_time_limit_ends_an_unlimited_search() -> None:
     """Nothing else would end it."""
     assert solved(iterations=None, seconds=3).candidates > 3
+
+
+def test_an_early_end_does_not_wait_for_kernels_to_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def search(self: Portfolio, found: list[Candidate], effort: Effort, until: float, progress: Progress) -> None:
+        effort.cancel.ask()
+        compiled.append(numba.njit(lambda one: one)(1))
+
+    monkeypatch.setattr(Portfolio, "search", search)
+    solution = solved()
+    assert compiled == []
+    assert [row.method for row in solution.rows] == METHODS
+    slots = {row.method: row.placement.slots.tolist() for row in solution.rows}
+    assert slots["search"] == slots["greedy"]
 
 
 @pytest.mark.parametrize("after", [1, 4, 6])

@@ -13,7 +13,7 @@ from optimizer.planning.options import Effort, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import MOST_BOUNDING, part_of
 from optimizer.planning.pool import SPLITTING
-from optimizer.planning.portfolio import FEW, FLEXIBLE, Portfolio
+from optimizer.planning.portfolio import FLEXIBLE, Portfolio
 from optimizer.planning.warm_start import started
 from optimizer.search.choose import IMBALANCES, LATENCIES
 from optimizer.search.stop import Deadline
@@ -21,6 +21,8 @@ from optimizer.traces.batches import Sets
 
 EXCESS = "excess_us"
 """The figure of a surveyed layer: its latency above the least compute time of any placement, in microseconds."""
+
+SURVEYED = 256  # selection batches that seeds are judged on; a compromise between time and noise, not tuned
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class LayerTask:
 def survey_layer(task: LayerTask) -> dict[str, LayerPlan]:
     """The best seed under each policy that has one within the limits: a complete if simple plan, judged on few
     selection batches, whose quality says how far its latency is above the least compute time of any placement."""
-    problem, few = task.problem(), task.sets.selection.part(0, FEW)
+    problem, few = task.problem(), task.sets.selection.part(0, SURVEYED)
     effort = task.settings.effort(Deadline(0.0))
     portfolio = task.portfolio(problem, task.sets._replace(selection=few))
     portfolio.offer_seeds(list(seeds(problem, task.settings.options.seed, FLEXIBLE)), effort)
