@@ -17,10 +17,14 @@ nothing but the token itself, a table, a count over all tokens of the batch (glo
 from collections.abc import Callable
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.network import rank_in_row
 from optimizer.errors import InputError
 from optimizer.routing import load_aware, static
 from optimizer.routing.context import RoutingContext
 from optimizer.routing.optimal import optimal
+from optimizer.routing.servers.tensorrt_llm import blockwise_round_robin
+from optimizer.routing.servers.vllm import hashed_rows
+from optimizer.routing.servers.vllm_ascend import rank_table
 
 Policy = Callable[[Ints, Ints, RoutingContext], Ints]
 
@@ -41,6 +45,15 @@ def even(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     Needs global counts at run time: how many pairs of the expert came before this one, over the tokens of all sources.
     """
     return static.round_robin(experts, context.start, context.slot)
+
+
+def even_source(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """The i-th pair that a source has of an expert goes to the replica of rank i modulo the number of replicas.
+
+    Needs nothing at run time but what the source itself has counted.
+    """
+    sources = context.network.sources
+    return static.round_robin_by_source(experts, source, sources, context.start, context.slot)
 
 
 def hashed(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
@@ -94,15 +107,44 @@ def weights(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     return static.weighted_round_robin(experts, context.start, context.slot, context.share)
 
 
+def vllm(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What vLLM does: a hash of the token's place in its source's part of the batch, the same for all its experts.
+
+    Needs nothing at run time but that place.
+    """
+    row = rank_in_row(source, context.network.sources)
+    return hashed_rows(experts, row, context.start, context.slot)
+
+
+def tensorrt_llm(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What TensorRT-LLM does: round robin inside the source, begun anew by each block of 1,024 pairs.
+
+    Needs nothing at run time but what the source itself has counted.
+    """
+    return blockwise_round_robin(experts, source, context.network.sources, context.start, context.slot)
+
+
+def vllm_ascend(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What vllm-ascend does: a source uses one replica of each expert, that of its own number modulo their number.
+
+    Needs nothing at run time but that static table.
+    """
+    return static.by_table(experts, source, rank_table(context.start, context.slot, context.network.sources))
+
+
 POLICIES: dict[str, Policy] = {
     "primary": primary,
     "even": even,
+    "even-source": even_source,
     "hash": hashed,
     "nearest": nearest,
     "capacity-fill": capacity_fill,
     "least-loaded": least_loaded,
     "weights": weights,
     "optimal": optimal,
+    "vllm": vllm,
+    "tensorrt-llm": tensorrt_llm,
+    "vllm-ascend": vllm_ascend,
 }
 
 

@@ -32,6 +32,28 @@ def round_robin(experts: Ints, start: Ints, slot: Ints) -> Ints:
 
 
 @kernel
+def round_robin_by_source(experts: Ints, source: Ints, sources: int, start: Ints, slot: Ints) -> Ints:
+    """The i-th pair that a source has of an expert in a batch goes to its replica of rank i modulo the number of them.
+
+    source `[batch, token]` int32, of which there are `sources`.
+    """
+    batches, tokens, k = experts.shape
+    chosen = np.empty((batches, tokens, k), dtype=np.int32)
+    turn = np.empty((sources, len(start) - 1), dtype=np.int32)
+    for batch in range(batches):
+        turn[:] = start[:-1]
+        for token in range(tokens):
+            own = turn[source[batch, token]]
+            for choice in range(k):
+                expert = experts[batch, token, choice]
+                chosen[batch, token, choice] = slot[own[expert]]
+                own[expert] += 1
+                if own[expert] == start[expert + 1]:
+                    own[expert] = start[expert]
+    return chosen
+
+
+@kernel
 def hashed(experts: Ints, start: Ints, slot: Ints) -> Ints:
     """A pair goes to the replica whose rank is a hash of the pair's place in the batch, modulo the number of replicas.
 

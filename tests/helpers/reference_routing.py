@@ -147,9 +147,62 @@ def weights(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
     return chosen
 
 
+def even_source(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """The tokens of each source are routed as `even` routes a batch of them alone."""
+    chosen: list[list[Place]] = [[] for _ in tokens]
+    for own in by_source(layer, held):
+        for token, places in zip(own, even(layer, [tokens[token] for token in own], []), strict=True):
+            chosen[token] = places
+    return chosen
+
+
+def vllm(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """A token's row in its source, hashed in 32 bits, modulo the copies of each expert."""
+    chosen: list[list[Place]] = [[] for _ in tokens]
+    for own in by_source(layer, held):
+        for row, token in enumerate(own):
+            there = [replicas(layer.slots, expert) for expert in tokens[token]]
+            chosen[token] = [places[row * 2654435769 % 2**32 % len(places)] for places in there]
+    return chosen
+
+
+def tensorrt_llm(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """The pairs of a source are cut into blocks of 1,024. In block b of source r an expert's pairs take its copies in
+    turn, the first of them copy b + r."""
+    chosen: list[list[Place]] = [[] for _ in tokens]
+    for source, own in enumerate(by_source(layer, held)):
+        pairs = [(token, expert) for token in own for expert in tokens[token]]
+        for first in range(0, len(pairs), 1024):
+            seen: Counter[int] = Counter()
+            for token, expert in pairs[first : first + 1024]:
+                there = replicas(layer.slots, expert)
+                chosen[token].append(there[(first // 1024 + source + seen[expert]) % len(there)])
+                seen[expert] += 1
+    return chosen
+
+
+def vllm_ascend(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """Source r has one copy of each expert, that of number r modulo the copies."""
+    chosen: list[list[Place]] = [[] for _ in tokens]
+    for source, own in enumerate(by_source(layer, held)):
+        for token in own:
+            there = [replicas(layer.slots, expert) for expert in tokens[token]]
+            chosen[token] = [places[source % len(places)] for places in there]
+    return chosen
+
+
+def by_source(layer: Layer, held: Held) -> list[list[int]]:
+    """The tokens of each source, in the order in which sources are numbered; held as the oracles get it."""
+    return [[token for token, home in enumerate(held) if home == own] for own in all_holders(layer.wires)]
+
+
 ORACLES: dict[str, Callable[[Layer, Tokens, Held], Chosen]] = {
     "primary": primary,
     "even": even,
+    "even-source": even_source,
+    "vllm": vllm,
+    "tensorrt-llm": tensorrt_llm,
+    "vllm-ascend": vllm_ascend,
     "hash": hashed,
     "nearest": nearest,
     "capacity-fill": capacity_fill,

@@ -52,8 +52,11 @@ def places(drawn: Case, cost: Cost, conditions: Conditions, batch: int) -> list[
     capacity = capacity_of(conditions.capacity_factor or 1.5, drawn.batches.tokens, drawn.model, drawn.mesh.slots)
     tile = unit_of(cost, conditions)
     if conditions.routing == "optimal":
-        source = drawn.network(wiring).source(drawn.batches.source_row)
-        chosen = POLICIES["optimal"](drawn.batches.experts, source, drawn.context(wiring, tile, capacity))
+        network = drawn.network(wiring)
+        unit_ns = cost.tile_ns if (conditions.unit or cost.unit) == "tiles" else (1, 1)
+        plain, message_us = drawn.context(wiring, tile, capacity), cost.combine_message_us(network.remote)
+        context = replace(plain, unit_ns=unit_ns, message_us=message_us)
+        chosen = POLICIES["optimal"](drawn.batches.experts, network.source(drawn.batches.source_row), context)
         depth = drawn.mesh.slots_per_device
         return [[divmod(slot, depth) for slot in token] for token in chosen[batch].tolist()]
     layer, tokens = drawn.layer(wiring, tile, capacity), as_tokens(drawn.batches.experts[batch])
