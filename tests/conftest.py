@@ -15,8 +15,7 @@ from small_model import with_few_batches
 settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("moeplan")
 
-TESTS = Path(__file__).resolve().parent
-LIGHT = ("formulations", "statistics", "traces")
+LIGHT = {Path(__file__).resolve().parent / room for room in ("formulations", "statistics", "traces")}
 """Folders of tests that need few kernels of machine code."""
 
 
@@ -24,8 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the light tests after the first eighth of the others: of two workers, pytest-xdist gives one the first eighth
     of all tests, and the other what comes then. So one compiles the kernels, which takes a minute, while the other has
     tests that need none, and finds them compiled later. In the order of the files each would compile them all."""
-    light = [item for item in items if item.path.relative_to(TESTS).parts[0] in LIGHT]
-    others = [item for item in items if item.path.relative_to(TESTS).parts[0] not in LIGHT]
+    light = [item for item in items if LIGHT & {*item.path.parents}]
+    others = [item for item in items if not LIGHT & {*item.path.parents}]
     eighth = len(items) // 8
     items[:] = others[:eighth] + light + others[eighth:]
 

@@ -16,6 +16,8 @@ nothing but the token itself, a table, a count over all tokens of the batch (glo
 
 from collections.abc import Callable
 
+import numpy as np
+
 from formulations.kit.arrays import Ints
 from optimizer.domain.network import rank_in_row
 from optimizer.errors import InputError
@@ -44,7 +46,7 @@ def even(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
 
     Needs global counts at run time: how many pairs of the expert came before this one, over the tokens of all sources.
     """
-    return static.round_robin(experts, context.start, context.slot)
+    return static.round_robin(experts, np.zeros(source.shape, dtype=np.int32), 1, context.start, context.slot)
 
 
 def even_source(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
@@ -52,8 +54,7 @@ def even_source(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
 
     Needs nothing at run time but what the source itself has counted.
     """
-    sources = context.network.sources
-    return static.round_robin_by_source(experts, source, sources, context.start, context.slot)
+    return static.round_robin(experts, source, context.network.sources, context.start, context.slot)
 
 
 def hashed(experts: Ints, source: Ints, context: RoutingContext) -> Ints:

@@ -14,25 +14,7 @@ HASH = 2654435761  # about 2^32 over the golden ratio: Knuth's multiplier, The A
 
 
 @kernel
-def round_robin(experts: Ints, start: Ints, slot: Ints) -> Ints:
-    """The i-th pair of an expert in a batch goes to its replica of rank i modulo the number of its replicas."""
-    batches, tokens, k = experts.shape
-    chosen = np.empty((batches, tokens, k), dtype=np.int32)
-    turn = np.empty(len(start) - 1, dtype=np.int32)
-    for batch in range(batches):
-        turn[:] = start[:-1]
-        for token in range(tokens):
-            for choice in range(k):
-                expert = experts[batch, token, choice]
-                chosen[batch, token, choice] = slot[turn[expert]]
-                turn[expert] += 1
-                if turn[expert] == start[expert + 1]:
-                    turn[expert] = start[expert]
-    return chosen
-
-
-@kernel
-def round_robin_by_source(experts: Ints, source: Ints, sources: int, start: Ints, slot: Ints) -> Ints:
+def round_robin(experts: Ints, source: Ints, sources: int, start: Ints, slot: Ints) -> Ints:
     """The i-th pair that a source has of an expert in a batch goes to its replica of rank i modulo the number of them.
 
     source `[batch, token]` int32, of which there are `sources`.

@@ -130,7 +130,7 @@ class TraceSource:
         return Sets(*(self._sample(layer, turn, counts[turn]) for turn in range(ALL)))
 
     def everything(self, layer: int) -> Batches:
-        """Batches of all requests."""
+        """As many batches as a set has, drawn from all requests, whichever set these belong to."""
         return self._sample(layer, ALL, BATCHES_PER_SET)
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
@@ -172,7 +172,7 @@ class BatchSource:
         return split_batches(self.batches)
 
     def everything(self, layer: int) -> Batches:
-        """All batches."""
+        """The batches of all three sets, as they were given."""
         return self.batches
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:

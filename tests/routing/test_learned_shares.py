@@ -47,10 +47,8 @@ def drawn_loads(seed: int, drawn: Case, batches: int) -> Ints:
 def test_shares_are_no_worse_than_even_ones_and_sum_to_one(seed: int, drawn: Case, tile: int) -> None:
     load, slots = drawn_loads(seed, drawn, 5), drawn.placement.slots
     value = staircase(40, tile)
-    found, even = (
-        learn_shares(drawn.placement, load, value),
-        LearnedShares.nothing(drawn.placement, drawn.model.experts),
-    )
+    found = learn_shares(drawn.placement, load, value)
+    even = LearnedShares.nothing(drawn.placement, drawn.model.experts)
     peaks = [
         summed_peaks(slots.tolist(), load.tolist(), value.tolist(), known.share.tolist()) for known in (found, even)
     ]
