@@ -103,8 +103,7 @@ def solve(
     started = time.monotonic()
     finish = MOST_BOUNDING * bounding + options.shares.finish * effort.deadline.seconds
     if not effort.cancel.asked:
-        with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):
-            portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, progress)
+        portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, progress)
     portfolio.fall_back(seeds.found)
     portfolio.settle()
     seconds = time.monotonic() - started

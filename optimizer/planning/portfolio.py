@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from formulations.kit.arrays import Ints
+from formulations.kit.kernels import CompilationEnded, compiling_until
 from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
@@ -75,9 +77,14 @@ class Portfolio:
         """Fill the pools: seeds, arranged seeds, then what searches find, so that test batches can be judged under
         all policies before the clock reads `until` seconds.
 
-        From the first candidate on the cancel token is heeded: once it is asked, searches end, and of what they have
-        found the best alone is judged.
+        From the first candidate on the cancel token is heeded: once it is asked, searches end, of what they have found
+        the best alone is judged, and no further kernel is compiled.
         """
+        with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):
+            self._fill(found, effort, until, progress)
+
+    def _fill(self, found: list[Candidate], effort: Effort, until: float, progress: Progress) -> None:
+        """Do the work of `search`."""
         greedy = next(candidate.placement for candidate in found if candidate.method == "greedy")
         self._offer([greedy], tuple(self.pools), effort)
         if self.candidates:

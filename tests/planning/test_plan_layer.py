@@ -95,11 +95,11 @@ def test_the_time_limit_ends_an_unlimited_search() -> None:
 def test_an_early_end_does_not_wait_for_kernels_to_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[int] = []
 
-    def search(self: Portfolio, found: list[Candidate], effort: Effort, until: float, progress: Progress) -> None:
+    def offer_seeds(self: Portfolio, found: list[Candidate], effort: Effort) -> None:
         effort.cancel.ask()
         compiled.append(numba.njit(lambda one: one)(1))
 
-    monkeypatch.setattr(Portfolio, "search", search)
+    monkeypatch.setattr(Portfolio, "offer_seeds", offer_seeds)
     solution = solved()
     assert compiled == []
     assert [row.method for row in solution.rows] == METHODS

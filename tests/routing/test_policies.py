@@ -44,7 +44,7 @@ def test_each_policy_chooses_as_the_oracle(
         assert chosen[batch].tolist() == drawn.flat(expected)
 
 
-def test_the_taught_policies_are_those_that_use_what_was_learned() -> None:
+def test_the_learning_policies_are_those_that_use_what_was_learned() -> None:
     taught = set()
     for seed in range(40):
         drawn = case(seed, (4, 3), 2, replicas=3)
