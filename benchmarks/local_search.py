@@ -86,7 +86,7 @@ def even(problem: Problem, sets: Sets, seconds: float, seeds: int) -> None:
         for name, search in (("descent", multistart), ("tabu", tabu)):
             found = search(problem, goal, starts, spell(seconds), np.random.default_rng(seed), lambda share: None)
             best = min([starts[0], *found], key=worth)
-            show(f"even, {name}, seed {seed}", worth(best), problem, sets, best, Conditions("even"))
+            show(f"even, {name}, seed {seed}", worth(best), problem, sets, best, Conditions("even-source"))
 
 
 def after_annealing(problem: Problem, seconds: float, share: float, seed: int) -> Placement:

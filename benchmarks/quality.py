@@ -37,7 +37,7 @@ MESHES = {"deepseek-v2-lite": (Mesh(4, 8, 3), 2, 1), "gpt-oss-20b": (Mesh(4, 4, 
 """The mesh, the number of shared experts and the first MoE layer of each real trace, by the name of its folder."""
 OURS: dict[str, tuple[Unit | None, tuple[str, ...]]] = {
     "any policy": (None, AUTO),
-    "even only": (None, ("even",)),
+    "even only": (None, ("even-source",)),
     "optimal, tokens": ("tokens", ("optimal",)),
 }
 Figures = dict[str, float]
@@ -68,15 +68,15 @@ def figures(report: SimulationReport) -> Figures:
 
 def rivals(problem: Problem, sets: Sets, seed: int) -> dict[str, dict[str, Figures]]:
     """The figures of all rivals, by how pairs are routed, and by planner."""
-    found: dict[str, dict[str, Figures]] = {"own": {}, "even": {}, "optimal tiles": {}, "optimal tokens": {}}
+    found: dict[str, dict[str, Figures]] = {"own": {}, "even-source": {}, "optimal tiles": {}, "optimal tokens": {}}
     for planner in planners(problem, seed):
         planned = timed(planner, problem)
-        for routing in dict.fromkeys((*planned.routings, "even")):
+        for routing in dict.fromkeys((*planned.routings, "even-source")):
             of = figures(judged(problem, sets, planned.placement, Conditions(routing)))
             if routing in planned.routings:
                 found["own"][f"{planner.name}, {routing}"] = of
-            if routing == "even":
-                found["even"][planner.name] = of
+            if routing == "even-source":
+                found["even-source"][planner.name] = of
         for unit in ("tiles", "tokens"):
             report = judged(problem, sets, planned.placement, Conditions("optimal", unit))
             found[f"optimal {unit}"][planner.name] = figures(report)
@@ -103,7 +103,7 @@ def show(case: str, beside: dict[str, dict[str, Figures]], plans: dict[str, Figu
     questions = [
         ("latency p99", "own", "any policy"),
         ("latency p99", "optimal tiles", "any policy"),
-        ("latency p99", "even", "even only"),
+        ("latency p99", "even-source", "even only"),
         ("imbalance p99", "own", "optimal, tokens"),
         ("imbalance p99", "optimal tokens", "optimal, tokens"),
         ("tiles", "own", "any policy"),

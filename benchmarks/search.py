@@ -158,7 +158,7 @@ def ranks(problem: Problem, sets: Sets) -> None:
     placements = list(pool(problem))
     guessed = np.array([surrogates(problem, placement) for placement in placements])
     print(f"\nrank correlation over {len(placements)} placements" + f"{'latency':>12}{'imbalance':>12}")
-    for routing in ("even", "optimal"):
+    for routing in ("even-source", "optimal"):
         conditions = Conditions(routing, "tokens")
         reports = [simulate(p, sets.selection, problem.model, MESH, problem.cost, conditions) for p in placements]
         judged = [[r.latency_us.mean() for r in reports], [r.imbalance.mean() for r in reports]]

@@ -78,8 +78,9 @@ def simulate(
 
 
 def load_cost(plan: Plan) -> Cost:
-    """The cost model of the hardware that a plan names. Raises InputError where there is no such hardware."""
-    return Cost(plan.hardware, load_hardware(plan.hardware))
+    """The cost model of the hardware that a plan names, with the price of routing that the plan was made with. Raises
+    InputError where there is no such hardware."""
+    return Cost(plan.hardware, load_hardware(plan.hardware), prices=plan.prices)
 
 
 def own_conditions(plan: Plan) -> Conditions:
@@ -163,7 +164,7 @@ def compare(
     --------
     >>> import numpy as np
     >>> chosen = np.random.default_rng(0).integers(0, 4, (40, 32, 1))
-    >>> wanted = SolveOptions(time_limit=20, iterations=200, routings=("even",))
+    >>> wanted = SolveOptions(time_limit=20, iterations=200, routings=("even-source",))
     >>> found = compare(chosen, 0, Model("tiny", 4, 0, 1), Hardware.of(mesh="2x2"), wanted)
     >>> found.comparison.rows[-1].planned.name
     'moeplan'

@@ -66,7 +66,7 @@ def plan_layer(
     --------
     >>> import numpy as np
     >>> chosen = np.random.default_rng(0).integers(0, 4, (40, 32, 1))
-    >>> options = SolveOptions(time_limit=20, iterations=200, routings=("even",))
+    >>> options = SolveOptions(time_limit=20, iterations=200, routings=("even-source",))
     >>> found = plan_layer(chosen, 0, Model("tiny", 4, 0, 1), Hardware.of(mesh="2x2"), options)
     >>> sorted(set(found.placement.slots.ravel().tolist()))
     [0, 1, 2, 3]

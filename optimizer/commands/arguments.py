@@ -82,6 +82,21 @@ def slow_devices(text: str | None) -> dict[int, float]:
     return found
 
 
+def prices_named(text: str | None) -> dict[str, float]:
+    """Microseconds by routing policy, from a text such as `optimal=40,weights=2`; empty where no text is given."""
+    found = {}
+    for part in text.split(",") if text else []:
+        policy, _, price = part.strip().partition("=")
+        check_policy(policy, "price")
+        try:
+            found[policy] = float(price)
+        except ValueError:
+            raise InputError(f"'{text}': '{part}' is not POLICY=US; write it like optimal=40", "price") from None
+        if not 0 <= found[policy] < 1e6:
+            raise InputError(f"'{text}': the price of {policy} must be 0 or more and below a million us", "price")
+    return found
+
+
 def dead_devices(text: str | None) -> tuple[int, ...]:
     """The device numbers in a text, separated by commas there, each once; empty where no text is given."""
     parts = text.split(",") if text else []

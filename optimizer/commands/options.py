@@ -160,7 +160,9 @@ class HardwareOptions:
         from optimizer.domain.hardware import Hardware
 
         how = cost or CostOptions()
-        return Hardware.of(self.hardware, self.mesh, self.slots_per_device, how.moe_op, how.dispatch_model)
+        return Hardware.of(
+            self.hardware, self.mesh, self.slots_per_device, how.moe_op, how.dispatch_model, how.prices()
+        )
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,21 @@ class CostOptions:
             "Dispatch time by the busiest ring edge, a fitted table, or GPU ports; by default the hardware's own.",
         ),
     ] = None
+    price: Annotated[
+        str | None,
+        Option(
+            ("--price",),
+            "Microseconds that a batch waits for a policy's decision; by default the hardware's, by what the policy "
+            "must know.",
+            metavar="POLICY=US,...",
+        ),
+    ] = None
+
+    def prices(self) -> dict[str, float]:
+        """The prices that were given, in microseconds by policy. Raises InputError for a text that gives none."""
+        from optimizer.commands.arguments import prices_named
+
+        return prices_named(self.price)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ class RunOptions:
 
 
 def hardware_of(plan: "Plan", cost: CostOptions) -> "Hardware":
-    """The hardware that a plan names, with the plan's mesh and the MoE op and dispatch model that were asked for."""
+    """The hardware that a plan names, with the plan's mesh and price of routing, and the MoE op, dispatch model and
+    prices that were asked for."""
     from optimizer.domain.hardware import Hardware
 
-    return Hardware.of(plan.hardware, plan.mesh, None, cost.moe_op, cost.dispatch_model)
+    prices = plan.prices | cost.prices()
+    return Hardware.of(plan.hardware, plan.mesh, None, cost.moe_op, cost.dispatch_model, prices)

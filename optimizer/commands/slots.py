@@ -26,9 +26,9 @@ class SlotsOptions:
         Option(("--layer",), "Model layers: 12, or 12,15, or 3-60, or all.", metavar="LAYERS", essential=True),
     ] = "all"
     routing: Annotated[
-        Literal["even", "optimal"],
+        Literal["even-source", "optimal"],
         Option(("--routing",), "Policy that replicas are placed for and judged under.", essential=True),
-    ] = "even"
+    ] = "even-source"
     slot_budget: Annotated[
         int | None,
         Option(

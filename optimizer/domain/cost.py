@@ -3,7 +3,8 @@
 Kernels count (tokens, blocks, half messages on links); this file alone turns counts into time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -22,22 +23,30 @@ from optimizer.errors import InputError
 
 NS_PER_US = 1000
 
+Information = Literal["none", "own", "hint", "batch"]
+"""What a routing policy must know at run time, by which its price is told: see `presets.schema.RoutingPrice`."""
+
 
 @dataclass(frozen=True)
 class Cost:
     """The cost model of one hardware preset; `name` is what the user called the preset.
 
     moe_op: whether the MoE op packs tokens per expert (optimized) or leaves them where they are in the batch
-    (functional). dispatch_model: which of the preset's models of dispatch is used; None takes its usual one. Raises
-    InputError where the preset has no figures for what is asked.
+    (functional). dispatch_model: which of the preset's models of dispatch is used; None takes its usual one. prices:
+    what routing policies take to decide, in microseconds by name, where that is not the preset's price of what they
+    must know. Raises InputError where the preset has no figures for what is asked, and for a price that is none.
     """
 
     name: str
     preset: HardwarePreset
     moe_op: Literal["optimized", "functional"] = "optimized"
     dispatch_model: Literal["link", "table", "node"] | None = None
+    prices: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for policy, price in self.prices.items():
+            if not 0 <= price < inf:
+                raise InputError(f"a price of {price} us for {policy} is not 0 or a positive number", "price")
         if self.moe_op == "functional" and self.preset.functional is None:
             raise InputError(
                 f"hardware {self.name} has no [functional] section: it has the optimized MoE op alone", "moe_op"
@@ -46,6 +55,14 @@ class Cost:
         if self.dispatch_model not in (None, *there):
             asked, has = self.dispatch_model, ", ".join(there)
             raise InputError(f"hardware {self.name} has no dispatch model '{asked}'; it has {has}", "dispatch_model")
+
+    def routing_us(self, policy: str, information: Information) -> float:
+        """How long a batch waits until this policy has chosen replicas, in microseconds.
+
+        It is the policy's own price where one was given, else the preset's for what the policy must know.
+        """
+        price: float = getattr(self.preset.routing, f"{information}_us")
+        return self.prices.get(policy, price)
 
     @property
     def uses_table(self) -> bool:

@@ -1,5 +1,6 @@
 """The devices that are planned for: a mesh, and what work and messages cost on it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,7 @@ class Hardware:
         slots_per_device: int | None = None,
         moe_op: Literal["optimized", "functional"] = "optimized",
         dispatch_model: Literal["link", "table", "node"] | None = None,
+        prices: Mapping[str, float] | None = None,
     ) -> "Hardware":
         """The hardware of a preset, with a mesh of another size where one is given.
 
@@ -41,6 +43,8 @@ class Hardware:
             Whether the MoE op packs tokens per expert (optimized) or leaves them in their places (functional).
         dispatch_model
             By which model dispatch is timed; None for the preset's own.
+        prices
+            What routing policies take to decide, in microseconds by name, where that is not the preset's price.
 
         Raises
         ------
@@ -57,4 +61,4 @@ class Hardware:
             own = preset.mesh
             slots = own.slots_per_device if slots_per_device is None else slots_per_device
             mesh = Mesh.parse(mesh or f"{own.rows}x{own.cols}", slots)
-        return cls(mesh, Cost(name, preset, moe_op, dispatch_model))
+        return cls(mesh, Cost(name, preset, moe_op, dispatch_model, dict(prices or {})))

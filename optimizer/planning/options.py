@@ -23,9 +23,9 @@ Progress = Callable[[str, float], None]
 
 SearchName = Literal["auto", "descent", "tabu", "annealing", "lns"]
 
-AUTO = ("even", "nearest", "optimal")
+AUTO = ("even-source", "nearest", "optimal")
 """The policies that are tried where none is named: one for servers that know the counts of replicas alone, one for
-those that read a table, and one for those that know all loads."""
+those that read a table, and one for those that know all loads, at its price."""
 
 SEARCH_PARAMETERS = ("annealing", "tabu", "descent", "latency", "neighbourhood", "shares")
 """The fields of `SolveOptions` that hold search parameters; each is a table of a TOML file."""

@@ -19,11 +19,12 @@ from optimizer.planning.candidates import SEARCHES, Candidate, SearchShare, seed
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.warm_start import started
+from optimizer.routing.policies import price_us
 from optimizer.search.multistart import DescentGoal
 from optimizer.search.stop import SearchBudget
 from optimizer.traces.formats.counts import Counts, step_counts
 
-ROUTING = "even"
+ROUTING = "even-source"
 STEP_PAIRS = 1 << 18  # pairs that each step is scaled to, so that small and large steps weigh the same
 HELD_OUT = 5  # every fifth step is kept for judging
 FINISH_SECONDS = 0.3  # kept for judging and writing the plan; generous, not measured
@@ -181,4 +182,5 @@ def plan_counts(
     }
     part = LayerPlan(chosen.placement, quality, {gap.unit: gap.summary() for gap in solution.gaps}, provenance)
     note = f"{counts.source}: counts alone, so the expected load is planned; p99 and co-activation need token traces"
-    return ExpectedResult(Plan(model, mesh, cost.name, ROUTING, {layer: part}), solution, [note])
+    plan = Plan(model, mesh, cost.name, ROUTING, {layer: part}, price_us=price_us(cost, ROUTING))
+    return ExpectedResult(plan, solution, [note])

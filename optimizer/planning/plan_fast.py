@@ -20,6 +20,7 @@ from optimizer.errors import InputError
 from optimizer.planning.options import JOBS, Progress, SolveOptions, silent
 from optimizer.planning.plan_expected_load import ROUTING, expected_imbalance
 from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.routing.policies import price_us
 from optimizer.search.seeds.quick import quick
 from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import split_requests
@@ -79,7 +80,8 @@ def fast_plan(
             rows.append(row)
             progress("planning", len(rows) / len(layers))
     made = map(partial(_part, source, options.seed), rows, fingerprints(source.trace, layers))
-    plan = Plan(source.model, mesh, cost.name, ROUTING, dict(zip(layers, made, strict=True)))
+    parts = dict(zip(layers, made, strict=True))
+    plan = Plan(source.model, mesh, cost.name, ROUTING, parts, price_us=price_us(cost, ROUTING))
     note = "planned on expected load alone, without batches; `moeplan simulate` says what that comes to"
     return FastResult(plan, rows, [source.origin, *source.notes, note])
 

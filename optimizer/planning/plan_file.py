@@ -16,7 +16,7 @@ from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.files import write_whole
 from optimizer.routing.context import LearnedShares, Unit
-from optimizer.routing.policies import POLICIES, check_policy
+from optimizer.routing.policies import FORMER_NAMES, POLICIES, check_policy
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -42,7 +42,8 @@ class Plan:
     """Placements by model layer id, and the routing policy that they were made for.
 
     unit: what the policy counts loads in, None for what the hardware's compute cost counts; capacity_factor: of each
-    replica, beyond which pairs are rerouted, None for no limit.
+    replica, beyond which pairs are rerouted, None for no limit. price_us: microseconds that the policy takes to decide,
+    which all latencies of the plan contain; None for the price of the hardware.
     """
 
     model: Model
@@ -52,9 +53,17 @@ class Plan:
     layers: dict[int, LayerPlan]
     unit: Unit | None = None
     capacity_factor: float | None = None
+    price_us: float | None = None
+
+    @property
+    def prices(self) -> dict[str, float]:
+        """The prices of policies that differ from those of the hardware, in microseconds by policy, for a `Cost`."""
+        return {} if self.price_us is None else {self.policy: self.price_us}
 
     @classmethod
-    def of(cls, placement: Placement, layer: int, model: Model, hardware: Hardware, policy: str = "even") -> "Plan":
+    def of(
+        cls, placement: Placement, layer: int, model: Model, hardware: Hardware, policy: str = "even-source"
+    ) -> "Plan":
         """The plan of one layer with a placement of one's own.
 
         Raises InputError where the placement breaks a rule, such as an expert without a slot, and for an unknown
@@ -94,6 +103,7 @@ class _Routing(_Part):
     policy: str
     unit: Unit | None = None
     capacity_factor: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
+    price_us: Finite | None = None
 
 
 class _Layer(_Part):
@@ -140,7 +150,8 @@ def _as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _routing_as_json(plan: Plan) -> dict[str, Any]:
-    said = {"policy": plan.policy, "unit": plan.unit, "capacity_factor": plan.capacity_factor}
+    said = {"policy": plan.policy, "unit": plan.unit, "capacity_factor": plan.capacity_factor,
+            "price_us": plan.price_us}  # fmt: skip
     return {key: value for key, value in said.items() if value is not None}
 
 
@@ -184,11 +195,13 @@ def _first_fault(error: ValidationError) -> str:
 def _checked(parsed: _File) -> Plan:
     if parsed.hardware not in names("hardware") and not parsed.hardware.endswith(".toml"):
         load_hardware(parsed.hardware)  # says which there are
-    if parsed.routing.policy not in POLICIES:
-        raise InputError(f"routing.policy is '{parsed.routing.policy}', not one of {', '.join(POLICIES)}")
-    mesh = Mesh(parsed.mesh.rows, parsed.mesh.cols, parsed.mesh.slots_per_device)
     routing = parsed.routing
-    plan = Plan(_model(parsed.model), mesh, parsed.hardware, routing.policy, {}, routing.unit, routing.capacity_factor)
+    policy = FORMER_NAMES.get(routing.policy, routing.policy)
+    if policy not in POLICIES:
+        raise InputError(f"routing.policy is '{policy}', not one of {', '.join(POLICIES)}")
+    mesh = Mesh(parsed.mesh.rows, parsed.mesh.cols, parsed.mesh.slots_per_device)
+    known = routing.unit, routing.capacity_factor, routing.price_us
+    plan = Plan(_model(parsed.model), mesh, parsed.hardware, policy, {}, *known)
     for key, layer in parsed.layers.items():
         if not key.isdecimal():
             raise InputError(f"layers: '{key}' is not a layer id")

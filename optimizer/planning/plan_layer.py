@@ -198,7 +198,8 @@ def plan_tokens(
     part = part_of(problem, chosen.placement, chosen.report, solution.gaps, provenance)
     limit = chosen.report.rerouting
     factor = None if limit is None else limit.capacity_factor
-    plan = Plan(problem.model, mesh, cost.name, chosen.report.routing, {layer: part}, options.unit, factor)
+    routing = chosen.report.routing
+    plan = Plan(problem.model, mesh, cost.name, routing, {layer: part}, options.unit, factor, chosen.report.price_us)
     return LayerResult(plan, solution, [source.origin, *source.notes])
 
 

@@ -19,7 +19,7 @@ from optimizer.simulation.simulator import simulate
 from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Batches, Sets
 
-ROUTINGS = ("even", "optimal")
+ROUTINGS = ("even-source", "optimal")
 JUDGED = 256  # batches of each set, spread over it, as neighbours share most of their requests
 POINTS = 8  # at least, at even distances on a curve where there is room, and fewer than twice as many; not tuned
 LATENCY = 2  # the place of latency in `Figures`

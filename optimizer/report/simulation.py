@@ -20,6 +20,7 @@ def parts(reports: Sequence[SimulationReport], layer: int) -> list[Part]:
 
 LABELS = {  # what a table calls each figure of a batch, by the name of the figure in a `SimulationReport`
     "latency_us": "latency, us",
+    "routing_us": "routing, us",
     "dispatch_us": "dispatch, us",
     "compute_us": "compute, us",
     "combine_us": "combine, us",
@@ -57,6 +58,7 @@ def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
         "latency p50",
         "p99, us",
         "95 % of p99",
+        "routing",
         "dispatch",
         "compute",
         "combine",
@@ -76,7 +78,9 @@ def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
 def _policy_cells(report: SimulationReport) -> list[str]:
     """The cells of one policy's row in the table of policies."""
     p50, p99 = np.percentile(report.latency_us, [50, 99])
-    means = [f"{getattr(report, name).mean():.1f}" for name in ("dispatch_us", "compute_us", "combine_us")]
+    means = [
+        f"{getattr(report, name).mean():.1f}" for name in ("routing_us", "dispatch_us", "compute_us", "combine_us")
+    ]
     return [
         report.routing,
         f"{p50:.1f}",

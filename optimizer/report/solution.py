@@ -1,5 +1,6 @@
 """The tables and sentences of `solve` for a layer that is planned on tokens."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ def parts(solution: LayerSolution, layer: int) -> list[Part]:
     what the formulation proved and how the search went."""
     shown: list[Part] = [solution_table(solution, layer)]
     shown += [gap_table(solution.gaps)] if solution.gaps else []
+    shown += break_even(solution.searched)
     rerouting = solution.chosen.report.rerouting
     shown += [] if rerouting is None else [rerouted(rerouting)]
     return [*shown, proof(solution)]
@@ -48,6 +50,22 @@ def _solution_cells(row: MethodResult) -> list[str]:
         f"{row.report.tiles.mean():.2f}",
         f"{row.seconds:.3f}" if row.seconds < 1 else f"{row.seconds:.1f}",
     ]
+
+
+def break_even(searched: Mapping[str, MethodResult]) -> list[str]:
+    """A sentence for each policy that makes batches wait for its decision: how long they wait, and below which price
+    the policy has the least p99 latency of all policies of which a plan was searched; none where one alone was."""
+    if len(searched) < 2:
+        return []
+    p99 = {name: float(np.percentile(row.report.latency_us, 99)) for name, row in searched.items()}
+    said = []
+    for name, price in {name: row.report.price_us for name, row in searched.items()}.items():
+        rival = min((other for other in p99 if other != name), key=lambda other: p99[other])
+        worth = price + p99[rival] - p99[name]
+        if price > 0:
+            where = f"worth it here below {worth:.1f} us" if worth > 0 else "not worth it here at any price"
+            said.append(f"{name} holds every batch up for {price:g} us, which its latency contains; {where}, in p99.")
+    return said
 
 
 def proof(solution: LayerSolution) -> str:

@@ -10,8 +10,9 @@ A *tile* is a number of tokens that a device computes together: a tile that is p
 one. `context.tile` is its size. A policy that counts loads in tiles therefore fills a tile that it has begun before it
 begins another, which this module calls tile-aware. With `context.tile` 1 loads are plain numbers of pairs.
 
-Every docstring says what the policy needs to know at run time, because this decides whether a server can run it:
-nothing but the token itself, a table, a count over all tokens of the batch (global counts), or the whole batch.
+Every docstring says what the policy needs to know at run time, because this decides whether a server can run it, and
+how long a batch waits for it (`INFORMATION`): nothing but the token itself or a table, what the token's own source has
+counted, or counts over the tokens of all sources in the batch.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.cost import Cost, Information
 from optimizer.domain.network import rank_in_row
 from optimizer.errors import InputError
 from optimizer.routing import load_aware, static
@@ -41,10 +43,10 @@ def primary(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     return context.slot[context.start[experts]]
 
 
-def even(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+def even_ideal(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     """The i-th pair of an expert in the batch goes to the replica of rank i modulo the number of replicas.
 
-    Needs global counts at run time: how many pairs of the expert came before this one, over the tokens of all sources.
+    An ideal that no server runs: it needs to know how many pairs of the expert came before this one from all sources.
     """
     return static.round_robin(experts, np.zeros(source.shape, dtype=np.int32), 1, context.start, context.slot)
 
@@ -100,12 +102,14 @@ def least_loaded(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
 
 
 def weights(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
-    """Each replica gets a fixed share of its expert's pairs, dealt out by weighted round robin in token order.
+    """Each replica gets a fixed share of its expert's pairs, dealt out by weighted round robin inside each source.
 
-    The shares were learned on train batches (`learned_shares`). Needs global counts at run time: how many pairs of the
-    expert came before this one, over the tokens of all sources.
+    The shares were learned on train batches (`learned_shares`). Needs nothing at run time but what the source itself
+    has counted.
     """
-    return static.weighted_round_robin(experts, context.start, context.slot, context.share)
+    return static.weighted_round_robin(
+        experts, source, context.network.sources, context.start, context.slot, context.share
+    )
 
 
 def vllm(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
@@ -135,7 +139,7 @@ def vllm_ascend(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
 
 POLICIES: dict[str, Policy] = {
     "primary": primary,
-    "even": even,
+    "even-ideal": even_ideal,
     "even-source": even_source,
     "hash": hashed,
     "nearest": nearest,
@@ -149,8 +153,37 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+INFORMATION: dict[str, Information] = {
+    "primary": "none",
+    "even-ideal": "batch",
+    "even-source": "own",
+    "hash": "none",
+    "nearest": "none",
+    "capacity-fill": "batch",
+    "least-loaded": "batch",
+    "weights": "own",
+    "optimal": "batch",
+    "vllm": "none",
+    "tensorrt-llm": "own",
+    "vllm-ascend": "none",
+}
+"""What each policy must know at run time, which decides its price."""
+
+
+def price_us(cost: Cost, policy: str) -> float:
+    """How long a batch waits until this policy has chosen replicas, in microseconds."""
+    return cost.routing_us(policy, INFORMATION[policy])
+
+
+FORMER_NAMES = {"even": "even-ideal"}
+"""Names that policies had in earlier versions, by which plans of that time call them."""
+
+
 def check_policy(name: str, field: str = "routing") -> None:
     """Raise InputError, of this field, for a name that is not in `POLICIES`."""
+    if name in FORMER_NAMES:
+        said = f"'{name}' is two policies now: even-source is round robin inside each source, as servers do it; "
+        raise InputError(said + "even-ideal is round robin over the whole batch, which no server does", field)
     if name not in POLICIES:
         raise InputError(f"'{name}' is not a known policy; there are {', '.join(POLICIES)}", field)
 

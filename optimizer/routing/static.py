@@ -66,33 +66,66 @@ def by_table(experts: Ints, source: Ints, table: Ints) -> Ints:
 
 
 @kernel
-def weighted_round_robin(experts: Ints, start: Ints, slot: Ints, share: Ints) -> Ints:
-    """Deal out the pairs of each expert in proportion to share `[replica]` int64, which may have any sum.
+def weighted_round_robin(experts: Ints, source: Ints, sources: int, start: Ints, slot: Ints, share: Ints) -> Ints:
+    """Each source deals out its pairs of each expert in proportion to share `[replica]` int64, which may have any sum.
 
-    Every pair of an expert adds to the credit of each replica its share, and goes to the replica with the most credit,
-    which pays the sum of the expert's shares. So after n pairs a replica has served about n times its part of that sum.
+    source `[batch, token]` int32, of which there are `sources`; every batch begins with the credit of `first_credit`.
     If all shares of an expert are zero, its replicas get equal shares.
     """
     batches, tokens, k = experts.shape
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
-    credit = np.empty(len(slot), dtype=np.int64)
+    part, whole = whole_shares(start, share)
+    first = first_credit(sources, start, part, whole)
+    for batch in range(batches):
+        credit = first.copy()
+        for token in range(tokens):
+            own = credit[source[batch, token]]
+            for choice in range(k):
+                expert = experts[batch, token, choice]
+                chosen[batch, token, choice] = slot[deal(expert, own, start, part, whole)]
+    return chosen
+
+
+@kernel
+def whole_shares(start: Ints, share: Ints) -> tuple[Ints, Ints]:
+    """The shares `[replica]` and their sum over each expert's replicas `[expert]`, both int64; equal shares for an
+    expert that has none but zeros."""
     part, whole = share.copy(), np.empty(len(start) - 1, dtype=np.int64)
     for expert in range(len(whole)):
         held = part[start[expert] : start[expert + 1]]
         if held.sum() == 0:
             held[:] = 1
         whole[expert] = held.sum()
-    for batch in range(batches):
-        credit[:] = 0
-        for token in range(tokens):
-            for choice in range(k):
-                expert = experts[batch, token, choice]
-                best = start[expert]
-                if start[expert + 1] - best > 1:
-                    for replica in range(start[expert], start[expert + 1]):
-                        credit[replica] += part[replica]
-                        if credit[replica] > credit[best]:
-                            best = replica
-                    credit[best] -= whole[expert]
-                chosen[batch, token, choice] = slot[best]
-    return chosen
+    return part, whole
+
+
+@kernel
+def first_credit(sources: int, start: Ints, part: Ints, whole: Ints) -> Ints:
+    """The credit of replicas from which each source begins, `[source, replica]` int64.
+
+    Source s begins as if it had dealt out s pairs of every expert before. So sources that have few pairs of an expert
+    each do not all send them to its first replica.
+    """
+    credit = np.zeros((sources, len(part)), dtype=np.int64)
+    for source in range(1, sources):
+        credit[source] = credit[source - 1]
+        for expert in range(len(whole)):
+            deal(expert, credit[source], start, part, whole)
+    return credit
+
+
+@kernel
+def deal(expert: int, credit: Ints, start: Ints, part: Ints, whole: Ints) -> int:
+    """The replica that serves the next pair of an expert, an index into `slot`; credit `[replica]` is kept up to date.
+
+    Every pair adds to the credit of each replica its share, and goes to the replica with the most credit, which pays
+    the sum of the expert's shares. So after n pairs a replica has served about n times its part of that sum.
+    """
+    best = int(start[expert])
+    if start[expert + 1] - best > 1:
+        for replica in range(start[expert], start[expert + 1]):
+            credit[replica] += part[replica]
+            if credit[replica] > credit[best]:
+                best = replica
+        credit[best] -= whole[expert]
+    return best

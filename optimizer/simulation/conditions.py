@@ -28,7 +28,7 @@ class Conditions:
     Raises InputError if a factor is not a positive number.
     """
 
-    routing: str = "even"
+    routing: str = "even-source"
     unit: Unit | None = None
     timing: Literal["barrier", "overlap"] = "barrier"
     capacity_factor: float | None = None

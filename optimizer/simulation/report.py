@@ -11,7 +11,9 @@ from optimizer.domain.traffic import SPREAD
 from optimizer.statistics.loads import confidence, five_figures
 
 # Figures per batch that every summary has; each is a property or field of `SimulationReport`.
-FIGURES = ("latency_us", "dispatch_us", "compute_us", "combine_us", "imbalance", "tiles", "hops")
+FIGURES = ("latency_us", "routing_us", "dispatch_us", "compute_us", "combine_us", "imbalance", "tiles", "hops")
+STAGES = ("routing", "dispatch", "compute", "combine")
+"""The parts of a latency; each is a field of `SimulationReport` with `_us` at its end."""
 # Columns of `SimulationReport.spread` that a summary gives as means over tokens.
 PER_TOKEN = ("copies", "moved", "rows", "cols")
 OFTEN = 3  # how many critical devices, experts and links a summary names: what a reader takes in at a glance
@@ -104,7 +106,8 @@ class Queues:
 class SimulationReport:
     """The result of simulating one layer under one policy.
 
-    Per batch: dispatch_us, compute_us, combine_us `[batch]` microseconds. device_load and device_tiles
+    Per batch: routing_us, dispatch_us, compute_us, combine_us `[batch]` microseconds, the first of which is how long
+    the policy takes to decide while everything waits (`Cost.routing_us`). device_load and device_tiles
     `[batch, device]`: token-expert pairs and tiles. spread `[batch, 5]`: sums over tokens, one column for each name in
     `traffic.SPREAD`. row_traffic `[batch, row]`: pairs that come to a mesh row from other rows. critical `[batch, 4]`:
     the slowest device, the expert that costs most on that device, and the busiest links of dispatch and of combine,
@@ -124,6 +127,7 @@ class SimulationReport:
     unit: str
     moe_op: str
     timing: str
+    routing_us: Floats
     dispatch_us: Floats
     compute_us: Floats
     combine_us: Floats
@@ -143,9 +147,14 @@ class SimulationReport:
         return len(self.dispatch_us)
 
     @property
+    def price_us(self) -> float:
+        """How long each batch waits for the policy's decision, in microseconds."""
+        return float(self.routing_us[0])
+
+    @property
     def latency_us(self) -> Floats:
-        """Dispatch, compute and combine together, `[batch]` microseconds."""
-        return self.dispatch_us + self.compute_us + self.combine_us
+        """Routing, dispatch, compute and combine together, `[batch]` microseconds."""
+        return self.routing_us + self.dispatch_us + self.compute_us + self.combine_us
 
     @property
     def imbalance(self) -> Floats:
@@ -175,8 +184,8 @@ class SimulationReport:
         return float(self.row_traffic.mean(axis=0).max())
 
     def shares(self) -> dict[str, float]:
-        """The shares of dispatch, compute and combine in the latency, summed over batches."""
-        terms = {name: float(getattr(self, f"{name}_us").sum()) for name in ("dispatch", "compute", "combine")}
+        """The shares of routing, dispatch, compute and combine in the latency, summed over batches."""
+        terms = {name: float(getattr(self, f"{name}_us").sum()) for name in STAGES}
         return {name: value / sum(terms.values()) for name, value in terms.items()}
 
     def often(self) -> dict[str, list[dict[str, Any]]]:

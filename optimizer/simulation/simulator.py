@@ -17,7 +17,7 @@ from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation, Rerouted, limit_replicas
 from optimizer.routing.context import CAPACITY_FACTOR, LearnedShares, RoutingContext, capacity_of
-from optimizer.routing.policies import POLICIES, check_policy
+from optimizer.routing.policies import POLICIES, check_policy, price_us
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import Queues, Rerouting, SimulationReport
 from optimizer.simulation.timing import Clock, Routed, Times
@@ -51,6 +51,7 @@ def simulate(
 class _Part(NamedTuple):
     """What is kept of some batches; the fields have the shapes and meanings of those of `SimulationReport`."""
 
+    routing_us: Floats
     dispatch_us: Floats
     compute_us: Floats
     combine_us: Floats
@@ -123,6 +124,11 @@ class Simulation:
         return sum(len(part.dispatch_us) for part in self._parts)
 
     @property
+    def routing_us(self) -> float:
+        """How long a batch waits until the policy has chosen replicas, in microseconds."""
+        return price_us(self.cost, self.conditions.routing)
+
+    @property
     def capacity(self) -> int:
         """Pairs of a batch that each replica takes, for the policies and conditions that limit them."""
         factor = self.conditions.capacity_factor or CAPACITY_FACTOR
@@ -136,6 +142,7 @@ class Simulation:
         self._back += routed.traffic.back.sum(axis=0)
         self._parts.append(
             _Part(
+                np.full(batches.count, self.routing_us),
                 *self._times(routed),
                 device_load=routed.slot_load.sum(axis=2, dtype=np.int32),
                 device_tiles=self.cost.tiles(routed.slot_load).sum(axis=2, dtype=np.int32),

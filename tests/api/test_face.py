@@ -41,7 +41,7 @@ from optimizer.traces.formats.counts import Counts
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = Model("eight", 8, 0, 2)
 MACHINE = Hardware.of(mesh=Mesh(2, 2, 3))
-QUICK = SolveOptions(time_limit=30, iterations=500, routings=("even",))
+QUICK = SolveOptions(time_limit=30, iterations=500, routings=("even-source",))
 
 
 @pytest.fixture
@@ -121,8 +121,8 @@ def test_a_plan_is_written_read_simulated_and_printed(requests: list[np.ndarray]
     )
     write_plan(tmp_path / "plan.json", found.plan)
     again = read_plan(tmp_path / "plan.json")
-    judged = simulate(again, open_traces(requests, batch_tokens=24), [Conditions("even"), Conditions("hash")])
-    assert [report.routing for report in judged.reports[1]] == ["even", "hash"]
+    judged = simulate(again, open_traces(requests, batch_tokens=24), [Conditions("even-source"), Conditions("hash")])
+    assert [report.routing for report in judged.reports[1]] == ["even-source", "hash"]
     assert isinstance(found.solution, LayerSolution)
     assert judged.report.latency_us.tolist() == found.solution.chosen.report.latency_us.tolist()
     assert "greedy" in str(found)
@@ -132,7 +132,7 @@ def test_a_plan_is_written_read_simulated_and_printed(requests: list[np.ndarray]
 
 
 def test_several_layers_are_planned_on_arrays(requests: list[np.ndarray]) -> None:
-    options = SolveOptions(time_limit=30, iterations=200, routings=("even",), jobs=1)
+    options = SolveOptions(time_limit=30, iterations=200, routings=("even-source",), jobs=1)
     found = plan_model(open_traces(requests, batch_tokens=24), [0, 2], MODEL, MACHINE, options)
     assert sorted(found.plan.layers) == [0, 2]
     assert "all" in str(found)
@@ -140,7 +140,7 @@ def test_several_layers_are_planned_on_arrays(requests: list[np.ndarray]) -> Non
 
 def test_several_data_sets_are_planned_on_arrays(rng: np.random.Generator) -> None:
     sets = {name: open_traces([request_experts(rng, 30, 1, 8, 2) for _ in range(12)], batch_tokens=24) for name in "ab"}
-    options = SolveOptions(time_limit=30, iterations=100, routings=("even",), jobs=1)
+    options = SolveOptions(time_limit=30, iterations=100, routings=("even-source",), jobs=1)
     found = plan_model(sets, [0], MODEL, MACHINE, options, ModelRun(weights={"a": 3.0, "b": 1.0}))
     assert found.datasets is not None
     assert set(found.datasets.own) == {"a", "b"}
@@ -182,7 +182,7 @@ def test_a_cancelled_search_ends_with_a_plan(requests: list[np.ndarray]) -> None
         if stage not in ("reading traces", "seeds"):
             cancel.ask()
 
-    options = SolveOptions(time_limit=600, routings=("even", "optimal"))
+    options = SolveOptions(time_limit=600, routings=("even-source", "optimal"))
     found = plan_layer(open_traces(requests, batch_tokens=24), 1, MODEL, MACHINE, options, progress=ask, cancel=cancel)
     assert found.placement.violations(8, 4, 3) == []
 

@@ -131,7 +131,7 @@ def test_a_dead_device_takes_its_experts_along(traces: Path) -> None:
     slots = np.array(json.loads(plan.read_text())["layers"]["1"]["slots"])
     fates = [set(range(8)) - set(np.delete(slots, device, axis=0).ravel().tolist()) for device in range(4)]
     for device, lost in enumerate(fates):
-        result = run("simulate", plan, traces, "--dead", device, "--routing", "even")
+        result = run("simulate", plan, traces, "--dead", device, "--routing", "even-source")
         if lost:
             assert f"expert {min(lost)}" in fault(result)
         else:
@@ -222,7 +222,7 @@ def test_words_of_the_command_line_become_values() -> None:
     assert slow_devices("3=1.5, 7=2") == {3: 1.5, 7: 2.0}
     assert slow_devices(None) == {}
     assert dead_devices("3, 17,3") == (3, 17)
-    assert policy_names("even, optimal,even") == ["even", "optimal"]
+    assert policy_names("even, optimal,even") == ["even-source", "optimal"]
     for wrong in ("", "a", "1:2", "1:2:0", "2:1:1", "nan", "1:1e9:1e-9", "inf:inf:1"):
         with pytest.raises(InputError, match="is not a range"):
             spaced(wrong)

@@ -18,7 +18,7 @@ from optimizer.planning.many_layers.layer import LayerTask, plan_layer
 from optimizer.planning.plan_file import LayerPlan
 from optimizer.search.stop import Deadline
 
-QUICK = ("--iterations", "0", "--routing", "even")
+QUICK = ("--iterations", "0", "--routing", "even-source")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +56,7 @@ def planned(corpus: Path, plan: Path, *more: object) -> dict[str, Any]:
 def test_the_plan_holds_all_layers_under_one_policy(unbroken: Path) -> None:
     plan = json.loads((unbroken / "plan.json").read_text())
     assert list(plan["layers"]) == ["0", "1", "2"]
-    assert plan["routing"]["policy"] in ("even", "nearest", "optimal")
+    assert plan["routing"]["policy"] in ("even-source", "nearest", "optimal")
     assert {layer["provenance"]["method"] for layer in plan["layers"].values()} == {"search"}
     assert {layer["provenance"]["test_batches"] for layer in plan["layers"].values()} == {FEW}
     assert len({layer["provenance"]["traces"] for layer in plan["layers"].values()}) == LAYERS
@@ -165,7 +165,7 @@ def test_layers_of_counts_are_planned_kept_and_resumed(tmp_path: Path) -> None:
     more = ("--top-k", 2, "--jobs", 1, "--work", tmp_path / "work")
     whole = planned(counts, tmp_path / "plan.json", *more)
     assert list(whole["layers"]) == ["0", "1", "2"]
-    assert whole["routing"] == {"policy": "even"}
+    assert whole["routing"] == {"policy": "even-source"}
     assert run("validate", tmp_path / "work" / "layer-1.json").exit_code == 0
     (tmp_path / "work" / "layer-1.json").unlink()
     planned(counts, tmp_path / "again.json", *more, "--resume")

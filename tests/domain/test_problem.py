@@ -37,7 +37,7 @@ def solved(traces: Path, *more: object) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("extra", [0, 3])
-@pytest.mark.parametrize("routing", ["even", "optimal"])
+@pytest.mark.parametrize("routing", ["even-source", "optimal"])
 def test_plans_have_as_many_replicas_as_the_budget_allows(traces: Path, extra: int, routing: str) -> None:
     slots = np.array(solved(traces, "--replicas", extra, "--routing", routing))
     assert (slots >= 0).sum() == 8 + extra

@@ -22,7 +22,7 @@ MODEL = Model("drawn", 8, 1, 2)
 OPTIMAL = ["optimal tokens", "optimal tiles"]
 
 
-def compared(traces: Path, unit: Unit | None = None, policy: str = "even") -> Comparison:
+def compared(traces: Path, unit: Unit | None = None, policy: str = "even-source") -> Comparison:
     """The comparison of layer 1 of some traces, our plan being made for one policy with 500 moves."""
     source = open_source(
         TraceInput(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None
@@ -48,9 +48,9 @@ def found(corpus: Path) -> Comparison:
 
 def test_every_planner_stands_under_its_own_routing_and_the_optimal_one(found: Comparison) -> None:
     rows = [(row.planned.name, routing(row)) for row in found.rows]
-    assert [routed for name, routed in rows if name == "EPLB"] == ["even", "metro", *OPTIMAL]
+    assert [routed for name, routed in rows if name == "EPLB"] == ["even-source", "metro", *OPTIMAL]
     assert [routed for name, routed in rows if name == "row balance"] == ["capacity-fill", *OPTIMAL]
-    assert rows[-3:] == [(OURS, routed) for routed in ("even", *OPTIMAL)]
+    assert rows[-3:] == [(OURS, routed) for routed in ("even-source", *OPTIMAL)]
     assert len({name for name, _ in rows}) == 11
 
 
@@ -60,7 +60,7 @@ def test_figures_are_the_simulators_and_gaps_are_from_the_bound(found: Compariso
     )
     assert found.imbalance_bound >= 1
     for row in found.rows:
-        if row.report.routing == "even":
+        if row.report.routing == "even-source":
             again = simulate(row.planned.placement, source.sets(1).test, MODEL, Mesh(2, 2, 3), cost(), Conditions())
             assert (row.report.latency_us == again.latency_us).all()
         assert row.imbalance_gap == pytest.approx(row.report.imbalance.mean() / found.imbalance_bound - 1)
@@ -80,7 +80,7 @@ def test_optimal_routing_of_a_placement_is_no_worse_in_its_unit_than_its_own(fou
 def test_a_unit_is_the_only_one_and_optimal_is_not_judged_twice(corpus: Path) -> None:
     tiles = compared(corpus, "tiles", "optimal").rows
     assert [routing(row) for row in tiles if row.planned.name == OURS] == ["optimal tiles"]
-    assert [routing(row) for row in tiles if row.planned.name == "FlashLB"] == ["even", "optimal tiles"]
+    assert [routing(row) for row in tiles if row.planned.name == "FlashLB"] == ["even-source", "optimal tiles"]
 
 
 def test_the_same_seed_gives_the_same_plans(found: Comparison, corpus: Path) -> None:

@@ -126,25 +126,32 @@ def least_loaded(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
 
 
 def weights(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
-    """Each pair gives every replica of its expert a credit of its share, and goes to the richest, which pays 1.
+    """Each source deals out its own pairs by `dealt`; source s has dealt out s pairs of every expert before."""
+    chosen: list[list[Place]] = [[] for _ in tokens]
+    for source, own in enumerate(by_source(layer, held)):
+        credit: dict[Place, Fraction] = defaultdict(Fraction)
+        for _ in range(source):
+            for expert in range(len(layer.load)):
+                dealt(layer, expert, credit)
+        for token in own:
+            chosen[token] = [dealt(layer, expert, credit) for expert in tokens[token]]
+    return chosen
+
+
+def dealt(layer: Layer, expert: int, credit: dict[Place, Fraction]) -> Place:
+    """A pair gives every replica of its expert a credit of its share, and goes to the richest, which pays 1.
 
     On a tie the lowest replica is taken. Shares are rounded to millionths. If all shares of an expert are zero, its
     replicas get equal ones.
     """
-    credit: dict[Place, Fraction] = defaultdict(Fraction)
-    chosen: Chosen = []
-    for token in tokens:
-        chosen.append([])
-        for expert in token:
-            there = replicas(layer.slots, expert)
-            share = [round(layer.share[device][slot] * 10**6) for device, slot in there]
-            share = share if any(share) else [1] * len(there)
-            for place, part in zip(there, share, strict=True):
-                credit[place] += Fraction(part, sum(share))
-            pick = max(there, key=lambda place: (credit[place], -place[0], -place[1]))
-            credit[pick] -= 1
-            chosen[-1].append(pick)
-    return chosen
+    there = replicas(layer.slots, expert)
+    share = [round(layer.share[device][slot] * 10**6) for device, slot in there]
+    share = share if any(share) else [1] * len(there)
+    for place, part in zip(there, share, strict=True):
+        credit[place] += Fraction(part, sum(share))
+    pick = max(there, key=lambda place: (credit[place], -place[0], -place[1]))
+    credit[pick] -= 1
+    return pick
 
 
 def even_source(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
@@ -198,7 +205,7 @@ def by_source(layer: Layer, held: Held) -> list[list[int]]:
 
 ORACLES: dict[str, Callable[[Layer, Tokens, Held], Chosen]] = {
     "primary": primary,
-    "even": even,
+    "even-ideal": even,
     "even-source": even_source,
     "vllm": vllm,
     "tensorrt-llm": tensorrt_llm,

@@ -30,7 +30,7 @@ def portfolio_of(routings: tuple[str, ...]) -> Portfolio:
 
 @pytest.mark.parametrize("most", [0.1, 0.2, 0.5])
 def test_the_factor_is_the_least_that_reroutes_few_enough(most: float) -> None:
-    portfolio = portfolio_of(("even",))
+    portfolio = portfolio_of(("even-source",))
     found = limited(portfolio, most, Cancel())
     assert found is not None
     assert any(found.placement is placement for placement in portfolio.pools[found.routing].placements)
@@ -43,9 +43,9 @@ def test_the_factor_is_the_least_that_reroutes_few_enough(most: float) -> None:
 
 
 def test_more_rerouting_is_never_slower_and_none_is_chosen_that_is() -> None:
-    portfolio = portfolio_of(("even",))
+    portfolio = portfolio_of(("even-source",))
     mean = []
-    pool = portfolio.pools["even"]
+    pool = portfolio.pools["even-source"]
     mean = [pool.judge.on(pool.placements[pool.best()], portfolio.sets.selection).latency_us.mean()]
     for most in (0.1, 0.5):
         found = limited(portfolio, most, Cancel())
@@ -56,7 +56,7 @@ def test_more_rerouting_is_never_slower_and_none_is_chosen_that_is() -> None:
 
 def test_capacities_that_never_suffice_help_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optimizer.planning.capacity_choice.MOST_STEPS", 2)
-    assert limited(portfolio_of(("even",)), 0.0, Cancel()) is None
+    assert limited(portfolio_of(("even-source",)), 0.0, Cancel()) is None
 
 
 def test_solve_chooses_a_capacity_that_simulate_takes_from_the_plan(traces: Path) -> None:

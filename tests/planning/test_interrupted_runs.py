@@ -43,8 +43,8 @@ VARIANTS = {
     "all searches": (),
     "annealing": ("--routing", "optimal", "--search", "annealing"),
     "neighbourhoods": ("--routing", "optimal", "--search", "lns"),
-    "descents": ("--routing", "even"),
-    "tabu": ("--routing", "even", "--search", "tabu"),
+    "descents": ("--routing", "even-source"),
+    "tabu": ("--routing", "even-source", "--search", "tabu"),
 }
 AFTER_SEEDS = ("formulation", "descent", "tabu", "latency", "annealing", "lns")
 """Stages that progress tells once there is a complete plan."""

@@ -55,7 +55,7 @@ def named(folder: Path, **more: Any) -> TraceInput:
     return TraceInput(traces=(str(folder),), **more)
 
 
-def planned(folder: Path, policy: str = "even", **more: Any) -> Plan:
+def planned(folder: Path, policy: str = "even-source", **more: Any) -> Plan:
     """A plan of one layer, of little effort."""
     source = open_source(named(folder, batch_tokens=TOKENS, **more), [LAYER], MODEL, MESH, lambda share: None)
     options = SolveOptions(60, more.get("seed", 0), 200, routings=(policy,))
@@ -110,7 +110,7 @@ def test_a_plan_is_judged_on_the_test_part_of_the_trace_that_it_was_made_from(tr
     assert same(report, alone(plan, source_of(others).everything(LAYER), Conditions()))
 
 
-@pytest.mark.parametrize("policy", ["even", *LEARNING])
+@pytest.mark.parametrize("policy", ["even-source", *LEARNING])
 def test_a_plan_that_is_read_back_keeps_the_quality_that_it_states(traces: Path, policy: str) -> None:
     plan = planned(traces, policy)
     write_plan(traces.parent / "plan.json", plan)
@@ -200,8 +200,8 @@ def test_a_policy_that_lacks_what_train_batches_taught_is_named(traces: Path, ot
     plan = planned(traces)
     bare = replace(plan, layers={LAYER: replace(plan.layers[LAYER], learned=None)})
     said = "layers 1 of the plan have no learned loads and shares: weights takes them as equal"
-    assert said in judged(bare, named(others), Conditions("even"), Conditions("weights"))[1]
-    assert not any("learned" in note for note in judged(bare, named(others), Conditions("even"))[1])
+    assert said in judged(bare, named(others), Conditions("even-source"), Conditions("weights"))[1]
+    assert not any("learned" in note for note in judged(bare, named(others), Conditions("even-source"))[1])
     assert not any("learned" in note for note in judged(plan, named(others), Conditions("weights"))[1])
 
 

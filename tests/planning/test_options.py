@@ -21,7 +21,7 @@ from optimizer.search.stop import Deadline, SearchBudget
         ("jobs", 0),
         ("search", "luck"),
         ("routings", ()),
-        ("routings", ("even", "odd")),
+        ("routings", ("even-source", "odd")),
         ("unit", "pounds"),
         ("max_rerouted", 1.5),
     ],

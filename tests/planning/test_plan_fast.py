@@ -89,7 +89,7 @@ def test_every_layer_is_planned_within_the_limits(
     corpus: Path, limits: Constraints, shared: int | None, replicas: int
 ) -> None:
     plan, rows, _ = planned(corpus, limits)
-    assert (plan.policy, sorted(plan.layers), [row.layer for row in rows]) == ("even", [0, 1, 2], LAYERS)
+    assert (plan.policy, sorted(plan.layers), [row.layer for row in rows]) == ("even-source", [0, 1, 2], LAYERS)
     for row in rows:
         placement = plan.layers[row.layer].placement
         assert placement is row.placement

@@ -23,7 +23,7 @@ SLOTS = [[0, 4], [1, 2], [3, -1], [4, 0]]
 def plan(slots: list[list[int]] = SLOTS) -> Plan:
     part = LayerPlan(Placement(np.array(slots)), {"latency_us": {"p99": 1.5}}, {"any_placement": 1.0}, {"seed": 3})
     model = Model("tiny", 4, 1, 2, layers=9, first_moe_layer=1)
-    return Plan(model, Mesh(2, 2, 2), "tt-wormhole-galaxy", "even", {7: part})
+    return Plan(model, Mesh(2, 2, 2), "tt-wormhole-galaxy", "even-source", {7: part})
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def written(tmp_path: Path) -> Path:
 def test_what_is_written_is_read_back(written: Path) -> None:
     read = read_plan(written)
     assert (read.model, read.mesh) == (plan().model, plan().mesh)
-    assert (read.hardware, read.policy) == ("tt-wormhole-galaxy", "even")
+    assert (read.hardware, read.policy) == ("tt-wormhole-galaxy", "even-source")
     assert read.layers[7].placement.slots.tolist() == SLOTS
     assert read.layers[7].quality == {"latency_us": {"p99": 1.5}}
     assert read.layers[7].bounds == {"any_placement": 1.0}
@@ -49,7 +49,7 @@ def test_the_file_keeps_its_contract(written: Path) -> None:
     assert content["version"] == 1
     assert content["model"].items() >= {"name": "tiny", "routed_experts": 4, "shared_experts": 1, "top_k": 2}.items()
     assert content["mesh"] == {"rows": 2, "cols": 2, "slots_per_device": 2}
-    assert content["routing"] == {"policy": "even"}
+    assert content["routing"] == {"policy": "even-source"}
     assert set(content["layers"]["7"]) == {"slots", "quality", "bounds", "provenance"}
     assert content["layers"]["7"]["slots"] == SLOTS
 

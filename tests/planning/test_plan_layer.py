@@ -23,7 +23,7 @@ METHODS = ["sequential", "random", "pairing", "greedy", "risk", "steps", "flexib
 
 
 def solved(
-    seed: int = 0, iterations: int | None = 4000, seconds: float = 60, routings: tuple[str, ...] = ("even",)
+    seed: int = 0, iterations: int | None = 4000, seconds: float = 60, routings: tuple[str, ...] = ("even-source",)
 ) -> LayerSolution:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     return solve(problem, sets, SolveOptions(seconds, seed, iterations, routings=routings))
@@ -31,7 +31,7 @@ def solved(
 
 def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    solution = solve(problem, sets, SolveOptions(60, 0, 4000, routings=("even",)))
+    solution = solve(problem, sets, SolveOptions(60, 0, 4000, routings=("even-source",)))
     assert [row.method for row in solution.rows] == METHODS
     for row in solution.rows:
         assert row.placement.violations(15, 8, 3) == []
@@ -41,7 +41,7 @@ def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> No
 
 def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    options = SolveOptions(60, 0, 40_000, routings=("even",))
+    options = SolveOptions(60, 0, 40_000, routings=("even-source",))
     rows = {row.method: row for row in solve(problem, sets, options).rows}
     judged = {
         name: figures(
@@ -136,7 +136,7 @@ def test_the_token_is_heeded_once_there_is_a_complete_plan() -> None:
     effort = Effort(Deadline(60), 0, 100)
     heeded: list[bool] = []
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    options = SolveOptions(routings=("even",))
+    options = SolveOptions(routings=("even-source",))
     solve(problem, sets, options, effort, lambda stage, share: heeded.append(effort.cancel.heeded))
     assert not heeded[0]
     assert all(heeded[1:])

@@ -102,7 +102,7 @@ def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "split_at_best", noted("annealed"))
     for routings, expected in (
         (AUTO, {"descents": 900, "annealed": 2100}),
-        (("even",), {"descents": 3000}),
+        (("even-source",), {"descents": 3000}),
         (("optimal",), {"annealed": 3000}),
     ):
         spent.clear()

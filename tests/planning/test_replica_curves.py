@@ -77,7 +77,7 @@ def by_hand(problem: Problem, placement: Placement, batches: Batches, routing: s
 
 
 @pytest.mark.parametrize("replicas", [None, "auto"])
-@pytest.mark.parametrize("routing", ["even", "optimal"])
+@pytest.mark.parametrize("routing", ["even-source", "optimal"])
 def test_a_curve_is_that_of_the_best_placements_by_hand(routing: str, replicas: str | None) -> None:
     problem, sets = small_problem(4, rows=4, cols=2, slots=3, routed=14, top_k=4, replicas=replicas)
     curve = curve_of(task_of(7, problem, sets, Conditions(routing), 0))
@@ -96,7 +96,7 @@ def test_a_curve_is_that_of_the_best_placements_by_hand(routing: str, replicas: 
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 10**6), st.sampled_from(["even", "optimal"]))
+@given(st.integers(0, 10**6), st.sampled_from(["even-source", "optimal"]))
 def test_more_slots_never_hurt_where_placements_are_chosen(seed: int, routing: str) -> None:
     problem, sets = small_problem(seed, extra=5)
     curve = curve_of(task_of(0, problem, sets, Conditions(routing), seed))

@@ -24,7 +24,7 @@ from optimizer.simulation.simulator import Simulation
 
 
 @settings(max_examples=30)
-@given(cases(), st.sampled_from(["primary", "even", "nearest", "optimal"]), st.sampled_from([None, 0.5]))
+@given(cases(), st.sampled_from(["primary", "even-source", "nearest", "optimal"]), st.sampled_from([None, 0.5]))
 def test_it_is_counted_pair_by_pair(case: Case, routing: str, factor: float | None) -> None:
     conditions = Conditions(routing, capacity_factor=factor, drop=factor is not None)
     guess = Coactivation.of(case.batches, case.model)
@@ -41,7 +41,7 @@ def test_it_is_counted_pair_by_pair(case: Case, routing: str, factor: float | No
     assert report.most_row_traffic == expected.mean(axis=0).max()
 
 
-def searched(most: float | None, routings: tuple[str, ...] = ("even", "nearest")) -> Portfolio:
+def searched(most: float | None, routings: tuple[str, ...] = ("even-source", "nearest")) -> Portfolio:
     drawn, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     problem = make_problem(drawn.model, drawn.mesh, drawn.cost, drawn.load, Constraints(None, 5, most))
     effort = Effort(Deadline(60), 0, 1000)

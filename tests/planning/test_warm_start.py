@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("few_batches")
 def problem_with_start() -> Problem:
     problem, _ = small_problem(6, rows=4, cols=3, routed=24, slots=3)
     placement = random_permutation(problem, np.random.default_rng(0))
-    plan = Plan(problem.model, problem.mesh, problem.cost.name, "even", {7: LayerPlan(placement)})
+    plan = Plan(problem.model, problem.mesh, problem.cost.name, "even-source", {7: LayerPlan(placement)})
     return started(problem, plan, 7)
 
 
@@ -66,7 +66,7 @@ def test_annealing_begins_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [placement is candidate.placement for placement, candidate in zip(began, found, strict=True)] == [True, True]
 
 
-@pytest.mark.parametrize("routing", ["even", "nearest", "optimal"])
+@pytest.mark.parametrize("routing", ["even-source", "nearest", "optimal"])
 def test_the_start_is_judged_as_the_plan_was(traces: Path, routing: str) -> None:
     plan, first = solve(traces, "--routing", routing, "--json")
     _, second = solve(traces, "--routing", routing, "--json", "--start", plan, "--iterations", 0)

@@ -157,7 +157,7 @@ def test_a_capacity_that_nobody_reaches_changes_nothing(
 
 def test_dropped_pairs_stay_dropped() -> None:
     drawn = recorded(3, case(3, (2, 2), 2))
-    chosen = chosen_by(drawn, "even", ("row", "rings"), 9).copy()
+    chosen = chosen_by(drawn, "even-source", ("row", "rings"), 9).copy()
     chosen[:, ::2] = -1
     found = limited(drawn, chosen, ("row", "rings"), drawn.batches.tokens, None, False)
     assert (found.chosen == chosen).all()
@@ -182,6 +182,6 @@ def test_shared_experts_count_for_no_gate_weight_and_no_lift() -> None:
 
 def test_without_candidates_and_without_a_guess_nothing_can_be_rerouted() -> None:
     drawn = case(3, (2, 2), 2)
-    chosen = chosen_by(drawn, "even", ("row", "rings"), 9)
+    chosen = chosen_by(drawn, "even-source", ("row", "rings"), 9)
     with pytest.raises(ValueError, match="no candidates are recorded"):
         limited(drawn, chosen, ("row", "rings"), 1, None, False)

@@ -103,7 +103,7 @@ def test_a_summary_holds_every_figure_and_what_was_critical() -> None:
     report = run(FOUR, [[[1], [2]], [[3], [0]]], [[0, 0]] * 2)
     summary: dict[str, Any] = report.summary()
     assert [summary[name] for name in ("batches", "tokens", "routing", "unit", "moe_op", "timing")] == [
-        2, 2, "even", "tiles", "optimized", "barrier",
+        2, 2, "even-source", "tiles", "optimized", "barrier",
     ]  # fmt: skip
     assert summary["dispatch_model"] == "link"
     for name in FIGURES:

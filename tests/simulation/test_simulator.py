@@ -206,8 +206,8 @@ def many(seed: int = 3, batches: int = 7) -> Case:
 
 
 CONDITIONS = [Conditions(policy) for policy in sorted(POLICIES)]
-CONDITIONS += [Conditions("even", capacity_factor=1.0), Conditions("nearest", capacity_factor=1.0, drop=True)]
-CONDITIONS += [Conditions("optimal", timing="overlap"), Conditions("even", slow={3: 2.0})]
+CONDITIONS += [Conditions("even-source", capacity_factor=1.0), Conditions("nearest", capacity_factor=1.0, drop=True)]
+CONDITIONS += [Conditions("optimal", timing="overlap"), Conditions("even-source", slow={3: 2.0})]
 
 
 @pytest.mark.parametrize("conditions", CONDITIONS, ids=str)
@@ -331,7 +331,7 @@ def test_a_report_says_under_what_it_was_made() -> None:
 
 def test_summary_has_five_statistics_of_seven_figures() -> None:
     summary = run(many(batches=5), cost(), Conditions()).summary()
-    assert (summary["batches"], summary["tokens"], summary["routing"]) == (5, 64, "even")
+    assert (summary["batches"], summary["tokens"], summary["routing"]) == (5, 64, "even-source")
     for name in ("latency_us", "dispatch_us", "compute_us", "combine_us", "imbalance", "tiles", "hops"):
         figures = summary[name]
         assert isinstance(figures, dict)

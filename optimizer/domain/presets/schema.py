@@ -137,11 +137,31 @@ class TableDispatch(Sourced):
     per_hop_us: float = Field(ge=0)
 
 
+class RoutingPrice(Sourced):
+    """How long a forward pass waits until replicas are chosen, by what the choice must know, in microseconds.
+
+    none: nothing but a table or the token itself; own: the counts of the token's own source; hint: loads of earlier
+    batches, which were gathered beside the step; batch: the loads of all sources in the very batch, which must be
+    gathered and worked on while everything waits.
+    """
+
+    none_us: float = Field(default=0.0, ge=0)
+    own_us: float = Field(default=0.0, ge=0)
+    hint_us: float = Field(default=0.0, ge=0)
+    batch_us: float = Field(ge=0)
+
+
+DEFAULT_ROUTING = RoutingPrice(
+    source="the default, as this file has no [routing]: that of tt-wormhole-quad-galaxy", batch_us=100.0
+)
+
+
 class HardwarePreset(Section):
     """What a MoE layer costs on this hardware, in microseconds."""
 
     mesh: MeshSection
     network: NetworkSection = DEFAULT_NETWORK
+    routing: RoutingPrice = DEFAULT_ROUTING
     compute: Annotated[TileCompute | RooflineCompute, Field(discriminator="kind")]
     functional: FunctionalCompute | None = None
     dispatch: Annotated[LinkDispatch | NodeTransfer, Field(discriminator="kind")]

@@ -26,7 +26,7 @@ OPTIMIZED: Literal["optimized"] = "optimized"
 FUNCTIONAL: Literal["functional"] = "functional"
 SEQUENTIAL, SEARCH = "sequential", "search"
 METHODS = (SEQUENTIAL, "pairing", "greedy", "formulation", SEARCH)
-EVEN, OPTIMAL = "even", "optimal"
+EVEN, OPTIMAL = "even-source", "optimal"
 POLICIES = (EVEN, "least-loaded", OPTIMAL)
 FACTORS = (None, 1.0, 1.5, 2.0, 3.0, 4.0)
 """The capacities that every plan is judged with, in mean loads of a slot; None is no capacity."""

@@ -15,6 +15,11 @@ METRO = "metro"
 class MetroSimulation(Simulation):
     """The simulator with METRO as its policy; the conditions name METRO only so that the report does."""
 
+    @property
+    def routing_us(self) -> float:
+        """The price of METRO's routing, which must know which experts the whole batch activates."""
+        return self.cost.routing_us(METRO, "batch")
+
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         return metro(batches.experts, source, self._context, self.model.routed_experts)
 

@@ -24,7 +24,7 @@ class Planner:
 
     name: str
     plan: Callable[[Problem], Placement]
-    routings: tuple[str, ...] = ("even",)
+    routings: tuple[str, ...] = ("even-source",)
 
 
 def planners(problem: Problem, seed: int) -> list[Planner]:
@@ -41,7 +41,7 @@ def planners(problem: Problem, seed: int) -> list[Planner]:
         Planner("row-major", row_major),
         Planner("column-major", column_major),
         Planner("pairing", pairing),
-        Planner("EPLB", eplb, ("even", METRO)),
+        Planner("EPLB", eplb, ("even-source", METRO)),
         Planner("EPLB by groups", eplb_by_groups),
         Planner("step maximum", step_maximum),
         Planner("steps, packed", steps),

@@ -8,6 +8,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.planning.options import SEARCH_PARAMETERS, Effort, SolveOptions
 from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.routing.policies import price_us
 from optimizer.search.stop import Deadline
 
 
@@ -35,7 +36,8 @@ class Settings:
         """What decides on the plan but for the time, so that a run which goes on with another's layers can tell whether
         it may."""
         options, cost = self.options, self.cost
-        priced: dict[str, Any] = {"hardware": cost.preset.model_dump(mode="json"), "moe_op": cost.moe_op}
+        priced: dict[str, Any] = {"hardware": cost.preset.model_dump(mode="json"), "moe_op": cost.moe_op,
+                                  "prices": cost.prices}  # fmt: skip
         priced |= {"dispatch_model": cost.dispatch_model, "unit": options.unit}
         searched = {"routing": options.routings, "seed": options.seed, "iterations": options.iterations}
         searched |= {"search": options.search, "chains": self.chains} | options.constraints._asdict()
@@ -44,4 +46,5 @@ class Settings:
 
     def plan(self, policy: str, parts: dict[int, LayerPlan]) -> Plan:
         """The plan with these layers, under this routing policy."""
-        return Plan(self.model, self.mesh, self.cost.name, policy, parts, self.options.unit)
+        price = price_us(self.cost, policy)
+        return Plan(self.model, self.mesh, self.cost.name, policy, parts, self.options.unit, price_us=price)

@@ -201,7 +201,7 @@ def test_every_method_is_judged_in_all_ways_in_both_settings(made: tuple[list[St
         for method in METHODS:
             assert {(setting, method, policy, factor) for policy in POLICIES for factor in FACTORS} <= places_of
     (first,) = [row for row in rows if row.moe_op == FUNCTIONAL]
-    assert (first.setting, first.method, first.policy) == ("routed", "sequential", "even")
+    assert (first.setting, first.method, first.policy) == ("routed", "sequential", "even-source")
     assert [row for of_block in StepJournal(path).blocks.values() for row in of_block] == rows
 
 
@@ -230,11 +230,11 @@ def test_capacities_are_judged_as_simulate_judges_them(made: tuple[list[StepRow]
     _, setting = settings_of(source_of(corpus), 1, MESH, cost())
     problem = setting.problem
     found = {each.method: each for each in seeds_and_formulation(problem, TERMS.effort(), lambda *_: None)}
-    guess = Portfolio.of(problem, setting.sets, SolveOptions(routings=("even",))).guess
-    wanted = [row for row in made[0] if (row.setting, row.method, row.policy) == ("all", "greedy", "even")]
+    guess = Portfolio.of(problem, setting.sets, SolveOptions(routings=("even-source",))).guess
+    wanted = [row for row in made[0] if (row.setting, row.method, row.policy) == ("all", "greedy", "even-source")]
     for row in wanted:
         if row.capacity_factor is not None:
-            conditions = Conditions("even", capacity_factor=row.capacity_factor)
+            conditions = Conditions("even-source", capacity_factor=row.capacity_factor)
             about = (problem.model, problem.mesh, problem.cost, conditions)
             simulation = Simulation(found["greedy"].placement, *about, guess=guess)
             simulation.feed(setting.sets.test)
@@ -355,12 +355,14 @@ def test_a_suited_capacity_is_judged_if_one_helps(
 ) -> None:
     def helps(portfolio: Portfolio, most: float, cancel: Cancel) -> Limited:
         assert most == runs.MOST_REROUTED
-        return Limited("even", portfolio.pools["even"].placements[0], 0.1 * 7)  # as floats have it, not 0.7
+        return Limited(
+            "even-source", portfolio.pools["even-source"].placements[0], 0.1 * 7
+        )  # as floats have it, not 0.7
 
     monkeypatch.setattr(runs, "limited", helps)
     rows = [row for row in run_all(corpus, tmp_path / "rows.csv") if row.capacity_factor == 0.7]
     assert [(row.setting, row.method, row.policy) for row in rows] == [
-        (name, "search", "even") for name in ("routed", "all")
+        (name, "search", "even-source") for name in ("routed", "all")
     ]
 
 
@@ -380,19 +382,29 @@ def layer(number: int = 3, most: float = 0.01) -> list[StepRow]:
     """The rows of a layer in which test batches would choose another row than selection batches in every step."""
     limits = {"capacity_factor": 2.0, "rerouted": 0.005, "over_capacity": 0.001, "gate_weight_kept": 0.99}
     found = [
-        row("routed", "sequential", "even", 90, 100, moe_op=FUNCTIONAL, bound_p50_us=None, bound_p99_us=None),
+        row("routed", "sequential", "even-source", 90, 100, moe_op=FUNCTIONAL, bound_p50_us=None, bound_p99_us=None),
         *(row("routed", "sequential", policy, 70, 80) for policy in POLICIES),
         *(row("routed", "greedy", policy, 60, 63) for policy in POLICIES),
         *(row("routed", "search", policy, 61, 62) for policy in POLICIES),
-        row("routed", "search", "even", 1, 1, capacity_factor=9.0, rerouted=0, over_capacity=0, gate_weight_kept=1),
-        row("all", "sequential", "even", 65, 66),
-        row("all", "greedy", "even", 40, 45),
-        row("all", "search", "even", 41, 44),
+        row(
+            "routed",
+            "search",
+            "even-source",
+            1,
+            1,
+            capacity_factor=9.0,
+            rerouted=0,
+            over_capacity=0,
+            gate_weight_kept=1,
+        ),
+        row("all", "sequential", "even-source", 65, 66),
+        row("all", "greedy", "even-source", 40, 45),
+        row("all", "search", "even-source", 41, 44),
         row("all", "greedy", "optimal", 30, 50),
         row("all", "search", "optimal", 31, 29),
         row("all", "search", "least-loaded", 2, 2),
-        row("all", "search", "even", 20, 25, selection_rerouted=most, **limits),
-        row("all", "greedy", "even", 21, 24, selection_rerouted=0, **limits),
+        row("all", "search", "even-source", 20, 25, selection_rerouted=most, **limits),
+        row("all", "greedy", "even-source", 21, 24, selection_rerouted=0, **limits),
         row("all", "search", "optimal", 3, 3, selection_rerouted=0.0101, **limits),
     ]
     return [each.model_copy(update={"layer": number}) for each in found]

@@ -53,7 +53,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(**changed: Any) -> Settings:
     """What tests have in common, with these of the options changed."""
-    known: dict[str, Any] = {"routings": ("even", "nearest"), "iterations": 100, "constraints": Constraints("auto")}
+    known: dict[str, Any] = {
+        "routings": ("even-source", "nearest"),
+        "iterations": 100,
+        "constraints": Constraints("auto"),
+    }
     return Settings(MODEL, MESH, cost(), SolveOptions(**(known | changed)))
 
 
@@ -74,7 +78,7 @@ def layer_task(**changed: Any) -> LayerTask:
 def excess_plan(**excess: float) -> Plan:
     placement = random_placement(np.random.default_rng(1), 8, MESH)
     parts = {int(layer[1:]): LayerPlan(placement, {EXCESS: value}) for layer, value in excess.items()}
-    return Plan(MODEL, MESH, WORMHOLE, "even", parts)
+    return Plan(MODEL, MESH, WORMHOLE, "even-source", parts)
 
 
 def test_layers_far_from_their_bound_weigh_more() -> None:
@@ -97,7 +101,7 @@ def test_layers_without_seeds_weigh_as_others_do() -> None:
 
 def test_the_survey_is_a_valid_plan_of_seeds(corpus: Path, tmp_path: Path) -> None:
     found = surveyed(alone(WorkFolder.opened(tmp_path, {}, False)), whole(corpus))
-    assert found.policy in ("even", "nearest")
+    assert found.policy in ("even-source", "nearest")
     for layer in range(3):
         part = found.layers[layer]
         assert part.placement.violations(8, 4, 3) == []
@@ -109,8 +113,10 @@ def test_the_survey_is_a_valid_plan_of_seeds(corpus: Path, tmp_path: Path) -> No
 def test_the_policy_is_one_for_all_layers_and_the_fastest_over_them(corpus: Path) -> None:
     asked = whole(corpus)
     each = {layer: survey_layer(asked.task(layer)) for layer in range(3)}
-    sums = {name: sum(of[name].quality["latency_us"]["mean"] for of in each.values()) for name in ("even", "nearest")}
-    assert sums["even"] != sums["nearest"]
+    sums = {
+        name: sum(of[name].quality["latency_us"]["mean"] for of in each.values()) for name in ("even-source", "nearest")
+    }
+    assert sums["even-source"] != sums["nearest"]
     found = surveyed(alone(), asked)
     assert found.policy == min(sums, key=lambda name: sums[name])
     for layer, part in found.layers.items():
@@ -125,7 +131,7 @@ def test_a_policy_that_cannot_serve_all_layers_is_not_taken(corpus: Path, monkey
         return {name: part for name, part in found.items() if task.layer != 2 or name != first}
 
     monkeypatch.setattr("optimizer.planning.many_layers.survey.survey_layer", without)
-    assert surveyed(alone(), whole(corpus)).policy == ({"even", "nearest"} - {first}).pop()
+    assert surveyed(alone(), whole(corpus)).policy == ({"even-source", "nearest"} - {first}).pop()
 
 
 def test_seconds_follow_the_distance_from_the_bound(
@@ -184,7 +190,7 @@ def test_a_layer_is_what_it_is_alone(corpus: Path) -> None:
     assert own.quality == plan.layers[1].quality
 
 
-@pytest.mark.parametrize("routing", ["even", "optimal"])
+@pytest.mark.parametrize("routing", ["even-source", "optimal"])
 def test_a_layer_that_is_ended_early_has_what_was_found(routing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task = layer_task(routings=(routing,))
     finished = plan_layer(task, Deadline(TIME))

@@ -32,7 +32,7 @@ from optimizer.traces.source import TraceInput
 HARDWARE = "tt-wormhole-galaxy"
 MODEL, MESH = Model("small", 8, 0, 2), Mesh(2, 2, 3)
 ASKED = ("--layer", "0,2", "--mesh", "2x2", "--time-limit", 60, "--iterations", 200, "--batch-tokens", 24,
-         "--routing", "even", "--hardware", HARDWARE)  # fmt: skip
+         "--routing", "even-source", "--hardware", HARDWARE)  # fmt: skip
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 def together(folders: dict[str, Path], weights: tuple[float, float] = (0.5, 0.5)) -> DataSetsToPlan:
     settings = Settings(
-        MODEL, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), SolveOptions(60, 1, 200, routings=("even",))
+        MODEL, MESH, Cost(HARDWARE, load_hardware(HARDWARE)), SolveOptions(60, 1, 200, routings=("even-source",))
     )
     sets = [
         DataSet(name, TraceInput([str(path)], batch_tokens=24), weight)
@@ -73,9 +73,11 @@ def test_candidates_are_made_on_each_data_set_and_on_all_and_judged_on_all(folde
     for part in parts:
         assert part.placement.violations(8, 4, 3) == []
         for name, sets in zip(task.names, task.sets, strict=True):
-            latency = simulate(part.placement, sets.test, MODEL, MESH, cost, Conditions("even")).latency_us
+            latency = simulate(part.placement, sets.test, MODEL, MESH, cost, Conditions("even-source")).latency_us
             assert part.quality[TEST][name]["p99"] == pytest.approx(np.percentile(latency, 99))
-            chosen_by = simulate(part.placement, sets.selection, MODEL, MESH, cost, Conditions("even")).latency_us
+            chosen_by = simulate(
+                part.placement, sets.selection, MODEL, MESH, cost, Conditions("even-source")
+            ).latency_us
             worst = np.sort(chosen_by)[-max(1, round(0.03 * len(chosen_by))) :]
             assert part.quality[SELECTION][name] == pytest.approx(worst.mean())
 

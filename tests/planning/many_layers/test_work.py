@@ -30,7 +30,7 @@ def plan(rng: np.random.Generator) -> Plan:
     """A plan of layers 0 and 3."""
     mesh = Mesh(2, 2, 3)
     parts = {layer: LayerPlan(random_placement(rng, 9, mesh), {"of": layer}) for layer in (0, 3)}
-    return Plan(Model("drawn", 8, 1, 2), mesh, WORMHOLE, "even", parts)
+    return Plan(Model("drawn", 8, 1, 2), mesh, WORMHOLE, "even-source", parts)
 
 
 def refusal(path: Path, resume: bool, field: str, **changed: Any) -> str:
