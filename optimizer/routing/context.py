@@ -19,6 +19,8 @@ from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
+from optimizer.routing.hints import HintSettings
+from optimizer.routing.memory import MILLION, HintMemory
 
 Unit = Literal["tokens", "tiles"]
 """What load-aware policies count: token-expert pairs, or tiles that have been begun."""
@@ -26,9 +28,6 @@ Unit = Literal["tokens", "tiles"]
 # Capacity factor of the `capacity-fill` policy where the user gives none. A compromise, not tuned: a lower factor makes
 # loads more even, a higher one lets more pairs stay near.
 CAPACITY_FACTOR = 1.5
-# Learned loads and shares are kept as whole millionths, which is the precision of a plan file, so that a plan that was
-# written and read back routes exactly as before.
-MILLION = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +69,7 @@ class RoutingContext:
     unit_ns: nanoseconds that a slot takes for its first unit of load and for each further one; two equal numbers where
     the time of a slot does not depend on this difference.
     message_us `[link]`: how long one result keeps each link busy, in microseconds; None if all links are equally fast.
+    hints: how load hints are made, for the policies that choose by them.
     """
 
     start: Ints
@@ -83,6 +83,7 @@ class RoutingContext:
     unit_ns: tuple[int, int]
     network: Network
     message_us: Floats | None
+    hints: HintSettings = HintSettings()
 
     @classmethod
     def of(
@@ -95,6 +96,7 @@ class RoutingContext:
         learned: LearnedShares | None,
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
+        hints: HintSettings = HintSettings(),
     ) -> "RoutingContext":
         """The context of a valid placement; without `learned` it is `LearnedShares.nothing`.
 
@@ -114,12 +116,20 @@ class RoutingContext:
             unit_ns=unit_ns,
             network=network,
             message_us=message_us,
+            hints=hints,
         )
 
     @property
     def devices(self) -> int:
         """Number of devices of the mesh, one for each column of `distance`."""
         return int(self.distance.shape[1])
+
+    @cached_property
+    def memory(self) -> HintMemory:
+        """What policies that choose by load hints remember; the one part of a context that changes with each batch."""
+        load = self.load / MILLION
+        held = self.device_of[self.slot]
+        return HintMemory(self.start, self.slot, held, load, self.distance, self.network.sources, self.devices, self.hints)
 
     @cached_property
     def link_paths(self) -> LinkPaths:

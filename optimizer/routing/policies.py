@@ -3,7 +3,8 @@
 All policies have one signature, `Policy`. They take experts `[batch, token, k]` (expert ids), source `[batch, token]`
 (where each token is before dispatch, as of `Network.source`) and the layer's `RoutingContext`. They return the flat
 slot that serves each pair, `[batch, token, k]` int32; slot s of device d has the flat number d * slots_per_device + s.
-Batches do not influence one another. Inside a batch pairs are served in token order, and the pairs of one token in the
+Batches do not influence one another, but for the policies that choose by load hints (`REMEMBERING`): these take
+batches in the order of time, and remember in the context what they have seen. Inside a batch pairs are served in token order, and the pairs of one token in the
 order of its k experts.
 
 A *tile* is a number of tokens that a device computes together: a tile that is partly filled takes as long as a full
@@ -25,6 +26,7 @@ from optimizer.domain.network import rank_in_row
 from optimizer.errors import InputError
 from optimizer.routing import load_aware, static
 from optimizer.routing.context import RoutingContext
+from optimizer.routing.hinted import hint, hint_device, hint_random, hint_table
 from optimizer.routing.optimal import optimal
 from optimizer.routing.servers.tensorrt_llm import blockwise_round_robin
 from optimizer.routing.servers.vllm import hashed_rows
@@ -147,6 +149,10 @@ POLICIES: dict[str, Policy] = {
     "least-loaded": least_loaded,
     "weights": weights,
     "optimal": optimal,
+    "hint": hint,
+    "hint-table": hint_table,
+    "hint-random": hint_random,
+    "hint-device": hint_device,
     "vllm": vllm,
     "tensorrt-llm": tensorrt_llm,
     "vllm-ascend": vllm_ascend,
@@ -163,6 +169,10 @@ INFORMATION: dict[str, Information] = {
     "least-loaded": "batch",
     "weights": "own",
     "optimal": "batch",
+    "hint": "hint",
+    "hint-table": "hint",
+    "hint-random": "hint",
+    "hint-device": "hint",
     "vllm": "none",
     "tensorrt-llm": "own",
     "vllm-ascend": "none",
@@ -188,5 +198,8 @@ def check_policy(name: str, field: str = "routing") -> None:
         raise InputError(f"'{name}' is not a known policy; there are {', '.join(POLICIES)}", field)
 
 
-LEARNING = ("nearest", "weights", "optimal")
+LEARNING = ("nearest", "weights", "optimal", "hint", "hint-table", "hint-random")
 """The policies whose choices depend on what was learned on train batches (`RoutingContext.load` and `share`)."""
+
+REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
+"""The policies that choose by load hints, and so by the batches that came before."""

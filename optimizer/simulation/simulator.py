@@ -167,7 +167,7 @@ class Simulation:
         if self.unit == "tiles":
             tile, unit_ns = self.cost.tile_tokens, self.cost.tile_ns
         message_us = self.cost.combine_message_us(self.network.remote)
-        known = self.capacity, self.learned, unit_ns, message_us
+        known = self.capacity, self.learned, unit_ns, message_us, self.conditions.hints
         return RoutingContext.of(self.placement, self.model, self.network, tile, *known)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
