@@ -81,8 +81,8 @@ def compare(
     none, in tokens and in tiles. options: of our plan; the others take the time that they take.
     """
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), options.constraints)
-    load = sets.test.load(source.model.experts)
+    train, load = (of.load(source.model.experts) for of in (sets.train, sets.test))
+    problem = make_problem(source.model, mesh, cost, train, options.constraints, layer)
     bounds = _least(load, mesh) / (load.sum(axis=1) / mesh.devices), _least(cost.tiles(load), mesh)
     imbalance, tiles = (float(bound.mean()) for bound in bounds)
     rivals = list(_rivals(problem, options.seed, progress))

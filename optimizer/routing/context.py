@@ -70,6 +70,8 @@ class RoutingContext:
     unit_ns: nanoseconds that a slot takes for its first unit of load and for each further one; two equal numbers where
     the time of a slot does not depend on this difference.
     message_us `[link]`: how long one result keeps each link busy, in microseconds; None if all links are equally fast.
+    layers_before: the placements of the model's layers before this one, by layer id, None where one is not known; empty
+    for a layer of its own. A server's choice may depend on them.
     """
 
     start: Ints
@@ -83,6 +85,7 @@ class RoutingContext:
     unit_ns: tuple[int, int]
     network: Network
     message_us: Floats | None
+    layers_before: tuple[Placement | None, ...] = ()
 
     @classmethod
     def of(
@@ -95,6 +98,7 @@ class RoutingContext:
         learned: LearnedShares | None,
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
+        layers_before: tuple[Placement | None, ...] = (),
     ) -> "RoutingContext":
         """The context of a valid placement; without `learned` it is `LearnedShares.nothing`.
 
@@ -114,12 +118,18 @@ class RoutingContext:
             unit_ns=unit_ns,
             network=network,
             message_us=message_us,
+            layers_before=layers_before,
         )
 
     @property
     def devices(self) -> int:
         """Number of devices of the mesh, one for each column of `distance`."""
         return int(self.distance.shape[1])
+
+    @property
+    def slots_per_device(self) -> int:
+        """How many slots each device has."""
+        return len(self.device_of) // self.devices
 
     @cached_property
     def link_paths(self) -> LinkPaths:

@@ -26,6 +26,7 @@ from optimizer.errors import InputError
 from optimizer.routing import load_aware, static
 from optimizer.routing.context import RoutingContext
 from optimizer.routing.optimal import optimal
+from optimizer.routing.servers import sglang
 from optimizer.routing.servers.tensorrt_llm import blockwise_round_robin
 from optimizer.routing.servers.vllm import hashed_rows
 from optimizer.routing.servers.vllm_ascend import rank_table
@@ -137,6 +138,26 @@ def vllm_ascend(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     return static.by_table(experts, source, rank_table(context.start, context.slot, context.network.sources))
 
 
+def sglang_static(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What SGLang does by default with an all-to-all back end: a source uses one replica of each expert, a near one if
+    there is any, else one that is dealt out at random when the server starts, with a fixed seed for all layers.
+
+    Needs nothing at run time but that static table. It depends on the layers before this one (`sglang.static_table`).
+    """
+    of = context.start, context.slot, context.network, context.slots_per_device
+    return static.by_table(experts, source, sglang.static_table(*of, context.layers_before))
+
+
+def sglang_dynamic(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What SGLang does with `--ep-dispatch-algorithm dynamic`: a near replica if there is any, else a random one for
+    each pair.
+
+    Needs nothing at run time.
+    """
+    near = sglang.near_copy(context.start, context.slot, context.network, context.slots_per_device)
+    return sglang.dynamic(experts, source, context.start, context.slot, near)
+
+
 POLICIES: dict[str, Policy] = {
     "primary": primary,
     "even-ideal": even_ideal,
@@ -147,6 +168,8 @@ POLICIES: dict[str, Policy] = {
     "least-loaded": least_loaded,
     "weights": weights,
     "optimal": optimal,
+    "sglang-static": sglang_static,
+    "sglang-dynamic": sglang_dynamic,
     "vllm": vllm,
     "tensorrt-llm": tensorrt_llm,
     "vllm-ascend": vllm_ascend,
@@ -163,6 +186,8 @@ INFORMATION: dict[str, Information] = {
     "least-loaded": "batch",
     "weights": "own",
     "optimal": "batch",
+    "sglang-static": "none",
+    "sglang-dynamic": "none",
     "vllm": "none",
     "tensorrt-llm": "own",
     "vllm-ascend": "none",

@@ -31,13 +31,14 @@ WIRINGS += [(at, links) for at in TOKENS_AT for links in ("switch", "nodes")]
 
 @dataclass(frozen=True)
 class Case:
-    """A layer with batches, and with loads and shares as if they had been learned."""
+    """A layer with batches, with loads and shares as if they had been learned, and with layers before it."""
 
     model: Model
     mesh: Mesh
     placement: Placement
     batches: Batches
     learned: LearnedShares
+    layers_before: tuple[Placement | None, ...] = ()
 
     def network(self, wiring: tuple[TokensAt, Links]) -> Network:
         """The network of this mesh with tokens and links as the wiring says."""
@@ -49,12 +50,16 @@ class Case:
 
     def context(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> RoutingContext:
         """What a policy sees of the layer."""
-        return RoutingContext.of(self.placement, self.model, self.network(wiring), tile, capacity, self.learned)
+        network, before = self.network(wiring), self.layers_before
+        return RoutingContext.of(
+            self.placement, self.model, network, tile, capacity, self.learned, layers_before=before
+        )
 
     def layer(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Layer:
         """What a policy sees of the layer, as the oracles take it."""
         load, share = self.learned.load.tolist(), self.learned.share.tolist()
-        return Layer(self.wires(wiring), self.placement.slots.tolist(), tile, capacity, load, share)
+        before = [None if placement is None else placement.slots.tolist() for placement in self.layers_before]
+        return Layer(self.wires(wiring), self.placement.slots.tolist(), tile, capacity, load, share, before)
 
     def flat(self, places: Any) -> list[list[int]]:
         """The flat slots of places that are (device, slot) as the oracles give them, -1 for None."""
@@ -79,7 +84,9 @@ def case(seed: int, shape: tuple[int, int], depth: int, shared: int = 0, replica
     chosen = with_shared(routed(rng, 2, tokens, model), model)
     rows = default_rows(tokens, mesh.rows) if rng.random() < 0.5 else rng.integers(mesh.rows, size=(2, tokens))
     batches = Batches(chosen, np.broadcast_to(rows, (2, tokens)))
-    return Case(model, mesh, placement, batches, learned(rng, placement, experts))
+    taught = learned(rng, placement, experts)
+    before = [random_placement(rng, experts, mesh) if rng.random() < 0.5 else None for _ in range(rng.integers(4))]
+    return Case(model, mesh, placement, batches, taught, tuple(before))
 
 
 def fewer(placement: Placement, replicas: int) -> Placement:

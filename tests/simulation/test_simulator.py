@@ -38,7 +38,8 @@ messages = st.sampled_from(["device", "expert"])
 
 def run(drawn: Case, cost: Cost, conditions: Conditions) -> SimulationReport:
     """The report of the simulator on a case."""
-    return simulate(drawn.placement, drawn.batches, drawn.model, drawn.mesh, cost, conditions, drawn.learned)
+    known = drawn.learned, drawn.layers_before
+    return simulate(drawn.placement, drawn.batches, drawn.model, drawn.mesh, cost, conditions, *known)
 
 
 def unit_of(cost: Cost, conditions: Conditions) -> int:
@@ -251,7 +252,7 @@ def test_batches_of_another_size_are_refused_and_so_is_a_report_of_none() -> Non
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(InputError, match="'nearst' is not a known policy; there are primary, even,") as caught:
+    with pytest.raises(InputError, match="'nearst' is not a known policy; there are primary, even-ideal,") as caught:
         run(many(), wired(ROW_RINGS), Conditions("nearst"))
     assert caught.value.field == "routing"
 
