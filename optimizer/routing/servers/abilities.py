@@ -66,8 +66,8 @@ SERVERS = {
             "sglang",
             "SGLang",
             ("sglang-static", "sglang-dynamic"),
-            "its static table, which it draws by itself, would have to be read from a file, and loads of the batch need "
-            "its lp dispatch, which is not replayed here",
+            "its static table, which it draws by itself, would have to be read from a file, and loads of the batch "
+            "need its lp dispatch, which is not replayed here",
         ),
         Server(
             "vllm",
@@ -93,8 +93,8 @@ SERVERS = {
             "tt-metal",
             "tt-metal",
             tuple(name for name in TABLE_POLICIES if name in POLICIES),
-            "its dispatch kernel, which looks up a table by source and expert, would have to count pairs or to choose by "
-            "chance",
+            "its dispatch kernel, which looks up a table by source and expert, would have to count pairs or to choose "
+            "by chance",
             names_all=True,
         ),
         Server("any", "any server", tuple(POLICIES), names_all=True),
