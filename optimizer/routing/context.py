@@ -19,8 +19,8 @@ from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.routing.hints import HintSettings
-from optimizer.routing.memory import MILLION, HintMemory
+from optimizer.routing.hints import MILLION, USUAL_HINTS, HintSettings
+from optimizer.routing.memory import HintMemory
 
 Unit = Literal["tokens", "tiles"]
 """What load-aware policies count: token-expert pairs, or tiles that have been begun."""
@@ -70,6 +70,8 @@ class RoutingContext:
     the time of a slot does not depend on this difference.
     message_us `[link]`: how long one result keeps each link busy, in microseconds; None if all links are equally fast.
     hints: how load hints are made, for the policies that choose by them.
+    layers_before: the placements of the model's layers before this one, by layer id, None where one is not known; empty
+    for a layer of its own. A server's choice may depend on them.
     """
 
     start: Ints
@@ -83,7 +85,8 @@ class RoutingContext:
     unit_ns: tuple[int, int]
     network: Network
     message_us: Floats | None
-    hints: HintSettings = HintSettings()
+    layers_before: tuple[Placement | None, ...] = ()
+    hints: HintSettings = USUAL_HINTS
 
     @classmethod
     def of(
@@ -96,7 +99,8 @@ class RoutingContext:
         learned: LearnedShares | None,
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
-        hints: HintSettings = HintSettings(),
+        layers_before: tuple[Placement | None, ...] = (),
+        hints: HintSettings = USUAL_HINTS,
     ) -> "RoutingContext":
         """The context of a valid placement; without `learned` it is `LearnedShares.nothing`.
 
@@ -117,6 +121,7 @@ class RoutingContext:
             network=network,
             message_us=message_us,
             hints=hints,
+            layers_before=layers_before,
         )
 
     @property
@@ -124,12 +129,16 @@ class RoutingContext:
         """Number of devices of the mesh, one for each column of `distance`."""
         return int(self.distance.shape[1])
 
+    @property
+    def slots_per_device(self) -> int:
+        """How many slots each device has."""
+        return len(self.device_of) // self.devices
+
     @cached_property
     def memory(self) -> HintMemory:
         """What policies that choose by load hints remember; the one part of a context that changes with each batch."""
-        load = self.load / MILLION
-        held = self.device_of[self.slot]
-        return HintMemory(self.start, self.slot, held, load, self.distance, self.network.sources, self.devices, self.hints)
+        replicas = self.start, self.slot, self.device_of[self.slot]
+        return HintMemory(*replicas, self.load / MILLION, self.distance, self.hints)
 
     @cached_property
     def link_paths(self) -> LinkPaths:

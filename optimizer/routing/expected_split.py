@@ -86,24 +86,25 @@ def assign(loads: Floats, start: Ints, device: Ints, table: Ints, heavy: Floats,
 
 
 @kernel
-def repeat(share: Floats, start: Ints, entries: Ints) -> None:
+def repeat(part: Ints, whole: Ints, start: Ints, entries: Ints) -> None:
     """Fill entries `[expert, entry]` with numbers of replicas, each as often as its share asks, by largest remainders.
 
-    So a server that takes an entry by a hash modulo their number gives each replica about its share. Of equal
-    remainders that of the first replica is the larger.
+    part `[replica]` and whole `[expert]` are those of `static.whole_shares`: a replica's share is its part of the
+    whole. So a server that takes an entry by a hash modulo their number gives each replica about its share. Of equal
+    remainders that of the first replica counts as the largest.
     """
     many = entries.shape[1]
     for expert in range(len(entries)):
         first, last, filled = start[expert], start[expert + 1], 0
         for replica in range(first, last):
-            for _ in range(int(share[replica] * many)):
-                if filled < many:
-                    entries[expert, filled] = replica
-                    filled += 1
+            for _ in range(part[replica] * many // whole[expert]):
+                entries[expert, filled] = replica
+                filled += 1
         while filled < many:
-            best, most = first, -2.0
+            best, most = first, np.int64(-1 << 62)
             for replica in range(first, last):
-                left = share[replica] * many - np.count_nonzero(entries[expert, :filled] == replica)
+                had = np.count_nonzero(entries[expert, :filled] == replica)
+                left = part[replica] * many - whole[expert] * had
                 if left > most:
                     best, most = replica, left
             entries[expert, filled] = best

@@ -65,9 +65,8 @@ def first_weights(sources: int, devices: int) -> Floats:
 
 @kernel
 def to_lighter(
-    experts: Ints, source: Ints, weight: Floats, away: Floats, start: Ints, slot: Ints, device: Ints, chosen: Ints,
-    loads: Ints,
-) -> None:  # fmt: skip
+    experts: Ints, source: Ints, weight: Floats, start: Ints, slot: Ints, device: Ints, chosen: Ints, loads: Ints
+) -> None:
     """Send each pair of one batch to the replica whose device weighs least for its source, the first of equal ones.
 
     experts `[token, k]`, source `[token]`; weight `[source, device]` float64 is what sources hold against devices, and
@@ -76,12 +75,12 @@ def to_lighter(
     """
     loads[:] = 0
     for token in range(len(experts)):
-        own, far = weight[source[token]], away[source[token]]
+        own = weight[source[token]]
         for choice in range(experts.shape[1]):
             expert = experts[token, choice]
             best = start[expert]
             for replica in range(best + 1, start[expert + 1]):
-                if own[device[replica]] + far[device[replica]] < own[device[best]] + far[device[best]]:
+                if own[device[replica]] < own[device[best]]:
                     best = replica
             own[device[best]] += 1
             loads[device[best]] += 1

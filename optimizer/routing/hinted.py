@@ -26,7 +26,7 @@ def hint(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     memory = context.memory
 
     def choose(pairs: Ints, home: Ints) -> Ints:
-        part, whole = memory.parts()
+        part, whole = memory.loads.parts()
         return static.deal_out(pairs, home, memory.credit, context.start, context.slot, part, whole)
 
     return _in_order(experts, source, context, choose)

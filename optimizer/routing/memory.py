@@ -10,17 +10,17 @@ from optimizer.routing import static
 from optimizer.routing.forecast import first_weights, to_lighter
 from optimizer.routing.hints import DeviceHints, HintSettings, LoadHints
 
-MILLION = 1_000_000
-"""Learned loads and shares are kept as whole millionths, which is the precision of a plan file, so that a plan that was
-written and read back routes exactly as before."""
+HOP_PAIRS = 1.0
+"""How many pairs a source counts against a device for each hop to it. On selection batches of the built-in trace, of
+V2-Lite and of GPT-OSS, half a pair to two pairs are best or as good as any (benchmarks/README.md)."""
 
 
 @dataclass(eq=False)
 class HintMemory:
     """What the sources of one layer remember. It is made anew for each simulation, and changes with each batch.
 
-    start, slot and device `[replica]` say where replicas are; load `[expert]` float64: expected pairs of a batch before
-    any was seen; sources and devices: how many there are.
+    start `[expert + 1]`, slot and device `[replica]` say where replicas are; load `[expert]` float64: expected pairs of
+    a batch before any was seen; distance `[source, device]` hops.
     """
 
     start: Ints
@@ -28,9 +28,12 @@ class HintMemory:
     device: Ints
     load: Floats
     distance: Ints
-    sources: int
-    devices: int
     settings: HintSettings
+
+    @property
+    def sources(self) -> int:
+        """How many sources there are."""
+        return len(self.distance)
 
     @cached_property
     def loads(self) -> LoadHints:
@@ -40,25 +43,19 @@ class HintMemory:
     @cached_property
     def credit(self) -> Ints:
         """What weighted round robin owes each replica, `[source, replica]` int64; sources begin apart."""
-        return static.first_credit(self.sources, self.start, *self.parts())
-
-    def parts(self) -> tuple[Ints, Ints]:
-        """The present shares `[replica]` in millionths, and their sums `[expert]`."""
-        return static.whole_shares(self.start, np.rint(self.loads.shares() * MILLION).astype(np.int64))
+        return static.first_credit(self.sources, self.start, *self.loads.parts())
 
     @cached_property
-    def _held(self) -> DeviceHints:
-        return DeviceHints(self.devices, self.sources, self.settings)
+    def _devices(self) -> DeviceHints:
+        return DeviceHints(self.distance.shape[1], self.sources, self.settings)
 
     def spilled(self, experts: Ints, source: Ints) -> Ints:
         """The flat slots of the policy `hint-device`, `[batch, token, k]` int32, of batches in the order of time."""
         chosen = np.empty(experts.shape, dtype=np.int32)
-        first, served = first_weights(self.sources, self.devices), np.zeros(self.devices, dtype=np.int32)
+        served = np.zeros(self.distance.shape[1], dtype=np.int32)
+        first = first_weights(*self.distance.shape) + HOP_PAIRS * self.distance
         for batch in range(len(experts)):
-            weight = first + self._held.held()
-            where = self.start, self.slot, self.device
-            import os
-            away = float(os.environ.get("FAR", "0")) * self.distance
-            to_lighter(experts[batch], source[batch], weight, away, *where, chosen[batch], served)
-            self._held.observe(served)
+            weight = first + self._devices.held()
+            to_lighter(experts[batch], source[batch], weight, self.start, self.slot, self.device, chosen[batch], served)
+            self._devices.observe(served)
         return chosen

@@ -4,8 +4,8 @@ All policies have one signature, `Policy`. They take experts `[batch, token, k]`
 (where each token is before dispatch, as of `Network.source`) and the layer's `RoutingContext`. They return the flat
 slot that serves each pair, `[batch, token, k]` int32; slot s of device d has the flat number d * slots_per_device + s.
 Batches do not influence one another, but for the policies that choose by load hints (`REMEMBERING`): these take
-batches in the order of time, and remember in the context what they have seen. Inside a batch pairs are served in token order, and the pairs of one token in the
-order of its k experts.
+batches in the order of time, and remember in the context what they have seen. Inside a batch pairs are served in token
+order, and the pairs of one token in the order of its k experts.
 
 A *tile* is a number of tokens that a device computes together: a tile that is partly filled takes as long as a full
 one. `context.tile` is its size. A policy that counts loads in tiles therefore fills a tile that it has begun before it
@@ -28,6 +28,7 @@ from optimizer.routing import load_aware, static
 from optimizer.routing.context import RoutingContext
 from optimizer.routing.hinted import hint, hint_device, hint_random, hint_table
 from optimizer.routing.optimal import optimal
+from optimizer.routing.servers import sglang
 from optimizer.routing.servers.tensorrt_llm import blockwise_round_robin
 from optimizer.routing.servers.vllm import hashed_rows
 from optimizer.routing.servers.vllm_ascend import rank_table
@@ -139,6 +140,26 @@ def vllm_ascend(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     return static.by_table(experts, source, rank_table(context.start, context.slot, context.network.sources))
 
 
+def sglang_static(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What SGLang does by default with an all-to-all back end: a source uses one replica of each expert, a near one if
+    there is any, else one that is dealt out at random when the server starts, with a fixed seed for all layers.
+
+    Needs nothing at run time but that static table. It depends on the layers before this one (`sglang.static_table`).
+    """
+    of = context.start, context.slot, context.network, context.slots_per_device
+    return static.by_table(experts, source, sglang.static_table(*of, context.layers_before))
+
+
+def sglang_dynamic(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What SGLang does with `--ep-dispatch-algorithm dynamic`: a near replica if there is any, else a random one for
+    each pair.
+
+    Needs nothing at run time.
+    """
+    near = sglang.near_copy(context.start, context.slot, context.network, context.slots_per_device)
+    return sglang.dynamic(experts, source, context.start, context.slot, near)
+
+
 POLICIES: dict[str, Policy] = {
     "primary": primary,
     "even-ideal": even_ideal,
@@ -153,6 +174,8 @@ POLICIES: dict[str, Policy] = {
     "hint-table": hint_table,
     "hint-random": hint_random,
     "hint-device": hint_device,
+    "sglang-static": sglang_static,
+    "sglang-dynamic": sglang_dynamic,
     "vllm": vllm,
     "tensorrt-llm": tensorrt_llm,
     "vllm-ascend": vllm_ascend,
@@ -173,6 +196,8 @@ INFORMATION: dict[str, Information] = {
     "hint-table": "hint",
     "hint-random": "hint",
     "hint-device": "hint",
+    "sglang-static": "none",
+    "sglang-dynamic": "none",
     "vllm": "none",
     "tensorrt-llm": "own",
     "vllm-ascend": "none",

@@ -11,7 +11,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.context import Unit
-from optimizer.routing.hints import HintSettings
+from optimizer.routing.hints import USUAL_HINTS, HintSettings
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Conditions:
     drop: bool = False
     slow: dict[int, float] = field(default_factory=dict)
     dead: tuple[int, ...] = ()
-    hints: HintSettings = field(default_factory=HintSettings)
+    hints: HintSettings = USUAL_HINTS
 
     def __post_init__(self) -> None:
         """Raise InputError for factors that are not positive numbers."""
