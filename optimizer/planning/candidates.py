@@ -129,14 +129,14 @@ def split_evenly(
 
 def split_at_best(
     problem: Problem,
-    found: list[Candidate],
+    start: Placement,
     tiles: bool,
     search: SplitSearch,
     spell: SearchShare,
     options: SolveOptions,
 ) -> list[Placement]:
-    """The best placements that a search for optimal routing passes, in tiles or tokens, the last ones first."""
-    start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
+    """The best placements that a search for optimal routing passes from a start, in tiles or tokens, the last ones
+    first."""
     units = problem.cost.tiles(problem.load) if tiles else problem.load
     purpose = Purpose.ANNEALING if search == "annealing" else Purpose.NEIGHBOURHOODS
     rng, rules = random_stream(purpose, spell.seed), MoveRules.of(problem)

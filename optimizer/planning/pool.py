@@ -9,7 +9,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.routing.context import LearnedShares
 from optimizer.routing.learned_shares import learn_shares
-from optimizer.routing.policies import LEARNING
+from optimizer.routing.policies import LEARNING, REMEMBERING
 from optimizer.search.choose import DECISIVE, LATENCIES, SelectionGoal, choose, figures
 from optimizer.search.multistart import slot_value
 from optimizer.simulation.conditions import Conditions
@@ -20,7 +20,10 @@ from optimizer.traces.batches import Batches, Sets
 SPLITTING = ("capacity-fill", "least-loaded", "optimal")
 """Policies that follow the load of the batch."""
 
-NEAR = ("nearest", *SPLITTING)
+FOLLOWING = (*SPLITTING, *REMEMBERING)
+"""Policies that follow loads, those of the batch or those of the batches before."""
+
+NEAR = ("nearest", *SPLITTING, "hint-device")
 """Policies that look at distances."""
 
 
