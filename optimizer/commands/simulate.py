@@ -50,8 +50,8 @@ def simulate(
 
     All requests of TRACES count, unless the plan was made from these very traces: then its test requests alone do.
     Policies: primary, even (round robin over the whole batch), even-source (round robin inside each source), hash,
-    nearest (fewest hops), capacity-fill, least-loaded, weights (learned shares), optimal (least peak, then fewest
-    hops), and what servers do: vllm, tensorrt-llm, vllm-ascend.
+    nearest (fewest hops), table (a learned dispatch table), capacity-fill, least-loaded, weights (learned shares),
+    optimal (least peak, then fewest hops), and what servers do: vllm, tensorrt-llm, vllm-ascend.
     """
     from optimizer.api.judging import simulate as run
     from optimizer.commands.arguments import policy_names

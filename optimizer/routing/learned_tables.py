@@ -7,8 +7,8 @@ for, an expert that expects 20 tokens begins one tile and not two. A small price
 1. Two tables to start from: the nearest replicas, and the level one, which gives the pairs of one source and expert
    after the other, those with most pairs first, to the device with the least load so far. The cheaper one is taken.
 2. Descent: the pairs of a source and expert go to another replica wherever the sum falls.
-3. Annealing with the same moves, and descent again. Without it GPT-OSS on four sources ends 10 % dearer, where some
-   pairs would have to move at once.
+3. Annealing with the same moves, and descent again. Descent alone ends where some pairs would have to move at once:
+   6 to 10 % above the optimum of `formulations.batches.dispatch_table` on small cases, and then .1 to .7 %.
 
 All increments are exact, in whole nanoseconds over all train batches.
 """

@@ -251,7 +251,7 @@ def test_batches_of_another_size_are_refused_and_so_is_a_report_of_none() -> Non
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(InputError, match="'nearst' is not a known policy; there are primary, even,") as caught:
+    with pytest.raises(InputError, match="'nearst' is not a known policy; there are primary, even-ideal,") as caught:
         run(many(), wired(ROW_RINGS), Conditions("nearst"))
     assert caught.value.field == "routing"
 
