@@ -197,7 +197,7 @@ def test_bad_conditions_are_one_line(traces: Path, arguments: tuple[str, ...], s
     [
         (("--capacity-factor", "1:0"), "--capacity-factor: '1:0' is not a range"),
         (("--capacity-factor", "0:1:1"), "is not a range"),
-        (("--routing", "all"), "names 12 policies"),
+        (("--routing", "all"), f"names {len(POLICIES)} policies"),
         (("--plot", "none/page.html"), "none/page.html cannot be written"),
     ],
 )
