@@ -18,6 +18,7 @@ from optimizer.planning.bound_traces import bound_layer
 from optimizer.planning.judge_plan import judge
 from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_file import Plan
+from optimizer.routing.servers.abilities import ANY, Server
 from optimizer.simulation.conditions import Conditions
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import open_counts, open_source
@@ -139,6 +140,7 @@ def compare(
     options: SolveOptions | None = None,
     progress: Progress = silent,
     cancel: Cancel | None = None,
+    server: Server = ANY,
 ) -> Compared:
     """Plan a layer with every published planner and with ours, and judge all plans on the same test batches.
 
@@ -149,6 +151,9 @@ def compare(
     options
         The options of our plan, None for the defaults. Their time limit holds for our plan alone; the other planners
         take the time that they take.
+    server
+        The server whose own routing policies all plans are judged under, one of `SERVERS`; for any server each is
+        judged under those that it was published with. The routings of the options should be the server's.
 
     Returns
     -------
@@ -174,5 +179,7 @@ def compare(
     if open_counts(given, choice_of(model)) is not None:
         raise InputError("a comparison needs token traces: with counts alone there is nothing to route", "traces")
     source = open_source(given, [layer], choice_of(model), machine.mesh, partial(progress, "reading traces"))
-    found = compare_planners(source, layer, machine.mesh, machine.cost, wanted, progress, cancel)
-    return Compared(found, (source.origin, *source.notes))
+    found = compare_planners(source, layer, machine.mesh, machine.cost, wanted, progress, cancel, server)
+    ours = found.rows[-1].planned
+    warnings = server.warnings(ours.routings[0], source.model, [ours.placement])
+    return Compared(found, (source.origin, *source.notes, *warnings))

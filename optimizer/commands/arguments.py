@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from optimizer.errors import InputError
 from optimizer.routing.policies import POLICIES, check_policy
+from optimizer.routing.servers.abilities import ANY, Server
 from optimizer.traces.formats.sniff import Format
 
 MOST_STEPS = 1000
@@ -47,11 +48,21 @@ def policy_names(text: str, most: int | None = None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def routings_named(text: str) -> tuple[str, ...]:
-    """The policies among which `solve` chooses the best: those that the text names, or the usual ones for `auto`."""
+def routings_named(text: str, server: Server = ANY) -> tuple[str, ...]:
+    """The policies among which `solve` chooses the best: those that the text names, or for `auto` those of the server,
+    and the usual ones for any server."""
     from optimizer.planning.options import AUTO
 
-    return AUTO if text == "auto" else tuple(policy_names(text))
+    if text == "auto":
+        return server.policies if server.own_rule else AUTO
+    return tuple(server_policies(text, server))
+
+
+def server_policies(text: str, server: Server) -> list[str]:
+    """The policies that a text names, all of which the server must run; `all` names all that it runs."""
+    named = list(server.policies) if text == "all" else policy_names(text)
+    server.check(named)
+    return named
 
 
 def spaced(text: str) -> list[float]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, LayerInput, ReplicaOptions
+from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, LayerInput, ReplicaOptions, ServerOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.session import session
@@ -20,21 +20,28 @@ class CompareTarget:
 
 @command(example="moeplan compare traces/ --layer 12 --time-limit 60")
 def compare(
-    target: CompareTarget, given: LayerInput, replicas: ReplicaOptions, search: SearchOptions, figures: JsonOptions
+    target: CompareTarget,
+    given: LayerInput,
+    replicas: ReplicaOptions,
+    search: SearchOptions,
+    server: ServerOptions,
+    figures: JsonOptions,
 ) -> None:
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
 
     EPLB (also by groups, with METRO's routing and with optimal routing), SGLang's maximum per step (also packed as EPLB
     does), FlashLB, one more copy of the hottest with balanced rows, and plain orders. Each placement is judged under
-    the routing that it was published with, and under optimal routing in tokens and tiles, or in --unit. Planning times
-    are without compilation. The time limit is that of our plan; the others take what they take.
+    the routing that it was published with, and under optimal routing in tokens and tiles, or in --unit. With --server
+    all are judged under what that server does, whoever planned. Planning times are without compilation. The time limit
+    is that of our plan; the others take what they take.
     """
     from optimizer.api.judging import compare as compare_planners
 
     traces, choice, machine = given.trace_input(), given.model.choice(), given.to_hardware()
-    options = solve_options(search, given.seed, given.cost, replicas.constraints())
+    options = solve_options(search, given.seed, given.cost, replicas.constraints(), server)
     with progress() as tell:
-        found = compare_planners(traces, target.layer, choice, machine, options, tell, session().cancel)
+        asked = choice, machine, options, tell, session().cancel, server.to_server()
+        found = compare_planners(traces, target.layer, *asked)
     say(found.notes)
     if figures.as_json:
         show_json(found.as_json())

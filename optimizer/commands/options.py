@@ -16,6 +16,7 @@ from optimizer.commands.failures import BadInput
 if TYPE_CHECKING:
     from optimizer.domain.hardware import Hardware
     from optimizer.domain.problem import Constraints
+    from optimizer.routing.servers.abilities import Server
     from optimizer.traces.infer import ModelChoice
     from optimizer.traces.source import TraceInput
 
@@ -26,6 +27,9 @@ SEED = click.IntRange(0, 2**64 - 1)  # the range of seeds that a random stream t
 UnitName = Literal["tokens", "tiles"]
 MoeOp = Literal["optimized", "functional"]
 DispatchModel = Literal["link", "table", "node"]
+
+
+ServerName = Literal["sglang", "vllm", "tensorrt-llm", "vllm-ascend", "tt-metal", "any"]
 
 
 class SharedReplicas(click.ParamType[int | str]):
@@ -214,6 +218,26 @@ class CostOptions:
         from optimizer.commands.arguments import prices_named
 
         return prices_named(self.price)
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """The option that says which server a plan is for."""
+
+    SECTION: ClassVar[str] = "Server"
+    server: Annotated[
+        ServerName,
+        Option(
+            ("--server",),
+            "The server that a plan is for: policies are those that it runs as released, and others are refused.",
+        ),
+    ] = "any"
+
+    def to_server(self) -> "Server":
+        """The server with what it runs."""
+        from optimizer.routing.servers.abilities import SERVERS
+
+        return SERVERS[self.server]
 
 
 @dataclass(frozen=True)

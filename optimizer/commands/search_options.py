@@ -8,7 +8,7 @@ import click
 from optimizer.commands.config import TABLES, unknown
 from optimizer.commands.declare import Option
 from optimizer.commands.failures import BadInput
-from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, CostOptions, SeedOptions
+from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, CostOptions, SeedOptions, ServerOptions
 
 if TYPE_CHECKING:
     from optimizer.domain.problem import Constraints
@@ -26,7 +26,7 @@ class SearchOptions:
         Option(
             ("--routing",),
             "Policy that the plan is made for and shipped with, or several to take the fastest of (comma-separated); "
-            "auto: even,nearest,optimal. See simulate --help for all.",
+            "auto: those that --server runs, or even-source,nearest,optimal for any. See simulate --help for all.",
             essential=True,
         ),
     ] = "auto"
@@ -69,9 +69,9 @@ class SearchOptions:
 
 
 def solve_options(search: SearchOptions, seed: SeedOptions, cost: CostOptions, constraints: "Constraints",
-                  max_rerouted: float | None = None) -> "SolveOptions":  # fmt: skip
+                  server: ServerOptions, max_rerouted: float | None = None) -> "SolveOptions":  # fmt: skip
     """What was asked of planning, with the search parameters of a `--config` file. Raises BadInput and InputError for
-    values that cannot be used.
+    values that cannot be used, such as a routing policy that the server does not run.
 
     The time limit is as the user gave it: what has passed of it since the command started is not subtracted yet.
     """
@@ -84,7 +84,7 @@ def solve_options(search: SearchOptions, seed: SeedOptions, cost: CostOptions, c
         iterations=search.iterations,
         jobs=search.jobs,
         search=search.search,
-        routings=routings_named(search.routing),
+        routings=routings_named(search.routing, server.to_server()),
         unit=cost.unit,
         constraints=constraints,
         max_rerouted=max_rerouted,

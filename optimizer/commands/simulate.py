@@ -7,7 +7,14 @@ import click
 
 from optimizer.commands.declare import Option, command
 from optimizer.commands.failures import BadInput
-from optimizer.commands.options import BatchOptions, CostOptions, JsonOptions, TraceOptions, trace_input
+from optimizer.commands.options import (
+    BatchOptions,
+    CostOptions,
+    JsonOptions,
+    ServerOptions,
+    TraceOptions,
+    trace_input,
+)
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.run_options import PlanArgument, RunOptions, hardware_of
 
@@ -21,7 +28,7 @@ class PolicyOptions:
         str | None,
         Option(
             ("--routing",),
-            "Judge this policy, several (comma-separated) or all, instead of the plan's.",
+            "Judge this policy, several (comma-separated) or all, instead of the plan's, or those that --server runs.",
             essential=True,
         ),
     ] = None
@@ -42,6 +49,7 @@ def simulate(
     traces: TraceOptions,
     batches: BatchOptions,
     policies: PolicyOptions,
+    server: ServerOptions,
     cost: CostOptions,
     conditions: RunOptions,
     figures: JsonOptions,
@@ -49,12 +57,13 @@ def simulate(
     """Run the layers of PLAN through the token-dispatch simulator.
 
     All requests of TRACES count, unless the plan was made from these very traces: then its test requests alone do.
-    Policies: primary, even (round robin over the whole batch), even-source (round robin inside each source), hash,
-    nearest (fewest hops), table (a learned dispatch table), capacity-fill, least-loaded, weights (learned shares),
-    optimal (least peak, then fewest hops), and what servers do: vllm, tensorrt-llm, vllm-ascend.
+    Policies: primary, even-ideal (round robin over the whole batch), even-source (round robin inside each source),
+    hash, nearest (fewest hops), table (a learned dispatch table), capacity-fill, least-loaded, weights (learned
+    shares), optimal (least peak, then fewest hops), and what servers do: sglang-static, sglang-dynamic, vllm,
+    tensorrt-llm, vllm-ascend.
     """
     from optimizer.api.judging import simulate as run
-    from optimizer.commands.arguments import policy_names
+    from optimizer.commands.arguments import server_policies
     from optimizer.planning.plan_file import read_plan
 
     read = read_plan(plan.plan)
@@ -62,11 +71,13 @@ def simulate(
     if conditions.drop and factor is None:
         raise BadInput("--drop goes with --capacity-factor: without a capacity no pair is in want of room")
     base = replace(conditions.conditions(read, cost), capacity_factor=factor)
-    trials = [replace(base, routing=name) for name in policy_names(policies.routing or read.policy)]
+    on, text = server.to_server(), policies.routing or ("all" if server.server != "any" else read.policy)
+    trials = [replace(base, routing=name) for name in server_policies(text, on)]
     given = trace_input(traces, batches)
     with progress() as tell:
         found = run(read, given, trials, hardware_of(read, cost), conditions.batch_count, tell)
-    say(found.notes)
+    placements = [part.placement for part in read.layers.values()]
+    say([*found.notes, *on.warnings(trials[0].routing, read.model, placements)])
     if figures.as_json:
         show_json(found.as_json())
         return

@@ -3,7 +3,7 @@
 import click
 
 from optimizer.commands.declare import command
-from optimizer.commands.options import JsonOptions, LayerInput
+from optimizer.commands.options import JsonOptions, LayerInput, ServerOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, PlanLimits, PlanOutput, TargetOptions
@@ -16,6 +16,7 @@ def solve(
     given: LayerInput,
     limits: PlanLimits,
     search: SearchOptions,
+    server: ServerOptions,
     many: ManyLayerOptions,
     datasets: DatasetOptions,
     output: PlanOutput,
@@ -40,7 +41,7 @@ def solve(
     if datasets.matrix is not None:
         check_writable(datasets.matrix, "matrix")
     constraints = limits.replicas.constraints(limits.more.max_row_traffic)
-    options = solve_options(search, given.seed, given.cost, constraints, limits.more.max_rerouted)
+    options = solve_options(search, given.seed, given.cost, constraints, server, limits.more.max_rerouted)
     request = SolveRequest(target, given, options, many, datasets)
     files = request.own_files(output.output)
     with progress() as tell:
@@ -50,7 +51,8 @@ def solve(
         write_plan(path, plan)
     if datasets.matrix is not None:
         write_whole(datasets.matrix, request.page(found))
-    say(found.notes)
+    placements = [part.placement for part in found.plan.layers.values()]
+    say([*found.notes, *server.to_server().warnings(found.plan.policy, found.plan.model, placements)])
     if figures.as_json:
         show_json({"plan": str(output.output), **found.as_json()})
         return

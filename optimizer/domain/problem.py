@@ -40,7 +40,9 @@ class Problem:
     each shared expert gets, spread evenly over the rows; None treats it like a routed expert. extra_replicas: how many
     replicas the experts whose count is not fixed may have beyond one each; None allows as many as fit.
     most_row_traffic: how many pairs per batch may come to a mesh row from other rows, as the row assignment counts
-    them. start: a placement from which the search starts too. Raises ValueError for a load of another shape.
+    them. start: a placement from which the search starts too. layers_before: the placements of the model's layers
+    before this one, by layer id, None where one is not known; empty for a layer of its own. Raises ValueError for a
+    load of another shape.
     """
 
     model: Model
@@ -51,6 +53,7 @@ class Problem:
     extra_replicas: int | None = None
     most_row_traffic: float = np.inf
     start: Placement | None = None
+    layers_before: tuple[Placement | None, ...] = ()
 
     def __post_init__(self) -> None:
         if self.load.ndim != 2 or self.load.shape[1] != self.model.experts:
@@ -139,10 +142,12 @@ def make_problem(
     cost: Cost,
     load: Ints,
     constraints: Constraints = UNCONSTRAINED,
+    layer: int = 0,
 ) -> Problem:
     """Check that the model fits the mesh, and make the problem of placing its experts there.
 
-    load: as of `Problem`. Raises InputError where something cannot fit.
+    load: as of `Problem`. layer: the layer's id in the model, whose layers before it are taken as not known. Raises
+    InputError where something cannot fit.
     """
     shared, extra_replicas, row_traffic = constraints
     if model.experts > mesh.slots:
@@ -162,4 +167,4 @@ def make_problem(
         )
     replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
     fixed, most = replicas if model.shared_experts else None, np.inf if row_traffic is None else row_traffic
-    return Problem(model, mesh, cost, load, fixed, extra_replicas, most)
+    return Problem(model, mesh, cost, load, fixed, extra_replicas, most, layers_before=(None,) * layer)

@@ -1,8 +1,10 @@
 """Published planners, our plan and the bounds side by side, all judged on the same test batches."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Floats, Ints
@@ -13,10 +15,11 @@ from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.experiments.rivals.metro import METRO, MetroSimulation
 from optimizer.experiments.rivals.planners import Planner, planners
 from optimizer.interrupts import Cancel
-from optimizer.planning.options import Progress, SolveOptions, silent
+from optimizer.planning.options import AUTO, Progress, SolveOptions, silent
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import LayerJudge
 from optimizer.routing.context import Unit
+from optimizer.routing.servers.abilities import ANY, Server
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
@@ -56,7 +59,8 @@ class Comparison:
     """The results of one layer, those of our plan last.
 
     imbalance_bound, tiles_bound: what no placement goes below, mean over the test batches; unit: what `tiles` counts on
-    this hardware, see `Cost.unit`.
+    this hardware, see `Cost.unit`. server: whose policies the rows are judged under; for one with a rule of its own the
+    last row is our placement under the best of all routing.
     """
 
     layer: int
@@ -64,6 +68,15 @@ class Comparison:
     unit: Unit
     imbalance_bound: float
     tiles_bound: float
+    server: Server = ANY
+
+    def under(self, routing: str) -> dict[str, ComparedPlan]:
+        """The rows under a routing policy by the names of their planners, each planner's first."""
+        found: dict[str, ComparedPlan] = {}
+        for row in self.rows:
+            if row.report.routing == routing:
+                found.setdefault(row.planned.name, row)
+        return found
 
 
 def compare(
@@ -74,28 +87,33 @@ def compare(
     options: SolveOptions,
     progress: Progress = silent,
     cancel: Cancel | None = None,
+    server: Server = ANY,
 ) -> Comparison:
     """Let every planner plan a layer on the train batches, and judge each placement on the test batches.
 
     Each is judged under its own routings and under the optimal one, in the unit of the options or, where they name
-    none, in tokens and in tiles. options: of our plan; the others take the time that they take.
+    none, in tokens and in tiles. On a server with a rule of its own all are judged under that, and our placement, to
+    show what other routing would win, also under the policy of `AUTO` that is best on selection batches. options: of
+    our plan; the others take the time that they take.
     """
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), options.constraints)
-    load = sets.test.load(source.model.experts)
+    train, load = (of.load(source.model.experts) for of in (sets.train, sets.test))
+    problem = make_problem(source.model, mesh, cost, train, options.constraints, layer)
     bounds = _least(load, mesh) / (load.sum(axis=1) / mesh.devices), _least(cost.tiles(load), mesh)
     imbalance, tiles = (float(bound.mean()) for bound in bounds)
     rivals = list(_rivals(problem, options.seed, progress))
-    plans = [*rivals, _ours(problem, sets, options, progress, cancel)]
+    ours = _ours(problem, sets, options, progress, cancel)
+    trials = [(each, trial) for each in (*rivals, ours) for trial in _conditions(each, server, options.unit, cost)]
+    if server.own_rule:
+        trials.append((ours, _best(problem, sets, ours.placement, options.unit)))
     rows = []
-    for done, planned in enumerate(plans):
-        progress("judging", done / len(plans))
+    for done, (planned, conditions) in enumerate(trials):
+        progress("judging", done / len(trials))
         check(problem, planned.placement)
-        for conditions in _conditions(planned.routings, options.unit, cost):
-            report = judged(problem, sets, planned.placement, conditions)
-            gaps = float(report.imbalance.mean()) / imbalance - 1, float(report.tiles.mean()) / tiles - 1
-            rows.append(ComparedPlan(planned, report, *gaps))
-    return Comparison(layer, rows, cost.unit, imbalance, tiles)
+        report = judged(problem, sets, planned.placement, conditions)
+        gaps = float(report.imbalance.mean()) / imbalance - 1, float(report.tiles.mean()) / tiles - 1
+        rows.append(ComparedPlan(planned, report, *gaps))
+    return Comparison(layer, rows, cost.unit, imbalance, tiles, server)
 
 
 def judged(problem: Problem, sets: Sets, placement: Placement, conditions: Conditions) -> SimulationReport:
@@ -131,11 +149,26 @@ def _ours(
     return PlannerResult(OURS, plan.placement, time.perf_counter() - started, (plan.report.routing,))
 
 
-def _conditions(routings: Sequence[str], unit: Unit | None, cost: Cost) -> list[Conditions]:
-    """The conditions of a planner's own routing policies, then optimal routing in each unit that is asked for."""
+def _conditions(planned: PlannerResult, server: Server, unit: Unit | None, cost: Cost) -> list[Conditions]:
+    """The conditions of the server's routing policies, or for any server those of the planner's own, and then optimal
+    routing in each unit that is asked for."""
+    if server.own_rule:
+        return [Conditions(routing, unit) for routing in server.policies]
+    routings = planned.routings
     units = (unit,) if unit else dict.fromkeys(("tokens", cost.unit))
     own = [Conditions(routing, unit) for routing in routings if routing != OPTIMAL]
     return own + [Conditions(OPTIMAL, each) for each in units]
+
+
+def _best(problem: Problem, sets: Sets, placement: Placement, unit: Unit | None) -> Conditions:
+    """The conditions with that policy of `AUTO` under which a placement has the least p99 on selection batches."""
+    trials = [Conditions(routing, unit) for routing in AUTO]
+    return min(trials, key=lambda trial: p99(LayerJudge(problem, sets, trial).selection(placement)))
+
+
+def p99(report: SimulationReport) -> float:
+    """The latency that 99 % of batches keep to, in microseconds."""
+    return float(np.percentile(report.latency_us, 99))
 
 
 def _least(units: Ints, mesh: Mesh) -> Floats | Ints:

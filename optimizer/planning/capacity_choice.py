@@ -58,7 +58,8 @@ def run(portfolio: Portfolio, trial: Limited, batches: Batches) -> SimulationRep
     conditions = replace(judge.conditions, capacity_factor=trial.capacity_factor)
     guess = portfolio.guess if batches.candidates is None else None
     learned = judge.learned(trial.placement)
-    simulation = Simulation(trial.placement, problem.model, problem.mesh, problem.cost, conditions, learned, guess)
+    known = learned, guess, problem.layers_before
+    simulation = Simulation(trial.placement, problem.model, problem.mesh, problem.cost, conditions, *known)
     simulation.feed(batches)
     return simulation.report()
 

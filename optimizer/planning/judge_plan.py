@@ -60,7 +60,7 @@ def _simulations(
 ) -> list[Simulation]:
     part = plan.layers[layer]
     return [
-        Simulation(part.placement, plan.model, plan.mesh, cost, conditions, part.learned, guess)
+        Simulation(part.placement, plan.model, plan.mesh, cost, conditions, part.learned, guess, plan.before(layer))
         for conditions in trials
     ]
 

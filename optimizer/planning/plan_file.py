@@ -61,6 +61,10 @@ class Plan:
         """The prices of policies that differ from those of the hardware, in microseconds by policy, for a `Cost`."""
         return {} if self.price_us is None else {self.policy: self.price_us}
 
+    def before(self, layer: int) -> tuple[Placement | None, ...]:
+        """The placements of the model's layers before this one, by layer id, None for those that the plan lacks."""
+        return tuple(self.layers[each].placement if each in self.layers else None for each in range(layer))
+
     @classmethod
     def of(
         cls, placement: Placement, layer: int, model: Model, hardware: Hardware, policy: str = "even-source"

@@ -188,7 +188,8 @@ def plan_tokens(
     model does not fit the mesh, or the start does not fit what is asked for.
     """
     sets = source.sets(layer)
-    problem = make_problem(source.model, mesh, cost, sets.train.load(source.model.experts), options.constraints)
+    load = sets.train.load(source.model.experts)
+    problem = make_problem(source.model, mesh, cost, load, options.constraints, layer)
     solution = solve(started(problem, start, layer), sets, options, effort, progress)
     chosen = solution.chosen
     check(problem, chosen.placement)

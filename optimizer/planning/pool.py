@@ -57,7 +57,8 @@ class LayerJudge:
     def on(self, placement: Placement, batches: Batches) -> SimulationReport:
         """Simulate a placement on any batches."""
         problem, learned = self.problem, self.learned(placement)
-        return simulate(placement, batches, problem.model, problem.mesh, problem.cost, self.conditions, learned)
+        hardware, before = (problem.mesh, problem.cost), problem.layers_before
+        return simulate(placement, batches, problem.model, *hardware, self.conditions, learned, before)
 
     def learned(self, placement: Placement) -> LearnedShares | None:
         """What train batches teach the policy, if it learns."""

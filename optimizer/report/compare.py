@@ -5,17 +5,41 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from optimizer.experiments.compare_rivals import OPTIMAL, OURS, ComparedPlan, Comparison
+from optimizer.experiments.compare_rivals import OPTIMAL, OURS, ComparedPlan, Comparison, p99
+from optimizer.planning.options import AUTO
 from optimizer.report.tables import Part
 
 
 def parts(found: Comparison) -> list[Part]:
-    """The table of planners, and a sentence that says from which bounds the gaps in the table are measured."""
+    """The table of planners, and a sentence that says from which bounds the gaps in the table are measured. For a
+    server with a rule of its own the verdict stands before them, and what the last row is after them."""
     reference = (
         f"Gaps are of means over batches, from what no placement and routing goes below: imbalance "
         f"{found.imbalance_bound:.3f}, {found.unit} on the fullest device {found.tiles_bound:.2f}."
     )
-    return [compare_table(found), reference]
+    if not found.server.own_rule:
+        return [compare_table(found), reference]
+    last = found.rows[-1].report
+    beyond = f"The last row is our placement under the best of {', '.join(AUTO)}: {routing(found.rows[-1])}"
+    beyond += "." if last.routing in found.server.policies else f", which {found.server.title} does not run."
+    return [verdict(found), compare_table(found), reference, beyond]
+
+
+def verdict(found: Comparison) -> str:
+    """How our plan's p99 latency stands to EPLB's and to that of the best other planner, under the server's rule that
+    our plan was made for."""
+    rule = found.rows[-1].planned.routings[0]
+    latency = {name: p99(row.report) for name, row in found.under(rule).items()}
+    ours, eplb = latency.pop(OURS), latency["EPLB"]
+    best = min(latency, key=lambda name: latency[name])
+    said = [f"{_percent(ours, eplb)} EPLB"]
+    said += [] if latency[best] == eplb else [f"{_percent(ours, latency[best])} the best other planner ({best})"]
+    return f"p99 {ours:.1f} us: {', '.join(said)}, under {found.server.title}'s own rule ({rule})."
+
+
+def _percent(ours: float, other: float) -> str:
+    """By how much our figure is below or above another one, of which it is a share."""
+    return f"{abs(1 - ours / other):.1%} {'below' if ours <= other else 'above'}"
 
 
 def compare_table(found: Comparison) -> Table:
@@ -67,6 +91,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
     gaps and the simulator's summary."""
     return {
         "layer": found.layer,
+        "server": found.server.name,
         "bounds": {"imbalance": found.imbalance_bound, "tiles": found.tiles_bound},
         "rows": [
             {

@@ -55,10 +55,10 @@ def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
     """A table of one layer with one row per policy, times in microseconds; the policy with the least p99 latency is
     bold."""
     columns = [
-        "latency p50",
+        "p50, us",
         "p99, us",
         "95 % of p99",
-        "routing",
+        "price",
         "dispatch",
         "compute",
         "combine",
@@ -67,7 +67,7 @@ def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
         "hops",
     ]
     first = reports[0]
-    title = f"Layer {layer}: {_batches(first)}, {model_line(first)}; terms, tiles and hops are means"
+    title = f"Layer {layer}: {_batches(first)}, {model_line(first)}; p50 and p99 of latency, else means"
     table = make_table(title, "routing", columns)
     best = min(reports, key=lambda report: float(np.percentile(report.latency_us, 99)))
     for report in reports:

@@ -18,6 +18,8 @@ from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import EMPTY, Placement
+from optimizer.routing.hints import MILLION, USUAL_HINTS, HintSettings
+from optimizer.routing.memory import HintMemory
 from optimizer.routing.tables import DispatchTable, holding, nearest_table
 
 Unit = Literal["tokens", "tiles"]
@@ -26,9 +28,6 @@ Unit = Literal["tokens", "tiles"]
 # Capacity factor of the `capacity-fill` policy where the user gives none. A compromise, not tuned: a lower factor makes
 # loads more even, a higher one lets more pairs stay near.
 CAPACITY_FACTOR = 1.5
-# Learned loads and shares are kept as whole millionths, which is the precision of a plan file, so that a plan that was
-# written and read back routes exactly as before.
-MILLION = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +71,9 @@ class RoutingContext:
     unit_ns: nanoseconds that a slot takes for its first unit of load and for each further one; two equal numbers where
     the time of a slot does not depend on this difference.
     message_us `[link]`: how long one result keeps each link busy, in microseconds; None if all links are equally fast.
+    hints: how load hints are made, for the policies that choose by them.
+    layers_before: the placements of the model's layers before this one, by layer id, None where one is not known; empty
+    for a layer of its own. A server's choice may depend on them.
     table: which replica each source should use, as learned; None where it was not.
     """
 
@@ -86,6 +88,8 @@ class RoutingContext:
     unit_ns: tuple[int, int]
     network: Network
     message_us: Floats | None
+    layers_before: tuple[Placement | None, ...] = ()
+    hints: HintSettings = USUAL_HINTS
     table: DispatchTable | None = None
 
     @classmethod
@@ -99,6 +103,8 @@ class RoutingContext:
         learned: LearnedShares | None,
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
+        layers_before: tuple[Placement | None, ...] = (),
+        hints: HintSettings = USUAL_HINTS,
     ) -> "RoutingContext":
         """The context of a valid placement; without `learned` it is `LearnedShares.nothing`.
 
@@ -118,6 +124,8 @@ class RoutingContext:
             unit_ns=unit_ns,
             network=network,
             message_us=message_us,
+            hints=hints,
+            layers_before=layers_before,
             table=known.table,
         )
 
@@ -125,6 +133,17 @@ class RoutingContext:
     def devices(self) -> int:
         """Number of devices of the mesh, one for each column of `distance`."""
         return int(self.distance.shape[1])
+
+    @property
+    def slots_per_device(self) -> int:
+        """How many slots each device has."""
+        return len(self.device_of) // self.devices
+
+    @cached_property
+    def memory(self) -> HintMemory:
+        """What policies that choose by load hints remember; the one part of a context that changes with each batch."""
+        replicas = self.start, self.slot, self.device_of[self.slot]
+        return HintMemory(*replicas, self.load / MILLION, self.distance, self.hints)
 
     @cached_property
     def link_paths(self) -> LinkPaths:

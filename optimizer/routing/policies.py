@@ -3,8 +3,9 @@
 All policies have one signature, `Policy`. They take experts `[batch, token, k]` (expert ids), source `[batch, token]`
 (where each token is before dispatch, as of `Network.source`) and the layer's `RoutingContext`. They return the flat
 slot that serves each pair, `[batch, token, k]` int32; slot s of device d has the flat number d * slots_per_device + s.
-Batches do not influence one another. Inside a batch pairs are served in token order, and the pairs of one token in the
-order of its k experts.
+Batches do not influence one another, but for the policies that choose by load hints (`REMEMBERING`): these take
+batches in the order of time, and remember in the context what they have seen. Inside a batch pairs are served in token
+order, and the pairs of one token in the order of its k experts.
 
 A *tile* is a number of tokens that a device computes together: a tile that is partly filled takes as long as a full
 one. `context.tile` is its size. A policy that counts loads in tiles therefore fills a tile that it has begun before it
@@ -25,7 +26,9 @@ from optimizer.domain.network import rank_in_row
 from optimizer.errors import InputError
 from optimizer.routing import load_aware, static
 from optimizer.routing.context import RoutingContext
+from optimizer.routing.hinted import hint, hint_device, hint_random, hint_table
 from optimizer.routing.optimal import optimal
+from optimizer.routing.servers import sglang
 from optimizer.routing.servers.tensorrt_llm import blockwise_round_robin
 from optimizer.routing.servers.vllm import hashed_rows
 from optimizer.routing.servers.vllm_ascend import rank_table
@@ -145,6 +148,26 @@ def vllm_ascend(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     return static.by_table(experts, source, rank_table(context.start, context.slot, context.network.sources))
 
 
+def sglang_static(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What SGLang does by default with an all-to-all back end: a source uses one replica of each expert, a near one if
+    there is any, else one that is dealt out at random when the server starts, with a fixed seed for all layers.
+
+    Needs nothing at run time but that static table. It depends on the layers before this one (`sglang.static_table`).
+    """
+    of = context.start, context.slot, context.network, context.slots_per_device
+    return static.by_table(experts, source, sglang.static_table(*of, context.layers_before))
+
+
+def sglang_dynamic(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What SGLang does with `--ep-dispatch-algorithm dynamic`: a near replica if there is any, else a random one for
+    each pair.
+
+    Needs nothing at run time.
+    """
+    near = sglang.near_copy(context.start, context.slot, context.network, context.slots_per_device)
+    return sglang.dynamic(experts, source, context.start, context.slot, near)
+
+
 POLICIES: dict[str, Policy] = {
     "primary": primary,
     "even-ideal": even_ideal,
@@ -156,6 +179,12 @@ POLICIES: dict[str, Policy] = {
     "least-loaded": least_loaded,
     "weights": weights,
     "optimal": optimal,
+    "hint": hint,
+    "hint-table": hint_table,
+    "hint-random": hint_random,
+    "hint-device": hint_device,
+    "sglang-static": sglang_static,
+    "sglang-dynamic": sglang_dynamic,
     "vllm": vllm,
     "tensorrt-llm": tensorrt_llm,
     "vllm-ascend": vllm_ascend,
@@ -173,6 +202,12 @@ INFORMATION: dict[str, Information] = {
     "least-loaded": "batch",
     "weights": "own",
     "optimal": "batch",
+    "hint": "hint",
+    "hint-table": "hint",
+    "hint-random": "hint",
+    "hint-device": "hint",
+    "sglang-static": "none",
+    "sglang-dynamic": "none",
     "vllm": "none",
     "tensorrt-llm": "own",
     "vllm-ascend": "none",
@@ -198,5 +233,8 @@ def check_policy(name: str, field: str = "routing") -> None:
         raise InputError(f"'{name}' is not a known policy; there are {', '.join(POLICIES)}", field)
 
 
-LEARNING = ("nearest", "table", "weights", "optimal")
+LEARNING = ("nearest", "table", "weights", "optimal", "hint", "hint-table", "hint-random")
 """The policies whose choices depend on what was learned on train batches (`RoutingContext.load`, `share`, `table`)."""
+
+REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
+"""The policies that choose by load hints, and so by the batches that came before."""

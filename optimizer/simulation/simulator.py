@@ -37,13 +37,14 @@ def simulate(
     cost: Cost,
     conditions: Conditions,
     learned: LearnedShares | None = None,
+    layers_before: tuple[Placement | None, ...] = (),
 ) -> SimulationReport:
     """Route every pair of every batch under a placement, and report what devices and links carry and how long it takes.
 
-    learned: what train batches taught, for the policies in `policies.LEARNING`.
+    learned: what train batches taught, for the policies in `policies.LEARNING`. layers_before: as of `RoutingContext`.
     Raises as `Simulation` and its `feed` do.
     """
-    simulation = Simulation(placement, model, mesh, cost, conditions, learned)
+    simulation = Simulation(placement, model, mesh, cost, conditions, learned, layers_before=layers_before)
     simulation.feed(batches)
     return simulation.report()
 
@@ -66,8 +67,9 @@ class Simulation:
     """One layer under one policy, which is fed with batches and keeps nothing but figures per batch.
 
     learned: what train batches taught, for the policies in `policies.LEARNING`. guess: how a token's next expert is
-    estimated where a capacity is set and no candidates are recorded. Raises ValueError for an invalid placement, and
-    InputError as `Conditions.alive` does and for overlap with a dispatch model that has no links.
+    estimated where a capacity is set and no candidates are recorded. layers_before: as of `RoutingContext`. Raises
+    ValueError for an invalid placement, and InputError as `Conditions.alive` does and for overlap with a dispatch model
+    that has no links.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Simulation:
         conditions: Conditions,
         learned: LearnedShares | None = None,
         guess: Coactivation | None = None,
+        layers_before: tuple[Placement | None, ...] = (),
     ) -> None:
         if faults := placement.violations(model.experts, mesh.devices, mesh.slots_per_device):
             raise ValueError("; ".join(faults))
@@ -87,7 +90,7 @@ class Simulation:
         self.model, self.mesh, self.cost, self.conditions = model, mesh, cost, conditions
         self.placement = conditions.alive(placement, model)
         self.network: Network = Network.of(mesh, cost.preset.network)
-        self.learned, self.guess = learned, guess
+        self.learned, self.guess, self.layers_before = learned, guess, layers_before
         self.unit = conditions.unit or cost.unit
         self.tokens = 0
         self.clock = Clock(cost, self.network, self.placement.slots != EMPTY, conditions.slowdown(mesh.devices))
@@ -167,7 +170,7 @@ class Simulation:
         if self.unit == "tiles":
             tile, unit_ns = self.cost.tile_tokens, self.cost.tile_ns
         message_us = self.cost.combine_message_us(self.network.remote)
-        known = self.capacity, self.learned, unit_ns, message_us
+        known = self.capacity, self.learned, unit_ns, message_us, self.layers_before, self.conditions.hints
         return RoutingContext.of(self.placement, self.model, self.network, tile, *known)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:

@@ -94,7 +94,7 @@ def test_the_documents_example_runs_and_is_short() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     found = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, env=environment, check=False)
     assert found.returncode == 0, found.stderr
-    for word in ("p99 latency under", "EPLB, even routing", "moeplan"):
+    for word in ("p99 latency under", "EPLB, even-source routing", "moeplan"):
         assert word in found.stdout
 
 

@@ -86,7 +86,7 @@ def test_solve_ships_the_policy_that_it_was_asked_for(traces: Path) -> None:
     plan, result = solve(traces, "--routing", "optimal", "--unit", "tokens", "--json")
     assert {row["routing"] for row in json.loads(result.stdout)["rows"]} == {"optimal"}
     content = json.loads(plan.read_text())
-    assert content["routing"] == {"policy": "optimal", "unit": "tokens"}
+    assert content["routing"] == {"policy": "optimal", "unit": "tokens", "price_us": 100.0}
     found = judged(plan, traces)
     assert (found["routing"], found["unit"]) == ("optimal", "tokens")
     assert found["imbalance"] == content["layers"]["1"]["quality"]["imbalance"]
@@ -176,7 +176,7 @@ def test_a_sweep_prints_and_draws_latency_against_rerouting(traces: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--routing", "even,psychic"), "--routing: 'psychic' is not a known policy"),
+        (("--routing", "even-source,psychic"), "--routing: 'psychic' is not a known policy"),
         (("--drop",), "--drop goes with --capacity-factor"),
         (("--slow", "0"), "is not DEVICE=FACTOR"),
         (("--slow", "9=2"), "there is no device 9; the mesh has devices 0..3"),
@@ -222,7 +222,7 @@ def test_words_of_the_command_line_become_values() -> None:
     assert slow_devices("3=1.5, 7=2") == {3: 1.5, 7: 2.0}
     assert slow_devices(None) == {}
     assert dead_devices("3, 17,3") == (3, 17)
-    assert policy_names("even, optimal,even") == ["even-source", "optimal"]
+    assert policy_names("even-source, optimal,even-source") == ["even-source", "optimal"]
     for wrong in ("", "a", "1:2", "1:2:0", "2:1:1", "nan", "1:1e9:1e-9", "inf:inf:1"):
         with pytest.raises(InputError, match="is not a range"):
             spaced(wrong)

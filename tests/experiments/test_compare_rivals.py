@@ -11,9 +11,10 @@ from running_commands import SHORT, fault, run
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.experiments.compare_rivals import OURS, Comparison, compare
-from optimizer.planning.options import SolveOptions
-from optimizer.report.compare import routing
+from optimizer.planning.options import AUTO, SolveOptions
+from optimizer.report.compare import parts, routing, verdict
 from optimizer.routing.context import Unit
+from optimizer.routing.servers.abilities import ANY, SERVERS, Server
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.source import TraceInput, open_source
@@ -22,13 +23,13 @@ MODEL = Model("drawn", 8, 1, 2)
 OPTIMAL = ["optimal tokens", "optimal tiles"]
 
 
-def compared(traces: Path, unit: Unit | None = None, policy: str = "even-source") -> Comparison:
+def compared(traces: Path, unit: Unit | None = None, policy: str = "even-source", server: Server = ANY) -> Comparison:
     """The comparison of layer 1 of some traces, our plan being made for one policy with 500 moves."""
     source = open_source(
         TraceInput(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None
     )
     options = SolveOptions(20, iterations=500, routings=(policy,), unit=unit)
-    return compare(source, 1, Mesh(2, 2, 3), cost(), options)
+    return compare(source, 1, Mesh(2, 2, 3), cost(), options, server=server)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,35 @@ def test_a_unit_is_the_only_one_and_optimal_is_not_judged_twice(corpus: Path) ->
     tiles = compared(corpus, "tiles", "optimal").rows
     assert [routing(row) for row in tiles if row.planned.name == OURS] == ["optimal tiles"]
     assert [routing(row) for row in tiles if row.planned.name == "FlashLB"] == ["even-source", "optimal tiles"]
+
+
+@pytest.mark.parametrize(("name", "policy"), [("vllm", "vllm"), ("sglang", "sglang-dynamic")])
+def test_on_a_server_all_are_judged_under_its_own_rules(corpus: Path, name: str, policy: str) -> None:
+    """Whoever planned: the last row alone is ours under the routing that is best for it, whatever the server runs."""
+    server = SERVERS[name]
+    found = compared(corpus, policy=policy, server=server)
+    *rows, last = found.rows
+    planners = list(dict.fromkeys(row.planned.name for row in rows))
+    assert [(row.planned.name, row.report.routing) for row in rows] == [
+        (planner, rule) for planner in planners for rule in server.policies
+    ]
+    assert last.planned is rows[-1].planned
+    assert last.planned.name == OURS
+    assert last.report.routing in AUTO
+    assert found.under(policy)[OURS].report.routing == policy
+
+
+def test_the_verdict_stands_first_and_says_what_the_rows_do(corpus: Path) -> None:
+    found = compared(corpus, policy="vllm", server=SERVERS["vllm"])
+    said, table, *_ = parts(found)
+    assert said == verdict(found)
+    assert not isinstance(table, str)
+    p99 = {row.planned.name: float(np.percentile(row.report.latency_us, 99)) for row in found.rows[:-1]}
+    ours, eplb = p99.pop(OURS), p99["EPLB"]
+    assert verdict(found).startswith(f"p99 {ours:.1f} us: ")
+    assert f"{abs(1 - ours / eplb):.1%} {'below' if ours <= eplb else 'above'} EPLB" in verdict(found)
+    assert verdict(found).endswith("under vLLM's own rule (vllm).")
+    assert ("best other planner" in verdict(found)) == (min(p99.values()) < eplb)
 
 
 def test_the_same_seed_gives_the_same_plans(found: Comparison, corpus: Path) -> None:

@@ -18,6 +18,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.presets.schema import HardwarePreset
 from optimizer.routing.context import LearnedShares, RoutingContext
+from optimizer.routing.hints import USUAL_HINTS, HintSettings
 from optimizer.routing.tables import DispatchTable
 from optimizer.traces.batches import Batches, default_rows, with_shared
 
@@ -32,13 +33,14 @@ WIRINGS += [(at, links) for at in TOKENS_AT for links in ("switch", "nodes")]
 
 @dataclass(frozen=True)
 class Case:
-    """A layer with batches, and with loads and shares as if they had been learned."""
+    """A layer with batches, with loads and shares as if they had been learned, and with layers before it."""
 
     model: Model
     mesh: Mesh
     placement: Placement
     batches: Batches
     learned: LearnedShares
+    layers_before: tuple[Placement | None, ...] = ()
 
     def network(self, wiring: tuple[TokensAt, Links]) -> Network:
         """The network of this mesh with tokens and links as the wiring says."""
@@ -48,16 +50,22 @@ class Case:
         """The same network as the oracles take it."""
         return Wires(self.mesh.rows, self.mesh.cols, *wiring)
 
-    def context(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> RoutingContext:
+    def context(
+        self, wiring: tuple[TokensAt, Links], tile: int, capacity: int, hints: HintSettings = USUAL_HINTS
+    ) -> RoutingContext:
         """What a policy sees of the layer."""
-        return RoutingContext.of(self.placement, self.model, self.network(wiring), tile, capacity, self.learned)
+        network = self.network(wiring)
+        more: dict[str, Any] = {"layers_before": self.layers_before, "hints": hints}
+        return RoutingContext.of(self.placement, self.model, network, tile, capacity, self.learned, **more)
 
     def layer(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Layer:
         """What a policy sees of the layer, as the oracles take it."""
         load, share, known = self.learned.load.tolist(), self.learned.share.tolist(), self.learned.table
         depth = self.mesh.slots_per_device
         table = [] if known is None else [[divmod(slot, depth) for slot in row] for row in known.replica.tolist()]
-        return Layer(self.wires(wiring), self.placement.slots.tolist(), tile, capacity, load, share, table)
+        before = [None if placement is None else placement.slots.tolist() for placement in self.layers_before]
+        slots = self.placement.slots.tolist()
+        return Layer(self.wires(wiring), slots, tile, capacity, load, share, before, table)
 
     def flat(self, places: Any) -> list[list[int]]:
         """The flat slots of places that are (device, slot) as the oracles give them, -1 for None."""
@@ -82,7 +90,9 @@ def case(seed: int, shape: tuple[int, int], depth: int, shared: int = 0, replica
     chosen = with_shared(routed(rng, 2, tokens, model), model)
     rows = default_rows(tokens, mesh.rows) if rng.random() < 0.5 else rng.integers(mesh.rows, size=(2, tokens))
     batches = Batches(chosen, np.broadcast_to(rows, (2, tokens)))
-    return Case(model, mesh, placement, batches, learned(rng, placement, experts, (0, mesh.rows, mesh.devices)))
+    taught = learned(rng, placement, experts, (0, mesh.rows, mesh.devices))
+    before = [random_placement(rng, experts, mesh) if rng.random() < 0.5 else None for _ in range(rng.integers(4))]
+    return Case(model, mesh, placement, batches, taught, tuple(before))
 
 
 def fewer(placement: Placement, replicas: int) -> Placement:

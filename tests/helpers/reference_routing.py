@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from reference import Slots, replicas
+from reference_sglang import dynamic_copy, static_copies
 from reference_traffic import Wires, all_holders, hops
 
 from optimizer.routing.policies import MARGINS
@@ -19,8 +20,11 @@ Chosen = list[list[Place]]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as a policy sees it; load by expert, share by device and slot, and table by source and expert are what
-    was learned; an empty table stands for none."""
+    """One layer as a policy sees it; load by expert and share by device and slot are what was learned.
+
+    layers_before: the slots of the model's layers before it, None where they are not known. table: the learned place of
+    each source and expert; an empty one stands for none.
+    """
 
     wires: Wires
     slots: Slots
@@ -28,6 +32,7 @@ class Layer:
     capacity: int
     load: list[float]
     share: list[list[float]]
+    layers_before: list[Slots | None] = field(default_factory=list)
     table: list[list[Place]] = field(default_factory=list)
 
     def far(self, home: list[int], place: Place) -> int:
@@ -215,6 +220,27 @@ def vllm_ascend(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
     return chosen
 
 
+def sglang_static(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """Every source uses the copies of its own walk over the layers."""
+    chosen: list[list[Place]] = [[] for _ in tokens]
+    for source, own in enumerate(by_source(layer, held)):
+        copies = static_copies(layer.wires, [*layer.layers_before, layer.slots], len(layer.load), source)
+        for token in own:
+            chosen[token] = [copies[expert] for expert in tokens[token]]
+    return chosen
+
+
+def sglang_dynamic(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """Every pair of a source goes by its number there."""
+    chosen: list[list[Place]] = [[] for _ in tokens]
+    for source, own in enumerate(by_source(layer, held)):
+        pairs = [(token, expert) for token in own for expert in tokens[token]]
+        for pair, (token, expert) in enumerate(pairs):
+            there = replicas(layer.slots, expert)
+            chosen[token].append(dynamic_copy(layer.wires, there, held[token], source, pair))
+    return chosen
+
+
 def by_source(layer: Layer, held: Held) -> list[list[int]]:
     """The tokens of each source, in the order in which sources are numbered; held as the oracles get it."""
     return [[token for token, home in enumerate(held) if home == own] for own in all_holders(layer.wires)]
@@ -224,6 +250,8 @@ ORACLES: dict[str, Callable[[Layer, Tokens, Held], Chosen]] = {
     "primary": primary,
     "even-ideal": even,
     "even-source": even_source,
+    "sglang-static": sglang_static,
+    "sglang-dynamic": sglang_dynamic,
     "vllm": vllm,
     "tensorrt-llm": tensorrt_llm,
     "vllm-ascend": vllm_ascend,

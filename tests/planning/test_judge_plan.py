@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_problems import WORMHOLE, cost, request_experts, write_request
+from random_problems import WORMHOLE, cost, random_placement, request_experts, write_request
 
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -83,7 +83,7 @@ def same(one: SimulationReport, other: SimulationReport) -> bool:
 def alone(plan: Plan, batches: Batches, conditions: Conditions) -> SimulationReport:
     """One simulation of the plan's layer."""
     part = plan.layers[LAYER]
-    return simulate(part.placement, batches, MODEL, MESH, cost(), conditions, part.learned)
+    return simulate(part.placement, batches, MODEL, MESH, cost(), conditions, part.learned, (None,) * LAYER)
 
 
 def source_of(folder: Path, **more: Any) -> Any:
@@ -111,7 +111,7 @@ def test_a_plan_is_judged_on_the_test_part_of_the_trace_that_it_was_made_from(tr
     assert same(report, alone(plan, source_of(others).everything(LAYER), Conditions()))
 
 
-@pytest.mark.parametrize("policy", ["even-source", *LEARNING])
+@pytest.mark.parametrize("policy", ["even-source", "sglang-static", *LEARNING])
 def test_a_plan_that_is_read_back_keeps_the_quality_that_it_states(traces: Path, policy: str) -> None:
     plan = planned(traces, policy)
     write_plan(traces.parent / "plan.json", plan)
@@ -130,6 +130,22 @@ def test_batches_are_made_up_as_the_plans_were_unless_something_else_is_named(tr
     assert same(report, alone(plan, batches, Conditions()))
     (smaller,), _ = judged(plan, named(others, batch_tokens=6), Conditions())
     assert (report.tokens, smaller.tokens) == (12, 6)
+
+
+def test_a_layer_is_judged_behind_the_layers_that_the_plan_has_before_it(traces: Path, others: Path) -> None:
+    """SGLang's generators have walked over layer 0, too, when they come to layer 1: as it is where the plan has it."""
+    plan = planned(traces)
+    part = plan.layers[LAYER]
+    placements = [random_placement(np.random.default_rng(seed), 8, MESH) for seed in range(8)]
+    (batches,), conditions = source_of(others).stream(LAYER, False, COUNT), Conditions("sglang-static")
+    tables = set()
+    for before in placements:
+        whole = replace(plan, layers={0: replace(part, placement=before), LAYER: part})
+        reports, _ = judge(whole, named(others), cost(), [conditions], COUNT, silent)
+        known = simulate(part.placement, batches, MODEL, MESH, cost(), conditions, None, (before,))
+        assert same(reports[LAYER][0], known)
+        tables.add(known.device_load.tobytes())
+    assert len(tables) > 1
 
 
 @pytest.mark.parametrize("count", [1, 130, 300])

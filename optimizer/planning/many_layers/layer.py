@@ -43,7 +43,7 @@ class LayerTask:
         if self.extra_replicas is not None:
             constraints = constraints._replace(extra_replicas=self.extra_replicas)
         load = self.sets.train.load(given.model.experts)
-        problem = make_problem(given.model, given.mesh, given.cost, load, constraints)
+        problem = make_problem(given.model, given.mesh, given.cost, load, constraints, self.layer)
         return started(problem, self.start, self.layer)
 
     def portfolio(self, problem: Problem, sets: Sets) -> Portfolio:
