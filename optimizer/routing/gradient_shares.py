@@ -11,6 +11,8 @@ The tail is what keeps shares from fitting the mean of train batches alone. With
 it and 1.23 without. No blend with even or with level shares was better on both DeepSeek-V2-Lite and GPT-OSS.
 """
 
+from math import ceil
+
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
@@ -26,7 +28,9 @@ STEPS = 200
 FIRST_STEP, LAST_STEP = 2.0, 0.04
 # Over which loads, in mean device loads, a peak is smoothed at first and at last: .01 is a third of a pair in 36.
 WIDEST, NARROWEST = 0.05, 0.01
-LEAST = 0.02  # share with which a replica begins at least, as one of 0 would stay 0; at the end, less than half is 0
+# What a replica has at least at the beginning, in even shares, as a share of 0 would stay 0; at the end, what is below
+# half of it is 0.
+LEAST = 0.05
 LEVELLING = 100  # sweeps over all experts that make mean loads level; they converge in a few dozen
 
 
@@ -37,11 +41,13 @@ def gradient_shares(load: Ints, start: Ints, device: Ints, devices: int) -> Floa
     `[replica]`: where each is. The shares of an expert's replicas sum to 1.
     """
     mean = load.mean(axis=0)
-    share = np.maximum(_level(mean, start, device, devices), LEAST)
+    count = np.diff(start)
+    least = np.repeat(LEAST / np.maximum(count, 1), count)
+    share = np.maximum(_level(mean, start, device, devices), least)
     _normalise(share, start)
     scaled = load / max(float(mean.sum()) / devices, 1e-12)
     _follow(scaled, start, device, devices, share)
-    share[share < LEAST / 2] = 0
+    share[share < least / 2] = 0
     _normalise(share, start)
     return share
 
@@ -50,7 +56,11 @@ def gradient_shares(load: Ints, start: Ints, device: Ints, devices: int) -> Floa
 def _normalise(share: Floats, start: Ints) -> None:
     """Scale the shares of each expert to a sum of 1, in place."""
     for expert in range(len(start) - 1):
-        share[start[expert] : start[expert + 1]] /= share[start[expert] : start[expert + 1]].sum()
+        total = 0.0
+        for replica in range(start[expert], start[expert + 1]):
+            total += share[replica]
+        for replica in range(start[expert], start[expert + 1]):
+            share[replica] /= total
 
 
 @kernel
@@ -62,62 +72,77 @@ def _level(mean: Floats, start: Ints, device: Ints, devices: int) -> Floats:
     """
     share, filled = np.empty(len(device)), np.zeros(devices)
     for expert in range(len(mean)):
-        share[start[expert] : start[expert + 1]] = 1 / (start[expert + 1] - start[expert])
         for replica in range(start[expert], start[expert + 1]):
+            share[replica] = 1 / (start[expert + 1] - start[expert])
             filled[device[replica]] += mean[expert] * share[replica]
     for _ in range(LEVELLING):
         for expert in range(len(mean)):
             first, last = start[expert], start[expert + 1]
             if last - first == 1 or mean[expert] <= 0:
                 continue
-            others = filled[device[first:last]] - mean[expert] * share[first:last]
-            level = _water_level(np.sort(others), mean[expert])
             for replica in range(first, last):
-                share[replica] = max(level - others[replica - first], 0.0) / mean[expert]
-                filled[device[replica]] = others[replica - first] + mean[expert] * share[replica]
+                filled[device[replica]] -= mean[expert] * share[replica]
+            level = _water_level(filled, device, first, last, mean[expert])
+            for replica in range(first, last):
+                share[replica] = max(level - filled[device[replica]], 0.0) / mean[expert]
+                filled[device[replica]] += mean[expert] * share[replica]
     return share
 
 
 @kernel
-def _water_level(ground: Floats, water: float) -> float:
-    """The level that water reaches over ground of these heights, in ascending order."""
-    level = ground[0] + water
-    for number in range(2, len(ground) + 1):
-        if ground[number - 1] >= level:
-            break
-        level = (water + ground[:number].sum()) / number
-    return float(level)
+def _water_level(ground: Floats, device: Ints, first: int, last: int, water: float) -> float:
+    """The level that water reaches over the ground of the devices of replicas first..last - 1.
+
+    The level over all of them is too low where ground stands out of the water; without that ground it is higher, and
+    more may stand out, until none does.
+    """
+    level = np.inf
+    while True:
+        covered, volume = 0, water
+        for replica in range(first, last):
+            if ground[device[replica]] < level:
+                covered += 1
+                volume += ground[device[replica]]
+        if volume / covered >= level:
+            return level
+        level = volume / covered
 
 
-@kernel
 def _follow(load: Floats, start: Ints, device: Ints, devices: int, share: Floats) -> None:
     """Improve share `[replica]` in place; load `[batch, expert]` in mean device loads. The best shares met are kept."""
-    mean, fixed = _fixed(load, start, device, devices)
-    loads, best, least = np.empty((len(load), devices)), share.copy(), np.inf
+    fixed = _fixed(load, start, device, devices)
+    mean, loads, best, least = load.mean(axis=0), np.empty_like(fixed), share.copy(), np.inf
     for step in range(STEPS):
         done = step / STEPS
         loads[:] = fixed
         _add(load, start, device, share, loads)
-        weight, cost = _weights(loads)
-        if cost < least:
-            least = cost
-            best[:] = share
-        _soften(loads, weight, WIDEST * (NARROWEST / WIDEST) ** done)
+        peak = loads.max(axis=1)
+        weight = _weights(peak)
+        if (cost := float(weight @ peak)) < least:
+            least, best = cost, share.copy()
+        _soften(loads, peak, weight, WIDEST * (NARROWEST / WIDEST) ** done)
         _step(load, mean, start, device, loads, FIRST_STEP * (LAST_STEP / FIRST_STEP) ** done, share)
     share[:] = best
 
 
+def _weights(peak: Floats) -> Floats:
+    """How much the peak of each batch counts, `[batch]`: all alike, and the largest ones more."""
+    batches = len(peak)
+    worst = ceil(TAIL * batches)
+    weight = np.full(batches, 1 / batches)
+    weight[np.argsort(peak, kind="stable")[batches - worst :]] += TAIL_WEIGHT / worst
+    return weight
+
+
 @kernel
-def _fixed(load: Floats, start: Ints, device: Ints, devices: int) -> tuple[Floats, Floats]:
-    """The mean load of each expert `[expert]`, and the load that experts with one replica put on devices
-    `[batch, device]`."""
-    mean, fixed = np.zeros(load.shape[1]), np.zeros((len(load), devices))
+def _fixed(load: Floats, start: Ints, device: Ints, devices: int) -> Floats:
+    """The load that experts with one replica put on devices, `[batch, device]`."""
+    fixed = np.zeros((len(load), devices))
     for batch in range(len(load)):
         for expert in range(load.shape[1]):
-            mean[expert] += load[batch, expert] / len(load)
             if start[expert + 1] - start[expert] == 1:
                 fixed[batch, device[start[expert]]] += load[batch, expert]
-    return mean, fixed
+    return fixed
 
 
 @kernel
@@ -131,30 +156,17 @@ def _add(load: Floats, start: Ints, device: Ints, share: Floats, loads: Floats) 
 
 
 @kernel
-def _weights(loads: Floats) -> tuple[Floats, float]:
-    """How much the peak of each batch counts `[batch]`, and the sum of all peaks times these weights."""
-    batches = len(loads)
-    peak = np.empty(batches)
-    for batch in range(batches):
-        peak[batch] = loads[batch].max()
-    worst = int(np.ceil(TAIL * batches))
-    weight = np.full(batches, 1 / batches)
-    for batch in np.argsort(peak)[batches - worst :]:
-        weight[batch] += TAIL_WEIGHT / worst
-    return weight, (weight * peak).sum()
-
-
-@kernel
-def _soften(loads: Floats, weight: Floats, width: float) -> None:
-    """Turn loads `[batch, device]` into the part of each device in its batch's smoothed peak, times the weight."""
+def _soften(loads: Floats, peak: Floats, weight: Floats, width: float) -> None:
+    """Turn loads `[batch, device]` into the part of each device in its batch's smoothed peak, times the weight; peak
+    and weight `[batch]`."""
     for batch in range(len(loads)):
-        part = loads[batch]
-        peak, total = part.max(), 0.0
-        for device in range(len(part)):
-            below = (part[device] - peak) / width
-            part[device] = np.exp(below) if below > -20 else 0.0  # e^-20 is a two billionth
-            total += part[device]
-        part *= weight[batch] / total
+        total = 0.0
+        for device in range(loads.shape[1]):
+            below = (loads[batch, device] - peak[batch]) / width
+            loads[batch, device] = np.exp(below) if below > -20 else 0.0  # e^-20 is a two billionth
+            total += loads[batch, device]
+        for device in range(loads.shape[1]):
+            loads[batch, device] *= weight[batch] / total
 
 
 @kernel
@@ -174,4 +186,4 @@ def _step(load: Floats, mean: Floats, start: Ints, device: Ints, part: Floats, l
             for replica in range(start[expert], start[expert + 1]):
                 fall = min(length * slope[replica] / mean[expert], 2.0)  # no share falls to less than a seventh at once
                 share[replica] = max(share[replica] * np.exp(-fall), 1e-9)
-            share[start[expert] : start[expert + 1]] /= share[start[expert] : start[expert + 1]].sum()
+    _normalise(share, start)

@@ -141,7 +141,8 @@ def _count(chosen: Ints, source: Ints, sources: int, experts: int) -> tuple[Ints
                 if seen[cell] != batch:
                     seen[cell] = batch
                     first[cell + 1] += 1
-    first = np.cumsum(first)
+    for cell in range(sources * experts):
+        first[cell + 1] += first[cell]
     where, pairs = np.empty(first[-1], dtype=np.int32), np.zeros(first[-1], dtype=np.int32)
     last = first[:-1] - 1
     seen[:] = -1
