@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ortools.sat.python import cp_model
 from scipy.optimize import Bounds, LinearConstraint
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.outcome import Outcome, SolveStatus
@@ -229,31 +229,67 @@ def divided_bound(instance: TableInstance, limits: Limits) -> float:
 
     A slot costs its tokens times the largest slope that its costs are never below. It is 0 where time is too short.
     """
-    batches, sources, experts = instance.counts.shape
-    source, expert, device = np.nonzero(np.broadcast_to(instance.holders, (sources, *instance.holders.shape)))
-    peak = len(source)  # then the peaks of devices, those of links, the threshold, the excesses
-    links, threshold, columns = peak + batches, peak + 2 * batches, peak + 3 * batches + 1
-    slope = instance.slot.slope(int(instance.counts.sum(axis=1).max()))
-    parts = np.arange(peak)
-    rows: list[tuple[Ints, Floats]] = []
-    for batch in range(batches):
-        pairs = instance.counts[batch, source, expert]
-        for place in range(instance.holders.shape[1]):
-            rows.append((np.append(parts, peak + batch), np.append(slope * pairs * (device == place), -1.0)))
-        for link in range(0 if instance.message is None else instance.message.shape[2]):
-            assert instance.message is not None
-            busy = pairs * instance.message[source, device, link]
-            rows.append((np.append(parts, links + batch), np.append(busy, -1.0)))
-        time = np.array([peak + batch, links + batch, threshold, threshold + 1 + batch])
-        rows.append((time, np.array([1.0, 1.0, -1.0, -1.0])))
-    cost = np.zeros(columns)
-    cost[peak:threshold] = 1 / batches
-    cost[threshold] = instance.tail_weight
-    cost[threshold + 1 :] = instance.tail_weight / instance.worst
-    row = np.repeat(np.arange(len(rows)), [len(column) for column, _ in rows])
-    column, value = (np.concatenate([each[part] for each in rows]) for part in (0, 1))
-    below = coo_array((value, (row, column)), shape=(len(rows), columns)).tocsr()
-    whole = coo_array((np.ones(peak), (source * experts + expert, parts)), shape=(sources * experts, columns)).tocsr()
-    constraints = [LinearConstraint(below, -np.inf, 0), LinearConstraint(whole, 1, 1)]
-    answer = minimise(cost, constraints, np.zeros(columns, dtype=np.int64), Bounds(0, np.inf), limits)
+    divided = _Divided(instance)
+    constraints = [
+        LinearConstraint(divided.matrix(divided.below_peaks()), -np.inf, 0),
+        LinearConstraint(divided.matrix(divided.all_served()), 1, 1),
+    ]
+    whole = np.zeros(divided.columns, dtype=np.int64)
+    answer = minimise(divided.cost(), constraints, whole, Bounds(0, np.inf), limits)
     return max(answer.lower_bound, 0.0)
+
+
+Row = tuple[Ints, Floats]
+"""The columns and the values of one constraint."""
+
+
+class _Divided:
+    """The linear program: columns are the parts of each source and expert that replicas serve, then for each batch the
+    peak of devices and that of links, then the threshold, and for each batch the excess."""
+
+    def __init__(self, instance: TableInstance) -> None:
+        self.instance = instance
+        self.batches, sources, _ = instance.counts.shape
+        held = np.broadcast_to(instance.holders, (sources, *instance.holders.shape))
+        self.source, self.expert, self.device = np.nonzero(held)
+        self.parts = len(self.source)
+        self.links, self.threshold = self.parts + self.batches, self.parts + 2 * self.batches
+        self.columns = self.parts + 3 * self.batches + 1
+
+    def cost(self) -> Floats:
+        """The mean time, and the weighed threshold and mean excess of the tail."""
+        cost, weight = np.zeros(self.columns), self.instance.tail_weight
+        cost[self.parts : self.threshold] = 1 / self.batches
+        cost[self.threshold] = weight
+        cost[self.threshold + 1 :] = weight / self.instance.worst
+        return cost
+
+    def matrix(self, rows: list[Row]) -> csr_array:
+        """The rows as a matrix over all columns."""
+        row = np.repeat(np.arange(len(rows)), [len(column) for column, _ in rows])
+        column, value = (np.concatenate([each[part] for each in rows]) for part in (0, 1))
+        return coo_array((value, (row, column)), shape=(len(rows), self.columns)).tocsr()
+
+    def all_served(self) -> list[Row]:
+        """The parts of each source and expert."""
+        experts = len(self.instance.holders)
+        cell = self.source * experts + self.expert
+        found = [np.flatnonzero(cell == number) for number in range(self.instance.counts.shape[1] * experts)]
+        return [(parts, np.ones(len(parts))) for parts in found]
+
+    def below_peaks(self) -> list[Row]:
+        """Devices and links minus their peak, and times minus the threshold minus the excess."""
+        instance, parts, rows = self.instance, np.arange(self.parts), list[Row]()
+        slope = instance.slot.slope(int(instance.counts.sum(axis=1).max()))
+        message = np.zeros((*instance.counts.shape[1:2], instance.holders.shape[1], 0))
+        message = message if instance.message is None else instance.message
+        for batch in range(self.batches):
+            pairs = instance.counts[batch, self.source, self.expert]
+            for device in range(instance.holders.shape[1]):
+                load = slope * pairs * (self.device == device)
+                rows.append((np.append(parts, self.parts + batch), np.append(load, -1.0)))
+            for busy in message[self.source, self.device].T:
+                rows.append((np.append(parts, self.links + batch), np.append(pairs * busy, -1.0)))
+            time = np.array([self.parts + batch, self.links + batch, self.threshold, self.threshold + 1 + batch])
+            rows.append((time, np.array([1.0, 1.0, -1.0, -1.0])))
+        return rows
