@@ -12,8 +12,8 @@ threshold. Of the constraints of devices nearly none binds, so they come in roun
 1. solve with those known so far, which is a relaxation, so its optimum is a lower bound;
 2. add, for each batch, the devices whose load exceeds the peak the most, and begin again, until there are none.
 
-Measured on one of two busy cores with 1,024 batches: 32 devices of DeepSeek-V2-Lite take 3 to 5 s, 16 of GPT-OSS 1 to
-2 s. That is too long for every placement of a search, for which `optimizer.routing.gradient_shares` comes within 2 %.
+Measured on one of two busy cores with 1,024 batches: 32 devices of DeepSeek-V2-Lite take 3 to 11 s, 16 of GPT-OSS 1 to
+4 s. That is too long for every placement of a search, for which `optimizer.routing.gradient_shares` comes within 2 %.
 """
 
 from dataclasses import dataclass
