@@ -17,6 +17,7 @@ from optimizer.errors import InputError
 from optimizer.files import write_whole
 from optimizer.routing.context import LearnedShares, Unit
 from optimizer.routing.policies import FORMER_NAMES, POLICIES, check_policy
+from optimizer.routing.tables import DispatchTable
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -114,6 +115,7 @@ class _Layer(_Part):
     slots: list[list[int]]
     load: list[Finite] | None = None
     share: list[list[Finite]] | None = None
+    table: list[list[int]] | None = None
     quality: dict[str, Any] = Field(default_factory=dict)
     bounds: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -163,6 +165,8 @@ def _layer_as_json(part: LayerPlan) -> dict[str, Any]:
     found: dict[str, Any] = {"slots": part.placement.slots.tolist()}
     if part.learned is not None:
         found |= {"load": part.learned.load.round(6).tolist(), "share": part.learned.share.round(6).tolist()}
+        if part.learned.table is not None:
+            found["table"] = part.learned.table.rank.tolist()
     return found | {"quality": part.quality, "bounds": part.bounds, "provenance": part.provenance}
 
 
@@ -231,14 +235,26 @@ def _layer(plan: Plan, key: str, layer: _Layer) -> LayerPlan:
 
 
 def _learned(where: str, layer: _Layer, placement: Placement, experts: int) -> LearnedShares | None:
-    """Loads per expert and shares per slot, where both are given."""
+    """Loads per expert, shares per slot and the dispatch table, where the first two are given."""
     if layer.load is None or layer.share is None:
         return None
     if len(layer.load) != experts:
         raise InputError(f"{where}.load: {len(layer.load)} numbers instead of {experts}, one per expert")
     if [len(row) for row in layer.share] != [placement.slots.shape[1]] * len(placement.slots):
         raise InputError(f"{where}.share: not one number per slot, as slots has them")
-    return LearnedShares(np.array(layer.load), np.array(layer.share))
+    return LearnedShares(np.array(layer.load), np.array(layer.share), _table(where, layer.table, placement, experts))
+
+
+def _table(where: str, rank: list[list[int]] | None, placement: Placement, experts: int) -> DispatchTable | None:
+    """The dispatch table, given by the ranks of replicas."""
+    if rank is None:
+        return None
+    if not rank or any(len(row) != experts for row in rank):
+        raise InputError(f"{where}.table: not one list per source with one number for each of {experts} experts")
+    try:
+        return DispatchTable.of_ranks(placement, np.clip(np.array(rank, dtype=object), -1, 2**31 - 1).astype(np.int64))
+    except ValueError as error:
+        raise InputError(f"{where}.table: {error}") from None
 
 
 def _model(parsed: _Model) -> Model:
