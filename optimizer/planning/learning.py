@@ -2,13 +2,16 @@
 
 import numpy as np
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.cost import NS_PER_US
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.routing.context import RoutingContext
+from optimizer.routing.forecast import Forecast, recall
+from optimizer.routing.hints import USUAL_HINTS
 from optimizer.routing.learned_shares import only_loads
 from optimizer.routing.learned_tables import SourceLoads, learn_table
+from optimizer.routing.policies import FIXED, REMEMBERING
 from optimizer.routing.tables import DispatchTable
 from optimizer.search.multistart import slot_value
 from optimizer.traces.batches import Batches
@@ -30,6 +33,24 @@ def table_for(problem: Problem, placement: Placement, loads: SourceLoads) -> Dis
     known = only_loads(placement, problem.load)
     nearest = RoutingContext.of(placement, problem.model, problem.network, 1, 1, known).nearest_slot
     return learn_table(placement, loads, slot_value(problem), hop_ns(problem), nearest)
+
+
+def known_loads(problem: Problem, policy: str) -> Floats | None:
+    """By which loads a policy splits the train batches, `[batch, expert]`: None for those of the batch itself.
+
+    Fixed shares and tables know the mean, hints on experts an average of the batches before. A policy that is told of
+    devices alone levels what each source itself has in the batch, which is nearest to a split by the batch's loads.
+    """
+    mean = problem.load.mean(axis=0)
+    if policy in FIXED:
+        return np.broadcast_to(mean, problem.load.shape)
+    if policy not in REMEMBERING or policy == "hint-device":
+        return None
+    known, forecast = np.empty(problem.load.shape), Forecast.of(mean, USUAL_HINTS.lag)
+    for batch, load in enumerate(problem.load):
+        known[batch] = forecast.average
+        recall(forecast, USUAL_HINTS.kept, load)
+    return known
 
 
 def hop_ns(problem: Problem) -> Ints:

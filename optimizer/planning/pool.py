@@ -12,7 +12,7 @@ from optimizer.planning.learning import source_loads, table_for
 from optimizer.routing.context import LearnedShares
 from optimizer.routing.learned_shares import learn_shares, only_loads
 from optimizer.routing.learned_tables import SourceLoads
-from optimizer.routing.policies import LEARNING, REMEMBERING
+from optimizer.routing.policies import FIXED, LEARNING, REMEMBERING
 from optimizer.search.choose import DECISIVE, LATENCIES, SelectionGoal, choose, figures
 from optimizer.search.multistart import slot_value
 from optimizer.simulation.conditions import Conditions
@@ -23,10 +23,10 @@ from optimizer.traces.batches import Batches, Sets
 SPLITTING = ("capacity-fill", "least-loaded", "optimal")
 """Policies that follow the load of the batch."""
 
-FOLLOWING = (*SPLITTING, *REMEMBERING)
-"""Policies that follow loads, those of the batch or those of the batches before."""
+FOLLOWING = (*SPLITTING, *REMEMBERING, *FIXED)
+"""Policies that split an expert as loads ask, those of the batch, of the batches before or of the train batches."""
 
-NEAR = ("nearest", *SPLITTING, "hint-device")
+NEAR = ("nearest", *SPLITTING, "hint-device", "table")
 """Policies that look at distances."""
 
 

@@ -22,6 +22,7 @@ from optimizer.planning.candidates import (
     split_at_best,
     split_evenly,
 )
+from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING, CandidatePool, LayerJudge
 from optimizer.routing.capacity import Coactivation
@@ -266,8 +267,8 @@ class Portfolio:
         return split_evenly(self.problem.loose, goal, found, search, spell, self.options.tabu)
 
     def _split_at_best(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
-        """What a search for optimal routing finds from the best candidate of the leading policy that follows loads, in
-        the unit that this policy balances: hints balance tokens."""
+        """What a search finds from the best candidate of the leading policy that follows loads, by the loads that this
+        policy knows, and in the unit that it balances, which is tokens unless it knows the batch."""
         search, leading = SEARCHES[effort.search][1], self._leading
         if search is None or leading is None or effort.cancel.asked:
             return []
@@ -275,7 +276,8 @@ class Portfolio:
         unit = pool.judge.conditions.unit or self.problem.cost.unit
         spell = _spell(effort, until, 1 - self._even_share(effort), progress)
         tiles, start = unit == "tiles" and leading in SPLITTING, pool.placements[pool.best()]
-        return split_at_best(self.problem.loose, start, tiles, search, spell, self.options)
+        known = known_loads(self.problem, leading)
+        return split_at_best(self.problem.loose, start, tiles, known, search, spell, self.options)
 
     def _shortened(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """What a search for the latency of column rings finds from the best candidate, where links alone are left to

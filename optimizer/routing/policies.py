@@ -238,3 +238,6 @@ LEARNING = ("nearest", "table", "weights", "optimal", "hint", "hint-table", "hin
 
 REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
 """The policies that choose by load hints, and so by the batches that came before."""
+
+FIXED = ("weights", "table")
+"""The policies that choose by what train batches taught alone: shares of replicas, or one replica for each source."""

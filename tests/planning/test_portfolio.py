@@ -68,7 +68,7 @@ def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
         split = name in SPLITTING
         assert tiles is (SelectionGoal.LATENCY if split else SelectionGoal.LATENCY_AND_BALANCE)
         assert tokens is (SelectionGoal.BALANCE if split else SelectionGoal.LATENCY_AND_BALANCE)
-    assert set(NEAR) - {*SPLITTING} == {"nearest", "hint-device"}
+    assert set(NEAR) - {*SPLITTING} == {"nearest", "hint-device", "table"}
 
 
 @pytest.mark.parametrize("search", ["split_evenly", "split_at_best"])
@@ -89,20 +89,25 @@ def test_a_search_that_ends_early_leaves_a_plan_of_what_it_has(monkeypatch: pyte
     assert len(found) <= 2
 
 
-@pytest.mark.parametrize(("routing", "tiles"), [("optimal", True), ("hint-device", False), ("hint", False)])
+@pytest.mark.parametrize(
+    ("routing", "tiles", "foreseen"),
+    [("optimal", True, False), ("hint-device", False, False), ("hint", False, True), ("weights", False, True)],
+)
 def test_the_search_for_optimal_routing_begins_at_the_best_candidate(
-    monkeypatch: pytest.MonkeyPatch, routing: str, tiles: bool
+    monkeypatch: pytest.MonkeyPatch, routing: str, tiles: bool, foreseen: bool
 ) -> None:
     """It balances what the policy balances: hints spread tokens, and only who knows the batch can fill tiles."""
-    began: list[tuple[Placement, bool]] = []
+    began: list[tuple[Placement, bool, bool]] = []
 
-    def noted(problem: Problem, start: Placement, by_tiles: bool, *_: Any) -> list[Placement]:
-        began.append((start, by_tiles))
+    def noted(problem: Problem, start: Placement, by_tiles: bool, known: Any, *_: Any) -> list[Placement]:
+        began.append((start, by_tiles, known is not None))
         return []
 
     monkeypatch.setattr(module, "split_at_best", noted)
     pool = searched((routing,)).pools[routing]
-    assert [(start is pool.placements[pool.best()], by_tiles) for start, by_tiles in began] == [(True, tiles)]
+    (start, by_tiles, known), *others = began
+    assert start is pool.placements[pool.best()]
+    assert (by_tiles, known, others) == (tiles, foreseen, [])
 
 
 def test_shared_experts_get_as_many_replicas_as_are_best() -> None:
