@@ -16,6 +16,7 @@ from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.files import write_whole
 from optimizer.routing.context import LearnedShares, Unit
+from optimizer.routing.hints import HintSettings
 from optimizer.routing.policies import FORMER_NAMES, POLICIES, check_policy
 from optimizer.routing.tables import DispatchTable
 
@@ -44,7 +45,8 @@ class Plan:
 
     unit: what the policy counts loads in, None for what the hardware's compute cost counts; capacity_factor: of each
     replica, beyond which pairs are rerouted, None for no limit. price_us: microseconds that the policy takes to decide,
-    which all latencies of the plan contain; None for the price of the hardware.
+    which all latencies of the plan contain; None for the price of the hardware. hints: how load hints are made, for a
+    policy that chooses by them; None for the usual ones.
     """
 
     model: Model
@@ -55,6 +57,7 @@ class Plan:
     unit: Unit | None = None
     capacity_factor: float | None = None
     price_us: float | None = None
+    hints: HintSettings | None = None
 
     @property
     def prices(self) -> dict[str, float]:
@@ -104,11 +107,18 @@ class _Mesh(_Part):
     slots_per_device: int = Field(ge=1)
 
 
+class _Hints(_Part):
+    half_life: float = Field(gt=0, allow_inf_nan=False)
+    refresh: int = Field(ge=1)
+    lag: int = Field(ge=1)
+
+
 class _Routing(_Part):
     policy: str
     unit: Unit | None = None
     capacity_factor: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     price_us: Finite | None = None
+    parameters: _Hints | None = None
 
 
 class _Layer(_Part):
@@ -156,8 +166,13 @@ def _as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _routing_as_json(plan: Plan) -> dict[str, Any]:
-    said = {"policy": plan.policy, "unit": plan.unit, "capacity_factor": plan.capacity_factor,
-            "price_us": plan.price_us}  # fmt: skip
+    said = {
+        "policy": plan.policy,
+        "unit": plan.unit,
+        "capacity_factor": plan.capacity_factor,
+        "price_us": plan.price_us,
+        "parameters": None if plan.hints is None else asdict(plan.hints),
+    }
     return {key: value for key, value in said.items() if value is not None}
 
 
@@ -208,7 +223,8 @@ def _checked(parsed: _File) -> Plan:
     if policy not in POLICIES:
         raise InputError(f"routing.policy is '{policy}', not one of {', '.join(POLICIES)}")
     mesh = Mesh(parsed.mesh.rows, parsed.mesh.cols, parsed.mesh.slots_per_device)
-    known = routing.unit, routing.capacity_factor, routing.price_us
+    hints = None if routing.parameters is None else HintSettings(**routing.parameters.model_dump())
+    known = routing.unit, routing.capacity_factor, routing.price_us, hints
     plan = Plan(_model(parsed.model), mesh, parsed.hardware, policy, {}, *known)
     for key, layer in parsed.layers.items():
         if not key.isdecimal():

@@ -107,6 +107,7 @@ def solve(
     portfolio.settle()
     seconds = time.monotonic() - started
     progress("judging", 1.0)
+    portfolio.tell_hints(effort.cancel)
     searched, rerouted = _searched(portfolio, seconds, effort.cancel), None
     if options.max_rerouted is not None:
         best = limited(portfolio, options.max_rerouted, effort.cancel)
@@ -199,8 +200,8 @@ def plan_tokens(
     part = part_of(judge, chosen.placement, chosen.report, solution.gaps, provenance)
     limit = chosen.report.rerouting
     factor = None if limit is None else limit.capacity_factor
-    routing = chosen.report.routing
-    plan = Plan(problem.model, mesh, cost.name, routing, {layer: part}, options.unit, factor, chosen.report.price_us)
+    routing, price, hints = chosen.report.routing, chosen.report.price_us, chosen.report.hints
+    plan = Plan(problem.model, mesh, cost.name, routing, {layer: part}, options.unit, factor, price, hints)
     return LayerResult(plan, solution, [source.origin, *source.notes])
 
 

@@ -12,6 +12,7 @@ from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
+from optimizer.interrupts import Cancel
 from optimizer.planning.candidates import (
     FINALISTS,
     FLEXIBILITY,
@@ -22,10 +23,12 @@ from optimizer.planning.candidates import (
     split_at_best,
     split_evenly,
 )
+from optimizer.planning.hint_choice import choose_hints
 from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING, CandidatePool, LayerJudge
 from optimizer.routing.capacity import Coactivation
+from optimizer.routing.policies import REMEMBERING
 from optimizer.search.arrangement import arrange, demand_of
 from optimizer.search.choose import LATENCIES, SelectionGoal
 from optimizer.search.latency import prices_of
@@ -175,6 +178,13 @@ class Portfolio:
                 f"{traffic:.1f} pairs per batch come, with routing {least}; allow more traffic or more replicas",
                 field="max_row_traffic",
             )
+
+    def tell_hints(self, cancel: Cancel) -> None:
+        """Choose how hints are made for the best candidate of each policy that chooses by them, and judge by that."""
+        for name in set(self.pools) & {*REMEMBERING}:
+            pool = self.pools[name]
+            hints = choose_hints(pool.judge, pool.placements[pool.best()], cancel)
+            pool.judge = replace(pool.judge, conditions=replace(pool.judge.conditions, hints=hints))
 
     def chosen(self) -> str:
         """The policy whose best candidate has the least latency."""

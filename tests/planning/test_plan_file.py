@@ -16,6 +16,7 @@ from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.planning.plan_file import LayerPlan, Plan, read_plan, write_plan
 from optimizer.routing.context import LearnedShares
+from optimizer.routing.hints import HintSettings
 from optimizer.routing.tables import DispatchTable
 
 SLOTS = [[0, 4], [1, 2], [3, -1], [4, 0]]
@@ -75,6 +76,21 @@ def test_what_was_learned_and_the_unit_are_read_back(tmp_path: Path) -> None:
     assert read.unit == "tokens"
     assert learned.load.tolist() == LEARNED.load.tolist()
     assert learned.share.tolist() == LEARNED.share.tolist()
+
+
+def test_price_and_hints_are_read_back_and_older_plans_have_neither(tmp_path: Path, written: Path) -> None:
+    hinted = replace(plan(), policy="hint", price_us=2.5, hints=HintSettings(8.0, 2, 3))
+    write_plan(tmp_path / "hinted.json", hinted)
+    read, old = read_plan(tmp_path / "hinted.json"), read_plan(written)
+    assert (read.policy, read.price_us, read.hints) == ("hint", 2.5, HintSettings(8.0, 2, 3))
+    assert (read.prices, old.prices, old.price_us, old.hints) == ({"hint": 2.5}, {}, None, None)
+
+
+def test_a_policy_is_read_by_the_name_that_it_had(written: Path) -> None:
+    content = json.loads(written.read_text())
+    content["routing"]["policy"] = "even"
+    written.write_text(json.dumps(content))
+    assert read_plan(written).policy == "even-ideal"
 
 
 def test_a_dispatch_table_is_read_back_by_ranks_and_a_plan_without_one_is_read(tmp_path: Path) -> None:
