@@ -126,9 +126,7 @@ def show(case: str, beside: dict[str, dict[str, Figures]], plans: dict[str, Figu
     for kind, of in plans.items():
         print(f"{case} | {kind} | " + ", ".join(f"{name} {value:.3f}" for name, value in of.items()))
     for kind in FREE:
-        parts = (
-            won(plans[kind], plans["optimal"], beside["own"], figure) for figure in ("latency mean", "latency p99")
-        )
+        parts = [won(plans[kind], plans["optimal"], beside["own"], f"latency {of}") for of in ("mean", "p99")]
         print(
             f"{case} | {kind} wins of what optimal would win without a price | "
             + ", ".join(map("{:.0%}".format, parts))

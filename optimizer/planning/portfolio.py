@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import CompilationEnded, compiling_until
@@ -99,28 +100,34 @@ class Portfolio:
         if self.candidates:
             effort.cancel.heed()
         until -= self._finish_seconds(greedy, effort)
-        self.offer_seeds(found, effort)
-        self._offer_shared(effort)
-        self._offer_rows_together(effort)
+        now = effort.deadline.elapsed()
+        enough = now + self.options.shares.seeds * max(until - now, 0.0)
+        self.offer_seeds(found, effort, enough)
+        self._offer_shared(effort, enough)
+        self._offer_rows_together(effort, enough)
         for placement in self._split_evenly(found, effort, until, progress):
             self._offer([placement], set(self.pools) - {*NEAR}, effort, needed=True)
             self._offer([placement], NEAR, effort, arranged=True, needed=True)
         self._offer(self._shortened(effort, until, progress), FOLLOWING, effort, needed=True)
         self._offer(self._split_at_best(effort, until, progress), FOLLOWING, effort, arranged=True, needed=True)
 
-    def offer_seeds(self, found: list[Candidate], effort: Effort) -> None:
-        """Judge the seeds that are good for each policy, arranged where it looks at distances."""
+    def offer_seeds(self, found: list[Candidate], effort: Effort, until: float = inf) -> None:
+        """Judge the seeds that are good for each policy, arranged where it looks at distances, until the clock reads
+        `until` seconds."""
         for candidate in found:
+            if _late(effort, until):
+                return
             if candidate.method in WELL_PLACED:
                 self._offer([candidate.placement], set(self.pools) - {*NEAR}, effort)
             if candidate.method == "start":
                 self._offer([candidate.placement], NEAR, effort, needed=True)
             near = {*FOLLOWING} if candidate.method in FLEXIBLE else set()
-            near |= {"nearest"} if candidate.method in WELL_PLACED else set()
+            near |= {"nearest", "table"} if candidate.method in WELL_PLACED else set()
             self._offer([candidate.placement], near, effort, arranged=True)
 
-    def _offer_shared(self, effort: Effort) -> None:
-        """Judge flexible seeds with other numbers of replicas of shared experts, where a plan may choose them."""
+    def _offer_shared(self, effort: Effort, until: float) -> None:
+        """Judge flexible seeds with other numbers of replicas of shared experts, where a plan may choose them, until
+        the clock reads `until` seconds."""
         problem, fixed = self.problem, self.problem.shared_replicas
         if not problem.any_shared or fixed is None or not self._following or effort.cancel.asked:
             return
@@ -128,14 +135,15 @@ class Portfolio:
                    problem.mesh.devices)  # fmt: skip
         counts = sorted({min(round(factor * fixed), room) for factor in SHARED_FACTORS} - {fixed})
         for tried in (*(replace(problem, shared_replicas=count, any_shared=False) for count in counts), problem.loose):
-            self._offer([flexibility(tried)], FOLLOWING, effort, arranged=True)
+            if not _late(effort, until):
+                self._offer([flexibility(tried)], FOLLOWING, effort, arranged=True)
 
-    def _offer_rows_together(self, effort: Effort) -> None:
+    def _offer_rows_together(self, effort: Effort, until: float) -> None:
         """The seed that keeps tokens in few rows, where any policy looks at distances, there is time for it, and its
         library is installed."""
         near = {*NEAR} & set(self.pools)
         enough = effort.iterations is not None or effort.deadline.seconds >= self.options.shares.partition_from
-        if not (near and enough) or effort.cancel.asked:
+        if not (near and enough) or effort.cancel.asked or _late(effort, until):
             return
         found = partition(self.problem, self.sets.train, derived_seed(Purpose.PARTITION, effort.seed))
         if found is not None:
@@ -323,6 +331,11 @@ class Portfolio:
         if even is None or (split is not None and set(self.pools) == {*self._following}):
             return 0.0
         return self.options.shares.even if split is not None and self._following else 1.0
+
+
+def _late(effort: Effort, until: float) -> bool:
+    """Whether the clock reads more than `until` seconds, where it decides what is done."""
+    return effort.iterations is None and effort.deadline.elapsed() > until
 
 
 def _above_floor(problem: Problem, placement: Placement) -> float:
