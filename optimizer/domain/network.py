@@ -16,14 +16,16 @@ all devices where there is one switch) and in a slow one between nodes.
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.mesh import Mesh
-from optimizer.domain.presets.schema import NetworkSection
+
+if TYPE_CHECKING:  # what runs beside a server imports this module, and need not wait for pydantic
+    from optimizer.domain.presets.schema import NetworkSection
 
 NOWHERE, CLIMBS, DESCENDS, BOTH_WAYS = 0, 1, 2, 3
 """How a message runs along a ring: it stays, climbs, descends, or goes half in either direction, to the antipode."""
@@ -42,7 +44,7 @@ class Network:
     hop_us: float = 0.0
 
     @classmethod
-    def of(cls, mesh: Mesh, preset: NetworkSection) -> "Network":
+    def of(cls, mesh: Mesh, preset: "NetworkSection") -> "Network":
         """The network that a hardware preset describes, on this mesh.
 
         The same arguments give the same object, as its arrays take longer to make than to use.

@@ -34,11 +34,13 @@ def recall(forecast: Forecast, kept: float, loads: Ints) -> None:
     The average keeps the part `kept` of itself, and the rest comes from the oldest batch that it does not know yet, if
     that is `lag` batches old.
     """
-    lag = len(forecast.waiting)
-    forecast.waiting[forecast.clock[0] % lag] = loads
-    forecast.clock[0] += 1
-    if forecast.clock[0] >= lag:
-        forecast.average[:] = kept * forecast.average + (1 - kept) * forecast.waiting[forecast.clock[0] % lag]
+    lag, clock = len(forecast.waiting), forecast.clock
+    forecast.waiting[clock[0] % lag] = loads
+    clock[0] += 1
+    if clock[0] >= lag:
+        average, oldest = forecast.average.ravel(), forecast.waiting[clock[0] % lag].ravel()
+        for place in range(len(average)):  # a loop, as an expression of whole arrays would allocate one
+            average[place] = kept * average[place] + (1 - kept) * oldest[place]
 
 
 @kernel
