@@ -28,19 +28,18 @@ class Forecast(NamedTuple):
 
 
 @kernel
-def recall(forecast: Forecast, kept: float, loads: Ints) -> None:
-    """Take note of the loads of a batch that has run, in the shape of the average.
+def recall(clock: Ints, waiting: Ints, average: Floats, kept: float, loads: Ints) -> None:
+    """Take note of the loads of a batch that has run, in the shape of the average; the other arrays are a `Forecast`'s.
 
     The average keeps the part `kept` of itself, and the rest comes from the oldest batch that it does not know yet, if
     that is `lag` batches old.
     """
-    lag, clock = len(forecast.waiting), forecast.clock
-    forecast.waiting[clock[0] % lag] = loads
+    waiting[clock[0] % len(waiting)] = loads
     clock[0] += 1
-    if clock[0] >= lag:
-        average, oldest = forecast.average.ravel(), forecast.waiting[clock[0] % lag].ravel()
-        for place in range(len(average)):  # a loop, as an expression of whole arrays would allocate one
-            average[place] = kept * average[place] + (1 - kept) * oldest[place]
+    if clock[0] >= len(waiting):
+        known, oldest = average.ravel(), waiting[clock[0] % len(waiting)].ravel()
+        for place in range(len(known)):  # a loop, as an expression of whole arrays would allocate one
+            known[place] = kept * known[place] + (1 - kept) * oldest[place]
 
 
 @kernel

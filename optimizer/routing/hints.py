@@ -73,7 +73,7 @@ class LoadHints:
 
     def observe(self, counts: Ints) -> None:
         """Take note of the pairs of a batch that has run, counts `[source, expert]`."""
-        recall(self._forecast, self._settings.kept, counts)
+        recall(*self._forecast, self._settings.kept, counts)
         if self._forecast.clock[0] % self._settings.refresh == 0:
             for make in self._wanted.values():
                 make(SWEEPS)
@@ -134,7 +134,7 @@ class DeviceHints:
 
     def observe(self, loads: Ints) -> None:
         """Take note of the pairs that each device has served in a batch, loads `[device]`."""
-        recall(self._forecast, 0.0, loads)
+        recall(*self._forecast, 0.0, loads)
         clock, settings = int(self._forecast.clock[0]), self._settings
         if clock >= settings.lag and clock % settings.refresh == 0:
             np.subtract(self._forecast.average, self._forecast.average.mean(), out=self._above)
