@@ -9,7 +9,7 @@ tokens of its own. One thread. Printed are medians of 200 steps: the time that p
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from plain_runtime import PlainHints
@@ -32,7 +32,7 @@ LAYERS, STEPS, FEW = 58, 200, 3
 def counted(test: Batches, network: Network, experts: int) -> list[Ints]:
     """The counts `[source, expert]` of some batches."""
     source = network.source(test.source_row)
-    counts = [np.zeros((network.sources, experts), dtype=np.int32) for _ in range(32)]
+    counts: list[Ints] = [np.zeros((network.sources, experts), dtype=np.int32) for _ in range(32)]
     for batch, of in enumerate(counts):
         count_pairs(test.experts[batch], source[batch], of)
     return counts
@@ -81,7 +81,7 @@ def plain_layer(context: RoutingContext) -> PlainHints:
     return PlainHints(slots, MESH.slots_per_device, MESH.devices, len(context.distance), known, USUAL_HINTS.kept)
 
 
-def by_experts(router: Router, form: str, counts: list[Ints]) -> Callable[[int], None]:
+def by_experts(router: Router, form: str, counts: Sequence[Ints]) -> Callable[[int], None]:
     """A step that takes note of counts of experts, and reads a form of hints into the same array, for all layers."""
     read = getattr(router, form)
     out = read(0)
@@ -94,7 +94,7 @@ def by_experts(router: Router, form: str, counts: list[Ints]) -> Callable[[int],
     return step
 
 
-def by_devices(router: Router, loads: list[Ints]) -> Callable[[int], None]:
+def by_devices(router: Router, loads: Sequence[Ints]) -> Callable[[int], None]:
     """A step that takes note of loads of devices, and reads weights, for all layers."""
     out = router.weights(0)
 
@@ -106,7 +106,7 @@ def by_devices(router: Router, loads: list[Ints]) -> Callable[[int], None]:
     return step
 
 
-def in_numpy(plain: PlainHints, form: str, counts: list[Ints]) -> Callable[[int], None]:
+def in_numpy(plain: PlainHints, form: str, counts: Sequence[Ints]) -> Callable[[int], None]:
     """A step of one layer in numpy."""
     make = {"shares": plain.level, "table": plain.assign}[form]
 
