@@ -79,6 +79,14 @@ def nearest(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     return static.by_table(experts, source, context.nearest_slot)
 
 
+def table(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """The replica that a learned dispatch table names for the token's source and the expert (`learned_tables`).
+
+    Needs nothing at run time but that static table. Without a learned one it is `nearest`.
+    """
+    return static.by_table(experts, source, context.table_slot)
+
+
 def capacity_fill(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     """The nearest replica that has taken fewer pairs than its capacity; round robin once all replicas have taken it.
 
@@ -166,6 +174,7 @@ POLICIES: dict[str, Policy] = {
     "even-source": even_source,
     "hash": hashed,
     "nearest": nearest,
+    "table": table,
     "capacity-fill": capacity_fill,
     "least-loaded": least_loaded,
     "weights": weights,
@@ -188,6 +197,7 @@ INFORMATION: dict[str, Information] = {
     "even-source": "own",
     "hash": "none",
     "nearest": "none",
+    "table": "none",
     "capacity-fill": "batch",
     "least-loaded": "batch",
     "weights": "own",
@@ -223,8 +233,11 @@ def check_policy(name: str, field: str = "routing") -> None:
         raise InputError(f"'{name}' is not a known policy; there are {', '.join(POLICIES)}", field)
 
 
-LEARNING = ("nearest", "weights", "optimal", "hint", "hint-table", "hint-random")
-"""The policies whose choices depend on what was learned on train batches (`RoutingContext.load` and `share`)."""
+LEARNING = ("nearest", "table", "weights", "optimal", "hint", "hint-table", "hint-random")
+"""The policies whose choices depend on what was learned on train batches (`RoutingContext.load`, `share`, `table`)."""
 
 REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
 """The policies that choose by load hints, and so by the batches that came before."""
+
+FIXED = ("weights", "table")
+"""The policies that choose by what train batches taught alone: shares of replicas, or one replica for each source."""

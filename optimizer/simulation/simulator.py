@@ -17,7 +17,7 @@ from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation, Rerouted, limit_replicas
 from optimizer.routing.context import CAPACITY_FACTOR, LearnedShares, RoutingContext, capacity_of
-from optimizer.routing.policies import POLICIES, check_policy, price_us
+from optimizer.routing.policies import POLICIES, REMEMBERING, check_policy, price_us
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import Queues, Rerouting, SimulationReport
 from optimizer.simulation.timing import Clock, Routed, Times
@@ -216,6 +216,7 @@ class Simulation:
             timing=self.conditions.timing,
             out=self._out,
             back=self._back,
+            hints=self.conditions.hints if self.conditions.routing in REMEMBERING else None,
             rerouting=self._rerouting(),
             queues=None if self.conditions.timing == "barrier" else self._queues,
         )

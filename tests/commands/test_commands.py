@@ -109,7 +109,7 @@ def test_explicit_batches_are_planned_and_simulated(tmp_path: Path, rng: np.rand
 def test_the_ranks_of_explicit_batches_are_used_and_a_wrong_one_is_named(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    """All tokens live on rank 3 of four GPUs, which alone has experts, so nothing is sent; from other ranks it would."""
+    """All tokens live on rank 3 of four GPUs, which alone has experts, so nothing is sent; from others it would be."""
     experts, plan = request_experts(rng, 30 * 16, 1, 4, 2).reshape(30, 16, 2), tmp_path / "plan.json"
     placement = Placement(np.array([[-1] * 4] * 3 + [[0, 1, 2, 3]]))
     write_plan(plan, Plan.of(placement, 4, Model("four", 4, 0, 2), Hardware.of("h800", "2x2", 4), "nearest"))

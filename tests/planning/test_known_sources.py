@@ -8,8 +8,10 @@ from random_layers import Case, Links, TokensAt, case, wired
 from random_problems import random_batches
 
 from optimizer.domain.network import Network
+from optimizer.domain.problem import make_problem
 from optimizer.errors import InputError
 from optimizer.planning.bounds import bound_any
+from optimizer.planning.learning import source_loads
 from optimizer.planning.replica_curves import _thinned
 from optimizer.search.arrangement import demand_of
 from optimizer.search.ring_state import RingDemand
@@ -38,8 +40,8 @@ def shuffled(batches: Batches, network: Network, seed: int) -> Batches:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_order_of_tokens_is_nothing_where_their_devices_are_known(seed: int) -> None:
-    """Simulated times and traffic, what searches know of demand, and bounds are those of the first order. Without the
-    names, the tokens of a row would be dealt out to other devices, and at least one of the cases would tell."""
+    """Simulated times and traffic, what searches and tables know of demand, and bounds are those of the first order.
+    Without the names, the tokens of a row would be dealt out to other devices."""
     found, network = drawn(seed)
     other, cost = shuffled(found.batches, network, seed), wired(WIRING)
     arguments = found.model, found.mesh, cost, Conditions("nearest", "tokens"), found.learned
@@ -52,6 +54,9 @@ def test_the_order_of_tokens_is_nothing_where_their_devices_are_known(seed: int)
         RingDemand.of(found.batches, network, experts).tokens.tolist()
         == RingDemand.of(other, network, experts).tokens.tolist()
     )
+    problem = make_problem(found.model, found.mesh, cost, found.batches.load(experts))
+    taught, again = source_loads(problem, found.batches), source_loads(problem, other)
+    assert [each.tolist() for each in taught[:3]] == [each.tolist() for each in again[:3]]
     assert bound_any(found.batches, found.model, found.mesh, cost) == bound_any(other, found.model, found.mesh, cost)
 
 
