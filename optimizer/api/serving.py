@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from optimizer.planning.plan_file import Plan, read_plan
-from optimizer.routing.hints import USUAL_HINTS, HintSettings
+from optimizer.routing.hints import HintSettings
 from optimizer.runtime.router import Router
 
 
-def open_router(plan: Plan | Path | str, hints: HintSettings = USUAL_HINTS) -> Router:
+def open_router(plan: Plan | Path | str, hints: HintSettings | None = None) -> Router:
     """The router of a plan or of a plan file, which chooses replicas by what recent batches have loaded.
 
     Parameters
@@ -15,7 +15,8 @@ def open_router(plan: Plan | Path | str, hints: HintSettings = USUAL_HINTS) -> R
     plan
         A plan, or the path of a plan file.
     hints
-        How quickly loads are forgotten, how often hints are made anew, and how many batches late they are.
+        How quickly loads are forgotten, how often hints are made anew, and how many batches late they are; None for
+        what the plan says, or else the usual way.
 
     Returns
     -------

@@ -39,6 +39,8 @@ class Planned(Protocol):
     def network(self) -> Network: ...
     @property
     def layers(self) -> Mapping[int, PlannedLayer]: ...
+    @property
+    def hints(self) -> HintSettings | None: ...
 
 
 class Router:
@@ -93,16 +95,17 @@ class Router:
         _compile()
 
     @classmethod
-    def from_plan(cls, plan: Planned, hints: HintSettings = USUAL_HINTS) -> "Router":
+    def from_plan(cls, plan: Planned, hints: HintSettings | None = None) -> "Router":
         """The router of all layers of a plan.
 
         Hints begin from the loads that the plan says its layers have, and from equal loads where it does not say.
-        hints: how they are made. Raises InputError for hardware that is unknown, as of `Router`, and for what does.
+        hints: how they are made; None for what the plan says, or else the usual way. Raises InputError for hardware
+        that is unknown, and as `Router` does.
         """
-        model, network = plan.model, plan.network
+        model, network, how = plan.model, plan.network, hints or plan.hints or USUAL_HINTS
         return cls(
             {
-                layer: RoutingContext.of(part.placement, model, network, 1, 0, part.learned, hints=hints)
+                layer: RoutingContext.of(part.placement, model, network, 1, 0, part.learned, hints=how)
                 for layer, part in sorted(plan.layers.items())
             }
         )

@@ -104,6 +104,21 @@ def test_a_router_of_a_plan_and_of_its_file_are_the_same(tmp_path: Path) -> None
     assert len({router.shares(4).tobytes() + router.table(4).tobytes() for router in routers}) == 1
 
 
+def test_hints_are_made_as_the_plan_says_unless_the_caller_says_how() -> None:
+    plan, counts = small_plan(), np.arange(14).reshape(2, 7)
+
+    def taught(of: Plan, hints: HintSettings | None = None) -> list[list[float]]:
+        router = Router.from_plan(of, hints)
+        router.shares(4)
+        router.observe(4, counts)
+        found: list[list[float]] = router.shares(4).tolist()
+        return found
+
+    quick = HintSettings(half_life=0.25)
+    assert taught(plan) == taught(plan, HintSettings()) == taught(replace(plan, hints=quick), HintSettings())
+    assert taught(replace(plan, hints=quick)) == taught(plan, quick) != taught(plan)
+
+
 def test_layers_know_nothing_of_each_other() -> None:
     router = Router.from_plan(small_plan())
     before = router.shares(3)
