@@ -126,15 +126,17 @@ def _move(load: Floats, first: int, device: Ints, choice: Ints, heavy: Floats) -
 def _move_pairs(load: Floats, first: int, one: int, other: int, choice: Ints, heavy: Floats) -> None:
     """What `_move` does for an expert with two replicas, on devices `one` and `other`.
 
-    Most experts that have replicas have two. There are no jumps here that depend on loads, which no processor foresees.
+    Most experts that have replicas have two. There are no jumps here that depend on loads, which no processor foresees,
+    and both sums are made while the loads are compared.
     """
     on_one, on_other = heavy[one], heavy[other]
     for source in range(len(load)):
         on_one -= load[source] if choice[source] == first else 0.0
         on_other -= load[source] if choice[source] != first else 0.0
         lighter = on_other < on_one
-        on_one += 0.0 if lighter else load[source]
-        on_other += load[source] if lighter else 0.0
+        with_one, with_other = on_one + load[source], on_other + load[source]
+        on_one = on_one if lighter else with_one
+        on_other = with_other if lighter else on_other
         choice[source] = first + lighter
     heavy[one], heavy[other] = on_one, on_other
 
