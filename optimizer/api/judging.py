@@ -184,7 +184,8 @@ def compare(
     given = replace(opened(traces), seed=wanted.seed)
     if open_counts(given, choice_of(model)) is not None:
         raise InputError("a comparison needs token traces: with counts alone there is nothing to route", "traces")
-    source = open_source(given, [layer], choice_of(model), machine.mesh, partial(progress, "reading traces"))
+    at, reading = machine.cost.preset.network.tokens, partial(progress, "reading traces")
+    source = open_source(given, [layer], choice_of(model), machine.mesh, reading, at)
     found = compare_planners(source, layer, machine.mesh, machine.cost, wanted, progress, cancel, server)
     ours = found.rows[-1].planned
     warnings = server.warnings(ours.routings[0], source.model, [ours.placement])

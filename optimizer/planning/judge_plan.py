@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from optimizer.domain.cost import Cost
@@ -40,7 +41,8 @@ def judge(
         raise InputError(said, field="batches")
     limited = any(conditions.capacity_factor is not None for conditions in trials)
     named = replace(_as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
-    source = open_source(named, layers, plan.model, plan.mesh, lambda share: progress("reading traces", share))
+    at, reading = cost.preset.network.tokens, partial(progress, "reading traces")
+    source = open_source(named, layers, plan.model, plan.mesh, reading, at)
     reports, notes = {}, [source.origin, *source.notes]
     for done, layer in enumerate(layers):
         unseen = plan.layers[layer].provenance.get("traces") == source.fingerprint(layer)
