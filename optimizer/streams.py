@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     LATENCY_SEARCH = 67
     ARRANGEMENT = 68
     REPLICA_CURVES = 69
+    RULE_SEARCH = 70
     # the seeds of exact models, of their solvers, restarts and descents
     LAYER_FORMULATION = 80
     CHOICE_OVER_DATA_SETS = 81

@@ -24,12 +24,14 @@ from optimizer.planning.candidates import (
 )
 from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.pool import NEAR, SPLITTING, CandidatePool, LayerJudge
+from optimizer.planning.rule_candidates import by_rule
 from optimizer.routing.capacity import Coactivation
 from optimizer.search.arrangement import arrange, demand_of
 from optimizer.search.choose import LATENCIES, SelectionGoal
 from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal
 from optimizer.search.ring_state import RingDemand
+from optimizer.search.rule_loads import RULES
 from optimizer.search.seeds.partition import partition
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Deadline, SearchBudget
@@ -92,8 +94,9 @@ class Portfolio:
         until -= self._finish_seconds(greedy, effort)
         self.offer_seeds(found, effort)
         self._offer_rows_together(effort)
+        self._offer_by_rule(found, effort, until, progress)
         for placement in self._split_evenly(found, effort, until, progress):
-            self._offer([placement], set(self.pools) - {*NEAR}, effort, needed=True)
+            self._offer([placement], set(self.pools) - {*NEAR, *RULES}, effort, needed=True)
             self._offer([placement], NEAR, effort, arranged=True, needed=True)
         self._offer(self._shortened(effort, until, progress), SPLITTING, effort, needed=True)
         self._offer(self._split_at_best(found, effort, until, progress), SPLITTING, effort, arranged=True, needed=True)
@@ -226,7 +229,7 @@ class Portfolio:
         self, found: list[Candidate], effort: Effort, until: float, progress: Progress
     ) -> Iterator[Placement]:
         search, share = SEARCHES[effort.search][0], self._even_share(effort)
-        if search is None or share == 0:
+        if search is None or share == 0 or set(self.pools) <= {*RULES}:
             return iter(())
         goal, now = latency_goal(self.problem, self.sets.train, self.options.descent), effort.deadline.elapsed()
         spell = _spell(effort, now + share * max(until - now, 0.0), share, progress)
@@ -242,6 +245,19 @@ class Portfolio:
         tiles = (conditions.unit or self.problem.cost.unit) == "tiles"
         spell = _spell(effort, until, 1 - self._even_share(effort), progress)
         return split_at_best(self.problem, found, tiles, search, spell, self.options)
+
+    def _offer_by_rule(self, found: list[Candidate], effort: Effort, until: float, progress: Progress) -> None:
+        """Judge what searches find whose objective is the load under a server's own rule, each for its rule alone."""
+        names = [name for name in self.pools if name in RULES]
+        if SEARCHES[effort.search][0] is None:
+            return
+        for turn, name in enumerate(names):
+            now = effort.deadline.elapsed()
+            others = len(names) - turn - 1 + (len(self.pools) > len(names))
+            share = self._even_share(effort) / (1 + others)
+            spell = _spell(effort, now + share * max(until - now, 0.0), share, progress)
+            for placement in by_rule(name, self.problem, self.sets.train, found, self.options.descent, spell):
+                self._offer([placement], [name], effort, needed=True)
 
     def _shortened(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """What a search for the latency of column rings finds from the best candidate, where links alone are left to
