@@ -12,6 +12,7 @@ from optimizer.routing.learned_shares import learn_shares
 from optimizer.routing.policies import LEARNING
 from optimizer.search.choose import DECISIVE, LATENCIES, SelectionGoal, choose, figures
 from optimizer.search.multistart import slot_value
+from optimizer.search.rule_loads import RULES
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import simulate
@@ -45,6 +46,8 @@ class LayerJudge:
         """What candidates are chosen by. Where the user has loads counted in tokens although tiles are paid for,
         balance is wanted for its own sake."""
         unit, paid = self.conditions.unit, self.problem.cost.unit
+        if self.conditions.routing in RULES:
+            return SelectionGoal.BOTH
         if self.conditions.routing not in SPLITTING:
             return SelectionGoal.LATENCY_AND_BALANCE
         if unit == "tokens" and paid == "tiles":

@@ -3,35 +3,80 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, SearchShare
+from optimizer.search.dealt_copies import Dealing, climb_dealt
 from optimizer.search.iterated import iterated
 from optimizer.search.moves import MoveRules
-from optimizer.search.multistart import DescentWeights, latency_goal
-from optimizer.search.rule_loads import RULES, RuleLoads
+from optimizer.search.multistart import DescentGoal, DescentWeights, latency_goal
+from optimizer.search.rule_loads import RULES, RuleLoads, demand_by_source
+from optimizer.search.seeds.risk_tree import risk_tree
+from optimizer.search.stop import SearchBudget
 from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Batches
 
 STARTS = ("start", "greedy", "risk", "pairing", "steps", "formulation")
-"""The candidates from which descents under a rule begin."""
+"""The candidates from which descents under a rule begin, besides FlashLB's."""
 
 MOST_PAIRS = 1 << 24
 """Pairs of the batches that a search looks at: all of 1,024 batches of 2,048 tokens with 8 experts each. Beyond, tables
 of loads take seconds and descents learn little, as large batches are alike."""
 
+MOST_CELLS = 1 << 15
+"""Devices times batches that a search looks at: all of 1,024 batches on 32 devices, 256 on 128. There a descent takes
+some 5 s, with all batches 15 s, and ends no better on batches that it has not seen."""
+
+MOST_DEALT = 1 << 19
+"""Sources times experts times batches that a climb for a dealt table adds up in a trial, about .3 ms; 16 batches at
+least. Not tuned."""
+
+UNTIL_DEALT = 0.5  # of the time that the search for the expected loads has before a climb for a dealt table. Not tuned
+
 
 def by_rule(
     policy: str, problem: Problem, train: Batches, found: list[Candidate], weights: DescentWeights, spell: SearchShare
 ) -> Iterator[Placement]:
-    """What a search for one of `RULES` passes, from the found candidates."""
+    """What a search for one of `RULES` passes, from the found candidates and FlashLB's, which comes first."""
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
-    step = -(-train.experts.size // MOST_PAIRS)
-    few = Batches(train.experts[::step], train.source_row[::step])
-    routed = ~problem.spread
-    most = max(int(start.counts(problem.model.experts)[routed].max()) for start in starts) + 1
+    starts.append(risk_tree(problem))
+    yield starts[-1]
+    few = _every(train, max(-(-train.experts.size // MOST_PAIRS), -(-train.count * problem.mesh.devices // MOST_CELLS)))
+    most = max(int(start.counts(problem.model.experts)[~problem.spread].max()) for start in starts) + 1
     rule = RuleLoads.of(policy, few, problem.model, problem.network, most)
     goal = replace(latency_goal(problem, few, weights), rule=rule)
     rng = random_stream(Purpose.RULE_SEARCH, spell.seed, RULES.index(policy))
     told = lambda share: spell.progress("descent", share)  # noqa: E731
-    return iterated(problem.load[::step], MoveRules.of(problem), goal, starts, spell.budget, rng, told)
+    first = _first_part(spell.budget) if policy == "sglang-static" else spell.budget
+    load = few.load(problem.model.experts)
+    for placement in iterated(load, MoveRules.of(problem), goal, starts, first, rng, told):
+        starts.append(placement)
+        yield placement
+    if policy == "sglang-static":
+        dealing = _dealing(problem, few, goal)
+        yield from climb_dealt(min(starts, key=dealing.cost), dealing, MoveRules.of(problem), spell.budget, rng)
+
+
+def _every(batches: Batches, step: int) -> Batches:
+    """Every so many-th of the batches."""
+    return Batches(batches.experts[::step], batches.source_row[::step])
+
+
+def _first_part(budget: SearchBudget) -> SearchBudget:
+    """The share `UNTIL_DEALT` of what is left of a budget; what it spends of iterations comes off the whole."""
+    now = budget.deadline.elapsed()
+    iterations = None if budget.iterations is None else round(UNTIL_DEALT * budget.iterations)
+    if budget.iterations is not None and iterations is not None:
+        budget.iterations -= iterations
+    return SearchBudget(budget.deadline, now + UNTIL_DEALT * max(budget.seconds - now, 0.0), iterations)
+
+
+def _dealing(problem: Problem, batches: Batches, goal: DescentGoal) -> Dealing:
+    """What a dealt table's loads follow from, in some of these batches."""
+    network, experts = problem.network, problem.model.experts
+    most = max(16, MOST_DEALT // (network.sources * experts))
+    few = _every(batches, -(-batches.count // most))
+    demand = demand_by_source(few, network, experts)
+    return Dealing.of(demand, goal.value, network, problem.mesh.slots_per_device, problem.layers_before)

@@ -13,21 +13,28 @@ LATENCIES, IMBALANCES, ALL = slice(0, 4), slice(4, 8), slice(0, 8)
 
 
 class SelectionGoal(StrEnum):
-    """What decides between candidates: latency, as long as balance is not lost; latency alone, where full tiles are
-    better than even loads; or the balance of tokens."""
+    """What decides between candidates: latency, as long as balance is not lost; both together, as long as latency is
+    not lost; latency alone, where full tiles are better than even loads; or the balance of tokens."""
 
     LATENCY_AND_BALANCE = "latency and balance"
+    BOTH = "both"
     LATENCY = "latency"
     BALANCE = "balance"
 
 
 DECISIVE = {
     SelectionGoal.LATENCY_AND_BALANCE: LATENCIES,
+    SelectionGoal.BOTH: ALL,
     SelectionGoal.LATENCY: LATENCIES,
     SelectionGoal.BALANCE: IMBALANCES,
 }
 """The figures whose mean ratio to the baseline's is to be least."""
-GUARDED = {SelectionGoal.LATENCY_AND_BALANCE: ALL, SelectionGoal.LATENCY: LATENCIES, SelectionGoal.BALANCE: IMBALANCES}
+GUARDED = {
+    SelectionGoal.LATENCY_AND_BALANCE: ALL,
+    SelectionGoal.BOTH: LATENCIES,
+    SelectionGoal.LATENCY: LATENCIES,
+    SelectionGoal.BALANCE: IMBALANCES,
+}
 """The figures in which a candidate may not be worse than the baseline."""
 
 

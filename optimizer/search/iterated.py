@@ -34,12 +34,13 @@ def iterated(
     rng: np.random.Generator,
     progress: Callable[[float], None],
 ) -> Iterator[Placement]:
-    """Yield where descents ended that came close to the best so far, or were better.
+    """Yield where descents ended that came close to the best so far, or were better. The best starts come first.
 
     load `[batch, expert]`: of the batches that the goal's rule has loads of.
     """
-    usual, best = goal.usual_peak(load, starts), starts[0]
-    least = np.inf
+    usual = goal.usual_peak(load, starts)
+    starts = sorted(starts, key=lambda start: goal.state(start, load, usual).objective)
+    best, least = starts[0], np.inf
     for number in count():
         if budget.grant(1) == 0:
             return

@@ -90,7 +90,7 @@ def _ranked(policy: str, batches: Batches, model: Model, network: Network, copie
 def _near(even: RuleLoads, batches: Batches, network: Network) -> RuleLoads:
     """The loads by mesh row, and by source where sources have devices of their own."""
     experts, mesh = even.by_row.shape[1], network.mesh
-    by_source = _demand(batches, network, experts)
+    by_source = demand_by_source(batches, network, experts)
     by_row = np.zeros((mesh.rows, *by_source.shape[1:]), dtype=np.int32)
     np.add.at(by_row, network.home_row, by_source)
     source_of = np.full(mesh.devices, -1, dtype=np.int64)
@@ -101,7 +101,7 @@ def _near(even: RuleLoads, batches: Batches, network: Network) -> RuleLoads:
     return even._replace(by_row=by_row, by_source=by_source, source_of=source_of)
 
 
-def _demand(batches: Batches, network: Network, experts: int) -> Ints:
+def demand_by_source(batches: Batches, network: Network, experts: int) -> Ints:
     """The pairs of each source, `[source, expert, batch]` int32."""
     step = max(1, PAIRS_AT_ONCE // (batches.tokens * batches.experts.shape[2]))
     found = np.empty((network.sources * experts, batches.count), dtype=np.int32)

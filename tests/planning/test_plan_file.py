@@ -116,7 +116,10 @@ FAULTS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (at("mesh", "rows", value=0), "mesh.rows: input should be greater than or equal to 1"),
     (at("mesh", "rows", value=3), "4 devices instead of 6"),
     (at("hardware", value="abacus"), "hardware 'abacus' is not known"),
-    (at("routing", "policy", value="psychic"), "routing.policy is 'psychic', not one of primary, even-ideal, even-source"),
+    (
+        at("routing", "policy", value="psychic"),
+        "routing.policy is 'psychic', not one of primary, even-ideal, even-source",
+    ),
     (at("layers", value={}), "layers: "),
     (at("layers", "x", value={"slots": SLOTS}), "layers: 'x' is not a layer id"),
     (at("layers", "7", "slots", value=[[0, 0], [1, 2], [3, 4], [4, 0]]), "expert 0 twice on device 0"),
