@@ -31,7 +31,7 @@ from optimizer.search.choose import LATENCIES, SelectionGoal
 from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal
 from optimizer.search.ring_state import RingDemand
-from optimizer.search.rule_loads import RULES
+from optimizer.search.rule_loads import BY_NEARNESS, RULES
 from optimizer.search.seeds.partition import partition
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Deadline, SearchBudget
@@ -217,7 +217,7 @@ class Portfolio:
 
         Where time is up, what is found is worth a moment more.
         """
-        if not {*NEAR} & set(self.pools):
+        if not {*NEAR, *BY_NEARNESS} & set(self.pools):
             return placement
         problem, (demand, link_paths) = self.problem, self._travel
         seconds = LAST_ARRANGING if effort.cancel.asked else effort.deadline.remaining() + 1
@@ -258,6 +258,8 @@ class Portfolio:
             spell = _spell(effort, now + share * max(until - now, 0.0), share, progress)
             for placement in by_rule(name, self.problem, self.sets.train, found, self.options.descent, spell):
                 self._offer([placement], [name], effort, needed=True)
+                if name in BY_NEARNESS:
+                    self._offer([placement], [name], effort, arranged=True)
 
     def _shortened(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """What a search for the latency of column rings finds from the best candidate, where links alone are left to
