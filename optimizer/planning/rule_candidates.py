@@ -34,9 +34,9 @@ MOST_DEALT = 1 << 19
 least. Not tuned."""
 
 USERS = 64
-"""Places whose tokens make up a batch that a search looks at. Of none, 128, 64, 32 and 16 it is the best or nearly so on
-the selection batches of V2-Lite and GPT-OSS with two seeds each: with all users, searches fit the train requests, and
-end worse than FlashLB on others."""
+"""Places whose tokens make up a batch that a search looks at. Of 16, 32, 64, 128 and all it is the best or nearly so on
+V2-Lite and GPT-OSS with two seeds each: with all, searches fit the train requests, and end worse than FlashLB's on
+others."""
 
 UNTIL_DEALT = 0.5  # of the time that the search for the expected loads has before a climb for a dealt table. Not tuned
 

@@ -101,7 +101,8 @@ def listed(slots: Ints, copies: Ints) -> tuple[Ints, Ints]:
     for expert in range(len(copies)):
         start[expert + 1] = start[expert] + copies[expert]
     slot, filled = np.empty(start[-1], dtype=np.int32), start[:-1].copy()
-    for place, expert in enumerate(slots.ravel()):
+    for place in range(slots.size):
+        expert = slots[place // slots.shape[1], place % slots.shape[1]]
         if expert >= 0:
             slot[filled[expert]] = place
             filled[expert] += 1

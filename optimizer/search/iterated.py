@@ -1,7 +1,7 @@
 """Iterated local search: descents from several starts, then from random changes of the best placement found so far.
 
-A descent under a server's rule ends within some tenths of a second, and most that starts afresh ends worse than one that
-begins beside the best (Lourenco, Martin and Stuetzle, Iterated Local Search, 2003).
+A descent under a server's rule ends within some tenths of a second, and one that starts afresh mostly ends worse than
+one that begins beside the best (Lourenco, Martin and Stuetzle, Iterated Local Search, 2003).
 """
 
 from collections.abc import Callable, Iterator

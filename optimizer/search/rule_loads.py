@@ -65,11 +65,12 @@ class RuleLoads(NamedTuple):
         if policy in BY_NEARNESS:
             return _near(even, batches, network)
         first = np.full((model.experts, most + 1), -1, dtype=np.int64)
-        tables = []
+        tables, rows = [even.ranked], 0
         for copies in range(2, most + 1):  # one copy has all pairs
-            first[:, copies] = sum(map(len, tables)) + np.arange(model.experts) * copies
+            first[:, copies] = rows + np.arange(model.experts) * copies
             tables.append(_ranked(policy, batches, model, network, copies))
-        return even._replace(first=first, ranked=np.concatenate(tables)) if tables else even
+            rows += len(tables[-1])
+        return even._replace(first=first, ranked=np.concatenate(tables))
 
 
 def _ranked(policy: str, batches: Batches, model: Model, network: Network, copies: int) -> Ints:
