@@ -25,9 +25,9 @@ MOST_PAIRS = 1 << 24
 """Pairs of the batches that a search looks at: all of 1,024 batches of 2,048 tokens with 8 experts each. Beyond, tables
 of loads take seconds and descents learn little, as large batches are alike."""
 
-MOST_CELLS = 1 << 15
-"""Devices times batches that a search looks at: all of 1,024 batches on 32 devices, 256 on 128. There a descent takes
-some 5 s, with all batches 15 s, and ends no better on batches that it has not seen."""
+MOST_CELLS = 1 << 13
+"""Devices times batches that a search looks at: 256 batches on 32 devices, 64 on 128. With four times as many, 20 s
+are too short for the first descents at 2,048 tokens, and what they find is no better."""
 
 MOST_DEALT = 1 << 19
 """Sources times experts times batches that a climb for a dealt table adds up in a trial, about .3 ms; 16 batches at
