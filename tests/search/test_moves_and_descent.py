@@ -146,7 +146,7 @@ def test_a_thousand_move_walk_on_the_home_mesh_stays_exact() -> None:
 def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
     problem, sets = small_problem(seed, rows=4, cols=2)
     placement = random_permutation(problem, np.random.default_rng(seed))
-    report = simulate(placement, sets.train, problem.model, problem.mesh, problem.cost, Conditions())
+    report = simulate(placement, sets.train, problem.model, problem.mesh, problem.cost, Conditions("even-ideal"))
     nothing = np.zeros((problem.model.experts, problem.model.experts), dtype=int)
     tokens = SearchState.of(placement, problem.load, np.arange(problem.load.max() + 1), nothing)
     spent = SearchState.of(placement, problem.load, problem.cost.slot_ns(int(problem.load.max())), nothing)
