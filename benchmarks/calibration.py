@@ -1,13 +1,15 @@
-"""How much generated traces look like real ones.
+"""How much generated traces look like real ones, and how much their loads persist.
 
 Usage: python benchmarks/calibration.py FOLDER, where FOLDER holds deepseek-v2-lite/ and gpt-oss-20b/, each with a
 folder of native request files for each data set. There is one column for each corpus, and all are measured in the same
-way: lift, overlap and shares over all data sets together, request variation as the mean over data sets, and the last
-line as the mean over pairs of data sets.
+way: lift, overlap and shares over all data sets together, request variation as the mean over data sets, variation
+between data sets as the mean over their pairs, and persistence (the last eight lines) over all data sets together. A
+corpus that is made beside a recorded one has as many data sets and requests of the same lengths, because the fewer
+requests there are, the more users share one, and the better loads can be predicted.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,12 +19,19 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
+from optimizer.traces.composition import Composition
 from optimizer.traces.corpus import find_files, read_traces
-from optimizer.traces.synthetic.generator import calibrated_gates, generate
+from optimizer.traces.source import BATCH_TOKENS, TraceSource
+from optimizer.traces.synthetic.generator import builtin_trace, calibrated_gates, generate
+from optimizer.traces.trace import OUTPUT, RoutingTrace
 
 LAYER = 12
-GENERATED = {"": 200, "law": 200, "maths": 200, "code": 200}  # requests of each data set
+GENERATED = {"law": 200, "maths": 200, "code": 200, "chat": 200}  # requests of each data set, where none are recorded
 LENGTH = 100
+LAGS = (1, 4, 16, 64)  # tokens, inside a request
+FEW = 32  # users, fewer than the 34 test requests of V2-Lite: no two need to run the same request at once
+BATCHES = 1024  # of a set, as everywhere
+FORGETTING_HALF_LIFE = 4  # batches, of the average that predicts loads; 2 to 20 explain about as much
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 FIGURES = [
     *(f"lift of pairs, quantile {share}" for share in QUANTILES),
@@ -34,11 +43,16 @@ FIGURES = [
     "hottest / mean",
     "share of the top eighth",
     "variation between data sets",
+    *(f"excess overlap, lag {lag}" for lag in LAGS),
+    f"load explained, {FEW} users",
+    f"load explained, {BATCH_TOKENS} users",
+    "autocorrelation of loads, lag 1",
+    "half-life of loads, steps",
 ]
 NAN = float("nan")
 STATED = {
-    "fit, stated": [0.24, 0.54, 0.86, 1.29, 2.25, 3.25, NAN, 0.22, NAN, NAN, NAN, NAN, NAN, NAN],
-    "real, stated": [0.27, 0.59, 0.87, 1.22, 2.15, 3.5, 1.6, 0.2, NAN, NAN, NAN, 5.2, 0.32, NAN],
+    "fit, stated": [0.24, 0.54, 0.86, 1.29, 2.25, 3.25, NAN, 0.22, *[NAN] * 14],
+    "real, stated": [0.27, 0.59, 0.87, 1.22, 2.15, 3.5, 1.6, 0.2, NAN, NAN, NAN, 5.2, 0.32, *[NAN] * 9],
 }
 STATED_RANGES = "stated ranges: overlap .29-.43, .17-.29, .12-.19 (32 and 64 experts); between data sets .15-.3"
 
@@ -51,22 +65,28 @@ class DataSet:
     offsets: Ints
 
 
-def real(folder: Path, model: Model) -> list[DataSet]:
-    """One layer of each data set of a recorded corpus."""
-    traces = [read_traces(find_files([str(part)]), model, [LAYER]) for part in sorted(folder.iterdir())]
-    return [DataSet(trace.layer(LAYER), trace.offsets) for trace in traces]
+def real(folder: Path, model: Model) -> dict[str, DataSet]:
+    """One layer of each data set of a recorded corpus, by its name."""
+    traces = {part.name: read_traces(find_files([str(part)]), model, [LAYER]) for part in sorted(folder.iterdir())}
+    return {name: DataSet(trace.layer(LAYER), trace.offsets) for name, trace in traces.items()}
 
 
-def generated(model: Model) -> list[DataSet]:
-    """One layer of each of the GENERATED data sets, of which the first has no topic."""
+def generated(model: Model, lengths: Mapping[str, Ints]) -> list[DataSet]:
+    """One layer of generated data sets; lengths `[request]` in tokens by the name of the data set."""
     gates = calibrated_gates(model, [LAYER], 0)
     return [
         DataSet(
-            generate(gates, name, np.arange(requests), np.full(requests, LENGTH)).experts[:, 0],
-            np.arange(requests + 1) * LENGTH,
+            generate(gates, name, np.arange(len(tokens)), tokens).experts[:, 0],
+            np.concatenate([[0], np.cumsum(tokens)]),
         )
-        for name, requests in GENERATED.items()
+        for name, tokens in lengths.items()
     ]
+
+
+def built_in(model: Model) -> list[DataSet]:
+    """One layer of the built-in trace, as if it were one data set."""
+    trace = builtin_trace(model, [LAYER], 0)
+    return [DataSet(trace.layer(LAYER), trace.offsets)]
 
 
 def figures(sets: Sequence[DataSet], model: Model, rng: np.random.Generator) -> list[float]:
@@ -77,13 +97,18 @@ def figures(sets: Sequence[DataSet], model: Model, rng: np.random.Generator) -> 
     shares = [chosen(part.experts, model).mean(axis=0) / model.top_k for part in sets]
     apart = [0.5 * np.abs(one - other).sum() for one, other in combinations(shares, 2)]
     unusual = [request_variation(part, model, rng) for part in sets]
+    few, many = (decode_loads(sets, model, users) for users in (FEW, BATCH_TOKENS))
     return [
         *lifts(everything, model),
         float(np.mean(unusual)),
         *overlaps(sets, rng),
         counts[0] / counts.mean(),
         hot,
-        float(np.mean(apart)),
+        float(np.mean(apart)) if apart else NAN,
+        *excess_overlaps(sets, rng),
+        explained(*few),
+        explained(*many),
+        *autocorrelation(many[0]),
     ]
 
 
@@ -138,21 +163,97 @@ def overlaps(sets: Sequence[DataSet], rng: np.random.Generator) -> list[float]:
     return [float((experts[a][:, :, None] == experts[b][:, None, :]).any(axis=2).mean()) for a, b in pairs]
 
 
+def excess_overlaps(sets: Sequence[DataSet], rng: np.random.Generator) -> list[float]:
+    """How alike two tokens of one request are by their distance (LAGS), beyond two tokens of different requests.
+
+    This is `(o - a) / (1 - a)`, where o is the overlap of such tokens and a the overlap across requests: 0 if requests
+    do not matter, 1 if all tokens of a request choose the same experts. Unlike the overlap it can be compared between
+    models with different numbers of experts. Where all users run different requests, it is about the share of the
+    variance of loads that tokens of that age can explain.
+    """
+    experts = np.concatenate([part.experts for part in sets])
+    lengths = np.concatenate([np.diff(part.offsets) for part in sets])
+    request, across = np.repeat(np.arange(len(lengths)), lengths), overlaps(sets, rng)[2]
+    shares = []
+    for lag in LAGS:
+        near = np.flatnonzero(request[lag:] == request[:-lag])
+        share = (experts[near][:, :, None] == experts[near + lag][:, None, :]).any(axis=2).mean()
+        shares.append(float((share - across) / (1 - across)))
+    return shares
+
+
+def decode_loads(sets: Sequence[DataSet], model: Model, users: int) -> tuple[Floats, Floats]:
+    """The loads of test batches in the order of time, `[batch, expert]`, and the mean load of train batches `[expert]`.
+
+    Batches are decode steps of this many users, drawn from all data sets together as the program draws them.
+    """
+    experts = np.concatenate([part.experts for part in sets])
+    lengths = np.concatenate([np.diff(part.offsets) for part in sets])
+    trace = RoutingTrace(
+        experts=experts[:, None],
+        layers=(LAYER,),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        phase=np.full(len(experts), OUTPUT, dtype=np.uint8),
+        source="one layer of all data sets",
+    )
+    source = TraceSource(model, Composition("decode", (users,)), trace, 0)
+    train, _, test = source.sets(LAYER, (BATCHES, 1, BATCHES))
+    loads = [batches.load(model.experts)[:, : model.routed_experts].astype(np.float64) for batches in (test, train)]
+    return loads[0], loads[1].mean(axis=0)
+
+
+def explained(test: Floats, mean: Floats) -> float:
+    """How much of the loads' deviations from the train mean earlier batches explain: R^2 over experts and steps.
+
+    Deviations are predicted by those of an average of the batches before, which forgets half of them every
+    FORGETTING_HALF_LIFE batches and starts with the train mean. One slope is fitted for all experts and steps, so that
+    the average's own noise counts against it only where it hides what persists.
+    """
+    keep = 0.5 ** (1 / FORGETTING_HALF_LIFE)
+    average, predicted = mean, np.empty_like(test)
+    for step, load in enumerate(test):
+        predicted[step] = average - mean
+        average = keep * average + (1 - keep) * load
+    actual = test - mean
+    return float((predicted * actual).sum() ** 2 / ((predicted**2).sum() * (actual**2).sum()))
+
+
+def autocorrelation(test: Floats) -> list[float]:
+    """The autocorrelation of loads one step apart, and its half-life: after how many more steps half of it is left.
+
+    Loads count as deviations from their mean over the test batches; covariances are summed over experts. The half-life
+    is interpolated between steps. Lag 0 is left out, as it contains the chance of each single choice.
+    """
+    deviation = test - test.mean(axis=0)
+    variance = (deviation**2).mean(axis=0).sum()
+    by_lag = [
+        (deviation[lag:] * deviation[:-lag]).mean(axis=0).sum() / variance for lag in range(1, len(deviation) // 2)
+    ]
+    half = by_lag[0] / 2
+    late = next(lag for lag, value in enumerate(by_lag) if value <= half)
+    before, after = by_lag[late - 1], by_lag[late]
+    return [float(by_lag[0]), float(late - 1 + (before - half) / (before - after))]
+
+
 def table(folder: Path) -> dict[str, list[float]]:
     """All columns by name: the stated figures, DeepSeek-V3 generated, and two models generated and recorded."""
     columns, home = dict(STATED), load_model("deepseek-v3")
-    columns["V3 made"] = figures(generated(home), home, np.random.default_rng(0))
+    equal = {name: np.full(requests, LENGTH) for name, requests in GENERATED.items()}
+    columns["V3 made"] = figures(generated(home, equal), home, np.random.default_rng(0))
+    columns["V3 built-in"] = figures(built_in(home), home, np.random.default_rng(0))
     for name, short in (("deepseek-v2-lite", "V2-Lite"), ("gpt-oss-20b", "GPT-OSS")):
         model = load_model(name)
-        columns[f"{short} made"] = figures(generated(model), model, np.random.default_rng(0))
-        columns[f"{short} real"] = figures(real(folder / name, model), model, np.random.default_rng(0))
+        recorded = real(folder / name, model)
+        lengths = {part: np.diff(data.offsets) for part, data in recorded.items()}
+        columns[f"{short} made"] = figures(generated(model, lengths), model, np.random.default_rng(0))
+        columns[f"{short} real"] = figures(list(recorded.values()), model, np.random.default_rng(0))
     return columns
 
 
 if __name__ == "__main__":
     columns = table(Path(sys.argv[1]))
-    print(" " * 30 + "".join(f"{name:>14}" for name in columns))
+    print(" " * 32 + "".join(f"{name:>14}" for name in columns))
     for row, label in enumerate(FIGURES):
         values = (column[row] for column in columns.values())
-        print(f"{label:30}" + "".join(f"{value:14.3f}" if value == value else " " * 13 + "-" for value in values))
+        print(f"{label:32}" + "".join(f"{value:14.3f}" if value == value else " " * 13 + "-" for value in values))
     print(STATED_RANGES)

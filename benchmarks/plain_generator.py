@@ -6,7 +6,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.model import Model
 from optimizer.streams import Purpose, derived_seed, key_of_text
 from optimizer.traces.synthetic import gate
-from optimizer.traces.synthetic.generator import Gates
+from optimizer.traces.synthetic.generator import TRAFFIC_WEIGHT, Gates
 
 
 def choices(gates: Gates, requests: int, length: int) -> Ints:
@@ -14,17 +14,19 @@ def choices(gates: Gates, requests: int, length: int) -> Ints:
     model, (normal, gumbel) = gates.model, gate.quantile_tables()
     stream = derived_seed(Purpose.REQUEST_ROUTING, gates.seed, key_of_text(""), bits=64)
     key = hashed(np.uint64(stream) ^ hashed(np.arange(requests, dtype=np.uint64)))
-    topic = np.float32(0.7) * normal[lanes(key, gate.REQUEST_RANK)]
+    topic = np.float32(TRAFFIC_WEIGHT) * normal[lanes(key, gate.REQUEST_RANK)]
     own = hashed(key ^ hashed(np.array([gates.layers[0]], dtype=np.uint64) + gate.STEP))
-    bits = lanes(own, gate.TOKEN_RANK + length * (model.routed_experts + gate.TOKEN_RANK))
-    steps = bits[:, gate.TOKEN_RANK :].reshape(requests, length, -1)
-    walk = np.empty((requests, length, gate.TOKEN_RANK), dtype=np.float32)
-    walk[:, 0] = normal[bits[:, : gate.TOKEN_RANK]]
+    drawn = gate.WALKS * gate.TOKEN_RANK
+    bits = lanes(own, drawn + length * (model.routed_experts + drawn))
+    steps = bits[:, drawn:].reshape(requests, length, -1)
+    walk = np.empty((requests, length, gate.WALKS, gate.TOKEN_RANK), dtype=np.float32)
+    starts, kept, fresh = (np.array(values)[:, None] for values in (gate.STARTS, gate.KEPT, gate.FRESH))
+    walk[:, 0] = starts * normal[bits[:, :drawn]].reshape(requests, gate.WALKS, gate.TOKEN_RANK)
     for step in range(1, length):
-        fresh = normal[steps[:, step - 1, model.routed_experts :]]
-        walk[:, step] = gate.TOKEN_MEMORY * walk[:, step - 1] + gate.TOKEN_FRESH * fresh
+        new = normal[steps[:, step - 1, model.routed_experts :]].reshape(requests, gate.WALKS, gate.TOKEN_RANK)
+        walk[:, step] = kept * walk[:, step - 1] + fresh * new
     base = gates.bias[0] + topic @ gates.topics[0]
-    score = base[:, None] + walk @ gates.directions[0] + gumbel[steps[..., : model.routed_experts]]
+    score = base[:, None] + walk.sum(axis=2) @ gates.directions[0] + gumbel[steps[..., : model.routed_experts]]
     return best(score.reshape(-1, model.routed_experts), model)
 
 

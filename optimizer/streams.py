@@ -42,7 +42,8 @@ class Purpose(IntEnum):
     LATENCY_SEARCH = 67
     ARRANGEMENT = 68
     REPLICA_CURVES = 69
-    RULE_SEARCH = 70
+    DISPATCH_TABLE = 70
+    RULE_SEARCH = 71
     # the seeds of exact models, of their solvers, restarts and descents
     LAYER_FORMULATION = 80
     CHOICE_OVER_DATA_SETS = 81

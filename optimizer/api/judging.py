@@ -18,6 +18,7 @@ from optimizer.planning.bound_traces import bound_layer
 from optimizer.planning.judge_plan import judge
 from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_file import Plan
+from optimizer.routing.hints import USUAL_HINTS
 from optimizer.routing.servers.abilities import ANY, Server
 from optimizer.simulation.conditions import Conditions
 from optimizer.traces.infer import ModelChoice
@@ -85,9 +86,10 @@ def load_cost(plan: Plan) -> Cost:
 
 
 def own_conditions(plan: Plan) -> Conditions:
-    """The conditions that a plan was made for: its routing policy, the unit of load that this policy counts, and its
-    capacity."""
-    return Conditions(plan.policy, plan.unit, capacity_factor=plan.capacity_factor)
+    """The conditions that a plan was made for: its routing policy, the unit of load that this policy counts, its
+    capacity, and how its hints are made."""
+    hints = plan.hints or USUAL_HINTS
+    return Conditions(plan.policy, plan.unit, capacity_factor=plan.capacity_factor, hints=hints)
 
 
 def bound(

@@ -53,10 +53,12 @@ class RunOptions:
         """The conditions that a plan runs under, with the defaults for routing policy and capacity. Raises InputError
         for devices that are not written as the options ask."""
         from optimizer.commands.arguments import dead_devices, slow_devices
+        from optimizer.routing.hints import USUAL_HINTS
         from optimizer.simulation.conditions import Conditions
 
         return Conditions(
             unit=cost.unit or plan.unit,
+            hints=plan.hints or USUAL_HINTS,
             timing=self.timing,
             drop=self.drop,
             slow=slow_devices(self.slow),

@@ -58,8 +58,9 @@ def simulate(
 
     All requests of TRACES count, unless the plan was made from these very traces: then its test requests alone do.
     Policies: primary, even-ideal (round robin over the whole batch), even-source (round robin inside each source),
-    hash, nearest (fewest hops), capacity-fill, least-loaded, weights (learned shares), optimal (least peak, then fewest
-    hops), and what servers do: sglang-static, sglang-dynamic, vllm, tensorrt-llm, vllm-ascend.
+    hash, nearest (fewest hops), table (a learned dispatch table), capacity-fill, least-loaded, weights (learned
+    shares), optimal (least peak, then fewest hops), and what servers do: sglang-static, sglang-dynamic, vllm,
+    tensorrt-llm, vllm-ascend.
     """
     from optimizer.api.judging import simulate as run
     from optimizer.commands.arguments import server_policies

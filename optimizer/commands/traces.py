@@ -64,7 +64,7 @@ class SynthOptions:
         str,
         Option(
             ("--datasets",),
-            "A folder and a topic for each name; by default one corpus without a topic.",
+            "A folder and a topic for each name; by default one corpus with requests of all topics.",
             metavar="NAME,...",
         ),
     ] = ""

@@ -1,6 +1,6 @@
 """Everything that seeds and searches read for one layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +18,9 @@ from optimizer.errors import InputError
 class Constraints(NamedTuple):
     """The limits that a plan must keep to; `make_problem` takes them.
 
-    shared: how many replicas each shared expert gets; extra_replicas: how many replicas there may be beyond one of each
-    expert; row_traffic: how many pairs per batch may come to a mesh row from other rows.
+    shared: how many replicas each shared expert gets, None for as many as are found to be best; extra_replicas: how
+    many replicas there may be beyond one of each expert; row_traffic: how many pairs per batch may come to a mesh row
+    from other rows.
     """
 
     shared: int | str | None = None
@@ -28,7 +29,7 @@ class Constraints(NamedTuple):
 
 
 UNCONSTRAINED = Constraints()
-"""One replica of each shared expert in every mesh row, as many others as fit, and any traffic between rows."""
+"""As many replicas of shared experts as are found to be best, as many others as fit, and any traffic between rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,9 @@ class Problem:
     replicas the experts whose count is not fixed may have beyond one each; None allows as many as fit.
     most_row_traffic: how many pairs per batch may come to a mesh row from other rows, as the row assignment counts
     them. start: a placement from which the search starts too. layers_before: the placements of the model's layers
-    before this one, by layer id, None where one is not known; empty for a layer of its own. Raises ValueError for a
-    load of another shape.
+    before this one, by layer id, None where one is not known; empty for a layer of its own. any_shared: whether a plan
+    may give shared experts other numbers of replicas, so that constructions alone begin with shared_replicas. Raises
+    ValueError for a load of another shape.
     """
 
     model: Model
@@ -53,6 +55,7 @@ class Problem:
     extra_replicas: int | None = None
     most_row_traffic: float = np.inf
     start: Placement | None = None
+    any_shared: bool = False
     layers_before: tuple[Placement | None, ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,6 +86,12 @@ class Problem:
     def free_counts(self) -> bool:
         """Whether the loads alone decide how many replicas each expert gets."""
         return self.shared_replicas is None
+
+    @property
+    def loose(self) -> "Problem":
+        """The same problem with shared experts treated like routed ones, where a plan may give them any number of
+        replicas; else the problem as it is."""
+        return replace(self, shared_replicas=None, any_shared=False) if self.any_shared else self
 
     @property
     def spread(self) -> Bools:
@@ -123,7 +132,7 @@ class Problem:
         faults = [
             f"{count} replicas of shared expert {expert} instead of {self.shared_replicas}"
             for expert, count in zip(np.flatnonzero(self.spread), fixed, strict=True)
-            if count != self.shared_replicas
+            if count != self.shared_replicas and not self.any_shared
         ]
         if self.extra_replicas is not None and extra > self.extra_replicas:
             faults.append(f"{extra} replicas beyond one of each expert instead of {self.extra_replicas} at most")
@@ -167,4 +176,6 @@ def make_problem(
         )
     replicas = shared if isinstance(shared, int) else None if shared == "auto" else min(mesh.rows, room)
     fixed, most = replicas if model.shared_experts else None, np.inf if row_traffic is None else row_traffic
-    return Problem(model, mesh, cost, load, fixed, extra_replicas, most, layers_before=(None,) * layer)
+    any_shared = shared is None and fixed is not None and extra_replicas is None
+    before = (None,) * layer
+    return Problem(model, mesh, cost, load, fixed, extra_replicas, most, any_shared=any_shared, layers_before=before)

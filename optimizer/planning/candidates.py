@@ -8,7 +8,7 @@ from typing import Literal
 
 from formulations.expected_load.joint_placement import JointInstance, place_jointly
 from formulations.expected_load.layer_placement import LayerInstance, place_replicas
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Floats, Ints
 from formulations.kit.outcome import Outcome
 from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
@@ -129,20 +129,24 @@ def split_evenly(
 
 def split_at_best(
     problem: Problem,
-    found: list[Candidate],
+    start: Placement,
     tiles: bool,
+    known: Floats | None,
     search: SplitSearch,
     spell: SearchShare,
     options: SolveOptions,
 ) -> list[Placement]:
-    """The best placements that a search for optimal routing passes, in tiles or tokens, the last ones first."""
-    start = next(candidate.placement for candidate in found if candidate.method in ("start", FLEXIBILITY))
+    """The best placements that a search passes from a start, in tiles or tokens, the last ones first.
+
+    known `[batch, expert]`: by which loads batches are split, None for their own; the large-neighbourhood search knows
+    these alone.
+    """
     units = problem.cost.tiles(problem.load) if tiles else problem.load
     purpose = Purpose.ANNEALING if search == "annealing" else Purpose.NEIGHBOURHOODS
     rng, rules = random_stream(purpose, spell.seed), MoveRules.of(problem)
     told = lambda share: spell.progress(search, share)  # noqa: E731
     if search == "annealing":
-        bettered = anneal(start, units, rules, spell.budget, rng, options.annealing, spell.chains, told)
+        bettered = anneal(start, units, rules, spell.budget, rng, options.annealing, spell.chains, told, known)
     else:
         bettered = search_neighbourhoods(start, units, rules, spell.budget, rng, options.neighbourhood, told)
     return _finalists(bettered)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from optimizer.domain.cost import Cost
+from optimizer.domain.network import Network
 from optimizer.errors import InputError
 from optimizer.planning.options import Progress
 from optimizer.planning.plan_file import Plan
@@ -51,7 +52,7 @@ def judge(
             share = simulations[0].batches / (batch_count or BATCHES_PER_SET)
             progress(f"layer {layer}", (done + share) / len(layers))
         reports[layer] = [simulation.report() for simulation in simulations]
-    return reports, notes + _untaught(plan, trials)
+    return reports, notes + _untaught(plan, cost, trials)
 
 
 def _simulations(
@@ -69,15 +70,21 @@ def _guess(source: Source, layer: int, unseen: bool) -> Coactivation:
     return Coactivation.of(source.sets(layer).train if unseen else source.everything(layer), source.model)
 
 
-def _untaught(plan: Plan, trials: Sequence[Conditions]) -> list[str]:
+def _untaught(plan: Plan, cost: Cost, trials: Sequence[Conditions]) -> list[str]:
     """Says so where a policy wants what was learned on train batches, and the plan file does not have it."""
+    said, layers = [], sorted(plan.layers.items())
     wanted = [conditions.routing for conditions in trials if conditions.routing in LEARNING]
-    lacking = [str(layer) for layer, part in sorted(plan.layers.items()) if part.learned is None]
-    if not (wanted and lacking):
-        return []
-    return [
-        f"layers {', '.join(lacking)} of the plan have no learned loads and shares: {wanted[0]} takes them as equal"
-    ]
+    lacking = [str(layer) for layer, part in layers if part.learned is None]
+    if wanted and lacking:
+        which = f"layers {', '.join(lacking)} of the plan"
+        said.append(f"{which} have no learned loads and shares: {wanted[0]} takes them as equal")
+    sources = Network.of(plan.mesh, cost.preset.network).sources
+    tables = {layer: None if part.learned is None else part.learned.table for layer, part in layers}
+    lacking = [str(layer) for layer, table in tables.items() if table is None or table.sources != sources]
+    if "table" in wanted and lacking:
+        which = f"layers {', '.join(lacking)} of the plan"
+        said.append(f"{which} have no dispatch table learned for {sources} sources: table takes the nearest replicas")
+    return said
 
 
 def _as_planned(named: TraceInput, made: dict[str, Any]) -> TraceInput:

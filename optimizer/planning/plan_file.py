@@ -16,7 +16,9 @@ from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.files import write_whole
 from optimizer.routing.context import LearnedShares, Unit
+from optimizer.routing.hints import HintSettings
 from optimizer.routing.policies import FORMER_NAMES, POLICIES, check_policy
+from optimizer.routing.tables import DispatchTable
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -43,7 +45,8 @@ class Plan:
 
     unit: what the policy counts loads in, None for what the hardware's compute cost counts; capacity_factor: of each
     replica, beyond which pairs are rerouted, None for no limit. price_us: microseconds that the policy takes to decide,
-    which all latencies of the plan contain; None for the price of the hardware.
+    which all latencies of the plan contain; None for the price of the hardware. hints: how load hints are made, for a
+    policy that chooses by them; None for the usual ones.
     """
 
     model: Model
@@ -54,6 +57,7 @@ class Plan:
     unit: Unit | None = None
     capacity_factor: float | None = None
     price_us: float | None = None
+    hints: HintSettings | None = None
 
     @property
     def prices(self) -> dict[str, float]:
@@ -103,17 +107,25 @@ class _Mesh(_Part):
     slots_per_device: int = Field(ge=1)
 
 
+class _Hints(_Part):
+    half_life: float = Field(gt=0, allow_inf_nan=False)
+    refresh: int = Field(ge=1)
+    lag: int = Field(ge=1)
+
+
 class _Routing(_Part):
     policy: str
     unit: Unit | None = None
     capacity_factor: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     price_us: Finite | None = None
+    parameters: _Hints | None = None
 
 
 class _Layer(_Part):
     slots: list[list[int]]
     load: list[Finite] | None = None
     share: list[list[Finite]] | None = None
+    table: list[list[int]] | None = None
     quality: dict[str, Any] = Field(default_factory=dict)
     bounds: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -154,8 +166,13 @@ def _as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _routing_as_json(plan: Plan) -> dict[str, Any]:
-    said = {"policy": plan.policy, "unit": plan.unit, "capacity_factor": plan.capacity_factor,
-            "price_us": plan.price_us}  # fmt: skip
+    said = {
+        "policy": plan.policy,
+        "unit": plan.unit,
+        "capacity_factor": plan.capacity_factor,
+        "price_us": plan.price_us,
+        "parameters": None if plan.hints is None else asdict(plan.hints),
+    }
     return {key: value for key, value in said.items() if value is not None}
 
 
@@ -163,6 +180,8 @@ def _layer_as_json(part: LayerPlan) -> dict[str, Any]:
     found: dict[str, Any] = {"slots": part.placement.slots.tolist()}
     if part.learned is not None:
         found |= {"load": part.learned.load.round(6).tolist(), "share": part.learned.share.round(6).tolist()}
+        if part.learned.table is not None:
+            found["table"] = part.learned.table.rank.tolist()
     return found | {"quality": part.quality, "bounds": part.bounds, "provenance": part.provenance}
 
 
@@ -204,7 +223,8 @@ def _checked(parsed: _File) -> Plan:
     if policy not in POLICIES:
         raise InputError(f"routing.policy is '{policy}', not one of {', '.join(POLICIES)}")
     mesh = Mesh(parsed.mesh.rows, parsed.mesh.cols, parsed.mesh.slots_per_device)
-    known = routing.unit, routing.capacity_factor, routing.price_us
+    hints = None if routing.parameters is None else HintSettings(**routing.parameters.model_dump())
+    known = routing.unit, routing.capacity_factor, routing.price_us, hints
     plan = Plan(_model(parsed.model), mesh, parsed.hardware, policy, {}, *known)
     for key, layer in parsed.layers.items():
         if not key.isdecimal():
@@ -231,14 +251,26 @@ def _layer(plan: Plan, key: str, layer: _Layer) -> LayerPlan:
 
 
 def _learned(where: str, layer: _Layer, placement: Placement, experts: int) -> LearnedShares | None:
-    """Loads per expert and shares per slot, where both are given."""
+    """Loads per expert, shares per slot and the dispatch table, where the first two are given."""
     if layer.load is None or layer.share is None:
         return None
     if len(layer.load) != experts:
         raise InputError(f"{where}.load: {len(layer.load)} numbers instead of {experts}, one per expert")
     if [len(row) for row in layer.share] != [placement.slots.shape[1]] * len(placement.slots):
         raise InputError(f"{where}.share: not one number per slot, as slots has them")
-    return LearnedShares(np.array(layer.load), np.array(layer.share))
+    return LearnedShares(np.array(layer.load), np.array(layer.share), _table(where, layer.table, placement, experts))
+
+
+def _table(where: str, rank: list[list[int]] | None, placement: Placement, experts: int) -> DispatchTable | None:
+    """The dispatch table, given by the ranks of replicas."""
+    if rank is None:
+        return None
+    if not rank or any(len(row) != experts for row in rank):
+        raise InputError(f"{where}.table: not one list per source with one number for each of {experts} experts")
+    try:
+        return DispatchTable.of_ranks(placement, np.clip(np.array(rank, dtype=object), -1, 2**31 - 1).astype(np.int64))
+    except ValueError as error:
+        raise InputError(f"{where}.table: {error}") from None
 
 
 def _model(parsed: _Model) -> Model:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from formulations.kit.arrays import Ints
@@ -20,10 +20,9 @@ from optimizer.planning.candidates import Candidate, seeds_and_formulation
 from optimizer.planning.capacity_choice import limited, run
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.pool import LayerJudge
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.warm_start import started
-from optimizer.routing.learned_shares import learn_shares
-from optimizer.search.multistart import slot_value
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
@@ -108,6 +107,7 @@ def solve(
     portfolio.settle()
     seconds = time.monotonic() - started
     progress("judging", 1.0)
+    portfolio.tell_hints(effort.cancel)
     searched, rerouted = _searched(portfolio, seconds, effort.cancel), None
     if options.max_rerouted is not None:
         best = limited(portfolio, options.max_rerouted, effort.cancel)
@@ -196,11 +196,12 @@ def plan_tokens(
     check(problem, chosen.placement)
     provenance = provenance_of(source, layer, sets, options.seed)
     provenance |= {"method": chosen.method, "candidates": solution.candidates}
-    part = part_of(problem, chosen.placement, chosen.report, solution.gaps, provenance)
+    judge = LayerJudge(problem, sets, replace(options.conditions, routing=chosen.report.routing))
+    part = part_of(judge, chosen.placement, chosen.report, solution.gaps, provenance)
     limit = chosen.report.rerouting
     factor = None if limit is None else limit.capacity_factor
-    routing = chosen.report.routing
-    plan = Plan(problem.model, mesh, cost.name, routing, {layer: part}, options.unit, factor, chosen.report.price_us)
+    routing, price, hints = chosen.report.routing, chosen.report.price_us, chosen.report.hints
+    plan = Plan(problem.model, mesh, cost.name, routing, {layer: part}, options.unit, factor, price, hints)
     return LayerResult(plan, solution, [source.origin, *source.notes])
 
 
@@ -223,8 +224,8 @@ def provenance_of(source: Source, layer: int, sets: Sets, seed: int) -> dict[str
 
 
 def part_of(
-    problem: Problem, placement: Placement, report: SimulationReport, found: Sequence[Gap], provenance: dict[str, Any]
+    judge: LayerJudge, placement: Placement, report: SimulationReport, found: Sequence[Gap], provenance: dict[str, Any]
 ) -> LayerPlan:
     """One layer for the plan file: the placement, how it was judged, and what train batches teach its policy."""
-    learned = learn_shares(placement, problem.load, slot_value(problem))
-    return LayerPlan(placement, report.summary(), {gap.unit: gap.summary() for gap in found}, provenance, learned)
+    bounds = {gap.unit: gap.summary() for gap in found}
+    return LayerPlan(placement, report.summary(), bounds, provenance, judge.taught(placement))

@@ -1,15 +1,18 @@
 """The candidates for one layer under one routing policy, and the simulator that they are judged by."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from formulations.kit.arrays import Floats
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.planning.learning import source_loads, table_for
 from optimizer.routing.context import LearnedShares
-from optimizer.routing.learned_shares import learn_shares
-from optimizer.routing.policies import LEARNING
+from optimizer.routing.learned_shares import learn_shares, only_loads
+from optimizer.routing.learned_tables import SourceLoads
+from optimizer.routing.policies import FIXED, LEARNING, REMEMBERING
 from optimizer.search.choose import DECISIVE, LATENCIES, SelectionGoal, choose, figures
 from optimizer.search.multistart import slot_value
 from optimizer.search.rule_loads import RULES
@@ -21,7 +24,10 @@ from optimizer.traces.batches import Batches, Sets
 SPLITTING = ("capacity-fill", "least-loaded", "optimal")
 """Policies that follow the load of the batch."""
 
-NEAR = ("nearest", *SPLITTING)
+FOLLOWING = (*SPLITTING, *REMEMBERING, *FIXED)
+"""Policies that split an expert as loads ask, those of the batch, of the batches before or of the train batches."""
+
+NEAR = ("nearest", *SPLITTING, "hint-device", "table")
 """Policies that look at distances."""
 
 
@@ -64,7 +70,23 @@ class LayerJudge:
         """What train batches teach the policy, if it learns."""
         if self.conditions.routing not in LEARNING:
             return None
-        return learn_shares(placement, self.problem.load, slot_value(self.problem))
+        if self.conditions.routing == "weights":
+            return self.taught(placement)
+        return self._with_table(placement, only_loads(placement, self.problem.load))
+
+    def taught(self, placement: Placement) -> LearnedShares:
+        """What a plan keeps of what train batches teach: loads, shares, and the table of the policy that uses one."""
+        return self._with_table(placement, learn_shares(placement, self.problem.load, slot_value(self.problem)))
+
+    def _with_table(self, placement: Placement, known: LearnedShares) -> LearnedShares:
+        """With a learned dispatch table where the policy uses one."""
+        if self.conditions.routing != "table":
+            return known
+        return replace(known, table=table_for(self.problem, placement, self._source_loads))
+
+    @cached_property
+    def _source_loads(self) -> SourceLoads:
+        return source_loads(self.problem, self.sets.train)
 
 
 @dataclass

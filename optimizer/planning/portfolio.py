@@ -12,6 +12,7 @@ from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
+from optimizer.interrupts import Cancel
 from optimizer.planning.candidates import (
     FINALISTS,
     FLEXIBILITY,
@@ -22,16 +23,20 @@ from optimizer.planning.candidates import (
     split_at_best,
     split_evenly,
 )
+from optimizer.planning.hint_choice import choose_hints
+from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress, SolveOptions
-from optimizer.planning.pool import NEAR, SPLITTING, CandidatePool, LayerJudge
+from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING, CandidatePool, LayerJudge
 from optimizer.planning.rule_candidates import by_rule
 from optimizer.routing.capacity import Coactivation
+from optimizer.routing.policies import REMEMBERING
 from optimizer.search.arrangement import arrange, demand_of
 from optimizer.search.choose import LATENCIES, SelectionGoal
 from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal
 from optimizer.search.ring_state import RingDemand
 from optimizer.search.rule_loads import BY_NEARNESS, RULES
+from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.partition import partition
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Deadline, SearchBudget
@@ -46,7 +51,11 @@ WELL_PLACED = ("pairing", "risk", "steps", "formulation")
 """Seeds that are worth judging under policies that do not follow the load of the batch, besides greedy."""
 
 FLEXIBLE = ("start", "risk", FLEXIBILITY)
-"""Seeds that are worth judging under policies that follow the load of the batch."""
+"""Seeds that are worth judging under policies that follow loads."""
+
+SHARED_FACTORS = (1.5, 2.0, 3.0)
+"""How many times as many replicas shared experts get, to try, as constructions give them where a plan may choose: where
+each of them has a device's mean load, as many replicas as rows leave those devices no room for anything else."""
 
 LAST_ARRANGING = 0.5
 """Seconds for arranging the best placement after the end was asked for: of the 3 s after which the plan is written,
@@ -71,9 +80,9 @@ class Portfolio:
         return cls(problem, sets, options, {name: CandidatePool(judge) for name, judge in judges.items()})
 
     def judge_of(self, method: str) -> LayerJudge:
-        """The first policy's judge, or for the seed that only splitting makes good that of the first that splits."""
-        splitting = self._splitting if method == FLEXIBILITY else []
-        return self.pools[splitting[0] if splitting else next(iter(self.pools))].judge
+        """The first policy's judge, or for the seed that is good where loads are followed the first such policy's."""
+        following = self._following if method == FLEXIBILITY else []
+        return self.pools[following[0] if following else next(iter(self.pools))].judge
 
     def search(self, found: list[Candidate], effort: Effort, until: float, progress: Progress) -> None:
         """Fill the pools: seeds, arranged seeds, then what searches find, so that test batches can be judged under
@@ -93,13 +102,14 @@ class Portfolio:
             effort.cancel.heed()
         until -= self._finish_seconds(greedy, effort)
         self.offer_seeds(found, effort)
+        self._offer_shared(effort)
         self._offer_rows_together(effort)
         self._offer_by_rule(found, effort, until, progress)
         for placement in self._split_evenly(found, effort, until, progress):
             self._offer([placement], set(self.pools) - {*NEAR, *RULES}, effort, needed=True)
             self._offer([placement], NEAR, effort, arranged=True, needed=True)
-        self._offer(self._shortened(effort, until, progress), SPLITTING, effort, needed=True)
-        self._offer(self._split_at_best(found, effort, until, progress), SPLITTING, effort, arranged=True, needed=True)
+        self._offer(self._shortened(effort, until, progress), FOLLOWING, effort, needed=True)
+        self._offer(self._split_at_best(effort, until, progress), FOLLOWING, effort, arranged=True, needed=True)
 
     def offer_seeds(self, found: list[Candidate], effort: Effort) -> None:
         """Judge the seeds that are good for each policy, arranged where it looks at distances."""
@@ -108,9 +118,20 @@ class Portfolio:
                 self._offer([candidate.placement], set(self.pools) - {*NEAR}, effort)
             if candidate.method == "start":
                 self._offer([candidate.placement], NEAR, effort, needed=True)
-            near = {*SPLITTING} if candidate.method in FLEXIBLE else set()
+            near = {*FOLLOWING} if candidate.method in FLEXIBLE else set()
             near |= {"nearest"} if candidate.method in WELL_PLACED else set()
             self._offer([candidate.placement], near, effort, arranged=True)
+
+    def _offer_shared(self, effort: Effort) -> None:
+        """Judge flexible seeds with other numbers of replicas of shared experts, where a plan may choose them."""
+        problem, fixed = self.problem, self.problem.shared_replicas
+        if not problem.any_shared or fixed is None or not self._following or effort.cancel.asked:
+            return
+        room = min((problem.mesh.slots - problem.model.routed_experts) // problem.model.shared_experts,
+                   problem.mesh.devices)  # fmt: skip
+        counts = sorted({min(round(factor * fixed), room) for factor in SHARED_FACTORS} - {fixed})
+        for tried in (*(replace(problem, shared_replicas=count, any_shared=False) for count in counts), problem.loose):
+            self._offer([flexibility(tried)], FOLLOWING, effort, arranged=True)
 
     def _offer_rows_together(self, effort: Effort) -> None:
         """The seed that keeps tokens in few rows, where any policy looks at distances, there is time for it, and its
@@ -134,7 +155,7 @@ class Portfolio:
         started = time.monotonic()
         arranged = self._arranged(placement, effort)
         exchanged = time.monotonic()
-        self._offer([arranged], SPLITTING, effort)
+        self._offer([arranged], FOLLOWING, effort)
         judged = time.monotonic()
         self._offer([arranged], ["nearest"], effort)
         once = time.monotonic() - exchanged
@@ -161,10 +182,16 @@ class Portfolio:
                 field="max_row_traffic",
             )
 
+    def tell_hints(self, cancel: Cancel) -> None:
+        """Choose how hints are made for the best candidate of each policy that chooses by them, and judge by that."""
+        for name in set(self.pools) & {*REMEMBERING}:
+            pool = self.pools[name]
+            hints = choose_hints(pool.judge, pool.placements[pool.best()], cancel)
+            pool.judge = replace(pool.judge, conditions=replace(pool.judge.conditions, hints=hints))
+
     def chosen(self) -> str:
         """The policy whose best candidate has the least latency."""
-        latencies = {name: float(pool.judged[pool.best()][LATENCIES].mean()) for name, pool in self.pools.items()}
-        return min(latencies, key=lambda name: latencies[name])
+        return min(self.pools, key=self._latency)
 
     @cached_property
     def guess(self) -> Coactivation:
@@ -188,6 +215,22 @@ class Portfolio:
     def _splitting(self) -> list[str]:
         """The policies that follow the load of the batch, of those that are to be chosen from."""
         return [name for name in SPLITTING if name in self.pools]
+
+    @property
+    def _following(self) -> list[str]:
+        """The policies that follow loads, of those that are to be chosen from."""
+        return [name for name in FOLLOWING if name in self.pools]
+
+    @property
+    def _leading(self) -> str | None:
+        """Of the policies that follow loads, the one whose best candidate has the least latency."""
+        judged = [name for name in self._following if self.pools[name].placements]
+        return min(judged, key=self._latency, default=None)
+
+    def _latency(self, policy: str) -> float:
+        """The mean of the latency figures of a policy's best candidate, in microseconds."""
+        pool = self.pools[policy]
+        return float(pool.judged[pool.best()][LATENCIES].mean())
 
     def _offer(
         self,
@@ -223,7 +266,8 @@ class Portfolio:
         seconds = LAST_ARRANGING if effort.cancel.asked else effort.deadline.remaining() + 1
         budget = SearchBudget(Deadline(seconds), seconds, effort.iterations)
         rng = random_stream(Purpose.ARRANGEMENT, effort.seed)
-        return arrange(placement, demand, link_paths, problem.spread, problem.mesh.cols, budget, rng)
+        kept = problem.spread & (placement.counts(problem.model.experts) == problem.shared_replicas)
+        return arrange(placement, demand, link_paths, kept, problem.mesh.cols, budget, rng)
 
     def _split_evenly(
         self, found: list[Candidate], effort: Effort, until: float, progress: Progress
@@ -233,18 +277,20 @@ class Portfolio:
             return iter(())
         goal, now = latency_goal(self.problem, self.sets.train, self.options.descent), effort.deadline.elapsed()
         spell = _spell(effort, now + share * max(until - now, 0.0), share, progress)
-        return split_evenly(self.problem, goal, found, search, spell, self.options.tabu)
+        return split_evenly(self.problem.loose, goal, found, search, spell, self.options.tabu)
 
-    def _split_at_best(
-        self, found: list[Candidate], effort: Effort, until: float, progress: Progress
-    ) -> list[Placement]:
-        search = SEARCHES[effort.search][1]
-        if search is None or not self._splitting or effort.cancel.asked:
+    def _split_at_best(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
+        """What a search finds from the best candidate of the leading policy that follows loads, by the loads that this
+        policy knows, and in the unit that it balances, which is tokens unless it knows the batch."""
+        search, leading = SEARCHES[effort.search][1], self._leading
+        if search is None or leading is None or effort.cancel.asked:
             return []
-        conditions = self.pools[self._splitting[0]].judge.conditions
-        tiles = (conditions.unit or self.problem.cost.unit) == "tiles"
+        pool = self.pools[leading]
+        unit = pool.judge.conditions.unit or self.problem.cost.unit
         spell = _spell(effort, until, 1 - self._even_share(effort), progress)
-        return split_at_best(self.problem, found, tiles, search, spell, self.options)
+        tiles, start = unit == "tiles" and leading in SPLITTING, pool.placements[pool.best()]
+        known = known_loads(self.problem, leading)
+        return split_at_best(self.problem.loose, start, tiles, known, search, spell, self.options)
 
     def _offer_by_rule(self, found: list[Candidate], effort: Effort, until: float, progress: Progress) -> None:
         """Judge what searches find whose objective is the load under a server's own rule, each for its rule alone."""
@@ -266,7 +312,8 @@ class Portfolio:
         win on."""
         problem, network, shares = self.problem, self.problem.network, self.options.shares
         on_rings = network.links == "rings" and network.tokens == "row" and problem.mesh.rows > 1
-        if SEARCHES[effort.search][1] != "annealing" or not self._splitting or not on_rings or effort.cancel.asked:
+        leads = self._leading is not None and self._leading in SPLITTING
+        if SEARCHES[effort.search][1] != "annealing" or not leads or not on_rings or effort.cancel.asked:
             return []
         pool = self.pools[self._splitting[0]]
         known = problem.cost.moe_op == "optimized" and not problem.cost.uses_table
@@ -279,7 +326,7 @@ class Portfolio:
         share, end = shares.latency * (1 - self._even_share(effort)), now + shares.latency * max(until - now, 0.0)
         least = float(pool.judged[pool.best()][LATENCIES].mean())
         return shorten(
-            problem,
+            problem.loose,
             start,
             demand,
             prices_of(problem.cost, network),
@@ -291,9 +338,9 @@ class Portfolio:
     def _even_share(self, effort: Effort) -> float:
         """What the search for even routing gets of the time and of the moves."""
         even, split = SEARCHES[effort.search]
-        if even is None or (split is not None and set(self.pools) == {*self._splitting}):
+        if even is None or (split is not None and set(self.pools) == {*self._following}):
             return 0.0
-        return self.options.shares.even if split is not None and self._splitting else 1.0
+        return self.options.shares.even if split is not None and self._following else 1.0
 
 
 def _above_floor(problem: Problem, placement: Placement) -> float:

@@ -46,10 +46,15 @@ UNTIL_DEALT = (
 def by_rule(
     policy: str, problem: Problem, train: Batches, found: list[Candidate], weights: DescentWeights, spell: SearchShare
 ) -> Iterator[Placement]:
-    """What a search for one of `RULES` passes, from the found candidates and FlashLB's, which comes first."""
+    """What a search for one of `RULES` passes, from the found candidates and FlashLB's, which comes first.
+
+    Where a plan may give shared experts any number of replicas, it also starts from FlashLB's with the number that it
+    gives them as if they were routed, and changes the number.
+    """
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
-    starts.append(risk_tree(problem))
-    yield starts[-1]
+    trees = [risk_tree(problem)] if problem.loose is problem else [risk_tree(problem), risk_tree(problem.loose)]
+    yield from trees
+    starts, problem = starts + trees, problem.loose
     few = _every(train, max(-(-train.experts.size // MOST_PAIRS), -(-train.count * problem.mesh.devices // MOST_CELLS)))
     rng = random_stream(Purpose.RULE_SEARCH, spell.seed, RULES.index(policy))
     few = batches_of_few_users(few, rng)

@@ -69,6 +69,7 @@ def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
     first = reports[0]
     title = f"Layer {layer}: {_batches(first)}, {model_line(first)}; p50 and p99 of latency, else means"
     table = make_table(title, "routing", columns)
+    table.columns[0].no_wrap = True  # else a table that is too wide cuts the policies' names, which tell rows apart
     best = min(reports, key=lambda report: float(np.percentile(report.latency_us, 99)))
     for report in reports:
         table.add_row(*_policy_cells(report), style="bold" if report is best else None)

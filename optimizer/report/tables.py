@@ -9,12 +9,9 @@ Part = Table | str
 
 
 def make_table(title: str, first: str, columns: Sequence[str]) -> Table:
-    """An empty table with this title, whose first column is left-aligned and whose other columns are right-aligned.
-
-    Where the table is too wide the first column, which names the rows, keeps its width.
-    """
+    """An empty table with this title, whose first column is left-aligned and whose other columns are right-aligned."""
     table = Table(title=title)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first)
     for column in columns:
         table.add_column(column, justify="right")
     return table

@@ -13,12 +13,14 @@ from typing import Literal
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from formulations.kit.kernels import kernel
 from optimizer.domain.arrays import frozen
 from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
-from optimizer.domain.placement import Placement
+from optimizer.domain.placement import EMPTY, Placement
+from optimizer.routing.hints import MILLION, USUAL_HINTS, HintSettings
+from optimizer.routing.memory import HintMemory
+from optimizer.routing.tables import DispatchTable, holding, nearest_table
 
 Unit = Literal["tokens", "tiles"]
 """What load-aware policies count: token-expert pairs, or tiles that have been begun."""
@@ -26,9 +28,6 @@ Unit = Literal["tokens", "tiles"]
 # Capacity factor of the `capacity-fill` policy where the user gives none. A compromise, not tuned: a lower factor makes
 # loads more even, a higher one lets more pairs stay near.
 CAPACITY_FACTOR = 1.5
-# Learned loads and shares are kept as whole millionths, which is the precision of a plan file, so that a plan that was
-# written and read back routes exactly as before.
-MILLION = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +35,14 @@ class LearnedShares:
     """What train batches teach a policy that does not see the loads of the batch at hand.
 
     load `[expert]`: mean pairs of each expert per batch. share `[device, slot]`: the part of its expert's pairs that
-    the replica in each slot should get; the parts of an expert's replicas sum to 1, and empty slots have 0. Arrays of a
-    caller are copied, and kept read-only.
+    the replica in each slot should get; the parts of an expert's replicas sum to 1, and empty slots have 0. table:
+    which replica each source should use, None where this was not learned. Arrays of a caller are copied, and kept
+    read-only.
     """
 
     load: Floats
     share: Floats
+    table: DispatchTable | None = None
 
     def __post_init__(self) -> None:
         for name in ("load", "share"):
@@ -70,8 +71,10 @@ class RoutingContext:
     unit_ns: nanoseconds that a slot takes for its first unit of load and for each further one; two equal numbers where
     the time of a slot does not depend on this difference.
     message_us `[link]`: how long one result keeps each link busy, in microseconds; None if all links are equally fast.
+    hints: how load hints are made, for the policies that choose by them.
     layers_before: the placements of the model's layers before this one, by layer id, None where one is not known; empty
     for a layer of its own. A server's choice may depend on them.
+    table: which replica each source should use, as learned; None where it was not.
     """
 
     start: Ints
@@ -86,6 +89,8 @@ class RoutingContext:
     network: Network
     message_us: Floats | None
     layers_before: tuple[Placement | None, ...] = ()
+    hints: HintSettings = USUAL_HINTS
+    table: DispatchTable | None = None
 
     @classmethod
     def of(
@@ -99,6 +104,7 @@ class RoutingContext:
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
         layers_before: tuple[Placement | None, ...] = (),
+        hints: HintSettings = USUAL_HINTS,
     ) -> "RoutingContext":
         """The context of a valid placement; without `learned` it is `LearnedShares.nothing`.
 
@@ -118,7 +124,9 @@ class RoutingContext:
             unit_ns=unit_ns,
             network=network,
             message_us=message_us,
+            hints=hints,
             layers_before=layers_before,
+            table=known.table,
         )
 
     @property
@@ -130,6 +138,12 @@ class RoutingContext:
     def slots_per_device(self) -> int:
         """How many slots each device has."""
         return len(self.device_of) // self.devices
+
+    @cached_property
+    def memory(self) -> HintMemory:
+        """What policies that choose by load hints remember; the one part of a context that changes with each batch."""
+        replicas = self.start, self.slot, self.device_of[self.slot]
+        return HintMemory(*replicas, self.load / MILLION, self.distance, self.hints)
 
     @cached_property
     def link_paths(self) -> LinkPaths:
@@ -145,7 +159,21 @@ class RoutingContext:
         expected load so far, assuming that every source brings an equal part of an expert's load.
         """
         hottest_first = np.argsort(-self.load, kind="stable")
-        return _nearest(self.start, self.slot, self.device_of, self.distance, self.load, hottest_first)
+        return nearest_table(self.start, self.slot, self.device_of, self.distance, self.load, hottest_first)
+
+    @cached_property
+    def table_slot(self) -> Ints:
+        """The static table of the `table` policy, `[source, expert]` int32 flat slots.
+
+        It is the learned one, and that of nearest replicas where none was learned for as many sources as there are.
+        Where a replica of the learned one is gone, as that of a dead device, the nearest one takes its place.
+        """
+        if self.table is None or self.table.replica.shape != self.nearest_slot.shape:
+            return self.nearest_slot
+        flat = np.full(len(self.device_of), EMPTY, dtype=np.int32)
+        flat[self.slot] = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+        found: Ints = np.where(holding(self.table.replica, flat), self.table.replica, self.nearest_slot)
+        return found
 
 
 def _millionths(learned: Floats) -> Ints:
@@ -161,22 +189,3 @@ def capacity_of(factor: float, tokens: int, model: Model, slots: int) -> int:
     as a binary fraction 1.1 would be a little more than 1.1 and could round up to one pair too many.
     """
     return ceil(Fraction(str(factor)) * tokens * model.top_k / slots)
-
-
-@kernel
-def _nearest(start: Ints, slot: Ints, device_of: Ints, distance: Ints, load: Ints, order: Ints) -> Ints:
-    """The table of `RoutingContext.nearest_slot`, `[source, expert]`; order `[expert]` lists hot experts first."""
-    sources, devices = distance.shape
-    table = np.empty((sources, len(order)), dtype=np.int32)
-    taken = np.zeros(devices, dtype=np.int64)
-    for expert in order:
-        for source in range(sources):
-            best = slot[start[expert]]
-            for replica in range(start[expert] + 1, start[expert + 1]):
-                one, other = device_of[slot[replica]], device_of[best]
-                closer = distance[source, one] - distance[source, other]
-                if closer < 0 or (closer == 0 and taken[one] < taken[other]):
-                    best = slot[replica]
-            table[source, expert] = best
-            taken[device_of[best]] += load[expert]
-    return table

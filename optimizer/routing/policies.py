@@ -3,8 +3,9 @@
 All policies have one signature, `Policy`. They take experts `[batch, token, k]` (expert ids), source `[batch, token]`
 (where each token is before dispatch, as of `Network.source`) and the layer's `RoutingContext`. They return the flat
 slot that serves each pair, `[batch, token, k]` int32; slot s of device d has the flat number d * slots_per_device + s.
-Batches do not influence one another. Inside a batch pairs are served in token order, and the pairs of one token in the
-order of its k experts.
+Batches do not influence one another, but for the policies that choose by load hints (`REMEMBERING`): these take
+batches in the order of time, and remember in the context what they have seen. Inside a batch pairs are served in token
+order, and the pairs of one token in the order of its k experts.
 
 A *tile* is a number of tokens that a device computes together: a tile that is partly filled takes as long as a full
 one. `context.tile` is its size. A policy that counts loads in tiles therefore fills a tile that it has begun before it
@@ -25,6 +26,7 @@ from optimizer.domain.network import rank_in_row
 from optimizer.errors import InputError
 from optimizer.routing import load_aware, static
 from optimizer.routing.context import RoutingContext
+from optimizer.routing.hinted import hint, hint_device, hint_random, hint_table
 from optimizer.routing.optimal import optimal
 from optimizer.routing.servers import sglang
 from optimizer.routing.servers.tensorrt_llm import blockwise_round_robin
@@ -75,6 +77,14 @@ def nearest(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     (`RoutingContext.nearest_slot`), such as a dispatch kernel can hold.
     """
     return static.by_table(experts, source, context.nearest_slot)
+
+
+def table(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """The replica that a learned dispatch table names for the token's source and the expert (`learned_tables`).
+
+    Needs nothing at run time but that static table. Without a learned one it is `nearest`.
+    """
+    return static.by_table(experts, source, context.table_slot)
 
 
 def capacity_fill(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
@@ -164,10 +174,15 @@ POLICIES: dict[str, Policy] = {
     "even-source": even_source,
     "hash": hashed,
     "nearest": nearest,
+    "table": table,
     "capacity-fill": capacity_fill,
     "least-loaded": least_loaded,
     "weights": weights,
     "optimal": optimal,
+    "hint": hint,
+    "hint-table": hint_table,
+    "hint-random": hint_random,
+    "hint-device": hint_device,
     "sglang-static": sglang_static,
     "sglang-dynamic": sglang_dynamic,
     "vllm": vllm,
@@ -182,10 +197,15 @@ INFORMATION: dict[str, Information] = {
     "even-source": "own",
     "hash": "none",
     "nearest": "none",
+    "table": "none",
     "capacity-fill": "batch",
     "least-loaded": "batch",
     "weights": "own",
     "optimal": "batch",
+    "hint": "hint",
+    "hint-table": "hint",
+    "hint-random": "hint",
+    "hint-device": "hint",
     "sglang-static": "none",
     "sglang-dynamic": "none",
     "vllm": "none",
@@ -213,5 +233,11 @@ def check_policy(name: str, field: str = "routing") -> None:
         raise InputError(f"'{name}' is not a known policy; there are {', '.join(POLICIES)}", field)
 
 
-LEARNING = ("nearest", "weights", "optimal")
-"""The policies whose choices depend on what was learned on train batches (`RoutingContext.load` and `share`)."""
+LEARNING = ("nearest", "table", "weights", "optimal", "hint", "hint-table", "hint-random")
+"""The policies whose choices depend on what was learned on train batches (`RoutingContext.load`, `share`, `table`)."""
+
+REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
+"""The policies that choose by load hints, and so by the batches that came before."""
+
+FIXED = ("weights", "table")
+"""The policies that choose by what train batches taught alone: shares of replicas, or one replica for each source."""

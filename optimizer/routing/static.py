@@ -72,12 +72,24 @@ def weighted_round_robin(experts: Ints, source: Ints, sources: int, start: Ints,
     source `[batch, token]` int32, of which there are `sources`; every batch begins with the credit of `first_credit`.
     If all shares of an expert are zero, its replicas get equal shares.
     """
-    batches, tokens, k = experts.shape
-    chosen = np.empty((batches, tokens, k), dtype=np.int32)
+    chosen = np.empty(experts.shape, dtype=np.int32)
     part, whole = whole_shares(start, share)
     first = first_credit(sources, start, part, whole)
+    for batch in range(len(experts)):
+        one = slice(batch, batch + 1)
+        chosen[one] = deal_out(experts[one], source[one], first.copy(), start, slot, part, whole)
+    return chosen
+
+
+@kernel
+def deal_out(experts: Ints, source: Ints, credit: Ints, start: Ints, slot: Ints, part: Ints, whole: Ints) -> Ints:
+    """Deal out pairs by weighted round robin from the credit that replicas have, and keep the credit up to date.
+
+    credit `[source, replica]` int64; part and whole are those of `whole_shares`.
+    """
+    batches, tokens, k = experts.shape
+    chosen = np.empty((batches, tokens, k), dtype=np.int32)
     for batch in range(batches):
-        credit = first.copy()
         for token in range(tokens):
             own = credit[source[batch, token]]
             for choice in range(k):

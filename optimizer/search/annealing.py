@@ -88,9 +88,10 @@ class Annealer:
     tiles."""
 
     def __init__(
-        self, start: Placement, units: Ints, rules: MoveRules, schedule: AnnealingSchedule, rng: np.random.Generator
-    ) -> None:
-        self.split = split_of(start, units)
+        self, start: Placement, units: Ints, rules: MoveRules, schedule: AnnealingSchedule, rng: np.random.Generator,
+        known: Floats | None = None,
+    ) -> None:  # fmt: skip
+        self.split = split_of(start, units, known)
         self.tally = Tally()
         self._trial = self.split.copy()
         self._touched = touched_for(self.split)
@@ -164,13 +165,15 @@ def anneal(
     schedule: AnnealingSchedule = AnnealingSchedule(),
     chains: int = 1,
     progress: Callable[[float], None] = lambda share: None,
+    known: Floats | None = None,
 ) -> Iterator[Placement]:
     """Anneal `chains` times at once, each in a thread, and yield what has become better, as `cooled` does.
 
-    units `[batch, expert]`: load of each expert in tokens or tiles. The temperature follows the iterations spent where
+    units `[batch, expert]`: load of each expert in tokens or tiles; known `[batch, expert]`: the loads by which a batch
+    is split, None where that is its own. The temperature follows the iterations spent where
     they are limited, else the time, so that with a limit of iterations the seed alone decides.
     """
-    annealers = [Annealer(start, units, rules, schedule, own) for own in rng.spawn(chains)]
+    annealers = [Annealer(start, units, rules, schedule, own, known) for own in rng.spawn(chains)]
     return cooled(annealers, budget, progress)
 
 
@@ -224,7 +227,7 @@ def _propose(draw: Floats, split: SplitState, kinds: MoveKinds) -> int:
 @kernel
 def _fullest(split: SplitState, block: int, lane: int) -> int:
     """The first device that carries the peak of the batch in this block and lane."""
-    device = 0
-    while split.load[block, device, lane] < split.peak[block, lane]:
+    load, device = split.load if len(split.ratio) == 0 else split.served, 0
+    while load[block, device, lane] < split.peak[block, lane]:
         device += 1
     return device

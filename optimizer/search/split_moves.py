@@ -13,7 +13,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from optimizer.search.moves import decode
-from optimizer.search.split_state import LANES, SplitState, fill, find_peak
+from optimizer.search.split_state import LANES, SplitState, fill, find_peak, serve
 
 NEAR = 24  # replicated experts that are levelled again after a move, at most; a compromise of speed and exactness
 FEW = 4  # up to this many replicas are levelled with neighbours only; levelling all of them at once ends worse, on
@@ -115,6 +115,8 @@ def _copy(source: SplitState, target: SplitState, touched: TouchedSplit) -> None
     for block in range(many[BLOCKS]):
         _copy_rows(source.load[block], target.load[block], touched.devices, many[DEVICES])
         _copy_rows(source.flow[block], target.flow[block], touched.slots, many[SLOTS])
+        if len(source.ratio) > 0:
+            _copy_rows(source.served[block], target.served[block], touched.devices, many[DEVICES])
     _copy_rows(source.peak, target.peak, np.arange(many[BLOCKS]), many[BLOCKS])
     for slot in change[:2]:
         if slot >= 0:
@@ -234,7 +236,12 @@ def _level(trial: SplitState, touched: TouchedSplit, block: int) -> None:
         for place in range(many):
             expert = near[place] if turn == 0 else near[many - 1 - place]
             fill(flow, load, replicas, expert, copies[expert], depth, FEW, work)
-    find_peak(block, trial.load, trial.peak)
+    if len(trial.ratio) == 0:
+        find_peak(block, trial.load, trial.peak)
+        return
+    for place in range(touched.many[DEVICES]):
+        serve(trial, block, touched.devices[place])
+    find_peak(block, trial.served, trial.peak)
 
 
 @kernel

@@ -8,11 +8,11 @@ so the peak held here is an upper bound of the least peak (after moves .1 of a u
 Batches lie in blocks of `LANES`, innermost: each step works on contiguous rows of one block, which stays in cache.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
@@ -20,6 +20,7 @@ from optimizer.routing.least_peak import Graph, graph, least_peak, scratch_for
 LANES = 64  # batches of a block: few enough that a block stays in cache, and a whole number of vector registers
 PARTS = 64  # parts of a unit, so that rounding is far below what a move changes; fewer where int32 would overflow
 MOST_PARTS = 1 << 30  # parts that a batch may have in all, so that sums of two loads still fit into int32
+LEAST_KNOWN = 16  # parts that are expected of any expert at least, a quarter of a token: of nothing no part is a share
 SETTLE = 24  # sweeps for a new state, whose split is far from even at first; more take longer, fewer leave peaks high
 
 
@@ -28,7 +29,13 @@ class SplitState(NamedTuple):
 
     units `[block, expert, lane]` the load of each expert, flow `[block, slot, lane]` what each slot serves, load
     `[block, device, lane]` the sum of flow over a device, peak `[block, lane]` the largest load; all int32 in `parts`
-    of a unit. slots `[device, slot]`, copies `[expert]`, replicas `[expert, device]` flat slots, only the first
+    of a unit.
+
+    Where the split is made by loads that are known beforehand, units are those, and the batch brings others: ratio
+    `[block, expert, lane]` float32 is what comes for each part that was expected, served `[block, device, lane]` int32
+    what devices then serve, in parts, and peak is the largest of that. Otherwise both have no blocks.
+
+    slots `[device, slot]`, copies `[expert]`, replicas `[expert, device]` flat slots, only the first
     `copies` valid; int64. Lanes beyond the number of batches hold no load.
     """
 
@@ -36,6 +43,8 @@ class SplitState(NamedTuple):
     flow: Ints
     load: Ints
     peak: Ints
+    ratio: Floats
+    served: Ints
     slots: Ints
     copies: Ints
     replicas: Ints
@@ -46,37 +55,43 @@ class SplitState(NamedTuple):
         return Placement(self.slots)
 
     def copy(self) -> "SplitState":
-        """An independent state; units, which never change, are shared."""
+        """An independent state; units and ratio, which never change, are shared."""
         return self._replace(
             flow=self.flow.copy(),
             load=self.load.copy(),
             peak=self.peak.copy(),
+            served=self.served.copy(),
             slots=self.slots.copy(),
             copies=self.copies.copy(),
             replicas=self.replicas.copy(),
         )
 
 
-def split_of(placement: Placement, units: Ints) -> SplitState:
+def split_of(placement: Placement, units: Ints, known: Floats | None = None) -> SplitState:
     """The state of a valid placement; units `[batch, expert]`: the load of each expert in tokens or tiles.
 
+    known `[batch, expert]`: the loads by which they are split, in the same units; None for the units themselves.
     Batch b is in block b mod blocks, as neighbouring batches are alike and each block is to stand for all.
     """
     batches, experts = units.shape
     devices, depth = placement.slots.shape
     blocks = -(-batches // LANES)
-    padded = np.zeros((blocks * LANES, experts), dtype=np.int32)
     parts = max(1, min(PARTS, MOST_PARTS // max(1, int(units.sum(axis=1, dtype=np.int64).max(initial=0)))))
-    padded[:batches] = units * parts
+    expected = units * parts if known is None else np.maximum(np.rint(known * parts), LEAST_KNOWN)
+    ratio, served = np.zeros((0, experts, LANES), dtype=np.float32), 0
+    if known is not None:
+        ratio, served = _in_blocks(units * parts / expected, np.float32), blocks
     start, slot = placement.replicas(experts)
     replicas = np.full((experts, devices), -1, dtype=np.int64)
     for expert in range(experts):
         replicas[expert, : start[expert + 1] - start[expert]] = slot[start[expert] : start[expert + 1]]
     split = SplitState(
-        units=np.ascontiguousarray(padded.reshape(LANES, blocks, experts).transpose(1, 2, 0)),
+        units=_in_blocks(expected, np.int32),
         flow=np.zeros((blocks, devices * depth, LANES), dtype=np.int32),
         load=np.zeros((blocks, devices, LANES), dtype=np.int32),
         peak=np.zeros((blocks, LANES), dtype=np.int32),
+        ratio=ratio,
+        served=np.zeros((served, devices, LANES), dtype=np.int32),
         slots=placement.slots.astype(np.int64),
         copies=np.diff(start).astype(np.int64),
         replicas=replicas,
@@ -85,6 +100,14 @@ def split_of(placement: Placement, units: Ints) -> SplitState:
     _pour(split)
     sweep(split, SETTLE)
     return split
+
+
+def _in_blocks(values: Floats | Ints, dtype: type[np.generic]) -> Any:
+    """Values `[batch, expert]` as `[block, expert, lane]`; lanes without a batch have zeros."""
+    blocks = -(-len(values) // LANES)
+    padded = np.zeros((blocks * LANES, values.shape[1]), dtype=dtype)
+    padded[: len(values)] = values
+    return np.ascontiguousarray(padded.reshape(LANES, blocks, -1).transpose(1, 2, 0))
 
 
 @kernel
@@ -111,7 +134,26 @@ def sweep(split: SplitState, times: int) -> None:
                 expert = place if turn % 2 == 0 else experts - 1 - place
                 if copies[expert] > 1:
                     fill(flow, load, replicas, expert, copies[expert], depth, 2, work)
-        find_peak(block, split.load, split.peak)
+        if len(split.ratio) == 0:
+            find_peak(block, split.load, split.peak)
+        else:
+            for device in range(len(split.slots)):
+                serve(split, block, device)
+            find_peak(block, split.served, split.peak)
+
+
+@kernel
+def serve(split: SplitState, block: int, device: int) -> None:
+    """Find what a device serves in the batches of a block where these bring other loads than were expected."""
+    depth = split.slots.shape[1]
+    ratio, flow, served = split.ratio[block], split.flow[block], split.served[block]
+    for lane in range(LANES):
+        served[device, lane] = 0
+    for place in range(depth):
+        expert, slot = split.slots[device, place], device * depth + place
+        if expert >= 0:
+            for lane in range(LANES):
+                served[device, lane] += np.int32(np.float32(flow[slot, lane]) * ratio[expert, lane])
 
 
 @kernel

@@ -11,6 +11,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.context import Unit
+from optimizer.routing.hints import USUAL_HINTS, HintSettings
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Conditions:
     the pairs; None for no limit, where policies that need a factor use `CAPACITY_FACTOR`.
     drop: whether pairs that find no room are dropped instead of being served over capacity.
     slow: how many times longer devices take to compute, by device. dead: devices that serve nothing.
+    hints: how load hints are made, for the policies that choose by them.
 
     Raises InputError if a factor is not a positive number.
     """
@@ -35,6 +37,7 @@ class Conditions:
     drop: bool = False
     slow: dict[int, float] = field(default_factory=dict)
     dead: tuple[int, ...] = ()
+    hints: HintSettings = USUAL_HINTS
 
     def __post_init__(self) -> None:
         """Raise InputError for factors that are not positive numbers."""

@@ -1,6 +1,6 @@
 """The result of simulating one layer under one policy, and the figures drawn from it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import SPREAD
+from optimizer.routing.hints import HintSettings
 from optimizer.statistics.loads import confidence, five_figures
 
 # Figures per batch that every summary has; each is a property or field of `SimulationReport`.
@@ -113,7 +114,8 @@ class SimulationReport:
     the slowest device, the expert that costs most on that device, and the busiest links of dispatch and of combine,
     -1 for a link if nothing travels.
 
-    Over all batches: out and back `[link]`, half messages in dispatch and in combine. rerouting: what a capacity limit
+    Over all batches: out and back `[link]`, half messages in dispatch and in combine. hints: how load hints were made,
+    if the policy chooses by them. rerouting: what a capacity limit
     did, if there was one. queues: waiting and work of devices, if timing was "overlap".
 
     routing is the policy's name, tokens the size of a batch; dispatch_model, unit, moe_op and timing say by which model
@@ -138,6 +140,7 @@ class SimulationReport:
     critical: Ints
     out: Ints
     back: Ints
+    hints: HintSettings | None = None
     rerouting: Rerouting | None = None
     queues: Queues | None = None
 
@@ -216,6 +219,8 @@ class SimulationReport:
         found |= {f"{name}_per_token": five_figures(self.per_token(name)) for name in PER_TOKEN}
         found |= {"row_traffic": self.row_traffic.mean(axis=0).round(3).tolist()}
         found |= {"shares": self.shares(), "critical": self.often()}
+        if self.hints is not None:
+            found["parameters"] = asdict(self.hints)
         if self.rerouting is not None:
             found["rerouting"] = self.rerouting.summary()
         if self.queues is not None:

@@ -17,7 +17,7 @@ from optimizer.domain.placement import EMPTY, Placement
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation, Rerouted, limit_replicas
 from optimizer.routing.context import CAPACITY_FACTOR, LearnedShares, RoutingContext, capacity_of
-from optimizer.routing.policies import POLICIES, check_policy, price_us
+from optimizer.routing.policies import POLICIES, REMEMBERING, check_policy, price_us
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import Queues, Rerouting, SimulationReport
 from optimizer.simulation.timing import Clock, Routed, Times
@@ -170,7 +170,7 @@ class Simulation:
         if self.unit == "tiles":
             tile, unit_ns = self.cost.tile_tokens, self.cost.tile_ns
         message_us = self.cost.combine_message_us(self.network.remote)
-        known = self.capacity, self.learned, unit_ns, message_us, self.layers_before
+        known = self.capacity, self.learned, unit_ns, message_us, self.layers_before, self.conditions.hints
         return RoutingContext.of(self.placement, self.model, self.network, tile, *known)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
@@ -216,6 +216,7 @@ class Simulation:
             timing=self.conditions.timing,
             out=self._out,
             back=self._back,
+            hints=self.conditions.hints if self.conditions.routing in REMEMBERING else None,
             rerouting=self._rerouting(),
             queues=None if self.conditions.timing == "barrier" else self._queues,
         )

@@ -18,6 +18,8 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.domain.presets.schema import HardwarePreset
 from optimizer.routing.context import LearnedShares, RoutingContext
+from optimizer.routing.hints import USUAL_HINTS, HintSettings
+from optimizer.routing.tables import DispatchTable
 from optimizer.traces.batches import Batches, default_rows, with_shared
 
 TokensAt = Literal["row", "column", "device"]
@@ -48,18 +50,22 @@ class Case:
         """The same network as the oracles take it."""
         return Wires(self.mesh.rows, self.mesh.cols, *wiring)
 
-    def context(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> RoutingContext:
+    def context(
+        self, wiring: tuple[TokensAt, Links], tile: int, capacity: int, hints: HintSettings = USUAL_HINTS
+    ) -> RoutingContext:
         """What a policy sees of the layer."""
-        network, before = self.network(wiring), self.layers_before
-        return RoutingContext.of(
-            self.placement, self.model, network, tile, capacity, self.learned, layers_before=before
-        )
+        network = self.network(wiring)
+        more: dict[str, Any] = {"layers_before": self.layers_before, "hints": hints}
+        return RoutingContext.of(self.placement, self.model, network, tile, capacity, self.learned, **more)
 
     def layer(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Layer:
         """What a policy sees of the layer, as the oracles take it."""
-        load, share = self.learned.load.tolist(), self.learned.share.tolist()
+        load, share, known = self.learned.load.tolist(), self.learned.share.tolist(), self.learned.table
+        depth = self.mesh.slots_per_device
+        table = [] if known is None else [[divmod(slot, depth) for slot in row] for row in known.replica.tolist()]
         before = [None if placement is None else placement.slots.tolist() for placement in self.layers_before]
-        return Layer(self.wires(wiring), self.placement.slots.tolist(), tile, capacity, load, share, before)
+        slots = self.placement.slots.tolist()
+        return Layer(self.wires(wiring), slots, tile, capacity, load, share, before, table)
 
     def flat(self, places: Any) -> list[list[int]]:
         """The flat slots of places that are (device, slot) as the oracles give them, -1 for None."""
@@ -84,7 +90,7 @@ def case(seed: int, shape: tuple[int, int], depth: int, shared: int = 0, replica
     chosen = with_shared(routed(rng, 2, tokens, model), model)
     rows = default_rows(tokens, mesh.rows) if rng.random() < 0.5 else rng.integers(mesh.rows, size=(2, tokens))
     batches = Batches(chosen, np.broadcast_to(rows, (2, tokens)))
-    taught = learned(rng, placement, experts)
+    taught = learned(rng, placement, experts, (0, mesh.rows, mesh.devices))
     before = [random_placement(rng, experts, mesh) if rng.random() < 0.5 else None for _ in range(rng.integers(4))]
     return Case(model, mesh, placement, batches, taught, tuple(before))
 
@@ -97,15 +103,19 @@ def fewer(placement: Placement, replicas: int) -> Placement:
     return Placement(slots.reshape(placement.slots.shape))
 
 
-def learned(rng: np.random.Generator, placement: Placement, experts: int) -> LearnedShares:
-    """Random loads, of which some are equal, and random shares, of which some are zero."""
+def learned(
+    rng: np.random.Generator, placement: Placement, experts: int, sources: tuple[int, ...] = (0,)
+) -> LearnedShares:
+    """Random loads, of which some are equal, random shares, of which some are zero, and a random table for any of these
+    numbers of sources, or none for 0."""
     share = rng.integers(0, 4, placement.slots.shape) * (placement.slots >= 0)
     held = [placement.slots == expert for expert in range(experts)]
     even = LearnedShares.nothing(placement, experts).share
     total = sum(of * share[of].sum() for of in held)
-    return LearnedShares(
-        rng.integers(1, 5, experts).astype(float), np.where(total > 0, share / np.maximum(total, 1), even)
-    )
+    parts = np.where(total > 0, share / np.maximum(total, 1), even)
+    load, size = rng.integers(1, 5, experts).astype(float), int(rng.choice(sources))
+    rank = rng.integers(0, placement.counts(experts), (size, experts))
+    return LearnedShares(load, parts, DispatchTable.of_ranks(placement, rank) if size else None)
 
 
 def cases(shared: int = 2, replicas: int | None = None) -> st.SearchStrategy[Case]:

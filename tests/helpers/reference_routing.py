@@ -22,7 +22,8 @@ Chosen = list[list[Place]]
 class Layer:
     """One layer as a policy sees it; load by expert and share by device and slot are what was learned.
 
-    layers_before: the slots of the model's layers before it, None where they are not known.
+    layers_before: the slots of the model's layers before it, None where they are not known. table: the learned place of
+    each source and expert; an empty one stands for none.
     """
 
     wires: Wires
@@ -32,6 +33,7 @@ class Layer:
     load: list[float]
     share: list[list[float]]
     layers_before: list[Slots | None] = field(default_factory=list)
+    table: list[list[Place]] = field(default_factory=list)
 
     def far(self, home: list[int], place: Place) -> int:
         """Hops from a token, by the devices where it is, to a replica."""
@@ -87,6 +89,21 @@ def nearest(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
     """Every pair goes to the replica that the table of nearest replicas names."""
     table = nearest_table(layer)
     return [[table[tuple(home), expert] for expert in token] for token, home in zip(tokens, held, strict=True)]
+
+
+def table(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """The learned place of each (source, expert), if it was learned for these sources and still holds the expert; else
+    the place that the table of nearest replicas names."""
+    sources, near = all_holders(layer.wires), nearest_table(layer)
+    chosen: Chosen = []
+    for token, home in zip(tokens, held, strict=True):
+        chosen.append([near[tuple(home), expert] for expert in token])
+        if len(layer.table) == len(sources):
+            named = layer.table[sources.index(home)]
+            for choice, expert in enumerate(token):
+                if named[expert] in replicas(layer.slots, expert):
+                    chosen[-1][choice] = named[expert]
+    return chosen
 
 
 def capacity_fill(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
@@ -240,6 +257,7 @@ ORACLES: dict[str, Callable[[Layer, Tokens, Held], Chosen]] = {
     "vllm-ascend": vllm_ascend,
     "hash": hashed,
     "nearest": nearest,
+    "table": table,
     "capacity-fill": capacity_fill,
     "least-loaded": least_loaded,
     "weights": weights,

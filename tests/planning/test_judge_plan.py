@@ -17,6 +17,7 @@ from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.planning.plan_layer import plan_tokens
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import LEARNING, POLICIES
+from optimizer.routing.tables import DispatchTable
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation, simulate
@@ -219,6 +220,25 @@ def test_a_policy_that_lacks_what_train_batches_taught_is_named(traces: Path, ot
     assert said in judged(bare, named(others), Conditions("even-source"), Conditions("weights"))[1]
     assert not any("learned" in note for note in judged(bare, named(others), Conditions("even-source"))[1])
     assert not any("learned" in note for note in judged(plan, named(others), Conditions("weights"))[1])
+
+
+def test_a_table_that_was_not_learned_for_these_sources_is_named_and_the_nearest_taken(
+    traces: Path, others: Path
+) -> None:
+    said = f"layers 1 of the plan have no dispatch table learned for {MESH.rows} sources: table takes the nearest"
+    plan, trials = planned(traces), (Conditions("nearest"), Conditions("table"))
+    (near, table), notes = judged(plan, named(others), *trials)
+    assert any(said in note for note in notes)
+    assert near.latency_us.tolist() == table.latency_us.tolist()
+    taught = planned(traces, "table")
+    assert not any("dispatch table" in note for note in judged(taught, named(others), *trials)[1])
+    assert not any("dispatch table" in note for note in judged(plan, named(others), Conditions("weights"))[1])
+    learned = taught.layers[LAYER].learned
+    assert learned is not None
+    assert learned.table is not None
+    for_more = replace(learned, table=DispatchTable(learned.table.placement, np.tile(learned.table.replica, (2, 1))))
+    other = replace(taught, layers={LAYER: replace(taught.layers[LAYER], learned=for_more)})
+    assert any(said in note for note in judged(other, named(others), *trials)[1])
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": "x"}, {"phase": "sleep"}, {"row_users": [1, "x"]}])

@@ -16,6 +16,8 @@ from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.planning.plan_file import LayerPlan, Plan, read_plan, write_plan
 from optimizer.routing.context import LearnedShares
+from optimizer.routing.hints import HintSettings
+from optimizer.routing.tables import DispatchTable
 
 SLOTS = [[0, 4], [1, 2], [3, -1], [4, 0]]
 
@@ -76,9 +78,46 @@ def test_what_was_learned_and_the_unit_are_read_back(tmp_path: Path) -> None:
     assert learned.share.tolist() == LEARNED.share.tolist()
 
 
+def test_price_and_hints_are_read_back_and_older_plans_have_neither(tmp_path: Path, written: Path) -> None:
+    hinted = replace(plan(), policy="hint", price_us=2.5, hints=HintSettings(8.0, 2, 3))
+    write_plan(tmp_path / "hinted.json", hinted)
+    read, old = read_plan(tmp_path / "hinted.json"), read_plan(written)
+    assert (read.policy, read.price_us, read.hints) == ("hint", 2.5, HintSettings(8.0, 2, 3))
+    assert (read.prices, old.prices, old.price_us, old.hints) == ({"hint": 2.5}, {}, None, None)
+
+
+def test_a_policy_is_read_by_the_name_that_it_had(written: Path) -> None:
+    content = json.loads(written.read_text())
+    content["routing"]["policy"] = "even"
+    written.write_text(json.dumps(content))
+    assert read_plan(written).policy == "even-ideal"
+
+
+def test_a_dispatch_table_is_read_back_by_ranks_and_a_plan_without_one_is_read(tmp_path: Path) -> None:
+    table = DispatchTable(Placement(np.array(SLOTS)), np.array([[0, 2, 3, 4, 1], [7, 2, 3, 4, 6]]))
+    taught = replace(plan(), layers={7: replace(plan().layers[7], learned=replace(LEARNED, table=table))})
+    write_plan(tmp_path / "taught.json", taught)
+    content = json.loads((tmp_path / "taught.json").read_text())
+    assert content["layers"]["7"]["table"] == table.rank.tolist()
+    learned = read_plan(tmp_path / "taught.json").layers[7].learned
+    assert learned is not None
+    assert learned.table is not None
+    assert learned.table.replica.tolist() == table.replica.tolist()
+    del content["layers"]["7"]["table"]
+    (tmp_path / "taught.json").write_text(json.dumps(content))
+    older = read_plan(tmp_path / "taught.json").layers[7].learned
+    assert older is not None
+    assert older.table is None
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
+        ("table", [], r"layers\.7\.table: not one list per source with one number for each of 5 experts"),
+        ("table", [[0, 0, 0, 0, 0], [0, 0]], r"layers\.7\.table: not one list per source"),
+        ("table", [[0, 9, 0, 0, 0]], r"layers\.7\.table: 9 for expert 1 of source 0, but .* ranks 0\.\.0"),
+        ("table", [[0, -(10**30), 0, 0, 0]], r"layers\.7\.table: -1 for expert 1 of source 0|valid integer|too large"),
+        ("table", [[0, 0.5, 0, 0, 0]], r"layers\.7\.table\.0\.1: input should be a valid integer"),
         ("load", [1, 2], r"layers\.7\.load: 2 numbers instead of 5, one per expert"),
         ("load", [1, 2, 3, 4, -1], r"layers\.7\.load\.4: input should be greater than or equal to 0"),
         ("load", [1, 2, 3, 4, float("inf")], r"layers\.7\.load\.4: input should be a finite number"),

@@ -8,6 +8,7 @@ import pytest
 from random_problems import small_problem
 
 from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
 from optimizer.planning import portfolio as module
 from optimizer.planning.candidates import SEARCHES, seeds_and_formulation
 from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, silent
@@ -60,7 +61,7 @@ def test_the_best_is_no_worse_than_greedy_and_judged_under_its_policy() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_under_a_servers_rule_the_best_is_no_worse_than_eplb_and_flashlb(rule: str, seed: int) -> None:
-    """What is chosen has no mean or tail of latency above greedy's, and is as good as every seed that keeps to that too."""
+    """What is chosen has no mean or tail of latency above greedy's, and is as good as each seed that has none either."""
     problem, sets = small_problem(seed, rows=4, cols=2, slots=3, routed=14, top_k=4)
     found = list(seeds_and_formulation(problem, EFFORT, silent))
     portfolio = Portfolio.of(problem, sets, SolveOptions(routings=(rule,)))
@@ -88,7 +89,7 @@ def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
         split, neither = name in SPLITTING, SelectionGoal.BOTH if name in RULES else SelectionGoal.LATENCY_AND_BALANCE
         assert tiles is (SelectionGoal.LATENCY if split else neither)
         assert tokens is (SelectionGoal.BALANCE if split else neither)
-    assert set(NEAR) - {*SPLITTING} == {"nearest"}
+    assert set(NEAR) - {*SPLITTING} == {"nearest", "hint-device", "table"}
 
 
 @pytest.mark.parametrize("search", ["split_evenly", "split_at_best"])
@@ -107,6 +108,42 @@ def test_a_search_that_ends_early_leaves_a_plan_of_what_it_has(monkeypatch: pyte
     assert list(solution.searched) == [solution.chosen.report.routing]
     assert solution.chosen.placement.violations(15, 8, 3) == []
     assert len(found) <= 2
+
+
+@pytest.mark.parametrize(
+    ("routing", "tiles", "foreseen"),
+    [("optimal", True, False), ("hint-device", False, False), ("hint", False, True), ("weights", False, True)],
+)
+def test_the_search_for_optimal_routing_begins_at_the_best_candidate(
+    monkeypatch: pytest.MonkeyPatch, routing: str, tiles: bool, foreseen: bool
+) -> None:
+    """It balances what the policy balances: hints spread tokens, and only who knows the batch can fill tiles."""
+    began: list[tuple[Placement, bool, bool]] = []
+
+    def noted(problem: Problem, start: Placement, by_tiles: bool, known: Any, *_: Any) -> list[Placement]:
+        began.append((start, by_tiles, known is not None))
+        return []
+
+    monkeypatch.setattr(module, "split_at_best", noted)
+    pool = searched((routing,)).pools[routing]
+    (start, by_tiles, known), *others = began
+    assert start is pool.placements[pool.best()]
+    assert (by_tiles, known, others) == (tiles, foreseen, [])
+
+
+def test_shared_experts_get_as_many_replicas_as_are_best() -> None:
+    """With two shared experts in every token, one replica in each of two rows makes four devices too heavy."""
+    problem, sets = small_problem(3, rows=2, cols=4, slots=3, routed=10, shared=2, top_k=2, tokens=64)
+    assert (problem.shared_replicas, problem.any_shared) == (2, True)
+    fixed = replace(problem, any_shared=False)
+    options, found = SolveOptions(60, 0, 2000, routings=("hint-device",)), {}
+    for name, tried in (("any", problem), ("fixed", fixed)):
+        plan = solve(tried, sets, options).chosen
+        assert tried.violations(plan.placement) == []
+        found[name] = plan.placement.counts(12)[10:].tolist(), plan.report.imbalance.mean()
+    assert found["fixed"][0] == [2, 2]
+    assert min(found["any"][0]) > 2
+    assert found["any"][1] < found["fixed"][1]
 
 
 def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_policies_without_candidates_are_left_out_and_none_left_is_a_conflict() 
         searched(nearest - 0.01).settle()
     assert raised.value.field == "max_row_traffic"
     assert "3 slots per device, 5 extra replicas, 4 replicas of each shared expert and" in str(raised.value)
-    assert "and routing even, nearest: of all that were tried the best lets" in str(raised.value)
+    assert "and routing even-source, nearest: of all that were tried the best lets" in str(raised.value)
     assert f"{nearest:.1f} pairs per batch" in str(raised.value)
 
 

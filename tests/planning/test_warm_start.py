@@ -2,17 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from random_problems import small_problem
 from running_commands import SHORT, fault, run, solve
 
-from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.planning.candidates import Candidate, SearchShare, seeds_and_formulation, split_at_best, split_evenly
-from optimizer.planning.options import Effort, SolveOptions, silent
+from optimizer.planning.candidates import SearchShare, seeds_and_formulation, split_evenly
+from optimizer.planning.options import Effort, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.warm_start import started
 from optimizer.search.multistart import latency_goal
@@ -39,31 +37,6 @@ def test_it_is_the_first_candidate_and_descents_begin_there() -> None:
     one = SearchShare(SearchBudget(Deadline(60), 60, 3), 0, 1, silent)
     first = next(iter(split_evenly(problem, latency_goal(problem, sets.train), found, "descent", one)))
     assert (first.slots != problem.start.slots).sum() <= 3 * 2  # three moves of two slots
-
-
-def test_annealing_begins_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    began: list[Placement] = []
-
-    def noted(start: Placement, *_: Any, **__: Any) -> list[Placement]:
-        began.append(start)
-        return []
-
-    monkeypatch.setattr("optimizer.planning.candidates.anneal", noted)
-    problem = problem_with_start()
-    found = [Candidate("start", problem.start or Placement(np.zeros((1, 1), dtype=np.int32)), 0.0)]
-    found.append(Candidate("flexibility", random_permutation(problem, np.random.default_rng(1)), 0.0))
-    split_at_best(
-        problem, found, False, "annealing", SearchShare(SearchBudget(Deadline(60), 60), 0, 1, silent), SolveOptions()
-    )
-    split_at_best(
-        problem,
-        found[1:],
-        False,
-        "annealing",
-        SearchShare(SearchBudget(Deadline(60), 60), 0, 1, silent),
-        SolveOptions(),
-    )
-    assert [placement is candidate.placement for placement, candidate in zip(began, found, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize("routing", ["even-source", "nearest", "optimal"])

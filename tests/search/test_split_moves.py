@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_problems import random_placement, small_problem
 from reference_split import best_split_peak
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
@@ -18,7 +18,7 @@ from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_moves import apply, delta, excess, forget, touched_for
-from optimizer.search.split_state import LANES, SplitState, exact_peaks, fill, split_of, sweep
+from optimizer.search.split_state import LANES, LEAST_KNOWN, SplitState, exact_peaks, fill, split_of, sweep
 
 NO_LIMIT = np.inf
 
@@ -28,9 +28,13 @@ def lanes(split: SplitState, values: Ints, batches: int) -> Ints:
     return np.moveaxis(values, -1, 0).reshape(-1, *values.shape[1:-1])[:batches]
 
 
-def check(split: SplitState, units: Ints) -> None:
-    """Assert that flow, loads, peaks, counts and replicas agree with the slots and with each other."""
+def check(split: SplitState, units: Ints, known: Floats | None = None) -> None:
+    """Assert that flow, loads, peaks, counts and replicas agree with the slots and with each other; known `[batch,
+    expert]`: the loads by which others are split."""
     batches, experts = units.shape
+    brought, expected = units * split.parts, units * split.parts
+    if known is not None:
+        expected = np.maximum(np.rint(known * split.parts), LEAST_KNOWN).astype(np.int64)
     depth = split.slots.shape[1]
     flat = split.slots.ravel()
     flow, load = (lanes(split, values, batches) for values in (split.flow, split.load))
@@ -40,8 +44,12 @@ def check(split: SplitState, units: Ints) -> None:
         held = split.replicas[expert, : split.copies[expert]]
         assert sorted(held) == np.flatnonzero(flat == expert).tolist()
         assert (split.replicas[expert, split.copies[expert] :] == -1).all()
-        assert (flow[:, held].sum(axis=1) == units[:, expert] * split.parts).all()
+        assert (flow[:, held].sum(axis=1) == expected[:, expert]).all()
     assert (load == flow.reshape(batches, -1, depth).sum(axis=2)).all()
+    if known is not None:
+        ratio = np.append(brought / expected, np.zeros((batches, 1)), axis=1).astype(np.float32)[:, flat]
+        load = (flow.astype(np.float32) * ratio).astype(np.int32).reshape(batches, -1, depth).sum(axis=2)
+        assert (lanes(split, split.served, batches) == load).all()
     assert (lanes(split, split.peak, batches) == load.max(axis=1)).all()
 
 
@@ -61,16 +69,17 @@ def rows_of_shared(problem: Problem, slots: Ints) -> list[list[int]]:
     return [(by_row == expert).sum(axis=1).tolist() for expert in problem.model.shared_ids]
 
 
-@settings(max_examples=5)
+@settings(max_examples=8)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([None, "auto", 1, 3]),
     st.sampled_from([None, 2]),
     st.sampled_from([(3, 2, 3, 9), (1, 6, 2, 5), (2, 5, 4, 9), (14, 1, 1, 7)]),
     st.sampled_from([1, 8]),
+    st.booleans(),
 )
 def test_every_step_of_a_thousand_move_walk_is_exact_and_valid(
-    seed: int, replicas: int | str | None, extra: int | None, shape: tuple[int, int, int, int], tile: int
+    seed: int, replicas: int | str | None, extra: int | None, shape: tuple[int, int, int, int], tile: int, hinted: bool
 ) -> None:
     rows, cols, slots, routed = shape
     problem, _ = small_problem(seed, rows=rows, cols=cols, slots=slots, routed=routed, replicas=replicas, extra=extra)
@@ -79,7 +88,8 @@ def test_every_step_of_a_thousand_move_walk_is_exact_and_valid(
     start = random_permutation(problem, rng).slots.copy()
     spare = [i for i, e in enumerate(start.ravel()) if (start == e).sum() > 1 and not problem.spread[e]][:1]
     start.ravel()[spare] = -1  # an empty slot, so that moves meet one
-    current = split_of(Placement(start), units)
+    known = units * rng.uniform(0, 2, units.shape) if hinted else None
+    current = split_of(Placement(start), units, known)
     trial, touched = current.copy(), touched_for(current)
     usual, weight = int(np.median(current.peak)), 3
     shared_rows, made, size = rows_of_shared(problem, start), 0, start.size
@@ -94,7 +104,7 @@ def test_every_step_of_a_thousand_move_walk_is_exact_and_valid(
         if made % 2:
             apply(current, trial, touched)
             assert objective(current, usual, weight) == worth + change
-            check(current, units)
+            check(current, units, known)
             assert problem.violations(current.placement()) == []
             if problem.shared_replicas is not None:
                 assert rows_of_shared(problem, current.slots) == shared_rows

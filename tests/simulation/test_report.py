@@ -1,5 +1,6 @@
 """Figures drawn from a simulation equal those worked out by hand, and their intervals are as wide as they should be."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,10 +88,12 @@ def test_what_was_critical_oftenest_comes_first_with_its_share_of_batches() -> N
 def test_shares_of_the_terms_are_of_the_summed_latency() -> None:
     report = run(FOUR, [[[0]] * 33, [[1]] * 33], [[0] * 33] * 2)
     dispatch, compute, combine = 2 * 20.7 + 33 * EDGE_US, 2 * 247.5, 2 * 32 + 33 * EDGE_US
-    total = dispatch + compute + combine
-    expected = {"dispatch": dispatch / total, "compute": compute / total, "combine": combine / total}
-    assert report.shares() == pytest.approx(expected)
-    assert report.latency_us.sum() == pytest.approx(total)
+    for price in (0.0, 50.0):
+        priced = replace(report, routing_us=np.full(2, price))
+        parts = {"routing": 2 * price, "dispatch": dispatch, "compute": compute, "combine": combine}
+        total = sum(parts.values())
+        assert priced.shares() == pytest.approx({name: part / total for name, part in parts.items()})
+        assert priced.latency_us.sum() == pytest.approx(total)
 
 
 def test_links_say_messages_per_batch() -> None:

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_layers import WIRINGS, Case, Links, TokensAt, as_tokens, case, cases, learned, rows_of, wired
 from random_problems import cost, random_batches, random_placement
+from reference_hints import HINT_ORACLES
 from reference_layer import Hardware, simulate_batch
 from reference_routing import ORACLES, limit, weights_by_rank
 from reference_traffic import holders
@@ -23,7 +24,7 @@ from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.context import LearnedShares, capacity_of
-from optimizer.routing.policies import POLICIES
+from optimizer.routing.policies import POLICIES, REMEMBERING
 from optimizer.simulation import simulator
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
@@ -62,7 +63,13 @@ def places(drawn: Case, cost: Cost, conditions: Conditions, batch: int) -> list[
         return [[divmod(slot, depth) for slot in token] for token in chosen[batch].tolist()]
     layer, tokens = drawn.layer(wiring, tile, capacity), as_tokens(drawn.batches.experts[batch])
     held = holders(layer.wires, rows_of(drawn.batches, batch))
-    picked: list[list[Any]] = list(ORACLES[conditions.routing](layer, tokens, held))
+    if conditions.routing in REMEMBERING:
+        before = [as_tokens(drawn.batches.experts[earlier]) for earlier in range(batch)]
+        there = [holders(layer.wires, rows_of(drawn.batches, earlier)) for earlier in range(batch)]
+        run_of_batches = [*before, tokens], [*there, held], conditions.hints
+        picked: list[list[Any]] = list(HINT_ORACLES[conditions.routing](layer, *run_of_batches)[-1])
+    else:
+        picked = list(ORACLES[conditions.routing](layer, tokens, held))
     if conditions.capacity_factor is None:
         return picked
     ranked, weight = as_candidates(drawn, batch), [weights_by_rank(drawn.model.top_k)] * len(tokens)

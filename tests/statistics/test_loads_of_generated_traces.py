@@ -74,6 +74,23 @@ def test_the_builtin_trace_is_skewed_and_remembers() -> None:
     assert np.mean(neighbours) > 1.3 * np.mean(strangers)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_recent_loads_of_the_builtin_trace_tell_the_next_ones(seed: int) -> None:
+    """Load hints can win something only where loads persist, as they do in recorded routing.
+
+    The deviations of loads from the train mean are compared with those of the eight batches before. Their squared
+    correlation is .18 to .40 for six seeds, and .65 and .82 in what was recorded from V2-Lite and GPT-OSS. An earlier
+    generator, whose requests were many and short, reached .02.
+    """
+    source = open_source(TraceInput(seed=seed), [12], load_model("deepseek-v3"), Mesh(16, 8, 3), lambda share: None)
+    sets = source.sets(12)
+    mean, test = sets.train.load(257)[:, :256].mean(axis=0), sets.test.load(257)[:, :256]
+    steps = range(8, len(test), 8)
+    recent = [test[step - 8 : step].mean(axis=0) - mean for step in steps]
+    now = [test[step] - mean for step in steps]
+    assert np.corrcoef(np.ravel(recent), np.ravel(now))[0, 1] ** 2 > 0.15
+
+
 def test_a_dense_layer_has_no_trace() -> None:
     with pytest.raises(InputError, match=r"layer 2 is no MoE layer of deepseek-v3, which are 3\.\.60"):
         builtin_trace(load_model("deepseek-v3"), [2], 0)

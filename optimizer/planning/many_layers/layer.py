@@ -98,7 +98,7 @@ def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
     if not effort.cancel.asked:  # they take seconds, as in `optimizer.planning.plan_layer.solve`
         bounds += bound_given(test, problem.model, problem.mesh, problem.cost, placement)
     provenance = task.provenance | {"method": "search", "candidates": portfolio.candidates}
-    return part_of(problem, placement, report, gaps(bounds, reached_by(report)), provenance)
+    return part_of(pool.judge, placement, report, gaps(bounds, reached_by(report)), provenance)
 
 
 def seeds_for(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:

@@ -110,7 +110,7 @@ class DataSetsJudge:
         latency = {other: latency_figures(judge.on(placement, of.test)).tolist() for other, of in sets.items()}
         test = {other: dict(zip(FIGURES, of, strict=True)) for other, of in latency.items()}
         provenance = task.mix.provenance | {"method": "search", MADE_ON: name}
-        part = part_of(judge.problem, placement, report, gaps(self.bounds, reached_by(report)), provenance)
+        part = part_of(judge, placement, report, gaps(self.bounds, reached_by(report)), provenance)
         return replace(part, quality=part.quality | {SELECTION: selection, TEST: test})
 
 

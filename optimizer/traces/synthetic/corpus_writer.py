@@ -23,7 +23,8 @@ class CorpusRecipe:
     """What to generate: `requests` for each data set, whose prompts and outputs have these mean lengths in tokens.
 
     A mean of 0 leaves prompts or outputs out. Each data set has a name and a folder of that name; the one without a
-    name has no topic, and lies in the corpus's own folder. Raises InputError for what cannot be generated.
+    name has requests of all topics, and lies in the corpus's own folder. Raises InputError for what cannot be
+    generated.
     """
 
     requests: int

@@ -13,13 +13,23 @@ import numpy as np
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
 
-REQUEST_RANK, REQUEST_WEIGHT = 16, np.float32(0.7)
-"""The dimensions and the weight of a request's topic, fitted to real traces (DOMAIN section 4)."""
-TOKEN_RANK, TOKEN_MEMORY, TOKEN_FRESH = 12, np.float32(0.5), np.float32(0.75**0.5)
-"""The dimensions of a token's direction, how much of its predecessor's it keeps (fitted too), and how much is new, so
-that the variance stays 1."""
+REQUEST_RANK = 16
+"""The dimensions of a topic, fitted to real traces (DOMAIN section 4)."""
+TOKEN_RANK = 12
+"""The dimensions of a token's direction, fitted too."""
+MEMORY, SHARE = (0.6, 0.985), (0.8, 0.2)
+"""The two walks whose sum is a token's direction: what each keeps of its last step, and its share of the variance, 1.
 
-Scratch = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Bools, Floats, Ints, Ints]
+Fitted to real traces: with the fast walk neighbours resemble each other; with the slow one, which keeps half for 46
+tokens, so do tokens that are 4, 16 and 64 apart.
+"""
+WALKS = len(MEMORY)
+# factors of the random numbers that a walk starts with and of what it keeps and is given at each step
+STARTS = tuple(np.float32(share**0.5) for share in SHARE)
+KEPT = tuple(np.float32(memory) for memory in MEMORY)
+FRESH = tuple(np.float32((share * (1 - memory**2)) ** 0.5) for share, memory in zip(SHARE, MEMORY, strict=True))
+
+Scratch = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats, Bools, Floats, Ints, Ints]
 
 QUANTILES = 1 << 16  # one for each sixteen random bits
 LANES, LANE, LANE_BITS = 4, np.uint64(QUANTILES - 1), np.uint64(16)
@@ -47,7 +57,7 @@ def route(
     stream: np.uint64,
     numbers: Ints,
     offsets: Ints,
-    offset: Floats,
+    spread: tuple[np.float32, Floats],
     layers: Ints,
     gates: tuple[Floats, Floats, Floats],
     tables: tuple[Floats, Floats],
@@ -57,12 +67,13 @@ def route(
 ) -> None:
     """Fill ranked `[token, layer, m]` uint16, best first, and weights `[token, layer, k]` float32 unless it is empty.
 
-    stream: key of the data set; numbers `[request]` int64; offsets `[request + 1]` int64 token ranges; offset
-    `[REQUEST_RANK]` the data set's part of every request's topic; layers `[layer]` int64 ids, part of each stream's
+    stream: key of the data set; numbers `[request]` int64; offsets `[request + 1]` int64 token ranges; spread: how far
+    the requests' topics scatter, and their mean `[REQUEST_RANK]`; layers `[layer]` int64 ids, part of each stream's
     key; gates: bias `[layer, expert]`, topics `[layer, REQUEST_RANK, expert]`, directions `[layer, TOKEN_RANK,
-    expert]`, all float32; groups: how many there are, and how many a token may use.
+    expert]`, spread and gates all float32; groups: how many there are, and how many a token may use.
     """
     bias, topics, directions = gates
+    scatter, mean = spread
     base = np.empty(bias.shape[1], dtype=np.float32)
     topic = np.empty(REQUEST_RANK, dtype=np.float32)
     scratch = _scratch(bias.shape[1], groups, ranked.shape[2])
@@ -70,7 +81,7 @@ def route(
         key = _mix(stream ^ _mix(np.uint64(numbers[request])))
         _draw(key, tables[0], topic)
         for i in range(REQUEST_RANK):
-            topic[i] = REQUEST_WEIGHT * topic[i] + offset[i]
+            topic[i] = scatter * topic[i] + mean[i]
         start, stop = offsets[request], offsets[request + 1]
         for layer in range(len(layers)):
             own = _mix(key ^ _mix(np.uint64(layers[layer]) + STEP))
@@ -88,6 +99,7 @@ def _scratch(experts: int, groups: tuple[int, int], m: int) -> Scratch:
     parts = (m + 2 * groups[1] - 1) // (2 * groups[1])
     padded = (experts + LANES - 1) // LANES * LANES
     return (
+        np.empty((WALKS, TOKEN_RANK), dtype=np.float32),
         np.empty(TOKEN_RANK, dtype=np.float32),
         np.empty(TOKEN_RANK, dtype=np.float32),
         np.empty(experts, dtype=np.float32),
@@ -115,11 +127,16 @@ def _walk(
     ranked: Ints,
     weights: Floats,
 ) -> None:
-    """Route one request in one layer: its tokens' direction makes a stationary AR(1) walk, a choice at each step."""
-    direction, fresh, clean, score, leaders, strength, kept, best, listed, chosen = scratch
+    """Route one request in one layer: its tokens' direction is the sum of stationary AR(1) walks."""
+    walks, direction, fresh, clean, score, leaders, strength, kept, best, listed, chosen = scratch
     normal, gumbel = tables
-    state = _draw(state, normal, direction)
+    for walk in range(WALKS):
+        state = _draw(state, normal, fresh)
+        for i in range(TOKEN_RANK):
+            walks[walk, i] = STARTS[walk] * fresh[i]
     for token in range(start, stop):
+        for i in range(TOKEN_RANK):
+            direction[i] = walks[0, i] + walks[1, i]
         _add_projection(base, direction, directions, clean)
         state = _draw(state, gumbel, score)
         for expert in range(len(base)):
@@ -131,9 +148,10 @@ def _walk(
             ranked[token, layer, i] = chosen[i]
         if len(weights) > 0:
             _soften(clean, chosen, weights[token, layer])
-        state = _draw(state, normal, fresh)
-        for i in range(TOKEN_RANK):
-            direction[i] = TOKEN_MEMORY * direction[i] + TOKEN_FRESH * fresh[i]
+        for walk in range(WALKS):
+            state = _draw(state, normal, fresh)
+            for i in range(TOKEN_RANK):
+                walks[walk, i] = KEPT[walk] * walks[walk, i] + FRESH[walk] * fresh[i]
 
 
 @kernel

@@ -1,8 +1,13 @@
 """Generated traces: routing that looks like a real model's, made from a seed.
 
-A token scores every expert by `b + 0.7 z_request.V + 2.0 z_token.W` plus Gumbel noise, keeps the model's best groups of
-experts and takes the top-k of what is left; `z_token` remembers half of its predecessor's. The biases `b` are
-calibrated until the experts' shares match a target. Source: a fit to real traces, DOMAIN section 4.
+A token scores every expert by `b + (z_dataset + 0.35 z_request).V + 1.9 z_token.W` plus Gumbel noise, keeps the model's
+best groups of experts and takes the top-k of what is left. `z_dataset` and `z_request` are the same for all tokens of a
+data set and of a request. `z_token` is the sum of two walks along the tokens of a request, a fast one that forgets
+within a few tokens and a slow one that keeps half for 46. So loads persist, as they do in real traces: recent batches
+tell what comes next. The biases `b` are calibrated until the experts' shares match a target.
+
+Source: a fit to real traces, DOMAIN section 4. The weights and the walks were fitted anew, so that tokens and loads
+resemble earlier ones as much as in DeepSeek-V2-Lite's routing; `benchmarks/calibration.py` shows both.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +24,21 @@ from optimizer.traces.synthetic.gate import REQUEST_RANK, TOKEN_RANK, quantile_t
 from optimizer.traces.synthetic.marginals import calibrate, lognormal_shares, shares_of_counts
 from optimizer.traces.trace import OUTPUT, RoutingTrace
 
-REQUESTS = 5120  # of the built-in trace: a fifth of them, the test set, is twice the users of a default batch
-SHORTEST, LONGEST = 12, 36  # tokens of a request of the built-in trace, few enough that it is quickly made
+REQUESTS = 512
+"""How many requests the built-in trace has: about as many as recorded corpora.
 
-TOKEN_WEIGHT = 2.0  # fitted to real traces (DOMAIN section 4)
+With so few, users share requests, as in batches drawn from recorded corpora: 512 users run the 102 requests of the test
+set, and loads deviate from the train mean for long. Then recent batches explain .19 to .41 of these deviations (six
+seeds); with 5,120 requests of these lengths they would explain .04 to .05 (two seeds), as the deviations of different
+requests cancel out and chance remains. So most of the persistence is due to the number of requests.
+"""
+SHORTEST, LONGEST = 30, 511  # tokens of a request of the built-in trace, as of the outputs recorded from GPT-OSS-20B
+
+TOKEN_WEIGHT = 1.9  # with this, lifts stay as they were fitted to real traces although topics weigh more
 CANDIDATES = 16  # ranked experts that are written for routers of up to top-8; twice the top-k beyond
-DATASET_WEIGHT = 0.5  # the shares of two data sets then differ by .15-.3 in total variation, as of two text domains
+DATASET_WEIGHT = 0.9  # the shares of two data sets then differ by .35 in total variation, as of two text domains
+REQUEST_WEIGHT = 0.35  # the shares of a request then differ by .20-.24 from its data set's, the slow walk included
+TRAFFIC_WEIGHT = (DATASET_WEIGHT**2 + REQUEST_WEIGHT**2) ** 0.5  # requests without a data set are of any domain
 SAMPLED_TOKENS = 8  # per request of a calibration sample: few, as a request's tokens resemble each other
 
 
@@ -60,10 +74,11 @@ class Generated:
 def builtin_trace(
     model: Model, layers: Sequence[int], seed: int, counts: Ints | None = None, extras: bool = False
 ) -> RoutingTrace:
-    """Generate 5,120 requests of 12 to 36 output tokens each.
+    """Generate 512 requests of 30 to 511 output tokens each, which are traffic of all domains.
 
-    Experts are chosen as often as counts `[layer, expert]` say, by default as DeepSeek-V3's. Each layer is the same
-    whatever other layers are made. extras: gate weights are made too, and candidates unless a token may use no expert
+    Experts are chosen as often as counts `[layer, expert]` say, by default as DeepSeek-V3's; as so few requests are a
+    small sample of all topics, their shares miss these by a total variation of .02. Each layer is the same whatever
+    other layers are made. extras: gate weights are made too, and candidates unless a token may use no expert
     beyond its top-k. Raises InputError as `calibrated_gates` does.
     """
     lengths = random_stream(Purpose.BUILTIN_LENGTHS, seed).integers(SHORTEST, LONGEST + 1, REQUESTS)
@@ -116,16 +131,15 @@ def generate(
     """Route the tokens of requests of a data set, one request after another; requests `[request]` are their numbers.
 
     lengths `[request]` are in tokens. A request depends on the seed, the data set's name, its own number and the layer
-    alone. A data set has a topic that all its requests share; the one without a name has none. Candidates are the 16
-    best experts (2 k of a router with k > 8), fewer where a token may use fewer; weights are the softmax of the chosen
-    experts' scores without noise. Raises InputError where there are no candidates beyond the top-k.
+    alone. A data set has a topic that all its requests share; requests without a data set are traffic of all domains,
+    whose topics scatter as much as those of data sets and requests together. Candidates are the 16 best experts (2 k of
+    a router with k > 8), fewer where a token may use fewer; weights are the softmax of the chosen experts' scores
+    without noise. Raises InputError where there are no candidates beyond the top-k.
     """
-    model, name = gates.model, key_of_text(dataset)
-    key = derived_seed(Purpose.REQUEST_ROUTING, gates.seed, name, bits=64)
-    topic = random_stream(Purpose.DATA_SET_TOPIC, gates.seed, name).standard_normal(REQUEST_RANK)
-    topic *= DATASET_WEIGHT * REQUEST_RANK**0.5 / np.linalg.norm(topic) if dataset else 0
+    model, topics = gates.model, _topics(gates.seed, dataset)
+    key = derived_seed(Purpose.REQUEST_ROUTING, gates.seed, key_of_text(dataset), bits=64)
     ranks = _candidates(model) if candidates else model.top_k
-    ranked, weight = _run(gates, key, topic, requests, lengths, ranks, weights)
+    ranked, weight = _run(gates, key, topics, requests, lengths, ranks, weights)
     return Generated(
         experts=np.ascontiguousarray(ranked[..., : model.top_k]),
         candidates=ranked if candidates else None,
@@ -167,6 +181,17 @@ def _candidates(model: Model) -> int:
     return ranks
 
 
+def _topics(seed: int, dataset: str) -> tuple[float, Floats]:
+    """How far the topics of a data set's requests scatter, and their mean `[REQUEST_RANK]`.
+
+    The means of all named data sets are equally far from that of requests without a data set, which is 0.
+    """
+    if not dataset:
+        return TRAFFIC_WEIGHT, np.zeros(REQUEST_RANK)
+    drawn = random_stream(Purpose.DATA_SET_TOPIC, seed, key_of_text(dataset)).standard_normal(REQUEST_RANK)
+    return REQUEST_WEIGHT, drawn * (DATASET_WEIGHT * REQUEST_RANK**0.5 / np.linalg.norm(drawn))
+
+
 def _layer_gates(model: Model, layer: int, seed: int, counts: Ints | None) -> Gates:
     """Draw one layer's topics and directions, and fit its biases to counts `[expert]` or DeepSeek-V3's shares."""
     rng, experts = random_stream(Purpose.GATES, seed, layer), model.routed_experts
@@ -176,24 +201,30 @@ def _layer_gates(model: Model, layer: int, seed: int, counts: Ints | None) -> Ga
     drawn = Gates(model, (layer,), seed, flat, topics.astype(np.float32), directions.astype(np.float32))
     dealt = random_stream(Purpose.EXPERT_SHARES, seed, layer)
     shares = lognormal_shares(experts, dealt) if counts is None else shares_of_counts(counts, model.top_k, layer)
-    key = derived_seed(Purpose.CALIBRATION_ROUTING, seed, bits=64)
+    key, topics_of_all = derived_seed(Purpose.CALIBRATION_ROUTING, seed, bits=64), _topics(seed, "")
 
     def observe(bias: Floats, turn: int, tokens: int) -> Ints:
         requests = (turn << 32) + np.arange(tokens // SAMPLED_TOKENS + 1)
         trial = replace(drawn, bias=bias[None].astype(np.float32))
         lengths = np.full(len(requests), SAMPLED_TOKENS)
-        ranked, _ = _run(trial, key, np.zeros(REQUEST_RANK), requests, lengths, model.top_k, False)
+        ranked, _ = _run(trial, key, topics_of_all, requests, lengths, model.top_k, False)
         return np.bincount(ranked.ravel(), minlength=experts)
 
     return replace(drawn, bias=calibrate(shares, model.top_k, observe)[None].astype(np.float32))
 
 
 def _run(
-    gates: Gates, key: int, topic: Floats, requests: Ints, lengths: Ints, ranks: int, weighted: bool
+    gates: Gates,
+    key: int,
+    topics: tuple[float, Floats],
+    requests: Ints,
+    lengths: Ints,
+    ranks: int,
+    weighted: bool,
 ) -> tuple[Ints, Floats]:
     """Route requests: ranked experts `[token, layer, ranks]` uint16, and weights `[token, layer, k]` float32.
 
-    The weights have no tokens unless they are wanted.
+    topics: how far they scatter, and their mean `[REQUEST_RANK]`. The weights have no tokens unless they are wanted.
     """
     model, offsets = gates.model, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens, layers = int(offsets[-1]), len(gates.layers)
@@ -203,7 +234,7 @@ def _run(
         np.uint64(key),
         requests.astype(np.int64),
         offsets,
-        topic.astype(np.float32),
+        (np.float32(topics[0]), topics[1].astype(np.float32)),
         np.array(gates.layers, dtype=np.int64),
         (gates.bias, gates.topics, gates.directions),
         quantile_tables(),
