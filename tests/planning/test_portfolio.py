@@ -61,7 +61,7 @@ def test_the_best_is_no_worse_than_greedy_and_judged_under_its_policy() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_under_a_servers_rule_the_best_is_no_worse_than_eplb_and_flashlb(rule: str, seed: int) -> None:
-    """What is chosen has no mean or tail of latency above greedy's, and is as good as each seed that has none either."""
+    """What is chosen has no mean or tail of latency above greedy's, and is as good as any seed that has none."""
     problem, sets = small_problem(seed, rows=4, cols=2, slots=3, routed=14, top_k=4)
     found = list(seeds_and_formulation(problem, EFFORT, silent))
     portfolio = Portfolio.of(problem, sets, SolveOptions(routings=(rule,)))
