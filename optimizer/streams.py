@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     ARRANGEMENT = 68
     REPLICA_CURVES = 69
     DISPATCH_TABLE = 70
+    RULE_SEARCH = 71
     # the seeds of exact models, of their solvers, restarts and descents
     LAYER_FORMULATION = 80
     CHOICE_OVER_DATA_SETS = 81

@@ -15,6 +15,7 @@ from optimizer.routing.learned_tables import SourceLoads
 from optimizer.routing.policies import FIXED, LEARNING, REMEMBERING
 from optimizer.search.choose import DECISIVE, LATENCIES, SelectionGoal, choose, figures
 from optimizer.search.multistart import slot_value
+from optimizer.search.rule_loads import RULES
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import simulate
@@ -51,6 +52,8 @@ class LayerJudge:
         """What candidates are chosen by. Where the user has loads counted in tokens although tiles are paid for,
         balance is wanted for its own sake."""
         unit, paid = self.conditions.unit, self.problem.cost.unit
+        if self.conditions.routing in RULES:
+            return SelectionGoal.BOTH
         if self.conditions.routing not in SPLITTING:
             return SelectionGoal.LATENCY_AND_BALANCE
         if unit == "tokens" and paid == "tiles":

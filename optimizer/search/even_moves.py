@@ -1,4 +1,4 @@
-"""What a move of `moves.py` would change under even split, and making the change."""
+"""What a move of `moves.py` would change under even split or a server's rule, and making the change."""
 
 from typing import NamedTuple
 
@@ -118,14 +118,15 @@ def rebalance(expert: int, length: int, new: Ints, state: SearchState, scratch: 
     """Move the cost of one expert, in scratch, from its present replicas to the first `length` slots of `new`."""
     part, cost, depth = state.part, state.cost, state.slots.shape[1]
     present, copies = state.replicas[expert], state.copies[expert]
+    anew = length != copies or len(state.by_row) > 0  # whether shares change, and not their places alone
     for rank in range(copies):
         slot = present[rank]
-        if length != copies or new[rank] != slot:
+        if anew or new[rank] != slot:
             subtract(part[slot], touch(slot // depth, scratch, cost))
     for rank in range(length):
         slot = new[rank]
-        if length != copies:
-            fill_part(state.load[expert], state.value, length, rank, scratch.piece)
+        if anew:
+            fill_part(expert, new, length, rank, state, scratch.piece)
             add(scratch.piece, touch(slot // depth, scratch, cost))
         elif present[rank] != slot:  # the share of a rank does not depend on where its replica is
             add(part[present[rank]], touch(slot // depth, scratch, cost))
@@ -221,7 +222,8 @@ def apply(move: int, state: SearchState, scratch: Scratch) -> None:
         if expert >= 0:
             copies[expert] = length
             for rank in range(length):
-                slot = scratch.replicas[which, rank]
-                state.replicas[expert, rank] = slot
-                fill_part(state.load[expert], state.value, length, rank, part[slot])
+                state.replicas[expert, rank] = scratch.replicas[which, rank]
+            for rank in range(length):
+                slot = state.replicas[expert, rank]
+                fill_part(expert, state.replicas[expert], length, rank, state, part[slot])
     find_leaders(state.cost, state.leaders, state.leading)

@@ -12,6 +12,7 @@ from optimizer.domain.problem import Problem
 from optimizer.search.checks import require
 from optimizer.search.descent import Descent
 from optimizer.search.moves import MoveRules
+from optimizer.search.rule_loads import RuleLoads
 from optimizer.search.state import TAIL_WEIGHT, SearchState
 from optimizer.search.stop import SearchBudget
 from optimizer.statistics.coactivation import pair_counts
@@ -41,16 +42,18 @@ class DescentWeights:
 
 @dataclass(frozen=True, eq=False)
 class DescentGoal:
-    """What is to be least under even split: the sum of batch peaks, less what co-location saves.
+    """What is to be least under even split or a rule: the sum of batch peaks, less what co-location saves.
 
     value `[most load of an expert + 1]` what a slot costs by its load; together `[expert, expert]` what two experts on
-    one device save; tail_weight: how many times more a peak counts above the usual peak, 0 for no difference. Raises
-    ValueError for arrays of other shapes and for a negative weight.
+    one device save; tail_weight: how many times more a peak counts above the usual peak, 0 for no difference; rule: the
+    loads under a server's rule, None for an even split. Raises ValueError for arrays of other shapes and for a negative
+    weight.
     """
 
     value: Ints
     together: Ints
     tail_weight: int = TAIL_WEIGHT
+    rule: RuleLoads | None = None
 
     def __post_init__(self) -> None:
         if self.value.ndim != 1 or self.together.ndim != 2 or len(set(self.together.shape)) != 1:
@@ -60,7 +63,7 @@ class DescentGoal:
 
     def state(self, placement: Placement, load: Ints, usual: int | None = None) -> SearchState:
         """The search state of a placement, load `[batch, expert]`; usual: the peak above which the tail begins."""
-        return SearchState.of(placement, load, self.value, self.together, usual, self.tail_weight)
+        return SearchState.of(placement, load, self.value, self.together, usual, self.tail_weight, self.rule)
 
     def usual_peak(self, load: Ints, starts: list[Placement]) -> int | None:
         """The median over batches of the peak cost of the start where it is least; None for a goal without a tail."""
@@ -100,11 +103,11 @@ def multistart(
         if budget.grant(1) == 0:
             return
         state = goal.state(starts[number % len(starts)], problem.load, usual)
-        _descend(Descent(state, rules, rng), budget, progress)
+        descend(Descent(state, rules, rng), budget, progress)
         yield state.placement()
 
 
-def _descend(descent: Descent, budget: SearchBudget, progress: Callable[[float], None]) -> None:
+def descend(descent: Descent, budget: SearchBudget, progress: Callable[[float], None]) -> None:
     """Run a descent until its local optimum or the end of the budget."""
     while granted := budget.grant(CHUNK):
         step = descent.run(granted)

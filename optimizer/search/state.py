@@ -1,4 +1,4 @@
-"""The mutable placement of searches under even split, with the exact peak cost of every train batch.
+"""The mutable placement of searches under even split or a server's rule, with the peak cost of every train batch.
 
 It also holds what co-location of experts saves. Arrays are device-major (`[..., batch]` last), because a move changes
 few devices in all batches: every step of an evaluation then runs along contiguous memory.
@@ -11,6 +11,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
+from optimizer.search.rule_loads import RuleLoads
 
 TAIL_WEIGHT = 4  # without it the home case gains mean latency and loses p99; 16 gains less on all traces tried
 LEADERS = 4  # devices remembered per batch: the peak of those that a move leaves alone is mostly found among them; more
@@ -18,7 +19,7 @@ LEADERS = 4  # devices remembered per batch: the peak of those that a move leave
 
 
 class SearchState(NamedTuple):
-    """A placement and its cost under even split; only searches change it, by `moves.apply`.
+    """A placement and its cost under even split or a rule; only searches change it, by `moves.apply`.
 
     load `[expert, batch]` pairs; value `[most load + 1]` what a slot costs by its load; slots `[device, slot]`;
     copies `[expert]`; replicas `[expert, device]` flat slots by rank, only the first `copies` valid;
@@ -29,7 +30,7 @@ class SearchState(NamedTuple):
     together `[expert, expert]` int64 is what two experts on one device save over all batches, if each has one replica
     (with more, tokens meet on that device only once in copies * copies times, and the quotient is rounded down);
     saved `[device]` int64 its sum over the pairs of a device; tail int64 `[2]`: the usual peak, and how many times more
-    than a unit of cost below it each unit above it counts.
+    than a unit of cost below it each unit above it counts. The last five fields are those of `RuleLoads`.
     """
 
     load: Ints
@@ -44,6 +45,11 @@ class SearchState(NamedTuple):
     together: Ints
     saved: Ints
     tail: Ints
+    first: Ints
+    ranked: Ints
+    by_row: Ints
+    by_source: Ints
+    source_of: Ints
 
     @classmethod
     def of(
@@ -54,12 +60,15 @@ class SearchState(NamedTuple):
         together: Ints,
         usual: int | None = None,
         tail_weight: int = TAIL_WEIGHT,
+        rule: RuleLoads | None = None,
     ) -> "SearchState":
         """The state of a valid placement; load `[batch, expert]`, value `[most load of an expert + 1]`.
 
-        usual: the peak above which cost counts `tail_weight` times more; without one, no batch has a tail.
+        usual: the peak above which cost counts `tail_weight` times more; without one, no batch has a tail. rule: the
+        loads under a server's rule in the same batches, None for an even split.
         """
         batches, experts = load.shape
+        rule = rule or RuleLoads.even(experts, batches)
         slots = placement.slots.astype(np.int64)
         start, slot = placement.replicas(experts)
         replicas = np.full((experts, len(slots)), -1, dtype=np.int64)
@@ -80,6 +89,7 @@ class SearchState(NamedTuple):
             together=together.astype(np.int64),
             saved=np.zeros(len(slots), dtype=np.int64),
             tail=np.array([usual or 0, 0 if usual is None else tail_weight]),
+            **rule._asdict(),
         )
         recompute(state)
         return state
@@ -102,7 +112,7 @@ def recompute(state: SearchState) -> None:
     slots, copies, replicas, part, cost = state.slots, state.copies, state.replicas, state.part, state.cost
     for expert in range(len(copies)):
         for rank in range(copies[expert]):
-            fill_part(state.load[expert], state.value, copies[expert], rank, part[replicas[expert, rank]])
+            fill_part(expert, replicas[expert], copies[expert], rank, state, part[replicas[expert, rank]])
     for slot in range(len(part)):
         for batch in range(part.shape[1]):
             cost[slot // slots.shape[1], batch] += part[slot, batch]
@@ -116,10 +126,61 @@ def recompute(state: SearchState) -> None:
 
 
 @kernel
-def fill_part(load: Ints, value: Ints, copies: int, rank: int, out: Ints) -> None:
-    """Cost of the replica of this rank in each batch: round robin gives it ceil((load - rank) / copies) tokens."""
-    for batch in range(len(load)):
-        out[batch] = value[(load[batch] + copies - 1 - rank) // copies]
+def fill_part(expert: int, listed: Ints, copies: int, rank: int, state: SearchState, out: Ints) -> None:
+    """Cost of the replica of this rank in each batch, out `[batch]`.
+
+    listed: the slots of the expert's replicas, ascending, of which the first `copies` are valid. An even split is round
+    robin, which gives a replica ceil((load - rank) / copies) tokens.
+    """
+    load, value, first = state.load[expert], state.value, state.first
+    if len(state.by_row) > 0:
+        fill_near(expert, listed, copies, rank, state, out)
+    elif copies < first.shape[1] and first[expert, copies] >= 0:
+        ranked = state.ranked[first[expert, copies] + rank]
+        for batch in range(len(out)):
+            out[batch] = value[ranked[batch]]
+    else:
+        for batch in range(len(out)):
+            out[batch] = value[(load[batch] + copies - 1 - rank) // copies]
+
+
+@kernel
+def fill_near(expert: int, listed: Ints, copies: int, rank: int, state: SearchState, out: Ints) -> None:
+    """As `fill_part`, where a source uses a near copy if it has one: that on its own device, else the first in its own
+    row, unless all are in that row and sources have devices of their own. The others' pairs are split evenly."""
+    depth, by_row, by_source, source_of = state.slots.shape[1], state.by_row, state.by_source, state.source_of
+    cols, value, load = len(state.slots) // len(by_row), state.value, state.load[expert]
+    device = listed[rank] // depth
+    row = device // cols
+    near_in_row = len(by_source) == 0 or listed[0] // depth // cols != listed[copies - 1] // depth // cols
+    first_in_row = near_in_row and (rank == 0 or listed[rank - 1] // depth // cols != row)
+    for batch in range(len(out)):
+        out[batch] = load[batch]
+    before = -1
+    for place in range(copies):
+        there = listed[place] // depth
+        if near_in_row and there // cols != before:
+            before = there // cols
+            for batch in range(len(out)):
+                out[batch] -= by_row[before, expert, batch]
+        elif not near_in_row and source_of[there] >= 0:
+            for batch in range(len(out)):
+                out[batch] -= by_source[source_of[there], expert, batch]
+    for batch in range(len(out)):
+        out[batch] = (out[batch] + copies - 1 - rank) // copies
+    if first_in_row:
+        for batch in range(len(out)):
+            out[batch] += by_row[row, expert, batch]
+        for place in range(copies):
+            there = listed[place] // depth
+            if there // cols == row and source_of[there] >= 0:
+                for batch in range(len(out)):
+                    out[batch] -= by_source[source_of[there], expert, batch]
+    if source_of[device] >= 0:
+        for batch in range(len(out)):
+            out[batch] += by_source[source_of[device], expert, batch]
+    for batch in range(len(out)):
+        out[batch] = value[out[batch]]
 
 
 @kernel

@@ -16,7 +16,11 @@ from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import NEAR, SPLITTING, LayerJudge
 from optimizer.planning.portfolio import Portfolio
 from optimizer.routing.policies import POLICIES
-from optimizer.search.choose import LATENCIES, SelectionGoal, figures
+from optimizer.search.choose import ALL, LATENCIES, MEAN_AND_TAIL, SelectionGoal, figures
+from optimizer.search.rule_loads import RULES
+from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.risk import risk
+from optimizer.search.seeds.risk_tree import risk_tree
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 
@@ -54,6 +58,23 @@ def test_the_best_is_no_worse_than_greedy_and_judged_under_its_policy() -> None:
     assert portfolio.candidates == sum(len(pool.judged) for pool in portfolio.pools.values())
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_under_a_servers_rule_the_best_is_no_worse_than_eplb_and_flashlb(rule: str, seed: int) -> None:
+    """What is chosen has no mean or tail of latency above greedy's, and is as good as any seed that has none."""
+    problem, sets = small_problem(seed, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    found = list(seeds_and_formulation(problem, EFFORT, silent))
+    portfolio = Portfolio.of(problem, sets, SolveOptions(routings=(rule,)))
+    portfolio.search(found, EFFORT, 60, silent)
+    pool, judge = portfolio.pools[rule], LayerJudge(problem, sets, Conditions(rule))
+    best, base = pool.judged[pool.best()], figures(judge.selection(greedy(problem)))
+    assert (best[MEAN_AND_TAIL] <= base[MEAN_AND_TAIL]).all()
+    for seeded in (greedy(problem), risk(problem), risk_tree(problem)):
+        other = figures(judge.selection(seeded))
+        if (other[MEAN_AND_TAIL] <= base[MEAN_AND_TAIL]).all():
+            assert (best / base)[ALL].mean() <= (other / base)[ALL].mean()
+
+
 def test_selection_looks_at_selection_batches_and_test_at_test_batches() -> None:
     portfolio = searched(("nearest",))
     judge, placement = portfolio.pools["nearest"].judge, portfolio.pools["nearest"].placements[0]
@@ -65,9 +86,9 @@ def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
     problem, sets = small_problem(11)
     for name in POLICIES:
         tiles, tokens = (LayerJudge(problem, sets, Conditions(name, unit)).goal for unit in ("tiles", "tokens"))
-        split = name in SPLITTING
-        assert tiles is (SelectionGoal.LATENCY if split else SelectionGoal.LATENCY_AND_BALANCE)
-        assert tokens is (SelectionGoal.BALANCE if split else SelectionGoal.LATENCY_AND_BALANCE)
+        split, neither = name in SPLITTING, SelectionGoal.BOTH if name in RULES else SelectionGoal.LATENCY_AND_BALANCE
+        assert tiles is (SelectionGoal.LATENCY if split else neither)
+        assert tokens is (SelectionGoal.BALANCE if split else neither)
     assert set(NEAR) - {*SPLITTING} == {"nearest", "hint-device", "table"}
 
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
@@ -42,12 +42,23 @@ def static_table(
     them; None for a layer that is not known, or is dense, which is taken to hold what SGLang puts there by default:
     slot p of the mesh has expert p modulo the number of experts. All layers have the slots of this one.
     """
-    experts, shape = len(start) - 1, (network.mesh.devices, slots_per_device)
+    shape = network.mesh.devices, slots_per_device
+    generators = generators_after(network, len(start) - 1, shape, layers_before)
+    return _walked(generators.copy(), start, slot, network, slots_per_device)
+
+
+def generators_after(
+    network: Network, experts: int, shape: tuple[int, int], layers_before: Sequence[Placement | None]
+) -> Ints:
+    """The generators of all ranks after these layers, `[source, WORDS + 1]` uint32, not to be written to.
+
+    shape: devices and slots of each; layers_before: as of `static_table`.
+    """
     known = tuple(None if placement is None else placement.slots.tobytes() for placement in layers_before)
     generators = _fresh(network)
     for layers in range(1, len(known) + 1):
         generators = _after(network, experts, shape, known[:layers])
-    return _walked(generators.copy(), start, slot, network, slots_per_device)
+    return generators
 
 
 @lru_cache(maxsize=LAYERS_KEPT)
@@ -72,18 +83,22 @@ def _fresh(network: Network) -> Ints:
 
 def _walked(generators: Ints, start: Ints, slot: Ints, network: Network, slots_per_device: int) -> Ints:
     """The table of one layer, `[source, expert]`; the generators move on."""
-    return _walk(generators, start, slot, near_copy(start, slot, network, slots_per_device))
+    return walk(generators, start, slot, near_copy(start, slot, network, slots_per_device))
 
 
 def near_copy(start: Ints, slot: Ints, network: Network, slots_per_device: int) -> Ints:
     """The near copy of each expert for each rank, `[source, expert]` int32 flat slots, or `NONE`."""
+    return find_near(start, slot // slots_per_device, slot, *nodes_of(network))
+
+
+def nodes_of(network: Network) -> tuple[Bools, Bools]:
+    """Which devices are each rank's own GPU, and which are in its node, both `[source, device]`."""
     row = np.arange(network.mesh.devices) // network.mesh.cols
-    same_node = row == network.home_row[:, None]
-    return _near(start, slot // slots_per_device, slot, network.distance == 0, same_node)
+    return network.distance == 0, row == network.home_row[:, None]
 
 
 @kernel
-def _near(start: Ints, device: Ints, slot: Ints, own: Ints, node: Ints) -> Ints:
+def find_near(start: Ints, device: Ints, slot: Ints, own: Bools, node: Bools) -> Ints:
     """What `near_copy` gives; device `[replica]`; own and node `[source, device]`: the rank's GPU and its node."""
     sources, experts = len(own), len(start) - 1
     found = np.full((sources, experts), NONE, dtype=np.int32)
@@ -102,7 +117,7 @@ def _near(start: Ints, device: Ints, slot: Ints, own: Ints, node: Ints) -> Ints:
 
 
 @kernel
-def _walk(generators: Ints, start: Ints, slot: Ints, near: Ints) -> Ints:
+def walk(generators: Ints, start: Ints, slot: Ints, near: Ints) -> Ints:
     """Each rank's table row, `[source, expert]`, from its own generator of `[source, WORDS + 1]`, which moves on.
 
     The list that is dealt out has every copy as often as that goes evenly, and a sample of the copies for the rest.

@@ -17,12 +17,13 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
 from optimizer.experiments.rivals.eplb import eplb, eplb_by_groups, nodes
-from optimizer.experiments.rivals.flashlb import flashlb, mean_peak
+from optimizer.experiments.rivals.flashlb import flashlb
 from optimizer.experiments.rivals.orders import column_major, row_major
 from optimizer.experiments.rivals.planners import planners
 from optimizer.experiments.rivals.row_balance import copies, row_balance
 from optimizer.experiments.rivals.step_maximum import step_maximum
 from optimizer.search.seeds.risk import risk
+from optimizer.search.seeds.risk_tree import mean_peak
 from optimizer.search.seeds.steps import counts_by_steps
 
 EPLB_WEIGHTS = [
