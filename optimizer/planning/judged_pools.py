@@ -33,6 +33,10 @@ WELL_PLACED = ("pairing", "risk", "steps", "formulation")
 FLEXIBLE = ("start", "risk", FLEXIBILITY)
 """Seeds that are worth judging under policies that follow loads."""
 
+FIRST = ("start", FLEXIBILITY)
+"""Seeds that are judged even where time is short: what a user gave, and where searches for policies that follow loads
+begin, which win most."""
+
 SHARED_FACTORS = (1.5, 2.0, 3.0)
 """How many times as many replicas shared experts get, to try, as constructions give them where a plan may choose: where
 each of them has a device's mean load, as many replicas as rows leave those devices no room for anything else."""
@@ -65,10 +69,13 @@ class JudgedPools:
         return self.pools[following[0] if following else next(iter(self.pools))].judge
 
     def offer_seeds(self, found: list[Candidate], effort: Effort, until: float = inf) -> None:
-        """Judge the seeds that are good for each policy, arranged where it looks at distances, until the clock reads
-        `until` seconds."""
-        for candidate in found:
-            if is_late(effort, until):
+        """Judge the seeds that are good for each policy, arranged where it looks at distances.
+
+        A given start and the most flexible seed come first and in any case, the others until the clock reads `until`
+        seconds.
+        """
+        for candidate in sorted(found, key=lambda candidate: candidate.method not in FIRST):
+            if candidate.method not in FIRST and is_late(effort, until):
                 return
             if candidate.method in WELL_PLACED:
                 self._offer([candidate.placement], set(self.pools) - {*NEAR}, effort)
@@ -79,16 +86,18 @@ class JudgedPools:
             self._offer([candidate.placement], near, effort, arranged=True)
 
     def _offer_shared(self, effort: Effort, until: float) -> None:
-        """Judge flexible seeds with other numbers of replicas of shared experts, where a plan may choose them, until
-        the clock reads `until` seconds."""
+        """Judge flexible seeds with other numbers of replicas of shared experts, where a plan may choose them: in any
+        case one that treats them like routed experts, and others until the clock reads `until` seconds."""
         problem, fixed = self.problem, self.problem.shared_replicas
         if not problem.any_shared or fixed is None or not self._following or effort.cancel.asked:
             return
         room = min((problem.mesh.slots - problem.model.routed_experts) // problem.model.shared_experts,
                    problem.mesh.devices)  # fmt: skip
         counts = sorted({min(round(factor * fixed), room) for factor in SHARED_FACTORS} - {fixed})
-        for tried in (*(replace(problem, shared_replicas=count, any_shared=False) for count in counts), problem.loose):
+        self._offer([flexibility(problem.loose)], FOLLOWING, effort, arranged=True)
+        for count in counts:
             if not is_late(effort, until):
+                tried = replace(problem, shared_replicas=count, any_shared=False)
                 self._offer([flexibility(tried)], FOLLOWING, effort, arranged=True)
 
     def _offer_rows_together(self, effort: Effort, until: float) -> None:

@@ -58,8 +58,8 @@ class Portfolio(JudgedPools):
         until -= self._finish_seconds(greedy, effort)
         now = effort.deadline.elapsed()
         enough = now + self.options.shares.seeds * max(until - now, 0.0)
-        self.offer_seeds(found, effort, enough)
         self._offer_shared(effort, enough)
+        self.offer_seeds(found, effort, enough)
         self._offer_rows_together(effort, enough)
         self._offer_by_rule(found, effort, until, progress)
         for placement in self._split_evenly(found, effort, until, progress):
