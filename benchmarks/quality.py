@@ -3,10 +3,12 @@
 Usage: python benchmarks/quality.py [--sizes 128,512,1024,2048] [--seeds 0,1,2] [--seconds 60] [--json FILE] [TRACES]
 
 Without TRACES the case is layer 12 of the built-in trace on 16x8 devices of 3 slots. TRACES are folders that have the
-names in MESHES below. For each size and seed all rivals and our plans for three kinds of servers (any policy; even
-split only; optimal split of tokens) are judged on the same test batches. The best rival is the one with the least p99
-latency or, for imbalance, the least p99 imbalance, each under its own routing, and once more given our optimal routing.
-Where servers can split evenly and nothing else, the rivals' placements are judged under an even split, too.
+names in MESHES below. For each size and seed all rivals and our plans for several kinds of servers (OURS below) are
+judged on the same test batches, which are consecutive, and every latency holds the price of its routing. The best rival
+is the one with the least p99 latency or, for imbalance, the least p99 imbalance, each under its own routing, and once
+more given our optimal routing. Where servers can split evenly and nothing else, the rivals' placements are judged under
+an even split, too. For policies that wait for nothing the last lines say which part they win of what optimal routing
+would win over the best rival if it had no price.
 """
 
 import argparse
@@ -38,8 +40,14 @@ MESHES = {"deepseek-v2-lite": (Mesh(4, 8, 3), 2, 1), "gpt-oss-20b": (Mesh(4, 4, 
 OURS: dict[str, tuple[Unit | None, tuple[str, ...]]] = {
     "any policy": (None, AUTO),
     "even only": (None, ("even-source",)),
+    "fixed": (None, ("weights", "table")),
+    "hint": (None, ("hint",)),
+    "hint-device": (None, ("hint-device",)),
+    "optimal": (None, ("optimal",)),
     "optimal, tokens": ("tokens", ("optimal",)),
 }
+FREE = ("fixed", "hint", "hint-device")
+"""The kinds of servers whose policies make no batch wait."""
 Figures = dict[str, float]
 
 
@@ -62,6 +70,8 @@ def figures(report: SimulationReport) -> Figures:
         "imbalance p99": imbalance[1],
         "tiles": float(report.tiles.mean()),
         "latency p50": latency[0],
+        "latency mean": float(report.latency_us.mean()),
+        "price": report.price_us,
         "latency p99": latency[1],
     }
 
@@ -113,8 +123,20 @@ def show(case: str, beside: dict[str, dict[str, Figures]], plans: dict[str, Figu
         name, rival = best(beside[routed], figure)
         value, against = plans[kind][figure], rival[figure]
         print(f"{case} | {figure} | {kind} | {value:.3f} | {name} ({routed}) | {against:.3f} | {value / against:.3f}")
-    split = plans["optimal, tokens"]
-    print(f"{case} | imbalance, optimal split: " + ", ".join(f"{name} {value:.3f}" for name, value in split.items()))
+    for kind, of in plans.items():
+        print(f"{case} | {kind} | " + ", ".join(f"{name} {value:.3f}" for name, value in of.items()))
+    for kind in FREE:
+        parts = [won(plans[kind], plans["optimal"], beside["own"], f"latency {of}") for of in ("mean", "p99")]
+        print(
+            f"{case} | {kind} wins of what optimal would win without a price | "
+            + ", ".join(map("{:.0%}".format, parts))
+        )
+
+
+def won(plan: Figures, optimal: Figures, rivals: dict[str, Figures], figure: str) -> float:
+    """The part of what optimal routing without its price wins over the best rival that a plan wins, in one figure."""
+    rival = best(rivals, figure)[1][figure]
+    return (rival - plan[figure]) / (rival - (optimal[figure] - optimal["price"]))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optimizer.api.models import plan_model as plan_model
     from optimizer.api.planning import plan_expected as plan_expected
     from optimizer.api.planning import plan_layer as plan_layer
+    from optimizer.api.serving import open_router as open_router
     from optimizer.api.traces import open_traces as open_traces
     from optimizer.domain.hardware import Hardware as Hardware
     from optimizer.domain.mesh import Mesh as Mesh
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from optimizer.planning.plan_file import Plan as Plan
     from optimizer.planning.plan_file import read_plan as read_plan
     from optimizer.planning.plan_file import write_plan as write_plan
+    from optimizer.routing.hints import HintSettings as HintSettings
+    from optimizer.runtime.router import Router as Router
     from optimizer.simulation.conditions import Conditions as Conditions
 
 _HOME = {
@@ -33,15 +36,18 @@ _HOME = {
     "Conditions": "optimizer.simulation.conditions",
     "Constraints": "optimizer.domain.problem",
     "Hardware": "optimizer.domain.hardware",
+    "HintSettings": "optimizer.routing.hints",
     "InputError": "optimizer.errors",
     "Mesh": "optimizer.domain.mesh",
     "Model": "optimizer.domain.model",
     "ModelRun": "optimizer.api.models",
     "Placement": "optimizer.domain.placement",
     "Plan": "optimizer.planning.plan_file",
+    "Router": "optimizer.runtime.router",
     "SolveOptions": "optimizer.planning.options",
     "bound": "optimizer.api.judging",
     "compare": "optimizer.api.judging",
+    "open_router": "optimizer.api.serving",
     "open_traces": "optimizer.api.traces",
     "plan_expected": "optimizer.api.planning",
     "plan_layer": "optimizer.api.planning",
@@ -55,7 +61,7 @@ _HOME = {
 __all__ = [  # noqa: RUF022 (in the order in which a reader meets them)
     "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "bound", "compare", "read_plan",
     "write_plan", "Plan", "Placement", "Mesh", "Model", "Hardware", "SolveOptions", "Constraints", "Conditions",
-    "ModelRun", "Cancel", "InputError", "__version__",
+    "ModelRun", "open_router", "Router", "HintSettings", "Cancel", "InputError", "__version__",
 ]  # fmt: skip
 
 __version__ = "0.2.0"  # the only place that says it: the package's metadata are made from this line

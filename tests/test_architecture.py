@@ -1,6 +1,8 @@
 """The house: rooms in their order, imports that go one way only, nobody who imports in a circle."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ ROOMS = (
     "traces",
     "statistics",
     "routing",
+    "runtime",
     "simulation",
     "search",
     "planning",
@@ -75,6 +78,14 @@ def test_imports_follow_the_order_of_the_rooms(path: Path) -> None:
     here = floor(module_name(path))
     for name, _ in imported(path):
         assert floor(name) <= here, f"{module_name(path)} imports {name}"
+
+
+def test_what_runs_beside_a_server_imports_little() -> None:
+    """A server must not wait for what only planning needs, nor have to install it."""
+    heavy = "{'pydantic', 'ortools', 'networkx', 'joblib', 'plotly', 'click', 'rich', 'filelock', 'safetensors'}"
+    code = f"import sys, optimizer.runtime.router; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("formulations/**/*.py")), ids=module_name)

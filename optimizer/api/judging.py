@@ -32,8 +32,9 @@ def simulate(
     hardware: Hardware | None = None,
     batch_count: int | None = None,
     progress: Progress = silent,
+    layers: Sequence[int] | None = None,
 ) -> Simulated:
-    """Run every layer of a plan through the token-dispatch simulator.
+    """Run the layers of a plan through the token-dispatch simulator.
 
     All requests count, unless the plan was made from these very traces: then its test requests alone do.
 
@@ -51,6 +52,8 @@ def simulate(
         How many batches are simulated; None for as many as a plan is judged on when it is made.
     progress
         A callable that is told the stage and the share of it that is done, 0 to 1.
+    layers
+        The ids of the layers to run; None for all layers of the plan.
 
     Returns
     -------
@@ -61,7 +64,8 @@ def simulate(
     Raises
     ------
     InputError
-        For traces that do not fit the plan, and conditions that leave an expert without a replica.
+        For traces that do not fit the plan, layers that it lacks, and conditions that leave an expert without a
+        replica.
 
     Examples
     --------
@@ -75,7 +79,7 @@ def simulate(
     cost = load_cost(plan) if hardware is None else hardware.cost
     asked = [own_conditions(plan)] if conditions is None else conditions
     trials = [asked] if isinstance(asked, Conditions) else list(asked)
-    reports, notes = judge(plan, opened(traces), cost, trials, batch_count, progress)
+    reports, notes = judge(plan, opened(traces), cost, trials, batch_count, progress, layers)
     return Simulated(reports, tuple(notes))
 
 
@@ -180,7 +184,8 @@ def compare(
     given = replace(opened(traces), seed=wanted.seed)
     if open_counts(given, choice_of(model)) is not None:
         raise InputError("a comparison needs token traces: with counts alone there is nothing to route", "traces")
-    source = open_source(given, [layer], choice_of(model), machine.mesh, partial(progress, "reading traces"))
+    at, reading = machine.cost.preset.network.tokens, partial(progress, "reading traces")
+    source = open_source(given, [layer], choice_of(model), machine.mesh, reading, at)
     found = compare_planners(source, layer, machine.mesh, machine.cost, wanted, progress, cancel, server)
     ours = found.rows[-1].planned
     warnings = server.warnings(ours.routings[0], source.model, [ours.placement])

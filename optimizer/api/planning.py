@@ -82,7 +82,8 @@ def plan_layer(
     if counted is not None:
         source: Source = synthesised(*counted, layer, given, machine.mesh)
     else:
-        source = open_source(given, [layer], choice_of(model), machine.mesh, partial(progress, "reading traces"))
+        at, reading = machine.cost.preset.network.tokens, partial(progress, "reading traces")
+        source = open_source(given, [layer], choice_of(model), machine.mesh, reading, at)
     found = plan_tokens(source, layer, machine.mesh, machine.cost, wanted, effort, progress, start)
     return PlannedLayer(layer, found.plan, found.solution, tuple(found.notes))
 

@@ -56,7 +56,8 @@ class TraceOptions:
         Path | None,
         Option(
             ("--batches",),
-            "An .npz with experts [batch, token, top_k] and, if wanted, source_row [batch, token], instead of TRACES.",
+            "An .npz with experts [batch, token, top_k], consecutive batches of one layer, and, if wanted, "
+            "source_row [batch, token] and source [batch, token] (rank or row), instead of TRACES.",
         ),
     ] = None
     format: Annotated[

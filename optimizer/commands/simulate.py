@@ -43,9 +43,20 @@ class PolicyOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class LayerOptions:
+    """The option that says which layers of the plan are run."""
+
+    SECTION: ClassVar[str] = "Plan"
+    layer: Annotated[
+        str, Option(("--layer",), "Layers of the plan to run: 12, or 12,15, or 3-60, or all.", metavar="LAYERS")
+    ] = "all"
+
+
 @command(example="moeplan simulate plan.json traces/ --routing all")
 def simulate(
     plan: PlanArgument,
+    layers: LayerOptions,
     traces: TraceOptions,
     batches: BatchOptions,
     policies: PolicyOptions,
@@ -58,12 +69,13 @@ def simulate(
 
     All requests of TRACES count, unless the plan was made from these very traces: then its test requests alone do.
     Policies: primary, even-ideal (round robin over the whole batch), even-source (round robin inside each source),
-    hash, nearest (fewest hops), table (a learned dispatch table), capacity-fill, least-loaded, weights (learned
-    shares), optimal (least peak, then fewest hops), and what servers do: sglang-static, sglang-dynamic, vllm,
+    hash, nearest (fewest hops), table (a learned dispatch table), weights (learned shares), capacity-fill,
+    least-loaded, optimal (least peak, then fewest hops); by recent loads hint (shares), hint-table, hint-random and
+    hint-device (to the device that has had least); and what servers do: sglang-static, sglang-dynamic, vllm,
     tensorrt-llm, vllm-ascend.
     """
     from optimizer.api.judging import simulate as run
-    from optimizer.commands.arguments import server_policies
+    from optimizer.commands.arguments import layer_ids, server_policies
     from optimizer.planning.plan_file import read_plan
 
     read = read_plan(plan.plan)
@@ -73,10 +85,10 @@ def simulate(
     base = replace(conditions.conditions(read, cost), capacity_factor=factor)
     on, text = server.to_server(), policies.routing or ("all" if server.server != "any" else read.policy)
     trials = [replace(base, routing=name) for name in server_policies(text, on)]
-    given = trace_input(traces, batches)
+    given, wanted = trace_input(traces, batches), layer_ids(layers.layer)
     with progress() as tell:
-        found = run(read, given, trials, hardware_of(read, cost), conditions.batch_count, tell)
-    placements = [part.placement for part in read.layers.values()]
+        found = run(read, given, trials, hardware_of(read, cost), conditions.batch_count, tell, wanted)
+    placements = [read.layers[layer].placement for layer in found.reports]
     say([*found.notes, *on.warnings(trials[0].routing, read.model, placements)])
     if figures.as_json:
         show_json(found.as_json())

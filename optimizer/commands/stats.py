@@ -56,10 +56,11 @@ def stats(
     from optimizer.report.statistics import as_json, tables, write_csv
     from optimizer.statistics.inspect_traces import inspect_traces
 
-    given, mesh = trace_input(traces, seed=seed.seed), hardware.to_hardware().mesh
+    given, machine = trace_input(traces, seed=seed.seed), hardware.to_hardware()
     with progress() as tell:
         reading = partial(tell, "reading traces")
-        reports, notes = inspect_traces(given, model.choice(), layer_ids(target.layer), mesh, reading)
+        layers, at = layer_ids(target.layer), machine.cost.preset.network.tokens
+        reports, notes = inspect_traces(given, model.choice(), layers, machine.mesh, reading, at)
     say(notes)
     if target.csv is not None:
         target.csv.mkdir(parents=True, exist_ok=True)

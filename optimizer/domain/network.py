@@ -16,14 +16,19 @@ all devices where there is one switch) and in a slow one between nodes.
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.mesh import Mesh
-from optimizer.domain.presets.schema import NetworkSection
+
+if TYPE_CHECKING:  # what runs beside a server imports this module, and need not wait for pydantic
+    from optimizer.domain.presets.schema import NetworkSection
+
+TokensAt = Literal["row", "column", "device"]
+"""Where the tokens of a mesh row live before dispatch."""
 
 NOWHERE, CLIMBS, DESCENDS, BOTH_WAYS = 0, 1, 2, 3
 """How a message runs along a ring: it stays, climbs, descends, or goes half in either direction, to the antipode."""
@@ -37,12 +42,12 @@ class Network:
     """
 
     mesh: Mesh
-    tokens: Literal["row", "column", "device"] = "row"
+    tokens: TokensAt = "row"
     links: Literal["rings", "switch", "nodes"] = "rings"
     hop_us: float = 0.0
 
     @classmethod
-    def of(cls, mesh: Mesh, preset: NetworkSection) -> "Network":
+    def of(cls, mesh: Mesh, preset: "NetworkSection") -> "Network":
         """The network that a hardware preset describes, on this mesh.
 
         The same arguments give the same object, as its arrays take longer to make than to use.
@@ -62,7 +67,8 @@ class Network:
     def source(self, source_row: Ints) -> Ints:
         """The source of each token, `[batch, token]` int32, from its mesh row `[batch, token]`.
 
-        Where sources are devices, the tokens of a row are dealt out to the row's devices in turn.
+        Where sources are devices, the tokens of a row are dealt out to the row's devices in turn. `Batches.source_on`
+        asks this only where it is not known on which devices tokens live.
         """
         if self.tokens != "device":
             return source_row
@@ -146,9 +152,7 @@ class Network:
 
 
 @cache
-def _network(
-    mesh: Mesh, tokens: Literal["row", "column", "device"], links: Literal["rings", "switch", "nodes"], hop_us: float
-) -> Network:
+def _network(mesh: Mesh, tokens: TokensAt, links: Literal["rings", "switch", "nodes"], hop_us: float) -> Network:
     return Network(mesh, tokens, links, hop_us)
 
 

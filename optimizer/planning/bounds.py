@@ -175,7 +175,7 @@ def _peaks(units: Ints, mesh: Mesh, unit: str, scale: Floats) -> Iterator[Bound]
 def _communication(batches: Batches, model: Model, mesh: Mesh, network: Network) -> Iterator[Bound]:
     """Bounds on copies and hops. They are taken of all experts and of the routed ones alone, and the stronger counts:
     shared experts go with every token, which weakens the bound of all."""
-    source, routed, tokens = network.source(batches.source_row), model.routed_experts, batches.source_row.size
+    source, routed, tokens = batches.source_on(network), model.routed_experts, batches.source_row.size
     together = np.array([_together(batches.experts[source == home], model) for home in range(network.sources)])
     everyone, alone = (mesh.slots, together), (mesh.slots - model.shared_experts, together[:, :routed, :routed])
     copies = max(copies_bound(each.sum(axis=0), mesh.devices, mesh.slots_per_device) for _, each in (everyone, alone))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from optimizer.domain.cost import Cost
@@ -19,21 +20,29 @@ from optimizer.traces.source import BATCHES_PER_SET, Source, TraceInput, open_so
 
 
 def judge(
-    plan: Plan, named: TraceInput, cost: Cost, trials: Sequence[Conditions], batch_count: int | None, progress: Progress
+    plan: Plan,
+    named: TraceInput,
+    cost: Cost,
+    trials: Sequence[Conditions],
+    batch_count: int | None,
+    progress: Progress,
+    wanted: Sequence[int] | None = None,
 ) -> tuple[dict[int, list[SimulationReport]], list[str]]:
-    """Simulate every layer of a plan under each of the conditions, all on the same batches.
+    """Simulate layers of a plan under each of the conditions, all on the same batches.
 
-    batch_count None: as many as a plan is judged on when it is made. Returns the reports by layer, and sentences that
-    the user should read. Batches are made up as the plan's were, unless something else was named. Raises InputError for
-    one batch file where the plan has several layers.
+    batch_count None: as many as a plan is judged on when it is made. wanted: the ids of the layers, None for all that
+    the plan has. Returns the reports by layer, and sentences that the user should read. Batches are made up as the
+    plan's were, unless something else was named. Raises InputError for layers that the plan lacks, and for one batch
+    file for several layers.
     """
-    if named.batches is not None and len(plan.layers) > 1:
-        said = f"a batch file holds one layer, but the plan has {len(plan.layers)}; give traces instead"
+    layers = _wanted(plan, wanted)
+    if named.batches is not None and len(layers) > 1:
+        said = f"a batch file holds one layer, but {len(layers)} of the plan are to be run; name one, or give traces"
         raise InputError(said, field="batches")
-    layers = sorted(plan.layers)
     limited = any(conditions.capacity_factor is not None for conditions in trials)
     named = replace(_as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
-    source = open_source(named, layers, plan.model, plan.mesh, lambda share: progress("reading traces", share))
+    at, reading = cost.preset.network.tokens, partial(progress, "reading traces")
+    source = open_source(named, layers, plan.model, plan.mesh, reading, at)
     reports, notes = {}, [source.origin, *source.notes]
     for done, layer in enumerate(layers):
         unseen = plan.layers[layer].provenance.get("traces") == source.fingerprint(layer)
@@ -52,7 +61,15 @@ def judge(
             share = simulations[0].batches / (batch_count or BATCHES_PER_SET)
             progress(f"layer {layer}", (done + share) / len(layers))
         reports[layer] = [simulation.report() for simulation in simulations]
-    return reports, notes + _untaught(plan, cost, trials)
+    return reports, notes + _untaught(plan, layers, cost, trials)
+
+
+def _wanted(plan: Plan, wanted: Sequence[int] | None) -> list[int]:
+    """The layers to run, in ascending order."""
+    if lacking := sorted(set(wanted or ()) - set(plan.layers)):
+        there = ", ".join(map(str, sorted(plan.layers)))
+        raise InputError(f"the plan has no layer {lacking[0]}; it has {there}", field="layer")
+    return sorted(plan.layers if wanted is None else set(wanted))
 
 
 def _simulations(
@@ -70,9 +87,9 @@ def _guess(source: Source, layer: int, unseen: bool) -> Coactivation:
     return Coactivation.of(source.sets(layer).train if unseen else source.everything(layer), source.model)
 
 
-def _untaught(plan: Plan, cost: Cost, trials: Sequence[Conditions]) -> list[str]:
+def _untaught(plan: Plan, of: Sequence[int], cost: Cost, trials: Sequence[Conditions]) -> list[str]:
     """Says so where a policy wants what was learned on train batches, and the plan file does not have it."""
-    said, layers = [], sorted(plan.layers.items())
+    said, layers = [], [(layer, plan.layers[layer]) for layer in of]
     wanted = [conditions.routing for conditions in trials if conditions.routing in LEARNING]
     lacking = [str(layer) for layer, part in layers if part.learned is None]
     if wanted and lacking:

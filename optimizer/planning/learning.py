@@ -24,7 +24,7 @@ BUSIEST = 2
 def source_loads(problem: Problem, train: Batches) -> SourceLoads:
     """How many pairs each source of the problem's network has of each expert in each train batch."""
     network = problem.network
-    source = network.source(train.source_row)
+    source = train.source_on(network)
     return SourceLoads.of(train.experts, source, network.sources, problem.model.experts)
 
 
@@ -49,7 +49,7 @@ def known_loads(problem: Problem, policy: str) -> Floats | None:
     known, forecast = np.empty(problem.load.shape), Forecast.of(mean, USUAL_HINTS.lag)
     for batch, load in enumerate(problem.load):
         known[batch] = forecast.average
-        recall(forecast, USUAL_HINTS.kept, load)
+        recall(*forecast, USUAL_HINTS.kept, load)
     return known
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from optimizer.domain.hardware import Hardware
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
+from optimizer.domain.network import Network
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
@@ -63,6 +64,11 @@ class Plan:
     def prices(self) -> dict[str, float]:
         """The prices of policies that differ from those of the hardware, in microseconds by policy, for a `Cost`."""
         return {} if self.price_us is None else {self.policy: self.price_us}
+
+    @property
+    def network(self) -> Network:
+        """The links of the plan's mesh, as its hardware has them. Raises InputError where there is no such hardware."""
+        return Network.of(self.mesh, load_hardware(self.hardware).network)
 
     def before(self, layer: int) -> tuple[Placement | None, ...]:
         """The placements of the model's layers before this one, by layer id, None for those that the plan lacks."""

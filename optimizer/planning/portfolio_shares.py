@@ -9,6 +9,8 @@ from optimizer.errors import InputError
 class PortfolioShares:
     """Shares between 0 and 1 of the time, or of the iterations where these are limited, and two limits in seconds.
 
+    seeds: of the time of seeds and searches, after which no further seed is judged. .4, so that policies that take long
+        to judge leave time for a search; most take a tenth.
     even: of the time of all searches, what the search for even routing gets where another search runs as well. .3, a
         compromise: no measurement of it is recorded.
     latency: of the time for routing that follows the load, what the search that looks at links as well gets, where all
@@ -25,6 +27,7 @@ class PortfolioShares:
     Raises InputError for a share outside 0..1 and for negative seconds.
     """
 
+    seeds: float = 0.4
     even: float = 0.3
     latency: float = 0.9
     early: float = 0.5

@@ -156,7 +156,8 @@ def _judged(task: CurveTask, placement: Placement, batches: Batches) -> Floats:
 def _thinned(batches: Batches) -> Batches:
     """At most `JUDGED` of the batches, at even distances."""
     step = -(-batches.count // JUDGED)
-    return Batches(batches.experts[::step], batches.source_row[::step])
+    source = None if batches.source is None else batches.source[::step]
+    return Batches(batches.experts[::step], batches.source_row[::step], source=source)
 
 
 def share_slots(curves: Sequence[ReplicaCurve], budget: int) -> SlotShares:

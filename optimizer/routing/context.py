@@ -18,7 +18,8 @@ from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import EMPTY, Placement
-from optimizer.routing.hints import MILLION, USUAL_HINTS, HintSettings
+from optimizer.routing.expected_split import MILLION
+from optimizer.routing.hints import USUAL_HINTS, HintSettings
 from optimizer.routing.memory import HintMemory
 from optimizer.routing.tables import DispatchTable, holding, nearest_table
 

@@ -11,6 +11,10 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 
+MILLION = 1_000_000
+"""Learned loads and shares are kept as whole millionths, which is the precision of a plan file, so that a plan that was
+written and read back routes exactly as before."""
+
 
 @kernel
 def level(load: Floats, start: Ints, device: Ints, share: Floats, heavy: Floats, sweeps: int) -> None:
@@ -60,6 +64,29 @@ def _fill(load: float, device: Ints, share: Floats, heavy: Floats) -> None:
 
 
 @kernel
+def add_sources(loads: Floats, load: Floats) -> None:
+    """Fill load `[expert]` with the sums of loads `[source, expert]`."""
+    load[:] = 0.0
+    for source in range(len(loads)):
+        for expert in range(len(load)):
+            load[expert] += loads[source, expert]
+
+
+@kernel
+def count_shares(share: Floats, start: Ints, part: Ints, whole: Ints) -> None:
+    """Fill part `[replica]` with shares in millionths, and whole `[expert]` with their sums, both int64; an expert all
+    of whose shares are zero gets equal ones."""
+    for expert in range(len(whole)):
+        whole[expert] = 0
+        for replica in range(start[expert], start[expert + 1]):
+            part[replica] = np.int64(np.rint(share[replica] * MILLION))
+            whole[expert] += part[replica]
+        if whole[expert] == 0:
+            part[start[expert] : start[expert + 1]] = 1
+            whole[expert] = start[expert + 1] - start[expert]
+
+
+@kernel
 def assign(loads: Floats, start: Ints, device: Ints, table: Ints, heavy: Floats, sweeps: int) -> None:
     """Change table `[source, expert]`, the number of the replica that a source sends an expert's pairs to, towards
     level devices.
@@ -74,15 +101,44 @@ def assign(loads: Floats, start: Ints, device: Ints, table: Ints, heavy: Floats,
     for sweep in range(sweeps):
         for place in range(experts):
             expert = place if sweep % 2 == 0 else experts - 1 - place
-            if start[expert + 1] - start[expert] > 1:
-                for source in range(sources):
-                    heavy[device[table[source, expert]]] -= loads[source, expert]
-                    best = start[expert]
-                    for replica in range(best + 1, start[expert + 1]):
-                        if heavy[device[replica]] < heavy[device[best]]:
-                            best = replica
-                    table[source, expert] = best
-                    heavy[device[best]] += loads[source, expert]
+            first, copies = start[expert], start[expert + 1] - start[expert]
+            if copies == 2:
+                _move_pairs(loads[:, expert], first, device[first], device[first + 1], table[:, expert], heavy)
+            elif copies > 2:
+                _move(loads[:, expert], first, device[first : first + copies], table[:, expert], heavy)
+
+
+@kernel
+def _move(load: Floats, first: int, device: Ints, choice: Ints, heavy: Floats) -> None:
+    """Move one expert's pairs of each source in turn; load and choice `[source]` and device `[replica]` are of this
+    expert, whose replicas have the numbers from `first` on."""
+    for source in range(len(load)):
+        heavy[device[choice[source] - first]] -= load[source]
+        best = 0
+        for replica in range(1, len(device)):
+            if heavy[device[replica]] < heavy[device[best]]:
+                best = replica
+        heavy[device[best]] += load[source]
+        choice[source] = first + best
+
+
+@kernel
+def _move_pairs(load: Floats, first: int, one: int, other: int, choice: Ints, heavy: Floats) -> None:
+    """What `_move` does for an expert with two replicas, on devices `one` and `other`.
+
+    Most experts that have replicas have two. There are no jumps here that depend on loads, which no processor foresees,
+    and both sums are made while the loads are compared.
+    """
+    on_one, on_other = heavy[one], heavy[other]
+    for source in range(len(load)):
+        on_one -= load[source] if choice[source] == first else 0.0
+        on_other -= load[source] if choice[source] != first else 0.0
+        lighter = on_other < on_one
+        with_one, with_other = on_one + load[source], on_other + load[source]
+        on_one = on_one if lighter else with_one
+        on_other = with_other if lighter else on_other
+        choice[source] = first + lighter
+    heavy[one], heavy[other] = on_one, on_other
 
 
 @kernel

@@ -28,17 +28,18 @@ class Forecast(NamedTuple):
 
 
 @kernel
-def recall(forecast: Forecast, kept: float, loads: Ints) -> None:
-    """Take note of the loads of a batch that has run, in the shape of the average.
+def recall(clock: Ints, waiting: Ints, average: Floats, kept: float, loads: Ints) -> None:
+    """Take note of the loads of a batch that has run, in the shape of the average; the other arrays are a `Forecast`'s.
 
     The average keeps the part `kept` of itself, and the rest comes from the oldest batch that it does not know yet, if
     that is `lag` batches old.
     """
-    lag = len(forecast.waiting)
-    forecast.waiting[forecast.clock[0] % lag] = loads
-    forecast.clock[0] += 1
-    if forecast.clock[0] >= lag:
-        forecast.average[:] = kept * forecast.average + (1 - kept) * forecast.waiting[forecast.clock[0] % lag]
+    waiting[clock[0] % len(waiting)] = loads
+    clock[0] += 1
+    if clock[0] >= len(waiting):
+        known, oldest = average.ravel(), waiting[clock[0] % len(waiting)].ravel()
+        for place in range(len(known)):  # a loop, as an expression of whole arrays would allocate one
+            known[place] = kept * known[place] + (1 - kept) * oldest[place]
 
 
 @kernel

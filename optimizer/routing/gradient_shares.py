@@ -17,11 +17,10 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
+from optimizer.routing.expected_split import level
 
-TAIL, TAIL_WEIGHT = (
-    0.05,
-    1.0,
-)  # the share of batches in the tail, and how much their mean peak counts beside that of all
+# The share of batches in the tail, and how much their mean peak counts beside that of all batches.
+TAIL, TAIL_WEIGHT = 0.05, 1.0
 # Steps: of 200 and 600, the further ones gain 1 % at most and take three times as long.
 STEPS = 200
 # How far shares go against the gradient at first and at last. 5 and .1 gain less on DeepSeek-V2-Lite.
@@ -43,7 +42,9 @@ def gradient_shares(load: Ints, start: Ints, device: Ints, devices: int) -> Floa
     mean = load.mean(axis=0)
     count = np.diff(start)
     least = np.repeat(LEAST / np.maximum(count, 1), count)
-    share = np.maximum(_level(mean, start, device, devices), least)
+    share = np.repeat(1 / np.maximum(count, 1), count)
+    level(mean, start, device, share, np.zeros(devices), LEVELLING)
+    share = np.maximum(share, least)
     _normalise(share, start)
     scaled = load / max(float(mean.sum()) / devices, 1e-12)
     _follow(scaled, start, device, devices, share)
@@ -61,51 +62,6 @@ def _normalise(share: Floats, start: Ints) -> None:
             total += share[replica]
         for replica in range(start[expert], start[expert + 1]):
             share[replica] /= total
-
-
-@kernel
-def _level(mean: Floats, start: Ints, device: Ints, devices: int) -> Floats:
-    """The shares `[replica]` that make loads of devices most even, for mean `[expert]`.
-
-    The loads of an expert's devices are filled up to one level, expert after expert, which takes the sum of squares to
-    its least value.
-    """
-    share, filled = np.empty(len(device)), np.zeros(devices)
-    for expert in range(len(mean)):
-        for replica in range(start[expert], start[expert + 1]):
-            share[replica] = 1 / (start[expert + 1] - start[expert])
-            filled[device[replica]] += mean[expert] * share[replica]
-    for _ in range(LEVELLING):
-        for expert in range(len(mean)):
-            first, last = start[expert], start[expert + 1]
-            if last - first == 1 or mean[expert] <= 0:
-                continue
-            for replica in range(first, last):
-                filled[device[replica]] -= mean[expert] * share[replica]
-            level = _water_level(filled, device, first, last, mean[expert])
-            for replica in range(first, last):
-                share[replica] = max(level - filled[device[replica]], 0.0) / mean[expert]
-                filled[device[replica]] += mean[expert] * share[replica]
-    return share
-
-
-@kernel
-def _water_level(ground: Floats, device: Ints, first: int, last: int, water: float) -> float:
-    """The level that water reaches over the ground of the devices of replicas first..last - 1.
-
-    The level over all of them is too low where ground stands out of the water; without that ground it is higher, and
-    more may stand out, until none does.
-    """
-    level = np.inf
-    while True:
-        covered, volume = 0, water
-        for replica in range(first, last):
-            if ground[device[replica]] < level:
-                covered += 1
-                volume += ground[device[replica]]
-        if volume / covered >= level:
-            return level
-        level = volume / covered
 
 
 def _follow(load: Floats, start: Ints, device: Ints, devices: int, share: Floats) -> None:

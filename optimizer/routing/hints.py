@@ -12,17 +12,13 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.errors import InputError
-from optimizer.routing.expected_split import assign, level, repeat
+from optimizer.routing.expected_split import add_sources, assign, count_shares, level, repeat
 from optimizer.routing.forecast import Forecast, recall
-from optimizer.routing.static import whole_shares
 
 SETTLE = 24  # sweeps for the first shares or table, which begin far from level
 SWEEPS = (
     3  # sweeps for each later one, which begins at the last; more change imbalance by less than .001 on real traces
 )
-MILLION = 1_000_000
-"""Learned loads and shares are kept as whole millionths, which is the precision of a plan file, so that a plan that was
-written and read back routes exactly as before."""
 ENTRIES = 32  # repeated entries of an expert, so that shares are met to a thirty-second; a table of 257 x 32 is small
 
 
@@ -61,7 +57,7 @@ class LoadHints:
 
     start `[expert + 1]` and device `[replica]` say where the replicas are, as in `expected_split`; load `[expert]`: the
     expected pairs of a batch before any was seen, of which all sources are taken to have equal parts. Shares, table and
-    entries are made when they are first asked for, and from then on anew every `refresh` batches.
+    entries are made when they are first asked for, and from then on anew every `refresh` batches, without allocating.
     """
 
     def __init__(self, start: Ints, device: Ints, sources: int, load: Floats, settings: HintSettings) -> None:
@@ -72,11 +68,12 @@ class LoadHints:
         self._table = (start[:-1] + np.arange(sources)[:, None] % copies).astype(np.int32)
         self._entries = np.zeros((len(load), ENTRIES), dtype=np.int32)
         self._load, self._heavy = np.zeros(len(load)), np.zeros(int(device.max()) + 1)
+        self._part, self._whole = np.zeros(len(device), dtype=np.int64), np.zeros(len(load), dtype=np.int64)
         self._wanted: dict[str, Callable[[int], None]] = {}
 
     def observe(self, counts: Ints) -> None:
         """Take note of the pairs of a batch that has run, counts `[source, expert]`."""
-        recall(self._forecast, self._settings.kept, counts)
+        recall(*self._forecast, self._settings.kept, counts)
         if self._forecast.clock[0] % self._settings.refresh == 0:
             for make in self._wanted.values():
                 make(SWEEPS)
@@ -93,8 +90,9 @@ class LoadHints:
         return self._table
 
     def parts(self) -> tuple[Ints, Ints]:
-        """The present shares `[replica]` in millionths, and their sums `[expert]`, both int64."""
-        return whole_shares(self._start, np.rint(self.shares() * MILLION).astype(np.int64))
+        """The present shares `[replica]` in millionths, and their sums `[expert]`, both int64; not copied."""
+        self._want("shares", self._make_shares)
+        return self._part, self._whole
 
     def entries(self) -> Ints:
         """Replicas as often as their shares ask now, `[expert, ENTRIES]` int32 numbers of replicas; the array is not
@@ -110,15 +108,16 @@ class LoadHints:
             make(SETTLE)
 
     def _make_shares(self, sweeps: int) -> None:
-        self._forecast.average.sum(axis=0, out=self._load)
+        add_sources(self._forecast.average, self._load)
         level(self._load, self._start, self._device, self._share, self._heavy, sweeps)
+        count_shares(self._share, self._start, self._part, self._whole)
 
     def _make_table(self, sweeps: int) -> None:
         assign(self._forecast.average, self._start, self._device, self._table, self._heavy, sweeps)
 
     def _make_entries(self, sweeps: int) -> None:
         """The shares stand already, as they were asked for before the entries."""
-        repeat(*self.parts(), self._start, self._entries)
+        repeat(self._part, self._whole, self._start, self._entries)
 
 
 class DeviceHints:
@@ -131,15 +130,17 @@ class DeviceHints:
     def __init__(self, devices: int, sources: int, settings: HintSettings) -> None:
         self._forecast = Forecast.of(np.zeros(devices), settings.lag)
         self._settings, self._sources = settings, sources
-        self._held = np.zeros(devices)
+        self._held, self._above = np.zeros(devices), np.zeros(devices)
 
     def observe(self, loads: Ints) -> None:
         """Take note of the pairs that each device has served in a batch, loads `[device]`."""
-        recall(self._forecast, 0.0, loads)
+        recall(*self._forecast, 0.0, loads)
         clock, settings = int(self._forecast.clock[0]), self._settings
         if clock >= settings.lag and clock % settings.refresh == 0:
-            above = self._forecast.average - self._forecast.average.mean()
-            self._held += (1 - settings.kept) * above / self._sources
+            np.subtract(self._forecast.average, self._forecast.average.mean(), out=self._above)
+            self._above *= 1 - settings.kept
+            self._above /= self._sources
+            self._held += self._above
 
     def held(self) -> Floats:
         """How many pairs each source counts for a device before it sends any, `[device]` float64; not copied."""

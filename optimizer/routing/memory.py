@@ -15,6 +15,13 @@ HOP_PAIRS = 1.0
 V2-Lite and of GPT-OSS, half a pair to two pairs are best or as good as any (benchmarks/README.md)."""
 
 
+def own_weights(distance: Ints) -> Floats:
+    """How many pairs sources count against devices for being far, and to tell them apart, `[source, device]` float64;
+    distance `[source, device]` hops."""
+    weight: Floats = first_weights(*distance.shape) + HOP_PAIRS * distance
+    return weight
+
+
 @dataclass(eq=False)
 class HintMemory:
     """What the sources of one layer remember. It is made anew for each simulation, and changes with each batch.
@@ -46,16 +53,17 @@ class HintMemory:
         return static.first_credit(self.sources, self.start, *self.loads.parts())
 
     @cached_property
-    def _devices(self) -> DeviceHints:
+    def devices(self) -> DeviceHints:
+        """The hints on loads of devices."""
         return DeviceHints(self.distance.shape[1], self.sources, self.settings)
 
     def spilled(self, experts: Ints, source: Ints) -> Ints:
         """The flat slots of the policy `hint-device`, `[batch, token, k]` int32, of batches in the order of time."""
         chosen = np.empty(experts.shape, dtype=np.int32)
         served = np.zeros(self.distance.shape[1], dtype=np.int32)
-        first = first_weights(*self.distance.shape) + HOP_PAIRS * self.distance
+        first = own_weights(self.distance)
         for batch in range(len(experts)):
-            weight = first + self._devices.held()
+            weight = first + self.devices.held()
             to_lighter(experts[batch], source[batch], weight, self.start, self.slot, self.device, chosen[batch], served)
-            self._devices.observe(served)
+            self.devices.observe(served)
         return chosen

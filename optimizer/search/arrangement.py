@@ -61,7 +61,7 @@ class ArrangementState(NamedTuple):
 
 def demand_of(batches: Batches, network: Network, experts: int) -> Ints:
     """Tokens of each source that choose each expert, thousandths per batch, `[source, expert]`."""
-    source = network.source(batches.source_row)[:, :, None]
+    source = batches.source_on(network)[:, :, None]
     pair = (source * experts + batches.experts).ravel()
     count = np.bincount(pair, minlength=network.sources * experts).reshape(network.sources, experts)
     demand: Ints = np.rint(count * (SCALE / batches.count)).astype(np.int64)

@@ -45,7 +45,7 @@ class RingDemand(NamedTuple):
     def of(cls, batches: Batches, network: Network, experts: int) -> "RingDemand":
         """The demand of these batches, in which every source asks for experts as all tokens together do."""
         number = batches.experts.shape[0] * batches.experts.shape[1]
-        tokens = np.bincount(network.source(batches.source_row).ravel(), minlength=network.sources) / batches.count
+        tokens = np.bincount(batches.source_on(network).ravel(), minlength=network.sources) / batches.count
         chance = np.bincount(batches.experts.ravel(), minlength=experts) / number
         unsure = np.minimum(chance, ALMOST)
         both = pair_counts(batches.experts, experts) / number - np.outer(chance, chance)

@@ -104,7 +104,7 @@ class Simulation:
         """Run these batches too.
 
         Raises ValueError if they have another number of tokens than the batches before, InputError if they name an
-        expert that the model does not have or a source row that the mesh does not have, or if there is no such policy.
+        expert that the model does not have or a source that the mesh does not have, or if there is no such policy.
         """
         self._check(batches)
         self.tokens = self.tokens or batches.tokens
@@ -139,7 +139,7 @@ class Simulation:
 
     def _run(self, batches: Batches) -> None:
         """Route some batches and keep their figures."""
-        source = self.network.source(batches.source_row)
+        source = batches.source_on(self.network)
         routed = self.clock.count(self._chosen(batches, source), source, batches.source_row)
         self._out += routed.traffic.out.sum(axis=0)
         self._back += routed.traffic.back.sum(axis=0)

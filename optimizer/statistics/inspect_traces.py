@@ -6,6 +6,7 @@ If nothing is given, the built-in generated trace is looked at. Requests are rea
 from collections.abc import Callable, Sequence
 
 from optimizer.domain.mesh import Mesh
+from optimizer.domain.network import TokensAt
 from optimizer.errors import InputError
 from optimizer.statistics.layer_report import LayerReport, report_of_batches, report_of_corpus, report_of_counts
 from optimizer.statistics.summarise import RequestCorpus, corpus_of_files, corpus_of_trace, summarise
@@ -17,16 +18,21 @@ Found = tuple[list[LayerReport], list[str]]
 
 
 def inspect_traces(
-    named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh, progress: Callable[[float], None]
+    named: TraceInput,
+    choice: ModelChoice,
+    layers: Sequence[int] | None,
+    mesh: Mesh,
+    progress: Callable[[float], None],
+    tokens: TokensAt = "row",
 ) -> Found:
     """The report of each of the layers (all if None), and sentences that the user should read.
 
     named: which traces; choice: which model; mesh: where experts would lie in order, for the imbalance of that
-    placement. progress is told the share of the work that is done. Raises InputError if the layers do not fit what is
-    named, and as the readers of traces do.
+    placement. progress is told the share of the work that is done. tokens: as of `open_source`. Raises InputError if
+    the layers do not fit what is named, and as the readers of traces do.
     """
     if named.batches is not None:
-        return _batches(named, choice, layers, mesh)
+        return _batches(named, choice, layers, mesh, tokens)
     if (counted := open_counts(named, choice)) is not None:
         counts, model = counted
         asked = counts.layers if layers is None else layers
@@ -52,10 +58,12 @@ def _corpus(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None
     return corpus_of_trace(trace, model), trace.source
 
 
-def _batches(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh) -> Found:
+def _batches(
+    named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None, mesh: Mesh, tokens: TokensAt
+) -> Found:
     """The report of a batch file, which holds a single layer."""
     if layers is None or len(layers) != 1:
         raise InputError("a batch file holds one layer; say which layer that is", field="layers")
-    source = open_source(named, layers, choice, mesh, lambda share: None)
+    source = open_source(named, layers, choice, mesh, lambda share: None, tokens)
     batches = source.everything(layers[0])
     return [report_of_batches(batches, source.model, layers[0], mesh)], [source.origin]

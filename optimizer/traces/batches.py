@@ -1,4 +1,4 @@
-"""Batches: which tokens share a forward pass, and from which mesh row each comes."""
+"""Batches: which tokens share a forward pass, and from which mesh row, or which device, each comes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.arrays import first_double, fitting, frozen, given_away
 from optimizer.domain.model import Model
+from optimizer.domain.network import Network
 from optimizer.errors import InputError
 from optimizer.streams import Purpose, random_stream
 
@@ -21,20 +22,25 @@ class Batches:
     """Forward passes of one layer, in the order of time.
 
     experts `[batch, token, k]` uint16, the shared experts included as the last of the k; source_row
-    `[batch, token]` int32 mesh row of each token. Of the routed experts alone, where they are known: weights
-    `[batch, token, top_k]` float32 gate weights, candidates `[batch, token, m]` uint16 ranked ids. The arrays are
-    copied and read-only. Raises ValueError for shapes that do not fit together, ids and rows that are negative or
-    beyond their type, and a token that names one expert twice, among its experts or among its candidates.
+    `[batch, token]` int32 mesh row of each token; source `[batch, token]` int32 the device of each token, for machines
+    on which each device holds tokens of its own, None where it is not known. Of the routed experts alone, where they
+    are known: weights `[batch, token, top_k]` float32 gate weights, candidates `[batch, token, m]` uint16 ranked ids.
+    The arrays are copied and read-only. Raises ValueError for shapes that do not fit together, ids, rows and sources
+    that are negative or beyond their type, and a token that names one expert twice, among its experts or among its
+    candidates.
     """
 
     experts: Ints
     source_row: Ints
     weights: Floats | None = None
     candidates: Ints | None = None
+    source: Ints | None = None
 
     def __post_init__(self) -> None:
         if self.experts.ndim != 3 or self.source_row.shape != self.experts.shape[:2]:
             raise ValueError(f"experts {self.experts.shape} and source_row {self.source_row.shape} do not fit")
+        if self.source is not None and self.source.shape != self.source_row.shape:
+            raise ValueError(f"experts {self.experts.shape} and source {self.source.shape} do not fit")
         for extra in (self.weights, self.candidates):
             if extra is not None and (extra.ndim != 3 or extra.shape[:2] != self.experts.shape[:2]):
                 raise ValueError(f"experts {self.experts.shape} and weights or candidates {extra.shape} do not fit")
@@ -42,6 +48,8 @@ class Batches:
             raise ValueError(f"{self.weights.shape[2]} weights for {self.experts.shape[2]} experts of a token")
         object.__setattr__(self, "experts", _distinct("experts", self.experts))
         object.__setattr__(self, "source_row", frozen(fitting("source rows", self.source_row, np.int32)))
+        if self.source is not None:
+            object.__setattr__(self, "source", frozen(fitting("sources", self.source, np.int32)))
         if self.weights is not None:
             object.__setattr__(self, "weights", frozen(np.ascontiguousarray(self.weights, dtype=np.float32)))
         if self.candidates is not None:
@@ -64,7 +72,28 @@ class Batches:
             self.source_row[start:stop],
             None if self.weights is None else self.weights[start:stop],
             None if self.candidates is None else self.candidates[start:stop],
+            None if self.source is None else self.source[start:stop],
         )
+
+    def source_on(self, network: Network) -> Ints:
+        """The source of each token on a network, `[batch, token]` int32: its row, or the device that it lives on.
+
+        Where devices are sources and `source` does not say which, a row's tokens are dealt out to its devices. Raises
+        InputError for a device that is not in the mesh, or not in the row that `source_row` says.
+        """
+        if self.source is None or network.tokens != "device":
+            return network.source(self.source_row)
+        if self.source.max(initial=0) >= network.sources:
+            last = network.sources - 1
+            raise InputError(
+                f"the batches' sources are up to {self.source.max()}, but the mesh has 0..{last}", "batches"
+            )
+        wrong = network.home_row[self.source] != self.source_row
+        if wrong.any():
+            batch, token = np.argwhere(wrong)[0]
+            said = f"source {self.source[batch, token]} of batch {batch}, token {token}"
+            raise InputError(f"{said} is not in its source_row {self.source_row[batch, token]}", "batches")
+        return self.source
 
     def load(self, experts: int) -> Ints:
         """Count the token-expert pairs of each expert, `[batch, expert]` int32."""

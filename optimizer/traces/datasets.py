@@ -223,6 +223,7 @@ def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Ge
         joined([part.source_row for part in parts]),
         joined_extras([part.weights for part in parts]),
         joined_extras([part.candidates for part in parts]),
+        None if any(part.source is None for part in parts) else joined([part.source for part in parts]),
     )
 
 

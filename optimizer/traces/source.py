@@ -10,6 +10,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
+from optimizer.domain.network import Network, TokensAt
 from optimizer.errors import InputError
 from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Batches, Sets, split_batches, split_requests
@@ -17,7 +18,7 @@ from optimizer.traces.cache import cached
 from optimizer.traces.composition import CHUNK, Composition, sample_batches, stream_batches
 from optimizer.traces.corpus import FileIndex, TraceFile, read_traces
 from optimizer.traces.fingerprints import fingerprints
-from optimizer.traces.formats.batch_file import explicit_batches, read_batches
+from optimizer.traces.formats.batch_file import BatchArrays, explicit_batches, read_batches
 from optimizer.traces.formats.counts import Counts, read_counts, step_counts
 from optimizer.traces.formats.sniff import COUNTS_ONLY, Format
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files, model_without_trace
@@ -165,7 +166,8 @@ class BatchSource:
 
     def fingerprint(self, layer: int) -> str:
         """A digest of the batches, the same for every layer, as the file holds one layer."""
-        return digest(self.batches.experts, self.batches.source_row)
+        named = () if self.batches.source is None else (self.batches.source,)
+        return digest(self.batches.experts, self.batches.source_row, *named)
 
     def sets(self, layer: int) -> Sets:
         """The first 60, the next 20 and the last 20 per cent of the batches."""
@@ -187,23 +189,28 @@ class BatchSource:
 
 
 def open_source(
-    named: TraceInput, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
+    named: TraceInput,
+    layers: Sequence[int],
+    model: Model | ModelChoice,
+    mesh: Mesh,
+    progress: Callable[[float], None],
+    tokens: TokensAt = "row",
 ) -> Source:
     """Read what was named, for these layers; a `ModelChoice` is completed from what the files show.
 
-    Raises InputError for whatever cannot be used.
+    tokens: where the hardware's tokens live, which says what the source of a token is in a batch file. Raises
+    InputError for whatever cannot be used.
     """
     if named.batches is not None:
-        experts, rows = read_batches(named.batches)
-        known = model if isinstance(model, Model) else model_of_array(model, experts.shape[2], int(experts.max()))
-        batches = explicit_batches(named.batches, experts, rows, known, mesh.rows)
-        return BatchSource(known, batches, f"{batches.count} batches of {named.batches.name}")
-    if isinstance(named.memory, BatchArray):
-        experts, rows = named.memory
-        known = model if isinstance(model, Model) else model_of_array(model, experts.shape[2], int(experts.max()))
-        batches = explicit_batches(Path("the array"), experts, rows, known, mesh.rows)
-        return BatchSource(known, batches, f"{batches.count} batches in memory")
-    return open_traces(named, layers, model, mesh, progress)
+        path, arrays, origin = named.batches, read_batches(named.batches), f"of {named.batches.name}"
+    elif isinstance(named.memory, BatchArray):
+        path, arrays, origin = Path("the array"), BatchArrays(*named.memory), "in memory"
+    else:
+        return open_traces(named, layers, model, mesh, progress)
+    top_k, highest = arrays.experts.shape[2], int(arrays.experts.max())
+    known = model if isinstance(model, Model) else model_of_array(model, top_k, highest)
+    batches = explicit_batches(path, arrays, known, Network(mesh, tokens))
+    return BatchSource(known, batches, f"{batches.count} batches {origin}")
 
 
 def open_traces(

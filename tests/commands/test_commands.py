@@ -14,6 +14,8 @@ import pytest
 from random_problems import request_experts, write_request
 from running_commands import SHORT, fault, run, solve
 
+from optimizer import Hardware, Model, Placement, Plan, write_plan
+
 pytestmark = pytest.mark.usefixtures("few_batches")
 
 
@@ -102,6 +104,25 @@ def test_explicit_batches_are_planned_and_simulated(tmp_path: Path, rng: np.rand
     judged = json.loads(run("simulate", plan, "--batches", tmp_path / "b.npz", "--json").stdout)["layers"]["4"]
     assert (judged["batches"], judged["tokens"]) == (6, 16)
     assert run("stats", "--batches", tmp_path / "b.npz", "--layer", 4, "--mesh", "2x2").exit_code == 0
+
+
+def test_the_ranks_of_explicit_batches_are_used_and_a_wrong_one_is_named(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """All tokens live on rank 3 of four GPUs, which alone has experts, so nothing is sent; from others it would be."""
+    experts, plan = request_experts(rng, 30 * 16, 1, 4, 2).reshape(30, 16, 2), tmp_path / "plan.json"
+    placement = Placement(np.array([[-1] * 4] * 3 + [[0, 1, 2, 3]]))
+    write_plan(plan, Plan.of(placement, 4, Model("four", 4, 0, 2), Hardware.of("h800", "2x2", 4), "nearest"))
+    np.savez(tmp_path / "b.npz", experts=experts, source=np.full((30, 16), 3))
+    judge = ("simulate", plan, "--json", "--batches", tmp_path / "b.npz")
+    assert json.loads(run(*judge).stdout)["layers"]["4"]["hops"]["mean"] == 0
+    np.savez(tmp_path / "b.npz", experts=experts, source_row=np.full((30, 16), 1))
+    assert json.loads(run(*judge).stdout)["layers"]["4"]["hops"]["mean"] > 0
+    np.savez(tmp_path / "b.npz", experts=experts, source=np.full((30, 16), 4))
+    refused = run(*judge)
+    assert refused.exit_code != 0
+    assert "source: 4 in batch 0, token 0 is outside 0..3" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
 
 
 def test_the_same_iterations_and_seed_give_the_same_plan(traces: Path) -> None:

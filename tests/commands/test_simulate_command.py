@@ -226,3 +226,17 @@ def test_words_of_the_command_line_become_values() -> None:
     for wrong in ("", "a", "1:2", "1:2:0", "2:1:1", "nan", "1:1e9:1e-9", "inf:inf:1"):
         with pytest.raises(InputError, match="is not a range"):
             spaced(wrong)
+
+
+def test_layers_of_a_plan_are_picked(traces: Path) -> None:
+    """What is said of one layer does not depend on the others, and a layer that the plan lacks is refused."""
+    plan = traces.parent / "whole.json"
+    made = run("solve", traces, "--layer", "all", "--mesh", "2x2", "--batch-tokens", 24, "--iterations", 0,
+               "--routing", "even-source", "-o", plan)  # fmt: skip
+    assert made.exit_code == 0, made.output
+    every, two = (json.loads(run("simulate", plan, traces, *more, "--json").stdout)["layers"]
+                  for more in ((), ("--layer", "2,0")))  # fmt: skip
+    assert list(every) == ["0", "1", "2"]
+    assert two == {layer: every[layer] for layer in ("0", "2")}
+    said = fault(run("simulate", plan, traces, "--layer", "1,7"))
+    assert said == "Error: --layer: the plan has no layer 7; it has 0, 1, 2"

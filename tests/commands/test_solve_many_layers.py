@@ -165,7 +165,7 @@ def test_layers_of_counts_are_planned_kept_and_resumed(tmp_path: Path) -> None:
     more = ("--top-k", 2, "--jobs", 1, "--work", tmp_path / "work")
     whole = planned(counts, tmp_path / "plan.json", *more)
     assert list(whole["layers"]) == ["0", "1", "2"]
-    assert whole["routing"] == {"policy": "even-source"}
+    assert whole["routing"] == {"policy": "even-source", "price_us": 0.0}
     assert run("validate", tmp_path / "work" / "layer-1.json").exit_code == 0
     (tmp_path / "work" / "layer-1.json").unlink()
     planned(counts, tmp_path / "again.json", *more, "--resume")

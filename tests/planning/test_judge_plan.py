@@ -16,6 +16,7 @@ from optimizer.planning.options import SolveOptions, silent
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.planning.plan_layer import plan_tokens
 from optimizer.routing.capacity import Coactivation
+from optimizer.routing.hints import USUAL_HINTS
 from optimizer.routing.policies import LEARNING, POLICIES
 from optimizer.routing.tables import DispatchTable
 from optimizer.simulation.conditions import Conditions
@@ -111,12 +112,13 @@ def test_a_plan_is_judged_on_the_test_part_of_the_trace_that_it_was_made_from(tr
     assert same(report, alone(plan, source_of(others).everything(LAYER), Conditions()))
 
 
-@pytest.mark.parametrize("policy", ["even-source", "sglang-static", *LEARNING])
+@pytest.mark.parametrize("policy", ["even-source", "sglang-static", "hint-device", *LEARNING])
 def test_a_plan_that_is_read_back_keeps_the_quality_that_it_states(traces: Path, policy: str) -> None:
     plan = planned(traces, policy)
     write_plan(traces.parent / "plan.json", plan)
     read = read_plan(traces.parent / "plan.json")
-    (report,), _ = judged(read, named(traces), Conditions(policy), count=None)
+    conditions = Conditions(policy, hints=read.hints or USUAL_HINTS)
+    (report,), _ = judged(read, named(traces), conditions, count=None)
     assert report.summary() == read.layers[LAYER].quality
 
 
@@ -198,7 +200,7 @@ def test_a_batch_file_is_judged_whole_or_as_far_as_is_asked(traces: Path, tmp_pa
     with pytest.raises(InputError, match=r"30 batches of b\.npz hold 30 batches, fewer than the 31 "):
         judged(plan, TraceInput(batches=file), Conditions(), count=31)
     two = replace(plan, layers={1: plan.layers[1], 2: plan.layers[1]})
-    with pytest.raises(InputError, match="a batch file holds one layer, but the plan has 2"):
+    with pytest.raises(InputError, match="a batch file holds one layer, but 2 of the plan"):
         judge(two, TraceInput(batches=file), cost(), [Conditions()], None, silent)
 
 

@@ -95,7 +95,7 @@ def test_the_time_limit_ends_an_unlimited_search() -> None:
 def test_an_early_end_does_not_wait_for_kernels_to_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[int] = []
 
-    def offer_seeds(self: Portfolio, found: list[Candidate], effort: Effort) -> None:
+    def offer_seeds(self: Portfolio, found: list[Candidate], effort: Effort, until: float) -> None:
         effort.cancel.ask()
         compiled.append(numba.njit(lambda one: one)(1))
 

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from random_problems import random_batches
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
+from optimizer.domain.network import Network, TokensAt
 from optimizer.errors import InputError
 from optimizer.traces.batches import Batches, default_rows, split_batches, split_requests, with_shared
 from optimizer.traces.formats.batch_file import explicit_batches, read_batches
+
+TWO_ROWS, SIX_RANKS = Network(Mesh(2, 3, 2)), Network(Mesh(2, 3, 2), "device", "nodes")
 
 
 def test_source_rows_are_slot_over_users_per_row() -> None:
@@ -90,11 +94,11 @@ def test_an_explicit_file_is_read_with_and_without_rows(tmp_path: Path) -> None:
     model = Model("m", 4, 1, 2)
     experts = np.array([[[0, 1], [2, 3], [1, 0], [3, 2]]] * 3)
     path = save(tmp_path / "b.npz", experts=experts)
-    batches = explicit_batches(path, *read_batches(path), model, 2)
+    batches = explicit_batches(path, read_batches(path), model, TWO_ROWS)
     assert batches.experts[0].tolist() == [[0, 1, 4], [2, 3, 4], [1, 0, 4], [3, 2, 4]]
     assert batches.source_row[0].tolist() == [0, 0, 1, 1]
     path = save(tmp_path / "c.npz", experts=experts, source_row=np.full((3, 4), 1))
-    assert (explicit_batches(path, *read_batches(path), model, 2).source_row == 1).all()
+    assert (explicit_batches(path, read_batches(path), model, TWO_ROWS).source_row == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -109,12 +113,77 @@ def test_an_explicit_file_is_read_with_and_without_rows(tmp_path: Path) -> None:
         ({"experts": np.array([[[0, 1], [2, 2]]])}, "batch 0, token 1 names one expert twice"),
         ({"experts": np.array([[[0, 1]]]), "source_row": np.array([[2]])}, r"2 in batch 0, token 0 is outside 0\.\.1"),
         ({"experts": np.array([[[0, 1]]]), "source_row": np.array([2])}, r"source_row is int64 \(1,\)"),
+        ({"experts": np.array([[[0, 1]]]), "source": np.array([[0, 1]])}, r"source is int64 \(1, 2\), not .* \(1, 1\)"),
+        ({"experts": np.array([[[0, 1]]]), "source": np.array([[0.5]])}, "source holds float64 values, not integers"),
     ],
 )
 def test_a_fault_in_an_explicit_file_is_named(tmp_path: Path, arrays: dict[str, object], said: str) -> None:
     path = save(tmp_path / "b.npz", **arrays)
     with pytest.raises(InputError, match=said):
-        explicit_batches(path, *read_batches(path), Model("m", 4, 0, 2), 2)
+        explicit_batches(path, read_batches(path), Model("m", 4, 0, 2), TWO_ROWS)
+
+
+FOUR_TOKENS = np.array([[[0, 1], [2, 3], [1, 0], [3, 2]]] * 3)
+
+
+def explicit(path: Path, network: Network, **arrays: list[int]) -> Batches:
+    """The batches of a file of three batches, each of whose tokens have these rows or sources."""
+    save(path / "b.npz", experts=FOUR_TOKENS, **{name: np.array([of] * 3) for name, of in arrays.items()})
+    return explicit_batches(path / "b.npz", read_batches(path / "b.npz"), Model("m", 4, 0, 2), network)
+
+
+def test_a_source_names_the_rank_where_ranks_send_and_the_row_where_rows_do(tmp_path: Path) -> None:
+    ranks = explicit(tmp_path, SIX_RANKS, source=[5, 0, 3, 1])
+    assert ranks.source_row[0].tolist() == [1, 0, 1, 0]
+    assert ranks.source_on(SIX_RANKS)[0].tolist() == [5, 0, 3, 1]
+    assert ranks.source_on(TWO_ROWS)[0].tolist() == [1, 0, 1, 0]
+    rows = explicit(tmp_path, TWO_ROWS, source=[1, 0, 1, 0])
+    assert rows.source is None
+    assert rows.source_on(TWO_ROWS)[0].tolist() == rows.source_row[0].tolist() == [1, 0, 1, 0]
+
+
+def test_tokens_are_dealt_out_to_the_devices_of_their_row_only_where_their_rank_is_unknown(tmp_path: Path) -> None:
+    row = [1, 0, 1, 1]
+    assert explicit(tmp_path, SIX_RANKS, source_row=row).source_on(SIX_RANKS)[0].tolist() == [3, 0, 4, 5]
+    assert explicit(tmp_path, SIX_RANKS, source_row=row, source=[3, 2, 3, 3]).source_on(SIX_RANKS)[0].tolist() == [
+        3, 2, 3, 3
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tokens", "arrays", "said"),
+    [
+        ("device", {"source": [0, 6, 0, 0]}, r"source: 6 in batch 0, token 1 is outside 0\.\.5$"),
+        ("device", {"source": [0, 0, -1, 0]}, r"source: -1 in batch 0, token 2 is outside 0\.\.5$"),
+        ("row", {"source": [0, 0, 0, 2]}, r"source: 2 in batch 0, token 3 is outside 0\.\.1$"),
+        ("device", {"source": [0, 4, 0, 0], "source_row": [0, 0, 0, 0]}, "source 4 in batch 0, token 1 is in row 1, but"
+         " its source_row is 0$"),
+        ("row", {"source": [0, 0, 1, 0], "source_row": [0, 0, 0, 0]}, "source 1 in batch 0, token 2 is in row 1, but"),
+        ("device", {"source": [0, 0, 0, 0], "source_row": [0, 7, 0, 0]}, "source_row: 7 in batch 0, token 1"),
+    ],
+)  # fmt: skip
+def test_sources_that_cannot_be_are_refused_in_one_line(
+    tmp_path: Path, tokens: TokensAt, arrays: dict[str, list[int]], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        explicit(tmp_path, Network(Mesh(2, 3, 2), tokens), **arrays)
+    assert caught.value.field == "batches"
+    assert "\n" not in str(caught.value)
+
+
+def test_known_sources_stay_with_their_batches_and_are_checked_against_each_network() -> None:
+    """Also where they did not come from a file, as kernels that count by source do not check."""
+    experts, rows = np.repeat(IDS, 4, axis=0), np.array([[0, 1]] * 4)
+    batches = Batches(experts, rows, source=np.array([[0, 3], [1, 4], [2, 5], [0, 0]]))
+    assert batches.part(1, 3).source_on(SIX_RANKS).tolist() == [[1, 4], [2, 5]]
+    with pytest.raises(InputError, match="source 0 of batch 3, token 1 is not in its source_row 1"):
+        batches.source_on(SIX_RANKS)
+    with pytest.raises(InputError, match=r"sources are up to 4, but the mesh has 0\.\.3"):
+        batches.part(0, 2).source_on(Network(Mesh(2, 2, 2), "device", "nodes"))
+    with pytest.raises(ValueError, match="sources hold -1"):
+        Batches(experts, rows, source=rows - 1)
+    with pytest.raises(ValueError, match=r"source \(4, 1\) do not fit"):
+        Batches(experts, rows, source=rows[:, :1])
 
 
 def test_a_missing_or_damaged_explicit_file_is_named(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from formulations.kit.arrays import Floats
 from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.planning.bounds import TIME, bound_any, bound_given, gaps, reached_by
 from optimizer.planning.candidates import Candidate, seeds, seeds_and_formulation
+from optimizer.planning.judged_pools import FLEXIBLE
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.options import Effort, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import MOST_BOUNDING, part_of
 from optimizer.planning.pool import SPLITTING
-from optimizer.planning.portfolio import FLEXIBLE, Portfolio
+from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.warm_start import started
 from optimizer.search.choose import IMBALANCES, LATENCIES
 from optimizer.search.stop import Deadline

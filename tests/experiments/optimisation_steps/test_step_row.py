@@ -88,8 +88,8 @@ def test_rows_are_of_one_plan_if_what_was_planned_is_the_same() -> None:
     ("old", "new", "said"),
     [
         ("version,dataset", "dataset,version", "its columns are not"),
-        ("greedy,even", "greedy", "line 2: 31 cells instead of 32"),
-        ("greedy,even,,0", "greedy,even,,-1", "line 2: seed"),
+        ("greedy,even-source", "greedy", "line 2: 31 cells instead of 32"),
+        ("greedy,even-source,,0", "greedy,even-source,,-1", "line 2: seed"),
         ("2.5", "inf", "line 2: limit"),
         ("greedy", "", "line 2: method"),
         ('"a "', '"a"x ', "not a CSV file"),

@@ -39,6 +39,7 @@ from optimizer.planning.capacity_choice import Limited
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.portfolio import Portfolio
 from optimizer.routing.policies import POLICIES as ALL_POLICIES
+from optimizer.routing.policies import price_us
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation, simulate
 from optimizer.traces.batches import Batches
@@ -260,10 +261,13 @@ def test_bounds_are_not_beaten_and_gaps_are_from_them(made: tuple[list[StepRow],
         assert (row.bound_p99_us or 0) <= row.latency_p99_us * (1 + 1e-9)
 
 
-def test_without_replicas_no_policy_differs(made: tuple[list[StepRow], Path]) -> None:
+def test_without_replicas_no_policy_differs_but_for_its_price(made: tuple[list[StepRow], Path]) -> None:
+    price = {policy: price_us(cost(), policy) for policy in POLICIES}
+    assert sorted(price.values()) == [0, 100, 100]
     for method in METHODS[:-1]:
         rows = [row for row in made[0] if (row.setting, row.method, row.moe_op) == ("routed", method, OPTIMIZED)]
-        assert len({(row.capacity_factor, row.latency_us, row.rerouted) for row in rows}) == len(FACTORS)
+        found = {(row.capacity_factor, round(row.latency_us - price[row.policy], 6), row.rerouted) for row in rows}
+        assert len(found) == len(FACTORS)
 
 
 def test_nothing_is_run_twice(made: tuple[list[StepRow], Path], corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,12 +422,12 @@ def said(rungs: list[Rung]) -> list[tuple[float, float, dict[str, int]]]:
 def test_each_step_stands_on_what_the_selection_batches_choose() -> None:
     rungs = ladder(layer())
     assert said(rungs) == [
-        (100, 200, {"sequential, even": 1}),
-        (80, 160, {"sequential, even": 1}),
-        (63, 126, {"greedy, even": 1}),
-        (45, 90, {"greedy, even": 1}),
+        (100, 200, {"sequential, even-source": 1}),
+        (80, 160, {"sequential, even-source": 1}),
+        (63, 126, {"greedy, even-source": 1}),
+        (45, 90, {"greedy, even-source": 1}),
         (50, 100, {"greedy, optimal": 1}),
-        (25, 50, {"search, even, 2": 1}),
+        (25, 50, {"search, even-source, 2": 1}),
         (5, 6, {}),
     ]
     assert [rung.helps for rung in rungs] == [True, True, True, True, False, True, True]
@@ -438,7 +442,7 @@ def test_figures_of_several_layers_are_means() -> None:
     other = [each.model_copy(update={"latency_p99_us": each.latency_p99_us + 10}) for each in layer(5, most=0.02)]
     found = ladder([*layer(), *other])
     assert [rung.p99 for rung in found[:4]] == [205, 165, 131, 95]
-    assert found[5].chosen == {"search, even, 2": 1, "greedy, even, 2": 1}
+    assert found[5].chosen == {"search, even-source, 2": 1, "greedy, even-source, 2": 1}
     assert found[5].p99 == (50 + 48 + 10) / 2
     assert found[5].kept == pytest.approx(0.99)
 
