@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, SearchShare
 from optimizer.search.dealt_copies import Dealing, climb_dealt
 from optimizer.search.iterated import iterated
 from optimizer.search.moves import MoveRules
-from optimizer.search.multistart import DescentGoal, DescentWeights, latency_goal
+from optimizer.search.multistart import DescentWeights, latency_goal, slot_value
 from optimizer.search.rule_loads import RULES, RuleLoads, demand_by_source
 from optimizer.search.seeds.risk_tree import risk_tree
 from optimizer.search.stop import SearchBudget
@@ -38,6 +39,9 @@ USERS = 64
 V2-Lite and GPT-OSS with two seeds each: with all, searches fit the train requests, and end worse than FlashLB's on
 others."""
 
+FIXED_SHARED = 0.5
+"""The share of the time of descents for those that keep the number of shared replicas. Not tuned."""
+
 UNTIL_DEALT = 0.25
 """The share of the time that descents have before a climb for a dealt table; with .5 the 16 x 8 mesh ends worse."""
 
@@ -47,28 +51,32 @@ def by_rule(
 ) -> Iterator[Placement]:
     """What a search for one of `RULES` passes, from the found candidates and FlashLB's, which comes first.
 
-    Where a plan may give shared experts any number of replicas, it also starts from FlashLB's with the number that it
-    gives them as if they were routed, and changes the number.
+    Where a plan may give shared experts any number of replicas, that number is kept in the first half of the descents
+    and may change in the second, which also begin from what FlashLB does with shared experts as if they were routed.
     """
+    free = problem.loose is not problem
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
-    trees = [risk_tree(problem)] if problem.loose is problem else [risk_tree(problem), risk_tree(problem.loose)]
-    yield from trees
-    starts, problem = starts + trees, problem.loose
-    few = _every(train, max(-(-train.experts.size // MOST_PAIRS), -(-train.count * problem.mesh.devices // MOST_CELLS)))
+    starts.append(risk_tree(problem))
+    yield starts[-1]
     rng = random_stream(Purpose.RULE_SEARCH, spell.seed, RULES.index(policy))
+    few = _every(train, max(-(-train.experts.size // MOST_PAIRS), -(-train.count * problem.mesh.devices // MOST_CELLS)))
     few = batches_of_few_users(few, rng)
-    most = max(int(start.counts(problem.model.experts)[~problem.spread].max()) for start in starts) + 1
-    rule = RuleLoads.of(policy, few, problem.model, problem.network, most)
-    load = few.load(problem.model.experts)
-    goal = replace(latency_goal(replace(problem, load=load), few, weights), rule=rule)
-    told = lambda share: spell.progress("descent", share)  # noqa: E731
-    first = _first_part(spell.budget) if policy == "sglang-static" else spell.budget
-    for placement in iterated(load, MoveRules.of(problem), goal, starts, first, rng, told):
+    descents = _first_part(spell.budget, UNTIL_DEALT) if policy == "sglang-static" else spell.budget
+    fixed = replace(spell, budget=_first_part(descents, FIXED_SHARED) if free else descents)
+    for placement in _descents(policy, problem, few, starts, weights, fixed, rng):
         starts.append(placement)
         yield placement
+    if free:
+        starts.append(risk_tree(problem.loose))
+        yield starts[-1]
+        loose = replace(spell, budget=descents)
+        for placement in _descents(policy, problem.loose, few, [*starts], weights, loose, rng):
+            starts.append(placement)
+            yield placement
     if policy == "sglang-static":
-        dealing = _dealing(problem, few, goal)
-        yield from climb_dealt(min(starts, key=dealing.cost), dealing, MoveRules.of(problem), spell.budget, rng)
+        dealing = _dealing(problem, few, slot_value(problem, weights.token_ns))
+        best, rules = min(starts, key=dealing.cost), MoveRules.of(problem.loose)
+        yield from climb_dealt(best, dealing, rules, spell.budget, rng)
 
 
 def batches_of_few_users(batches: Batches, rng: np.random.Generator, users: int = USERS) -> Batches:
@@ -87,24 +95,40 @@ def batches_of_few_users(batches: Batches, rng: np.random.Generator, users: int 
     return Batches(batches.experts[batch, place], batches.source_row)
 
 
+def _descents(
+    policy: str,
+    problem: Problem,
+    few: Batches,
+    starts: list[Placement],
+    weights: DescentWeights,
+    spell: SearchShare,
+    rng: np.random.Generator,
+) -> Iterator[Placement]:
+    """What iterated descents pass whose objective is the load under the rule in these batches."""
+    most = max(int(start.counts(problem.model.experts)[~problem.spread].max()) for start in starts) + 1
+    rule, load = RuleLoads.of(policy, few, problem.model, problem.network, most), few.load(problem.model.experts)
+    goal = replace(latency_goal(replace(problem, load=load), few, weights), rule=rule)
+    told = lambda share: spell.progress("descent", share)  # noqa: E731
+    return iterated(load, MoveRules.of(problem), goal, starts, spell.budget, rng, told)
+
+
 def _every(batches: Batches, step: int) -> Batches:
     """Every so many-th of the batches."""
     return Batches(batches.experts[::step], batches.source_row[::step])
 
 
-def _first_part(budget: SearchBudget) -> SearchBudget:
-    """The share `UNTIL_DEALT` of what is left of a budget; what it spends of iterations comes off the whole."""
+def _first_part(budget: SearchBudget, share: float) -> SearchBudget:
+    """A share of what is left of a budget; what it may spend of iterations comes off the whole."""
     now = budget.deadline.elapsed()
-    iterations = None if budget.iterations is None else round(UNTIL_DEALT * budget.iterations)
-    if budget.iterations is not None and iterations is not None:
-        budget.iterations -= iterations
-    return SearchBudget(budget.deadline, now + UNTIL_DEALT * max(budget.seconds - now, 0.0), iterations)
+    iterations = None if budget.iterations is None else round(share * budget.iterations)
+    budget.spend(iterations or 0)
+    return SearchBudget(budget.deadline, now + share * max(budget.seconds - now, 0.0), iterations)
 
 
-def _dealing(problem: Problem, batches: Batches, goal: DescentGoal) -> Dealing:
-    """What a dealt table's loads follow from, in some of these batches."""
+def _dealing(problem: Problem, batches: Batches, value: Ints) -> Dealing:
+    """What a dealt table's loads follow from, in some of these batches; value: as of `Dealing`."""
     network, experts = problem.network, problem.model.experts
     most = max(16, MOST_DEALT // (network.sources * experts))
     few = _every(batches, -(-batches.count // most))
     demand = demand_by_source(few, network, experts)
-    return Dealing.of(demand, goal.value, network, problem.mesh.slots_per_device, problem.layers_before)
+    return Dealing.of(demand, value, network, problem.mesh.slots_per_device, problem.layers_before)
