@@ -58,7 +58,7 @@ def draw(solution: LayerSolution, path: str, title: str) -> None:
         ylim=(0, 1.03),
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(0.31, 0.55), frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(0.21, 0.5), frameon=False)
     figure.savefig(path, dpi=110)
 
 
