@@ -9,7 +9,7 @@ from optimizer.errors import InputError
 from optimizer.routing.policies import POLICIES
 
 TABLE_POLICIES = ("nearest", "table")
-"""The policies that are a dispatch table `[source, expert]`, of those that there are."""
+"""The policies that are a dispatch table `[source, expert]`."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ SERVERS = {
         Server(
             "tt-metal",
             "tt-metal",
-            tuple(name for name in TABLE_POLICIES if name in POLICIES),
+            TABLE_POLICIES,
             "its dispatch kernel, which looks up a table by source and expert, would have to count pairs or to choose "
             "by chance",
             names_all=True,
