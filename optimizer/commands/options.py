@@ -251,7 +251,7 @@ class ReplicaOptions:
         Option(
             ("--shared-replicas",),
             "Replicas of each shared expert, spread over the rows; auto treats a shared expert like a routed one. By "
-            "default one per row.",
+            "default as many as are found to be best, one per row to begin with.",
             SharedReplicas(),
         ),
     ] = None
