@@ -88,10 +88,16 @@ class Problem:
         return self.shared_replicas is None
 
     @property
+    def free_shared(self) -> bool:
+        """Whether a plan may give shared experts another number of replicas than constructions do: not where replicas
+        are limited, as those of shared experts do not count towards the limit."""
+        return self.any_shared and self.extra_replicas is None
+
+    @property
     def loose(self) -> "Problem":
         """The same problem with shared experts treated like routed ones, where a plan may give them any number of
         replicas; else the problem as it is."""
-        return replace(self, shared_replicas=None, any_shared=False) if self.any_shared else self
+        return replace(self, shared_replicas=None, any_shared=False) if self.free_shared else self
 
     @property
     def spread(self) -> Bools:
@@ -132,7 +138,7 @@ class Problem:
         faults = [
             f"{count} replicas of shared expert {expert} instead of {self.shared_replicas}"
             for expert, count in zip(np.flatnonzero(self.spread), fixed, strict=True)
-            if count != self.shared_replicas and not self.any_shared
+            if count != self.shared_replicas and not self.free_shared
         ]
         if self.extra_replicas is not None and extra > self.extra_replicas:
             faults.append(f"{extra} replicas beyond one of each expert instead of {self.extra_replicas} at most")

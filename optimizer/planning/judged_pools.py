@@ -89,7 +89,7 @@ class JudgedPools:
         """Judge flexible seeds with other numbers of replicas of shared experts, where a plan may choose them: in any
         case one that treats them like routed experts, and others until the clock reads `until` seconds."""
         problem, fixed = self.problem, self.problem.shared_replicas
-        if not problem.any_shared or fixed is None or not self._following or effort.cancel.asked:
+        if not problem.free_shared or fixed is None or not self._following or effort.cancel.asked:
             return
         room = min((problem.mesh.slots - problem.model.routed_experts) // problem.model.shared_experts,
                    problem.mesh.devices)  # fmt: skip
