@@ -104,10 +104,9 @@ class RoutingContext:
         learned: LearnedShares | None,
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
-        layers_before: tuple[Placement | None, ...] = (),
-        hints: HintSettings = USUAL_HINTS,
     ) -> "RoutingContext":
-        """The context of a valid placement; without `learned` it is `LearnedShares.nothing`.
+        """The context of a valid placement, of a layer of its own and with the usual hints; without `learned` it is
+        `LearnedShares.nothing`.
 
         The other parameters have the meaning and units of the fields of the same names.
         """
@@ -125,8 +124,6 @@ class RoutingContext:
             unit_ns=unit_ns,
             network=network,
             message_us=message_us,
-            hints=hints,
-            layers_before=layers_before,
             table=known.table,
         )
 

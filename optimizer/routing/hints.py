@@ -16,9 +16,7 @@ from optimizer.routing.expected_split import add_sources, assign, count_shares, 
 from optimizer.routing.forecast import Forecast, recall
 
 SETTLE = 24  # sweeps for the first shares or table, which begin far from level
-SWEEPS = (
-    3  # sweeps for each later one, which begins at the last; more change imbalance by less than .001 on real traces
-)
+SWEEPS = 3  # sweeps for each later one, which begins at the last and so near its goal
 ENTRIES = 32  # repeated entries of an expert, so that shares are met to a thirty-second; a table of 257 x 32 is small
 
 

@@ -1,6 +1,7 @@
 """The router: load hints of all layers of a plan, fed and read by layer while a server decodes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -105,7 +106,7 @@ class Router:
         model, network, how = plan.model, plan.network, hints or plan.hints or USUAL_HINTS
         return cls(
             {
-                layer: RoutingContext.of(part.placement, model, network, 1, 0, part.learned, hints=how)
+                layer: replace(RoutingContext.of(part.placement, model, network, 1, 0, part.learned), hints=how)
                 for layer, part in sorted(plan.layers.items())
             }
         )

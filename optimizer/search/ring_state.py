@@ -108,7 +108,7 @@ class RingState(NamedTuple):
         )
 
     def placement(self) -> Placement:
-        """The current placement."""
+        """The placement that the search is at now, as an object of its own that later moves do not change."""
         return Placement(self.slots.astype(np.int32))
 
 

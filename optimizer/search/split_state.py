@@ -51,7 +51,7 @@ class SplitState(NamedTuple):
     parts: int
 
     def placement(self) -> Placement:
-        """The current placement."""
+        """The placement that the search is at now, as an object of its own that later moves do not change."""
         return Placement(self.slots)
 
     def copy(self) -> "SplitState":

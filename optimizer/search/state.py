@@ -95,7 +95,7 @@ class SearchState(NamedTuple):
         return state
 
     def placement(self) -> Placement:
-        """The current placement."""
+        """The placement that the search is at now, as an object of its own that later moves do not change."""
         return Placement(self.slots)
 
     @property

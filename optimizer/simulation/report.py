@@ -46,7 +46,7 @@ class Rerouting:
         return float(pairs.mean() / self.routed_pairs)
 
     def summary(self) -> dict[str, object]:
-        """The stable JSON form."""
+        """What the limit did, as means over batches, by names that stay the same from version to version, for JSON."""
         return {
             "capacity_factor": self.capacity_factor,
             "capacity": self.capacity,
@@ -146,7 +146,7 @@ class SimulationReport:
 
     @property
     def batches(self) -> int:
-        """Number of batches."""
+        """How many batches were simulated."""
         return len(self.dispatch_us)
 
     @property

@@ -3,6 +3,7 @@
 What it reports is what a cost evaluator of the search must agree with exactly on the same batches and policy.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -170,8 +171,9 @@ class Simulation:
         if self.unit == "tiles":
             tile, unit_ns = self.cost.tile_tokens, self.cost.tile_ns
         message_us = self.cost.combine_message_us(self.network.remote)
-        known = self.capacity, self.learned, unit_ns, message_us, self.layers_before, self.conditions.hints
-        return RoutingContext.of(self.placement, self.model, self.network, tile, *known)
+        known = self.capacity, self.learned, unit_ns, message_us
+        context = RoutingContext.of(self.placement, self.model, self.network, tile, *known)
+        return replace(context, layers_before=self.layers_before, hints=self.conditions.hints)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         """The flat slot that serves each pair, `[batch, token, k]`, after a capacity limit if there is one."""

@@ -57,7 +57,7 @@ class Batches:
 
     @property
     def count(self) -> int:
-        """The number of batches."""
+        """How many batches, that is, forward passes, there are."""
         return len(self.experts)
 
     @property

@@ -1,6 +1,6 @@
 """Small random layers for the routing and simulator tests, as the program sees them and as the oracles do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -55,8 +55,8 @@ class Case:
     ) -> RoutingContext:
         """What a policy sees of the layer."""
         network = self.network(wiring)
-        more: dict[str, Any] = {"layers_before": self.layers_before, "hints": hints}
-        return RoutingContext.of(self.placement, self.model, network, tile, capacity, self.learned, **more)
+        context = RoutingContext.of(self.placement, self.model, network, tile, capacity, self.learned)
+        return replace(context, layers_before=self.layers_before, hints=hints)
 
     def layer(self, wiring: tuple[TokensAt, Links], tile: int, capacity: int) -> Layer:
         """What a policy sees of the layer, as the oracles take it."""

@@ -89,7 +89,8 @@ def test_a_router_of_a_plan_file_routes_as_a_simulation_of_the_plan(tmp_path: Pa
     assert router.layers == (3, 4)
     batches = random_batches(np.random.default_rng(8), 6, 30, plan.model, 2)
     for layer, part in plan.layers.items():
-        context = RoutingContext.of(part.placement, plan.model, plan.network, 1, 0, part.learned, hints=how)
+        context = RoutingContext.of(part.placement, plan.model, plan.network, 1, 0, part.learned)
+        context = replace(context, hints=how)
         chosen = served(SERVERS[policy](router, layer, context), batches, plan.network)
         source = plan.network.source(batches.source_row)
         assert (chosen == POLICIES[policy](batches.experts, source, context)).all()

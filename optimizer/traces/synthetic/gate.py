@@ -156,7 +156,7 @@ def _walk(
 
 @kernel
 def _mix(bits: np.uint64) -> np.uint64:
-    """The hash of splitmix64."""
+    """A number whose bits all depend on all bits of the state: the hash that splitmix64 makes of its counter."""
     bits = (bits ^ (bits >> FIRST_SHIFT)) * FIRST_FACTOR
     bits = (bits ^ (bits >> SECOND_SHIFT)) * SECOND_FACTOR
     return bits ^ (bits >> THIRD_SHIFT)
