@@ -75,6 +75,16 @@ class Rerouted(NamedTuple):
     kept: Floats
 
 
+class _Room(NamedTuple):
+    """Where replicas are, as in a `RoutingContext`, and how many pairs each slot has taken so far, `[slot]`."""
+
+    start: Ints
+    slot: Ints
+    device_of: Ints
+    taken: Ints
+    capacity: int
+
+
 def limit_replicas(
     chosen: Ints,
     batches: Batches,
@@ -96,10 +106,11 @@ def limit_replicas(
     if guess is not None or candidates is None:
         candidates = np.empty((batches.count, batches.tokens, 0), dtype=np.uint16)
     known = guess or Coactivation(np.empty(0), np.empty((0, 0)))
-    replicas = (context.start, context.slot, context.device_of, context.distance, context.capacity)
+    taken = np.empty(len(context.device_of), dtype=np.int32)
+    room = _Room(context.start, context.slot, context.device_of, taken, context.capacity)
     return Rerouted(
         *_limit(chosen, batches.experts, source, candidates, gate_weights(batches, model.top_k),
-                (known.log_share, known.log_lift), replicas, model.routed_experts, drop)
+                (known.log_share, known.log_lift), room, context.distance, model.routed_experts, drop)
     )  # fmt: skip
 
 
@@ -123,22 +134,22 @@ def _limit(
     candidates: Ints,
     weight: Floats,
     guess: tuple[Floats, Floats],
-    replicas: tuple[Ints, Ints, Ints, Ints, int],
+    room: _Room,
+    distance: Ints,
     routed: int,
     drop: bool,
 ) -> tuple[Ints, Ints, Ints, Ints, Ints, Floats]:
     """The kernel of `limit_replicas`: the fields of `Rerouted`. The experts below `routed` have a next expert.
 
-    replicas: start, slot, device_of, distance and capacity of the context. guess: the arrays of `Coactivation`, empty
-    ones if candidates `[batch, token, m]` are to be used.
+    distance `[source, device]` hops. guess: the arrays of `Coactivation`, empty ones if candidates `[batch, token, m]`
+    are to be used.
     """
     batches, tokens, k = chosen.shape
-    start, slot, device_of, distance, capacity = replicas
+    taken, capacity = room.taken, room.capacity
     served = chosen.copy()
     moved, rerouted = np.zeros(batches, dtype=np.int32), np.zeros(batches, dtype=np.int32)
     dropped, over = np.zeros(batches, dtype=np.int32), np.zeros(batches, dtype=np.int32)
     kept = np.empty(batches)
-    taken = np.empty(len(device_of), dtype=np.int32)
     queue = np.empty(tokens * k, dtype=np.int32)
     holder = np.full(routed, -1, dtype=np.int64)
     score = np.empty(len(guess[0]))
@@ -158,7 +169,7 @@ def _limit(
         for turn in range(waiting):  # second pass: the pairs that found their replica full
             token, choice = queue[turn] // k, queue[turn] % k
             own, home = experts[batch, token, choice], distance[source[batch, token]]
-            found = _room(own, start, slot, device_of, home, taken, capacity)
+            found = _nearest_with_room(own, room, home)
             if found >= 0:
                 moved[batch] += 1
             else:
@@ -167,10 +178,8 @@ def _limit(
                     for other in range(k):
                         if experts[batch, token, other] < routed:
                             holder[experts[batch, token, other]] = stamp
-                found = _next(
-                    own, experts[batch, token], candidates[batch, token], guess, score, holder, stamp, start, slot,
-                    device_of, home, taken, capacity,
-                )  # fmt: skip
+                ranked = candidates[batch, token]
+                found = _next(own, experts[batch, token], ranked, guess, score, holder, stamp, room, home)
                 if found >= 0:
                     rerouted[batch] += 1
                     lost += weight[batch, token, choice]
@@ -188,18 +197,16 @@ def _limit(
 
 
 @kernel
-def _room(
-    expert: int, start: Ints, slot: Ints, device_of: Ints, home: Ints, taken: Ints, capacity: int
-) -> int:  # fmt: skip
+def _nearest_with_room(expert: int, room: _Room, home: Ints) -> int:
     """The slot of the expert's nearest replica that has taken fewer than `capacity` pairs; -1 if there is none.
 
     home `[device]`: hops from the token to each device. Of equally near replicas the one of the lowest rank is taken.
     """
     best, nearest = -1, np.int32(1 << 30)
-    for replica in range(start[expert], start[expert + 1]):
-        place = slot[replica]
-        if taken[place] < capacity and home[device_of[place]] < nearest:
-            best, nearest = place, home[device_of[place]]
+    for replica in range(room.start[expert], room.start[expert + 1]):
+        place = room.slot[replica]
+        if room.taken[place] < room.capacity and home[room.device_of[place]] < nearest:
+            best, nearest = place, home[room.device_of[place]]
     return best
 
 
@@ -212,12 +219,8 @@ def _next(
     score: Floats,
     holder: Ints,
     stamp: int,
-    start: Ints,
-    slot: Ints,
-    device_of: Ints,
+    room: _Room,
     home: Ints,
-    taken: Ints,
-    capacity: int,
 ) -> int:
     """The slot of a replica with room of the best ranked expert that the token does not use yet; -1 if there is none.
 
@@ -227,7 +230,7 @@ def _next(
     """
     for candidate in candidates:
         if holder[candidate] != stamp:
-            found = _room(candidate, start, slot, device_of, home, taken, capacity)
+            found = _nearest_with_room(candidate, room, home)
             if found >= 0:
                 holder[candidate] = stamp
                 return found
@@ -242,7 +245,7 @@ def _next(
         best = int(np.argmax(score))
         if score[best] == -np.inf:
             return -1
-        found = _room(best, start, slot, device_of, home, taken, capacity)
+        found = _nearest_with_room(best, room, home)
         if found >= 0:
             holder[best] = stamp
             return found

@@ -118,7 +118,7 @@ def rebalance(expert: int, length: int, new: Ints, state: SearchState, scratch: 
     """Move the cost of one expert, in scratch, from its present replicas to the first `length` slots of `new`."""
     part, cost, depth = state.part, state.cost, state.slots.shape[1]
     present, copies = state.replicas[expert], state.copies[expert]
-    anew = length != copies or len(state.by_row) > 0  # whether shares change, and not their places alone
+    anew = length != copies or len(state.rule.by_row) > 0  # whether shares change, and not their places alone
     for rank in range(copies):
         slot = present[rank]
         if anew or new[rank] != slot:

@@ -79,6 +79,22 @@ class LatencyWork(NamedTuple):
     prices: LatencyPrices
 
 
+class Splits(NamedTuple):
+    """The split of loads as it is, a trial copy in which moves are evaluated, and what a move touched there."""
+
+    state: SplitState
+    trial: SplitState
+    touched: split_moves.TouchedSplit
+
+
+class Rings(NamedTuple):
+    """The loads of links as they are, a trial copy in which moves are evaluated, and what a move touched there."""
+
+    state: RingState
+    trial: RingState
+    touched: ring_moves.TouchedRings
+
+
 class LatencyAnnealer:
     """A placement that is moved about at a given temperature."""
 
@@ -93,8 +109,8 @@ class LatencyAnnealer:
         self.split, self.rings = split_of(start, work.tiles), RingState.of(start, work.demand, rules.cols)
         self.tally = Tally()
         self.schedule = schedule
-        self._trials = self.split.copy(), self.rings.copy()
-        self._touched = split_moves.touched_for(self.split), ring_moves.touched_for(self.rings)
+        self._splits = Splits(self.split, self.split.copy(), split_moves.touched_for(self.split))
+        self._all_rings = Rings(self.rings, self.rings.copy(), ring_moves.touched_for(self.rings))
         self._rules, self._rng = rules, rng
         self._message, self._tile = work.prices.message, schedule.tail * work.prices.tile
         self._batches, self._needed = len(work.tiles), work.tiles.max(axis=0)
@@ -109,9 +125,8 @@ class LatencyAnnealer:
     def run(self, draws: int, temperature: float) -> None:
         """Draw this many moves; evaluate those that are legal and accept by Metropolis' rule."""
         evaluated, made = _anneal(
-            self.split, self._trials[0], self._touched[0], self.rings, self._trials[1], self._touched[1],
-            self._message, self._tile / self._batches, self._needed, self._rules, self.schedule.swaps,
-            self._rng.random((draws, DRAWS)), temperature,
+            self._splits, self._all_rings, self._message, self._tile / self._batches, self._needed, self._rules,
+            self.schedule.swaps, self._rng.random((draws, DRAWS)), temperature,
         )  # fmt: skip
         self.tally.evaluated += evaluated
         self.tally.made += made
@@ -146,14 +161,15 @@ def anneal_latency(
 
 @kernel
 def _anneal(
-    split: SplitState, split_trial: SplitState, split_touched: split_moves.TouchedSplit,
-    rings: RingState, rings_trial: RingState, rings_touched: ring_moves.TouchedRings,
-    message: Floats, tile: float, needed: Ints, rules: MoveRules, swaps: float, draws: Floats, temperature: float,
+    splits: Splits, all_rings: Rings, message: Floats, tile: float, needed: Ints, rules: MoveRules, swaps: float,
+    draws: Floats, temperature: float,
 ) -> tuple[int, int]:  # fmt: skip
     """Try one move for each row of draws `[move, DRAWS]`; returns how many were evaluated and made.
 
     message `[3]`, tile and temperature in microseconds; needed `[expert]`: the most tiles of any batch.
     """
+    split, split_trial, split_touched = splits
+    rings, rings_trial, rings_touched = all_rings
     evaluated = made = 0
     now, work = communication(rings, message), _work(split.peak, split.parts)
     for number in range(len(draws)):

@@ -30,7 +30,7 @@ class SearchState(NamedTuple):
     together `[expert, expert]` int64 is what two experts on one device save over all batches, if each has one replica
     (with more, tokens meet on that device only once in copies * copies times, and the quotient is rounded down);
     saved `[device]` int64 its sum over the pairs of a device; tail int64 `[2]`: the usual peak, and how many times more
-    than a unit of cost below it each unit above it counts. The last five fields are those of `RuleLoads`.
+    than a unit of cost below it each unit above it counts; rule the loads of replicas under a server's rule.
     """
 
     load: Ints
@@ -45,11 +45,7 @@ class SearchState(NamedTuple):
     together: Ints
     saved: Ints
     tail: Ints
-    first: Ints
-    ranked: Ints
-    by_row: Ints
-    by_source: Ints
-    source_of: Ints
+    rule: RuleLoads
 
     @classmethod
     def of(
@@ -68,7 +64,6 @@ class SearchState(NamedTuple):
         loads under a server's rule in the same batches, None for an even split.
         """
         batches, experts = load.shape
-        rule = rule or RuleLoads.even(experts, batches)
         slots = placement.slots.astype(np.int64)
         start, slot = placement.replicas(experts)
         replicas = np.full((experts, len(slots)), -1, dtype=np.int64)
@@ -89,7 +84,7 @@ class SearchState(NamedTuple):
             together=together.astype(np.int64),
             saved=np.zeros(len(slots), dtype=np.int64),
             tail=np.array([usual or 0, 0 if usual is None else tail_weight]),
-            **rule._asdict(),
+            rule=rule or RuleLoads.even(experts, batches),
         )
         recompute(state)
         return state
@@ -132,11 +127,11 @@ def fill_part(expert: int, listed: Ints, copies: int, rank: int, state: SearchSt
     listed: the slots of the expert's replicas, ascending, of which the first `copies` are valid. An even split is round
     robin, which gives a replica ceil((load - rank) / copies) tokens.
     """
-    load, value, first = state.load[expert], state.value, state.first
-    if len(state.by_row) > 0:
+    load, value, first = state.load[expert], state.value, state.rule.first
+    if len(state.rule.by_row) > 0:
         fill_near(expert, listed, copies, rank, state, out)
     elif copies < first.shape[1] and first[expert, copies] >= 0:
-        ranked = state.ranked[first[expert, copies] + rank]
+        ranked = state.rule.ranked[first[expert, copies] + rank]
         for batch in range(len(out)):
             out[batch] = value[ranked[batch]]
     else:
@@ -148,7 +143,8 @@ def fill_part(expert: int, listed: Ints, copies: int, rank: int, state: SearchSt
 def fill_near(expert: int, listed: Ints, copies: int, rank: int, state: SearchState, out: Ints) -> None:
     """As `fill_part`, where a source uses a near copy if it has one: that on its own device, else the first in its own
     row, unless all are in that row and sources have devices of their own. The others' pairs are split evenly."""
-    depth, by_row, by_source, source_of = state.slots.shape[1], state.by_row, state.by_source, state.source_of
+    rule, depth = state.rule, state.slots.shape[1]
+    by_row, by_source, source_of = rule.by_row, rule.by_source, rule.source_of
     cols, value, load = len(state.slots) // len(by_row), state.value, state.load[expert]
     device = listed[rank] // depth
     row = device // cols

@@ -11,6 +11,7 @@ so far (aspiration).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,6 +57,18 @@ class TabuMemory:
         require(0 <= self.swaps <= 1, "swaps", self.swaps, "a share of the moves, between 0 and 1")
 
 
+class TabuLists(NamedTuple):
+    """What a walk remembers, all of it kept up to date by its steps.
+
+    elite `[elite, 2]`: moves and the change that each made when last looked at; until `[expert, device]`: the step up
+    to which the expert is not to come to that device; best `[device, slot]`: the best placement so far.
+    """
+
+    elite: Ints
+    until: Ints
+    best: Ints
+
+
 class Tabu:
     """A placement on its way, what is tabu, and the best that it has passed."""
 
@@ -79,8 +92,8 @@ class Tabu:
         draws = self._rng.random((iterations // width, width - len(elite), DRAWS))
         tenure = self._rng.integers(self.memory.tenure, 2 * self.memory.tenure + 1, len(draws))
         evaluated, self._objective, self.least = _walk(
-            self.state, self._scratch, self._rules, self.memory.swaps, elite, self._until,
-            draws, self._step + tenure, self._step, self._best, self._objective, self.least,
+            self.state, self._scratch, self._rules, self.memory.swaps, TabuLists(elite, self._until, self._best),
+            draws, self._step + tenure, self._step, self._objective, self.least,
         )  # fmt: skip
         self._step += len(draws)
         return max(evaluated, 1)
@@ -119,15 +132,15 @@ def tabu(
 
 @kernel
 def _walk(
-    state: SearchState, scratch: Scratch, rules: MoveRules, swaps: float, elite: Ints, until: Ints,
-    draws: Floats, tabu_until: Ints, first: int, best: Ints, objective: int, least: int,
+    state: SearchState, scratch: Scratch, rules: MoveRules, swaps: float, lists: TabuLists, draws: Floats,
+    tabu_until: Ints, first: int, objective: int, least: int,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Make one step for each row of draws `[step, candidate, DRAWS]`; `first` is the number of the first step.
 
-    elite `[elite, 2]`: moves and the change that each made when last looked at. until `[expert, device]`: the step up
-    to which the expert is not to come to that device, of which a step writes its tabu_until `[step]`. best `[device,
-    slot]` is kept up to date. Returns how many moves were evaluated, the objective and the least so far.
+    A step writes its tabu_until `[step]` into the list of what is forbidden. Returns how many moves were evaluated, the
+    objective and the least so far.
     """
+    elite, until, best = lists
     slots, experts = state.slots, len(state.copies)
     evaluated = 0
     for number in range(len(draws)):
