@@ -18,7 +18,7 @@ from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.sniff import Format
 from optimizer.traces.kept import kept_layers
 from optimizer.traces.order import walk_segments
-from optimizer.traces.trace import PROMPT, RoutingTrace
+from optimizer.traces.trace import PROMPT, RoutingTrace, not_recorded
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ def corpus_of_files(
 
 
 def corpus_of_trace(trace: RoutingTrace, model: Model) -> RequestCorpus:
-    """The requests of a trace in memory."""
+    """The requests of a trace in memory, of recorded tokens alone."""
+    trace = trace.of_recorded()
 
     def requests() -> Iterator[tuple[Path, Request | BadRequestError]]:
         for start, stop in pairwise(trace.offsets.tolist()):
@@ -99,18 +100,17 @@ def summarise(
     """The sums over all good requests, and the loads of `batches` decode steps of `users` users, drawn by the seed.
 
     Lengths are read first, so that it is known which tokens meet in which batch. Then each request is read once and
-    forgotten. If a request that takes part in batches turns out to be bad, it is left out and the pass is made again.
+    forgotten. If a request that takes part in batches turns out to be bad, or to have tokens that are not recorded, it
+    is known how much of it there is, and the pass is made again.
     Raises InputError if no request is good, or, for a strict corpus, if any is bad.
     """
-    bad: set[int] = set()
+    known: dict[int, tuple[int, int] | None] = {}
     while True:
-        lengths = {
-            number: length
-            for number, length in enumerate(corpus.lengths())
-            if number not in bad and not isinstance(length, BadRequestError)
-        }
+        declared = enumerate(corpus.lengths())
+        found_or_said = {number: known.get(number, length) for number, length in declared}
+        lengths = {number: length for number, length in found_or_said.items() if isinstance(length, tuple)}
         segments = _segments(lengths, users, batches, random_stream(Purpose.SUMMARY_SEGMENTS, seed))
-        found = _one_pass(corpus, segments, batches, bad, progress)
+        found = _one_pass(corpus, lengths, segments, batches, known, progress)
         if found is not None:
             return found
 
@@ -133,35 +133,51 @@ def _segments(
 
 
 def _one_pass(
-    corpus: RequestCorpus, segments: dict[int, Ints], batches: int, bad: set[int], progress: Callable[[float], None]
+    corpus: RequestCorpus,
+    lengths: dict[int, tuple[int, int]],
+    segments: dict[int, Ints],
+    batches: int,
+    known: dict[int, tuple[int, int] | None],
+    progress: Callable[[float], None],
 ) -> SummarisedCorpus | None:
-    """The sums over all requests; None if the pass must be made again, as a request with segments was found bad.
+    """The sums over the recorded tokens of all requests; None if the pass must be made again.
 
-    The numbers of bad requests are added to `bad`.
+    That is where a request with segments is not as long as `lengths` says. How long a request really is is added to
+    `known`, None for one that is bad.
     """
     faults = Faults(corpus.strict)
     datasets: dict[str, int] = {}
     places: set[Path] = set()
     layers, builder, again, good = corpus.layers, None, False, 0
+    lost, tokens = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
     for number, (path, request) in enumerate(corpus.requests()):
         try:
             if isinstance(request, BadRequestError):
                 raise request
             layers = layers or _moe_layers(request, corpus.model, corpus.first_moe_layer)
-            experts = kept_layers(request, corpus.model, layers, corpus.first_moe_layer).experts
+            kept = kept_layers(request, corpus.model, layers, corpus.first_moe_layer)
         except BadRequestError as fault:
             faults.add(path, fault)
-            bad.add(number)
+            known[number] = None
             again |= number in segments
             continue
+        faults.accept(request)
+        experts, prompt = kept.of_recorded()
+        if lengths.get(number) != (len(experts), prompt):
+            known[number] = len(experts), prompt
+            again |= number in segments
+            segments.pop(number, None)
+        recorded, whole = np.array([prompt, len(experts)]), np.array([kept.prompt_tokens, len(kept.experts)])
+        tokens += np.diff(whole, prepend=0)
+        lost += np.diff(whole - recorded, prepend=0)
         if builder is None:
             builder = SummaryBuilder(len(layers), corpus.model.routed_experts, corpus.model.top_k, batches)
         dataset = datasets.setdefault(path.parent.name, len(datasets))
-        builder.add(experts, request.prompt_tokens, dataset, segments.get(number, NO_SEGMENTS))
+        builder.add(experts, prompt, dataset, segments.get(number, NO_SEGMENTS))
         good += 1
         places.add(path)
         progress(len(places) / corpus.places)
-    warnings = faults.warnings(good)
+    warnings = (*faults.warnings(good), *not_recorded(lost, tokens))
     if again or builder is None or layers is None:
         return None
     return SummarisedCorpus(builder.finish(), layers, tuple(datasets), good, warnings)
@@ -184,7 +200,7 @@ def _moe_layers(request: Request, model: Model, first_moe_layer: int | None) -> 
     Raises InputError if no layer has experts.
     """
     held = request.layers or tuple(layer_ids(request.experts, model, first_moe_layer))
-    routed = [layer for place, layer in enumerate(held) if request.experts[:, place].any()]
+    routed = [layer for place, layer in enumerate(held) if (request.experts[:, place] > 0).any()]
     if not routed:
         raise InputError("the first request names expert 0 alone in all layers; name traces with routing in them")
     return tuple(routed)

@@ -16,7 +16,7 @@ from optimizer.traces.corpus import TraceFile
 from optimizer.traces.trace import RoutingTrace
 
 MAPPED = ("experts", "weights", "candidates")
-LAYOUT = 2  # the version of what entries hold: a new number makes every older entry unknown
+LAYOUT = 3  # the version of what entries hold: a new number makes every older entry unknown
 
 
 def cached(
@@ -66,7 +66,10 @@ def _save(entry: Path, trace: RoutingTrace) -> None:
     for name, array in mapped.items():
         write_whole_binary(_mapped_file(entry, name), partial(np.save, arr=array))
     said = np.array(json.dumps([trace.layers, trace.source, trace.warnings, list(mapped)]))
-    write_whole_binary(entry, lambda file: np.savez(file, offsets=trace.offsets, phase=trace.phase, said=said))
+    rest = {"offsets": trace.offsets, "phase": trace.phase, "said": said}
+    if trace.recorded is not None:
+        rest["recorded"] = trace.recorded
+    write_whole_binary(entry, lambda file: np.savez(file, allow_pickle=False, **rest))
 
 
 def _load(entry: Path) -> RoutingTrace | None:
@@ -75,9 +78,16 @@ def _load(entry: Path) -> RoutingTrace | None:
         with np.load(entry, allow_pickle=False) as rest:
             layers, source, warnings, held = json.loads(str(rest["said"]))
             offsets, phase = rest["offsets"], rest["phase"]
+            recorded = rest.get("recorded")
         mapped = {name: np.load(_mapped_file(entry, name), mmap_mode="r", allow_pickle=False) for name in held}
         return RoutingTrace(
-            layers=tuple(layers), offsets=offsets, phase=phase, source=source, warnings=tuple(warnings), **mapped
+            layers=tuple(layers),
+            offsets=offsets,
+            phase=phase,
+            source=source,
+            warnings=tuple(warnings),
+            recorded=recorded,
+            **mapped,
         )
     except Exception:  # whatever is wrong with a cache entry, reading the corpus again is right
         return None

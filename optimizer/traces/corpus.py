@@ -2,7 +2,7 @@
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +115,16 @@ def stream(
 
 @dataclass
 class Faults:
-    """The bad requests seen so far: how many, and what is wrong with the first. With `strict` none is let by."""
+    """The bad requests seen so far: how many, and what is wrong with the first. With `strict` none is let by.
+
+    Of good requests it is kept how many tokens of theirs were left out, and what their readers had to assume.
+    """
 
     strict: bool
     seen: int = 0
     first: str = ""
+    skipped: int = 0
+    remarks: dict[str, None] = field(default_factory=dict)
 
     def add(self, path: Path, fault: BadRequestError) -> None:
         """Count a bad request. Raises InputError with `strict`."""
@@ -128,13 +133,25 @@ class Faults:
         self.seen += 1
         self.first = self.first or f"{path}: {fault}"
 
+    def accept(self, request: Request) -> None:
+        """Keep what there is to say of a good request."""
+        self.skipped += request.skipped
+        if request.remark:
+            self.remarks[request.remark] = None
+
     def warnings(self, good: int) -> tuple[str, ...]:
-        """Say in a sentence how many requests were skipped, if any. Raises InputError where no request is good."""
+        """Say how many requests and tokens were left out, if any, and what was assumed, a sentence each.
+
+        Raises InputError where no request is good.
+        """
         if not good:
             others = f" ({self.seen} requests, none usable)" if self.seen > 1 else ""
             raise InputError(f"{self.first or 'no requests'}{others}; record it again, or name other requests")
         skipped = f"{self.seen} of {good + self.seen} requests skipped; the first: {self.first}"
-        return (skipped,) if self.seen else ()
+        cached = (
+            f"{self.skipped:,} prompt tokens come before the first recorded ones of their requests and are not used"
+        )
+        return ((skipped,) if self.seen else ()) + ((cached,) if self.skipped else ()) + tuple(self.remarks)
 
 
 def usable(
@@ -145,8 +162,8 @@ def usable(
     faults: Faults,
     progress: Callable[[float], None] = lambda share: None,
     extras: bool = False,
-) -> Iterator[tuple[Path, Request, KeptLayers]]:
-    """Yield each good request with its file and the layers that were asked for; bad ones go to `faults`.
+) -> Iterator[tuple[Path, KeptLayers]]:
+    """Yield the layers that were asked for of each good request, with its file; bad ones go to `faults`.
 
     `progress` receives the share of files that have been read.
     """
@@ -155,7 +172,9 @@ def usable(
         try:
             if isinstance(request, BadRequestError):
                 raise request
-            yield path, request, kept_layers(request, model, layers, first_moe_layer)
+            kept = kept_layers(request, model, layers, first_moe_layer)
+            faults.accept(request)
+            yield path, kept
         except BadRequestError as fault:
             faults.add(path, fault)
         progress((place[path] + 1) / len(files))
@@ -179,9 +198,9 @@ def read_traces(
     faults = Faults(strict)
     parts: list[KeptLayers] = []
     phases: list[Ints] = []
-    for _, request, part in usable(files, model, layers, first_moe_layer, faults, progress, extras):
+    for _, part in usable(files, model, layers, first_moe_layer, faults, progress, extras):
         parts.append(part)
-        phases.append(np.where(np.arange(len(part.experts)) < request.prompt_tokens, PROMPT, OUTPUT).astype(np.uint8))
+        phases.append(np.where(np.arange(len(part.experts)) < part.prompt_tokens, PROMPT, OUTPUT).astype(np.uint8))
     warnings = faults.warnings(len(parts))
     whole, lacking = joined(parts)
     return RoutingTrace(
@@ -193,4 +212,5 @@ def read_traces(
         warnings=(*warnings, *lacking),
         weights=None if whole.weights is None else given_away(whole.weights),
         candidates=None if whole.candidates is None else given_away(whole.candidates),
+        recorded=whole.recorded,
     )

@@ -13,11 +13,12 @@ SHIFT = np.uint64(29)  # brings the high bits, which depend on all others, back 
 
 
 def fingerprints(trace: RoutingTrace, layers: Sequence[int]) -> list[str]:
-    """Digest each of these layers: its choices, and the lengths and phases of the requests.
+    """Digest each of these layers: its choices, and the lengths and phases of the requests, of recorded tokens alone.
 
     The digests do not depend on the types of arrays, or on where the requests were read. Raises InputError for a layer
     that the trace does not hold.
     """
+    trace = trace.of_recorded()
     places = np.array([trace.place(layer) for layer in layers], dtype=np.int64)
     states = np.zeros(len(places), dtype=np.uint64)
     _mix(trace.experts, places, states)

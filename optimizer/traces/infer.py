@@ -72,7 +72,7 @@ def model_of_files(choice: ModelChoice, files: Sequence[TraceFile]) -> Model:
     ]
     if len(fitting) == 1:
         return choice.applied(fitting[0])
-    return choice.applied(Model("custom", choice.routed_experts or _largest_id(files, choice) + 1, 0, top_k))
+    return choice.applied(Model("custom", choice.routed_experts or _fewest_experts(files, choice, top_k), 0, top_k))
 
 
 def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> Request:
@@ -86,8 +86,12 @@ def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> Request:
     raise AssertionError
 
 
-def _largest_id(files: Sequence[TraceFile], choice: ModelChoice) -> int:
-    """The largest expert id of all requests; bad ones are passed over here, and counted when the trace is read."""
-    return max(
+def _fewest_experts(files: Sequence[TraceFile], choice: ModelChoice, top_k: int) -> int:
+    """How many experts the largest id of all requests shows, at least as many as a token uses.
+
+    Bad requests are passed over here, and counted when the trace is read.
+    """
+    largest = max(
         int(request.experts.max()) for _, request in stream(files, choice.for_reading()) if isinstance(request, Request)
     )
+    return max(largest + 1, top_k)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Bools, Ints
 from optimizer.errors import InputError
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.trace import OUTPUT, RoutingTrace
@@ -37,22 +37,24 @@ def batch_array(experts: Ints, source_row: Ints | None = None) -> BatchArray:
 def trace_of_requests(requests: Sequence[Ints], first_layer: int = 0) -> RoutingTrace:
     """A trace of requests in memory, each `[token, layer, top_k]`, all of whose tokens count as output.
 
-    first_layer: the model's layer id of the first entry of the layer axis. Raises InputError for requests of other
+    A token whose ids are all -1 was not recorded. first_layer: the model's layer id of the first entry of the layer
+    axis. Raises InputError for requests of other
     shapes and types, and for requests that differ in layers or top-k.
     """
     if not requests:
         raise InputError("there is no request; give at least one array [token, layer, top_k]", "traces")
-    for request in requests:
-        _check_ids(request, "[token, layer, top_k]")
+    known = [_recorded(request) for request in requests]
     shapes = {request.shape[1:] for request in requests}
     if len(shapes) > 1:
         raise InputError(f"requests differ in layers and top-k: {sorted(shapes)}", "traces")
     lengths = [len(request) for request in requests]
     layers = tuple(range(first_layer, first_layer + requests[0].shape[1]))
-    experts = np.concatenate(requests).astype(np.uint16)
+    recorded = np.concatenate(known)
+    experts = np.where(recorded[:, None, None], np.concatenate(requests), 0).astype(np.uint16)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     phase = np.full(len(experts), OUTPUT, dtype=np.uint8)
-    return RoutingTrace(experts, layers, offsets, phase, f"{len(requests)} requests in memory")
+    source = f"{len(requests)} requests in memory"
+    return RoutingTrace(experts, layers, offsets, phase, source, recorded=recorded)
 
 
 def with_layers(trace: RoutingTrace, layers: Sequence[int]) -> RoutingTrace:
@@ -67,6 +69,18 @@ def with_layers(trace: RoutingTrace, layers: Sequence[int]) -> RoutingTrace:
         weights=None if trace.weights is None else trace.weights[:, places],
         candidates=None if trace.candidates is None else trace.candidates[:, places],
     )
+
+
+def _recorded(request: Ints) -> Bools:
+    """Which tokens of `[token, layer, top_k]` are recorded, checked. Raises InputError as `_check_ids` does."""
+    found = np.asarray(request)
+    if found.ndim != 3 or found.dtype.kind != "i" or not found.size or found.min() >= 0:
+        _check_ids(found, "[token, layer, top_k]")
+        return np.ones(len(found), dtype=bool)
+    known: Bools = ~(found == -1).all(axis=(1, 2))
+    if known.any():
+        _check_ids(found[known], "[token, layer, top_k]")
+    return known
 
 
 def _check_ids(experts: Ints, axes: str) -> None:

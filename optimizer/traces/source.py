@@ -97,7 +97,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class TraceSource:
-    """Batches sampled from the requests of a trace."""
+    """Batches sampled from the requests of a trace, all of whose tokens are recorded."""
 
     model: Model
     composition: Composition
@@ -225,7 +225,24 @@ def open_traces(
         trace = _read(named, known, layers, progress)
     else:
         trace = builtin_trace(known, layers, named.seed, extras=named.extras)
-    return TraceSource(known, composition, trace, named.seed)
+    used = trace.of_recorded()
+    if composition.phase == "prefill":
+        _refuse_outputs_alone(trace, used)
+    return TraceSource(known, composition, used, named.seed)
+
+
+def _refuse_outputs_alone(trace: RoutingTrace, used: RoutingTrace) -> None:
+    """Raise InputError for a trace to prefill from in which no prompt token is recorded; used: its recorded tokens."""
+    if not used.has(PROMPT).any():
+        lost = int((trace.phase == PROMPT).sum())
+        why = (
+            f"the {lost:,} prompt tokens were not captured, as where a server only decodes" if lost else "all is output"
+        )
+        raise InputError(
+            f"{trace.requests} requests have no recorded prompt token to prefill from ({why}); record "
+            "where prompts are run, or plan for decode",
+            "phase",
+        )
 
 
 def model_of(named: TraceInput, model: Model | ModelChoice) -> Model:

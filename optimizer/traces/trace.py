@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from formulations.kit.arrays import Bools, Floats, Ints
-from optimizer.domain.arrays import fitting, frozen
+from optimizer.domain.arrays import fitting, frozen, given_away
 from optimizer.errors import InputError
 
 PROMPT, OUTPUT = 0, 1
@@ -21,7 +21,9 @@ class RoutingTrace:
     offsets `[request + 1]` int64: request r owns the tokens offsets[r]:offsets[r + 1]; phase `[token]` uint8: PROMPT
     or OUTPUT; source: where the trace came from, in words; warnings: what was left out, a sentence each; weights
     `[token, layer, k]` float32 gate weights and candidates `[token, layer, m]` uint16 ranked routed ids, where they
-    were asked for and all requests have them. Arrays that are not read-only yet are copied. Raises ValueError for
+    were asked for and all requests have them; recorded `[token]` bool: whether the choices of a token are known, None
+    where all are. Experts, weights and candidates of tokens that are not recorded mean nothing: whatever counts tokens
+    takes `of_recorded()`. Arrays that are not read-only yet are copied. Raises ValueError for
     shapes that do not fit together, and for ids, offsets and phases that cannot be such.
     """
 
@@ -33,6 +35,7 @@ class RoutingTrace:
     warnings: tuple[str, ...] = field(default=())
     weights: Floats | None = None
     candidates: Ints | None = None
+    recorded: Bools | None = None
 
     def __post_init__(self) -> None:
         tokens, layers, _ = self.experts.shape
@@ -44,6 +47,10 @@ class RoutingTrace:
             raise ValueError(f"experts {self.experts.shape} and weights {self.weights.shape} do not fit together")
         if self.candidates is not None and self.candidates.shape[:2] != self.experts.shape[:2]:
             raise ValueError(f"experts {self.experts.shape} and candidates {self.candidates.shape} do not fit together")
+        if self.recorded is not None:
+            if self.recorded.shape != (tokens,) or self.recorded.dtype != bool:
+                raise ValueError("recorded of a trace must be a bool for each token")
+            object.__setattr__(self, "recorded", None if self.recorded.all() else frozen(self.recorded))
         for name, dtype in (("experts", self._type_of_ids), ("offsets", np.int64), ("phase", np.uint8)):
             object.__setattr__(self, name, frozen(fitting(name, getattr(self, name), dtype)))
         if self.weights is not None:
@@ -65,6 +72,25 @@ class RoutingTrace:
         """The number of tokens."""
         return len(self.phase)
 
+    def of_recorded(self) -> "RoutingTrace":
+        """The trace of the recorded tokens alone, whose warnings say how many are not; requests without any are left
+        out. A trace of which everything is recorded is itself."""
+        if self.recorded is None:
+            return self
+        known, before = self.recorded, np.concatenate([[0], np.cumsum(self.recorded)])
+        ends = before[self.offsets]
+        said = not_recorded(np.bincount(self.phase[~known], minlength=2), np.bincount(self.phase, minlength=2))
+        return RoutingTrace(
+            experts=given_away(self.experts[known]),
+            layers=self.layers,
+            offsets=np.concatenate([ends[:1], ends[1:][np.diff(ends) > 0]]),
+            phase=self.phase[known],
+            source=self.source,
+            warnings=(*self.warnings, *said),
+            weights=None if self.weights is None else given_away(self.weights[known]),
+            candidates=None if self.candidates is None else given_away(self.candidates[known]),
+        )
+
     def layer(self, layer: int) -> Ints:
         """One layer's choices, `[token, k]`. Raises InputError for a layer that the trace does not hold."""
         return self.experts[:, self.place(layer)]
@@ -80,6 +106,14 @@ class RoutingTrace:
         """Whether a request has tokens of this phase, PROMPT or OUTPUT, `[request]`."""
         before = np.concatenate([[0], np.cumsum(self.phase == phase)])
         return before[self.offsets[1:]] > before[self.offsets[:-1]]
+
+
+def not_recorded(lost: Ints, tokens: Ints) -> tuple[str, ...]:
+    """Say in a sentence how many of the tokens of each phase are not recorded, if any; both `[phase]`."""
+    named = zip(("prompt", "output"), lost.tolist(), tokens.tolist(), strict=True)
+    parts = " and ".join(f"{less:,} of {total:,} {name} tokens" for name, less, total in named if less)
+    why = "are not recorded (cached, padded or not captured): all figures are of the others"
+    return (f"{parts} {why}",) if parts else ()
 
 
 def digest(*arrays: Ints) -> str:

@@ -65,12 +65,12 @@ def _with_extras(path: Path, request: Request) -> Request:
 def layer_ids(experts: Ints, model: Model, first_moe_layer: int | None) -> range:
     """The model layer id of each entry of a request's layer axis.
 
-    An axis whose leading layers are all zero (dense layers) counts absolute layers; else it starts at
+    An axis whose leading layers are all zero, or not recorded, (dense layers) counts absolute layers; else it starts at
     `first_moe_layer` where that is given, at the model's first MoE layer where it is as long as the model's
     MoE layers, and at 0 otherwise.
     """
     axis = experts.shape[1]
-    dense_seen = not experts[:, 0].any() and (experts.shape[2] > 1 or axis == model.layers)
+    dense_seen = not (experts[:, 0] > 0).any() and (experts.shape[2] > 1 or axis == model.layers)
     if dense_seen:
         start = 0
     elif first_moe_layer is not None:

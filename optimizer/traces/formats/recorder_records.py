@@ -64,7 +64,7 @@ class Recording:
 
     def _map(self, tensor: object) -> Ints:
         slots: Array | None = self._file.array(tensor) if isinstance(tensor, StoredTensor) else None
-        if slots is None or slots.ndim != 2 or slots.dtype.kind not in INTEGERS:
+        if slots is None or slots.ndim != 2 or not slots.size or slots.dtype.kind not in INTEGERS:
             raise UnusableError(f"has no {MAP} [layer, slot] of integers")
         if slots.min() < 0 or slots.max() > LARGEST_ID:
             raise UnusableError(f"{MAP} names experts {slots.min()}..{slots.max()}, not within 0..{LARGEST_ID}")

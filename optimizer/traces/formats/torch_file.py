@@ -95,6 +95,8 @@ class TorchFile:
 
     def array(self, tensor: StoredTensor) -> Array:
         """Read the values of one tensor. Raises UnusableError where its bytes are damaged or not there."""
+        if not tensor.elements:
+            return np.empty(tensor.shape, tensor.dtype)
         try:
             content = self._archive.read(f"{self._prefix}/data/{tensor.member}")
         except Exception:  # zipfile raises a dozen kinds for a damaged member
@@ -102,7 +104,7 @@ class TorchFile:
         itemsize = np.dtype(tensor.dtype).itemsize
         values = np.frombuffer(content, tensor.dtype) if len(content) == tensor.stored * itemsize else np.empty(0)
         reach = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)) + 1
-        if not tensor.elements or reach > len(values):
+        if reach > len(values):
             raise UnusableError(f"has tensor {tensor.member[:20]} of shape {tensor.shape}, which its bytes do not hold")
         steps = tuple(stride * values.itemsize for stride in tensor.strides)
         view = np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, steps, writeable=False)

@@ -107,7 +107,7 @@ BAD: dict[str, tuple[Any, str]] = {
         "token 4 of layer 1 names one expert twice",
     ),
     "too large": (np.array([[[0, 1, 8]] * 2] * 5), r"expert id 8, outside 0\.\.7"),
-    "negative": (np.array([[[0, 1, -1]] * 2] * 5), r"expert id -1, outside 0\.\.7"),
+    "negative": (np.array([[[0, 1, -1]] * 2] * 5), r"expert id -1 among others in token 0, layer 1"),
     "other top-k": (np.array([[[0, 1]] * 2] * 5), "top-2, not top-3"),
     "other layers": (np.array([[[0, 1, 2]]] * 5), r"holds layers 0\.\.0, not layer 1"),
 }
