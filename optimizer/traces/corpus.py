@@ -109,7 +109,7 @@ def stream(
             except BadRequestError as fault:
                 yield file.path, fault
         else:
-            for request in read_requests(file.path, file.format, model):
+            for request in read_requests(file.path, file.format, model, extras):
                 yield file.path, request
 
 

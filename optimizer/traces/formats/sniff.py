@@ -18,6 +18,9 @@ class Format(StrEnum):
     VLLM = "vllm"
     SGLANG = "sglang"
     ROUTING_JSONL = "routing-jsonl"
+    EXPERT_LOG = "expert-log"
+    RECORDER_TOKENS = "recorder-tokens"  # SGLang's recorder, per token
+    TENSORRT_RAW = "tensorrt-raw"
     LOGICAL_COUNT = "logical-count"
     LOAD_HISTORY = "load-history"
     RECORDER_PT = "recorder-pt"  # SGLang's expert distribution recorder
@@ -30,15 +33,30 @@ COUNTS_ONLY = frozenset(
 
 READ = (
     "what is read are request .npz files, .npz counts, .npy arrays, vLLM and SGLang responses (JSON, JSONL), routing "
-    "JSONL, logical_count and load_history JSON, SGLang recorder files and TensorRT-LLM statistics folders"
+    "JSONL, expert logs, logical_count and load_history JSON, SGLang recorder files and TensorRT-LLM statistics folders"
 )
 DECIDING = {
     b"routed_experts": Format.VLLM,
+    b"prompt_routed_experts": Format.VLLM,
+    b"topk_ids": Format.EXPERT_LOG,
     b"topk_experts": Format.ROUTING_JSONL,
     b"logical_count": Format.LOGICAL_COUNT,
     b"load_history": Format.LOAD_HISTORY,
 }
-KEY = re.compile(rb'"(meta_info|%s)"\s*:' % b"|".join(DECIDING))  # inside a text the second quote would be escaped
+MAPS = {
+    b"physical_to_logical_map": "SGLang",
+    b"moe_layer_count": "vllm-ascend",
+    b"device_expert": "vllm-ascend",
+    b"initial_global_assignments": "vLLM or TensorRT-LLM",
+    b"moeplan/plan": "moeplan itself",
+}
+"""The keys by which an expert map, which says where experts are, is told from recorded routing, and who reads it."""
+EXPERT_MAP = (
+    "an expert map and no recorded routing: `moeplan import {path}` reads it, `moeplan validate {path}` checks it"
+)
+INSIDE = (b"meta_info", b"sgl_ext", b"sglext")  # SGLang's objects around its ids
+KEY = re.compile(rb'"(?:(%s)"\s*:|(moeplan/plan)")' % b"|".join([*INSIDE, *DECIDING, *MAPS]))
+"""Keys that tell formats apart. Inside a text the second quote would be escaped."""
 CHUNK = 1 << 13  # bytes that are read at a time; most files show their format in the first
 FAR = 1 << 24  # bytes: the text and token ids of a long answer may come before its routing, but hardly more than this
 OVERLAP = 64  # bytes of a chunk that are kept for a key that goes on in the next; longer than any key
@@ -60,8 +78,13 @@ def sniff(path: Path) -> Format:
 
 
 def _folder(path: Path) -> Format | None:
-    whole = (path / "meta_info.json").is_file() and any(path.glob("rank*.safetensors"))
-    return Format.TENSORRT if whole else None
+    names = {re.sub(r"[0-9]+", "0", file.name) for file in path.iterdir()}
+    if "meta_info.json" not in names or not names & {"rank0.safetensors", "rank0_raw.safetensors"}:
+        return None
+    if names >= {"rank0.safetensors", "rank0_raw.safetensors"}:
+        said = "holds counts (rank0.safetensors) and the ids of each token (rank0_raw.safetensors) of the same run"
+        raise InputError(f"{path}: {said}; name the format {Format.TENSORRT} or {Format.TENSORRT_RAW}", "format")
+    return Format.TENSORRT if "rank0.safetensors" in names else Format.TENSORRT_RAW
 
 
 def _file(path: Path) -> Format | None:
@@ -72,7 +95,9 @@ def _file(path: Path) -> Format | None:
         if start.startswith(b"PK"):
             return _archive(path)
         if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
-            return _json(start, file)
+            return _json(path, start, file)
+        if re.match(rb"\s*(num_slots|initial_global_assignments|layer_updates_per_iter)\s*:", start):
+            raise _expert_map(path, "TensorRT-LLM")
         return None
 
 
@@ -86,14 +111,37 @@ def _archive(path: Path) -> Format | None:
         return Format.NPZ
     if "counts.npy" in names:
         return Format.COUNTS_NPZ
-    return Format.RECORDER_PT if any(name.endswith("/data.pkl") for name in names) else None
+    described = next((name for name in names if name.endswith("/data.pkl")), None)
+    if described is None:
+        return None
+    return Format.RECORDER_TOKENS if _has(path, described, b"topk_ids_of_layer") else Format.RECORDER_PT
 
 
-def _json(window: bytes, file: BinaryIO) -> Format | None:
-    """The format by the first key that decides; SGLang is told by routed_experts inside meta_info."""
-    in_meta_info = False
+def _has(path: Path, member: str, key: bytes) -> bool:
+    """Whether the description of a torch file names a key; the first record, which names all keys, is in its start."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            return key in file.read(FAR)
+    except Exception:  # zipfile raises a dozen kinds for a damaged member
+        return False
+
+
+def _expert_map(path: Path, server: str) -> InputError:
+    """What to say of a file that says where experts are."""
+    return InputError(f"{path}: of {server}: {EXPERT_MAP.format(path=path)}")
+
+
+def _json(path: Path, window: bytes, file: BinaryIO) -> Format | None:
+    """The format by the first key that decides; SGLang is told by routed_experts inside meta_info or sgl_ext.
+
+    Raises InputError for an expert map.
+    """
+    in_meta_info, map_of = False, ""
     while file.tell() <= FAR:
         for key in KEY.finditer(window):
+            if key[2] or key[1] in MAPS:
+                map_of = map_of or MAPS[key[2] or key[1]]
+                continue
             if key[1] == b"routed_experts" and in_meta_info:
                 return Format.SGLANG
             if key[1] in DECIDING:
@@ -103,4 +151,6 @@ def _json(window: bytes, file: BinaryIO) -> Format | None:
         if not following:
             break
         window = window[-OVERLAP:] + following
+    if map_of:
+        raise _expert_map(path, map_of)
     return None

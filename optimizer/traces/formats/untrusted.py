@@ -11,13 +11,14 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
+from optimizer.traces.formats.json_scan import items, lifted
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +26,7 @@ LIMIT = 1 << 30  # bytes of one array; a thousand recorded steps of DeepSeek-V3 
 HEADER_BYTES = 1 << 14  # numpy refuses longer headers itself, but only once it has read them
 MOST_AXES = 4  # no format has more: counts are [domain, shard, layer, expert]
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+OPENING = 1 << 12  # bytes that tell a list from other JSON; more blanks than that begin no file
 LARGEST_COUNT = 1 << 40  # sums over a million experts, layers and steps stay below 2^63
 LARGEST_ID = (1 << 16) - 1  # the largest that two bytes hold
 INTEGERS, NUMBERS, TEXT = "iu", "iuf", "U"  # numpy's letters for kinds of types
@@ -97,7 +99,9 @@ def bytes_from_base64(text: object, field: str) -> bytes:
 
 
 def array_from_lists(values: object, field: str) -> Array:
-    """Make an array of the numbers in nested JSON lists, which must be of equal lengths."""
+    """Make an array of the numbers in nested JSON lists, which must be of equal lengths, unless it is one already."""
+    if isinstance(values, np.ndarray):
+        return values
     if not isinstance(values, list):
         raise UnusableError(f"{field} is {_word(type(values))}, not a list")
     odd = _types(values, MOST_AXES) - {int, float}
@@ -144,38 +148,58 @@ def count_from(holder: object, key: str) -> int | None:
     value: object = holder.get(key) if isinstance(holder, dict) else None
     if value is None:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_COUNT:
+    if not whole_number(value):
         raise UnusableError(f"{key} is {_word(type(value))}, not a whole number from 0 to 2^40")
     return value
+
+
+def whole_number(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number from 0 to 2^40."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
 
 
 def json_values(path: Path) -> Iterator[tuple[str, object]]:
     """Yield the values of a file, each with its place: the lines of JSONL, the items of a list, or the document.
 
-    A file whose first line begins and ends as a JSON object does is JSONL, and is read line by line. An UnusableError
-    comes in place of a value that is no JSON. Raises InputError for a file that cannot be opened.
+    A file whose first line begins and ends as a JSON object does is JSONL, and is read line by line; the items of a
+    list are read one by one too, so that one at a time is in memory. Long lists of expert ids come as arrays. An
+    UnusableError comes in place of a value that is no JSON. Raises InputError for a file that cannot be opened.
     """
     try:
         with path.open("rb") as file:
-            lines = enumerate(file, 1)
-            number, first = next((pair for pair in lines if pair[1].strip()), (1, b""))
-            first = first.removeprefix(BYTE_ORDER_MARK)
-            if first.startswith(b"{") and first.rstrip().endswith(b"}"):
-                yield f"line {number}: ", _parsed(first)
-                yield from ((f"line {number}: ", _parsed(line)) for number, line in lines if line.strip())
-                return
-            whole = _parsed(first + file.read())
+            opening = file.read(OPENING).removeprefix(BYTE_ORDER_MARK)
+            listed = opening.lstrip().startswith(b"[")
+            file.seek(0)
+            if listed:
+                while file.read(1) != b"[":
+                    pass
+                yield from ((f"item {number}: ", _parsed(text)) for number, text in enumerate(items(file)))
+            else:
+                yield from _lines_or_document(file)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a file that you may read") from None
-    if isinstance(whole, list):
-        yield from ((f"item {number}: ", value) for number, value in enumerate(whole))
-    else:
-        yield "", whole
+
+
+def _lines_or_document(file: IO[bytes]) -> Iterator[tuple[str, object]]:
+    """Yield the lines of JSONL or the one document of a file, each with its place."""
+    lines = enumerate(file, 1)
+    number, first = next((pair for pair in lines if pair[1].strip()), (1, b""))
+    first = first.removeprefix(BYTE_ORDER_MARK)
+    if not (first.startswith(b"{") and first.rstrip().endswith(b"}")):
+        yield "", _parsed(first + file.read())
+        return
+    yield f"line {number}: ", _parsed(first)
+    yield from ((f"line {number}: ", _parsed(line)) for number, line in lines if line.strip())
 
 
 def _parsed(text: bytes) -> object:
+    rest, arrays = lifted(text)
+
+    def put_back(found: dict[str, object]) -> dict[str, object]:
+        return {key: arrays.get(value, value) if isinstance(value, str) else value for key, value in found.items()}
+
     try:
-        value: object = json.loads(text)
+        value: object = json.loads(rest, object_hook=put_back if arrays else None)
     except (ValueError, RecursionError):
         return UnusableError("not JSON")
     return value
@@ -183,5 +207,12 @@ def _parsed(text: bytes) -> object:
 
 def _word(kind: type) -> str:
     """What JSON calls a type, for messages."""
-    words = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
+    words = {
+        dict: "an object",
+        list: "a list",
+        np.ndarray: "a list",
+        str: "text",
+        type(None): "null",
+        bool: "true or false",
+    }
     return words.get(kind, "another number")

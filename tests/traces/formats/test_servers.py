@@ -25,6 +25,7 @@ from hostile_files import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_problems import request_experts, write_request
+from torch_files import write_torch
 
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
@@ -89,10 +90,10 @@ def archive(path: Path, *names: str) -> Path:
     return path
 
 
-def statistics_folder(path: Path) -> Path:
+def statistics_folder(path: Path, rank_file: str = "rank0.safetensors") -> Path:
     path.mkdir()
     (path / "meta_info.json").write_text("{}")
-    (path / "rank0.safetensors").write_text("")
+    (path / rank_file).write_text("")
     return path
 
 
@@ -111,6 +112,9 @@ SAMPLES: dict[Format, list[Callable[[Path], Path]]] = {
         lambda path: write(path, [{"text": "word " * 4000, "meta_info": {"id": 1, "routed_experts": "..."}}]),
     ],
     Format.ROUTING_JSONL: [lambda path: write(path, *lines_of(EXPERTS))],
+    Format.EXPERT_LOG: [lambda path: write(path, {"type": "meta", "top_k": 1}, {"type": "route", "topk_ids": [1]})],
+    Format.RECORDER_TOKENS: [lambda path: write_torch(path, {"records": [{"topk_ids_of_layer": EXPERTS}]})],
+    Format.TENSORRT_RAW: [lambda path: statistics_folder(path, "rank3_raw.safetensors")],
     Format.LOGICAL_COUNT: [lambda path: write(path, {"rank": 0, "logical_count": [[1]]})],
     Format.LOAD_HISTORY: [lambda path: write(path, {"load_history": [{"logical_expert_load": [[1]]}]})],
     Format.RECORDER_PT: [lambda path: archive(path, "recorder_17/data.pkl", "recorder_17/data/0")],
@@ -260,7 +264,7 @@ def test_a_faulty_array_is_one_sentence(tmp_path: Path, name: str) -> None:
     assert inside.startswith("line 1: outputs[0]: routed_experts ")
 
 
-@pytest.mark.parametrize("text", [7, None, ["AAAA"], "AAA", "AA=A", "Ä", "AAAA\n", "!AAA"])
+@pytest.mark.parametrize("text", [7, None, "AAA", "AA=A", "Ä", "AAAA\n", "!AAA"])
 def test_only_strict_base64_text_is_decoded(tmp_path: Path, text: Any) -> None:
     assert "base64" in faults(write(tmp_path / "a", {"routed_experts": text}), Format.VLLM)[0]
     assert "base64" in faults(write(tmp_path / "b", {"meta_info": {"routed_experts": text}}), Format.SGLANG)[0]
@@ -301,8 +305,8 @@ def test_a_sglang_response(tmp_path: Path, model: Model, meta: Any, shape: Any, 
 
 def test_sglang_needs_a_top_k(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", sglang(EXPERTS))
-    with pytest.raises(InputError, match=r"a\.json: SGLang writes flat ids, .* give it, or the model"):
-        read_requests(path, Format.SGLANG, None)
+    with pytest.raises(InputError, match=r"a\.json: its expert ids are flat, .* give it, or the model"):
+        list(read_requests(path, Format.SGLANG, None))
 
 
 @pytest.mark.parametrize(
@@ -310,8 +314,8 @@ def test_sglang_needs_a_top_k(tmp_path: Path) -> None:
     [
         ({"meta_info": None}, "routed_experts is null"),
         ({"text": "a"}, "routed_experts is null"),
-        (sglang(EXPERTS[:0]), "0 bytes, which are no rows of 3"),
-        (sglang(EXPERTS.ravel()[:-1]), "284 bytes, which are no rows of 3"),
+        (sglang(EXPERTS[:0]), "its 0 bytes are no int32 numbers"),
+        (sglang(EXPERTS.ravel()[:-1]), "its 71 numbers are no rows of 3"),
         (sglang(EXPERTS), "24 rows of top-3, which do not divide into tokens or the layers of small; name the model"),
         (sglang(EXPERTS, prompt_tokens=9, completion_tokens=9), "do not divide into 17 tokens"),
         (sglang(EXPERTS, prompt_tokens=-1), "prompt_tokens is another number"),

@@ -1,0 +1,121 @@
+"""The fast passes over JSON: they must find what the standard library finds, in files of any size and damage."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hostile_files import damaged
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimizer.traces.formats import json_scan
+from optimizer.traces.formats.json_scan import items, lifted
+from optimizer.traces.formats.untrusted import UnusableError, json_values
+
+numbers = st.integers(-3, 70000) | st.just(10**12) | st.floats(0, 1)
+lists = st.recursive(numbers, lambda inner: st.lists(inner, max_size=3), max_leaves=20)
+blocks = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)).map(
+    lambda shape: np.arange(np.prod(shape)).reshape(shape).tolist()
+)
+PARTS = st.fixed_dictionaries(
+    {"routed_experts": blocks | lists, "text": st.sampled_from(['"routed_experts": [1, 2]', "[[", '\\"', "ä"])},
+    optional={"prompt_routed_experts": blocks, "other": st.none() | blocks},
+)
+
+
+def back(text: bytes) -> Any:
+    """What the library reads of a text from which lists were taken, with each list in its place again."""
+    rest, arrays = lifted(text)
+    return json.loads(
+        rest,
+        object_hook=lambda found: {
+            key: arrays[value].tolist() if isinstance(value, str) and value in arrays else value
+            for key, value in found.items()
+        },
+    )
+
+
+@pytest.fixture(autouse=True)
+def short_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of a few letters, and files in pieces of a few, go the ways of long ones."""
+    monkeypatch.setattr(json_scan, "SHORT", 0)
+    monkeypatch.setattr(json_scan, "CHUNK", 7)
+
+
+@settings(max_examples=300)
+@given(PARTS, st.sampled_from([None, 1]))
+def test_lists_that_are_taken_out_are_those_that_the_library_reads(value: Any, indent: int | None) -> None:
+    text = json.dumps(value, indent=indent).encode()
+    assert back(text) == value
+
+
+def test_full_blocks_are_taken_out_and_others_are_not() -> None:
+    for value, taken in (
+        ([[1, -1], [0, 2]], 1),
+        ([[1, 2], [3]], 0),
+        ([1, [2]], 0),
+        ([], 0),
+        ([[]], 0),
+        ([1.0], 0),
+        ([2**31], 0),
+    ):
+        assert len(lifted(json.dumps({"routed_experts": value}).encode())[1]) == taken
+    for text in (b"[01]", b"[-]", b"[1 2]", b"[1,]", b"[,1]", b"[1", b"[[[[[1]]]]]", b"[1e3]"):
+        assert lifted(b'{"routed_experts": ' + text)[1] == {}
+
+
+@settings(max_examples=300)
+@given(
+    st.binary(max_size=30).map(lambda text: b'{"routed_experts": [[1, 2], [3, 4]' + text)
+    | damaged(b'{"routed_experts": [[1, 2], [3, 4]]}')
+)
+def test_no_damage_is_read_as_something(text: bytes) -> None:
+    try:
+        wanted = json.loads(text)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011  (whatever the library says of it)
+            back(text)
+        return
+    assert back(text) == wanted
+
+
+@settings(max_examples=200)
+@given(st.lists(PARTS | st.integers() | st.text(max_size=5), max_size=4), st.sampled_from([None, 2]))
+def test_a_list_is_read_item_by_item(tmp_path_factory: pytest.TempPathFactory, values: Any, indent: int | None) -> None:
+    path = tmp_path_factory.getbasetemp() / "items.json"
+    path.write_text("\n " + json.dumps(values, indent=indent) + "\n")
+    found = list(json_values(path))
+    assert [place for place, _ in found] == [f"item {number}: " for number in range(len(values))]
+    for (_, value), wanted in zip(found, values, strict=True):
+        assert json.dumps(value, default=lambda array: array.tolist()) == json.dumps(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (b"]", []),
+        (b" ]", []),
+        (b"1]", [b"1"]),
+        (b"1,]", [b"1", b""]),
+        (b",]", [b"", b""]),
+        (b'{"a":"x]\\","}, [1,{"b":"}"}] , 3 ] \n', [b'{"a":"x]\\","}', b' [1,{"b":"}"}] ', b" 3 "]),
+        (b"1", [b""]),
+        (b"1, 2", [b"1", b""]),
+        (b"1] x", [b"1", b""]),
+        (b'"', [b""]),
+        (b"", [b""]),
+    ],
+)
+def test_the_text_of_items(text: bytes, wanted: list[bytes]) -> None:
+    """What is no whole list ends in an empty text, which is no JSON."""
+    assert list(items(io.BytesIO(text))) == wanted
+
+
+def test_damage_in_a_list_leaves_the_items_before_it(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b'[{"a": 1}, {"b": }, {"c": 3}')
+    found = [value for _, value in json_values(tmp_path / "a")]
+    assert found[0] == {"a": 1}
+    assert [isinstance(value, UnusableError) for value in found] == [False, True, True]
