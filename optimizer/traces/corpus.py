@@ -11,6 +11,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.arrays import given_away
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.traces.formats.expert_maps import ForeignFileError
 from optimizer.traces.formats.npz import read_request
 from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.servers import read_requests
@@ -23,24 +24,32 @@ SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")  # which files of a folder
 
 @dataclass(frozen=True)
 class TraceFile:
-    """A file (for TensorRT-LLM a folder) and its format, which is None where it has none; `fault` then says why."""
+    """A file (for TensorRT-LLM a folder) and its format, which is None where it has none; `fault` then says why.
+
+    foreign: whether it is known to hold something else than routing.
+    """
 
     path: Path
     format: Format | None
     fault: str = ""
+    foreign: bool = False
 
 
 def told_apart(path: Path) -> TraceFile:
     """A file with the format that its content shows.
 
-    A damaged .npz is taken for a request, as the reader of requests says best what is wrong with it.
+    A damaged .npz is taken for a request, as the reader of requests says best what is wrong with it. Raises InputError
+    for a file that fits two formats.
     """
     try:
         return TraceFile(path, sniff(path))
     except InputError as fault:
         if path.suffix == ".npz":
             return TraceFile(path, Format.NPZ)
-        return TraceFile(path, None, str(fault).removeprefix(f"{path}: "))
+        if fault.field == "format":
+            raise
+        said = str(fault).removeprefix(f"{path}: ")
+        return TraceFile(path, None, said, isinstance(fault, ForeignFileError))
 
 
 def find_files(
@@ -48,7 +57,8 @@ def find_files(
 ) -> list[TraceFile]:
     """The trace files that files, folders (searched recursively) and globs name, each once, sorted by path.
 
-    forced: their format, instead of what `tell` finds in each. Raises InputError for a path that names none.
+    forced: their format, instead of what `tell` finds in each. Raises InputError for a path that names none, and for
+    files none of which holds routing, such as expert maps.
     """
     found: set[Path] = set()
     for path in paths:
@@ -59,7 +69,10 @@ def find_files(
         if not files:
             raise InputError(f"{path}: holds no trace files ({', '.join(SUFFIXES)}); give a folder of request traces")
         found.update(files)
-    return [TraceFile(path, forced) if forced else tell(path) for path in sorted(found)]
+    told = [TraceFile(path, forced) if forced else tell(path) for path in sorted(found)]
+    if all(file.foreign for file in told):
+        raise InputError(f"{told[0].path}: {told[0].fault}", "traces")
+    return told
 
 
 class FileIndex:
@@ -162,8 +175,8 @@ def usable(
     faults: Faults,
     progress: Callable[[float], None] = lambda share: None,
     extras: bool = False,
-) -> Iterator[tuple[Path, KeptLayers]]:
-    """Yield the layers that were asked for of each good request, with its file; bad ones go to `faults`.
+) -> Iterator[tuple[Path, Request, KeptLayers]]:
+    """Yield each good request with its file and the layers that were asked for; bad ones go to `faults`.
 
     `progress` receives the share of files that have been read.
     """
@@ -174,7 +187,7 @@ def usable(
                 raise request
             kept = kept_layers(request, model, layers, first_moe_layer)
             faults.accept(request)
-            yield path, kept
+            yield path, request, kept
         except BadRequestError as fault:
             faults.add(path, fault)
         progress((place[path] + 1) / len(files))
@@ -198,7 +211,7 @@ def read_traces(
     faults = Faults(strict)
     parts: list[KeptLayers] = []
     phases: list[Ints] = []
-    for _, part in usable(files, model, layers, first_moe_layer, faults, progress, extras):
+    for _, _, part in usable(files, model, layers, first_moe_layer, faults, progress, extras):
         parts.append(part)
         phases.append(np.where(np.arange(len(part.experts)) < part.prompt_tokens, PROMPT, OUTPUT).astype(np.uint8))
     warnings = faults.warnings(len(parts))

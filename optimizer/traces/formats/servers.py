@@ -6,12 +6,13 @@ from pathlib import Path
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces.formats.expert_log import read_expert_log
+from optimizer.traces.formats.expert_maps import foreign
 from optimizer.traces.formats.recorder_tokens import read_recorded_tokens
 from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.responses import read_responses
 from optimizer.traces.formats.routed_values import three_axes
 from optimizer.traces.formats.routing_lines import read_routing_lines
-from optimizer.traces.formats.sniff import EXPERT_MAP, Format
+from optimizer.traces.formats.sniff import Format
 from optimizer.traces.formats.tensorrt_raw import read_raw_ids
 from optimizer.traces.formats.untrusted import INTEGERS, UnusableError, array_from_npy
 
@@ -46,7 +47,7 @@ def _bare_array(path: Path) -> Iterator[Request | BadRequestError]:
         with path.open("rb") as file:
             experts = three_axes(array_from_npy(file, path.stat().st_size, INTEGERS), "the array")
         if experts.shape[2] > 2 and int(experts.max()) == 1 and int(experts.min()) == 0:
-            raise UnusableError(f"[device, layer, expert] of 0 and 1 is OmniInfer's, {EXPERT_MAP.format(path=path)}")
+            raise UnusableError(str(foreign("OmniInfer's")))
         yield Request(experts, 0)
     except UnusableError as error:
         yield BadRequestError(f"{'' if str(error).startswith('the array') else 'the array '}{error}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from optimizer.errors import InputError
+from optimizer.traces.formats.expert_maps import MAPS, foreign, plan_file
 
 
 class Format(StrEnum):
@@ -43,33 +44,25 @@ DECIDING = {
     b"logical_count": Format.LOGICAL_COUNT,
     b"load_history": Format.LOAD_HISTORY,
 }
-MAPS = {
-    b"physical_to_logical_map": "SGLang",
-    b"moe_layer_count": "vllm-ascend",
-    b"device_expert": "vllm-ascend",
-    b"initial_global_assignments": "vLLM or TensorRT-LLM",
-    b"moeplan/plan": "moeplan itself",
-}
-"""The keys by which an expert map, which says where experts are, is told from recorded routing, and who reads it."""
-EXPERT_MAP = (
-    "an expert map and no recorded routing: `moeplan import {path}` reads it, `moeplan validate {path}` checks it"
-)
-INSIDE = (b"meta_info", b"sgl_ext", b"sglext")  # SGLang's objects around its ids
-KEY = re.compile(rb'"(?:(%s)"\s*:|(moeplan/plan)")' % b"|".join([*INSIDE, *DECIDING, *MAPS]))
-"""Keys that tell formats apart. Inside a text the second quote would be escaped."""
+AROUND = (b"meta_info", b"sgl_ext", b"sglext")  # SGLang's objects around its ids
+KEY = re.compile(rb'"(%s)"\s*:' % b"|".join([*AROUND, *DECIDING, *MAPS]))  # in a text the second quote is escaped
+YAML_MAP = re.compile(rb"\s*(num_slots|initial_global_assignments|layer_updates_per_iter)\s*:")
+PLAN = re.compile(rb'"format"\s*:\s*"moeplan/plan"')
 CHUNK = 1 << 13  # bytes that are read at a time; most files show their format in the first
 FAR = 1 << 24  # bytes: the text and token ids of a long answer may come before its routing, but hardly more than this
 OVERLAP = 64  # bytes of a chunk that are kept for a key that goes on in the next; longer than any key
 
 
 def sniff(path: Path) -> Format:
-    """Tell the format of a file or folder. Raises InputError where it has none that is known.
+    """Tell the format of a file or folder. Raises InputError where it has none that is known, and where it has two.
 
     Of a zip archive only the directory is read, of an array eight bytes, and of JSON as much as comes before the first
     key that decides. That is a chunk or two, unless a response puts a long text before its routing.
     """
     try:
         found = _folder(path) if path.is_dir() else _file(path)
+    except InputError as error:
+        raise type(error)(f"{path}: {error}", error.field) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); {READ}") from None
     if found is None:
@@ -83,7 +76,7 @@ def _folder(path: Path) -> Format | None:
         return None
     if names >= {"rank0.safetensors", "rank0_raw.safetensors"}:
         said = "holds counts (rank0.safetensors) and the ids of each token (rank0_raw.safetensors) of the same run"
-        raise InputError(f"{path}: {said}; name the format {Format.TENSORRT} or {Format.TENSORRT_RAW}", "format")
+        raise InputError(f"{said}; name the format {Format.TENSORRT} or {Format.TENSORRT_RAW}", "format")
     return Format.TENSORRT if "rank0.safetensors" in names else Format.TENSORRT_RAW
 
 
@@ -95,9 +88,9 @@ def _file(path: Path) -> Format | None:
         if start.startswith(b"PK"):
             return _archive(path)
         if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
-            return _json(path, start, file)
-        if re.match(rb"\s*(num_slots|initial_global_assignments|layer_updates_per_iter)\s*:", start):
-            raise _expert_map(path, "TensorRT-LLM")
+            return _json(start, file)
+        if YAML_MAP.match(start):
+            raise foreign("TensorRT-LLM's")
         return None
 
 
@@ -126,31 +119,26 @@ def _has(path: Path, member: str, key: bytes) -> bool:
         return False
 
 
-def _expert_map(path: Path, server: str) -> InputError:
-    """What to say of a file that says where experts are."""
-    return InputError(f"{path}: of {server}: {EXPERT_MAP.format(path=path)}")
-
-
-def _json(path: Path, window: bytes, file: BinaryIO) -> Format | None:
+def _json(window: bytes, file: BinaryIO) -> Format | None:
     """The format by the first key that decides; SGLang is told by routed_experts inside meta_info or sgl_ext.
 
-    Raises InputError for an expert map.
+    Raises ForeignFileError for a plan, and for an expert map without any recording.
     """
-    in_meta_info, map_of = False, ""
+    inside, whose = False, ""
+    if PLAN.search(window):
+        raise plan_file()
     while file.tell() <= FAR:
         for key in KEY.finditer(window):
-            if key[2] or key[1] in MAPS:
-                map_of = map_of or MAPS[key[2] or key[1]]
-                continue
-            if key[1] == b"routed_experts" and in_meta_info:
+            if key[1] == b"routed_experts" and inside:
                 return Format.SGLANG
             if key[1] in DECIDING:
                 return DECIDING[key[1]]
-            in_meta_info = True
+            inside = inside or key[1] in AROUND
+            whose = whose or MAPS.get(key[1], "")
         following = file.read(CHUNK)
         if not following:
             break
         window = window[-OVERLAP:] + following
-    if map_of:
-        raise _expert_map(path, map_of)
+    if whose:
+        raise foreign(whose)
     return None
