@@ -12,9 +12,10 @@ class Model:
     """Expert ids are 0..routed_experts-1, then the shared ones; every token uses every shared expert.
 
     `layers` counts all layers of the model, dense ones included, and `first_moe_layer` is the first with experts;
-    both are 0 where nothing is known of the model but its experts. The routed experts form `groups`, of which one token
-    may use `groups_per_token`; this matters to the trace generator only. Raises InputError for numbers that no model
-    can have.
+    both are 0 where nothing is known of the model but its experts. `mtp_layers` follow those: layers with experts that
+    predict further tokens, which run only where a server speculates with them, so recordings may lack them. The routed
+    experts form `groups`, of which one token may use `groups_per_token`; this matters to the trace generator only.
+    Raises InputError for numbers that no model can have.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Model:
     first_moe_layer: int = 0
     groups: int = 1
     groups_per_token: int = 1
+    mtp_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.routed_experts < 1 or self.shared_experts < 0:
@@ -55,5 +57,5 @@ class Model:
 
     @property
     def moe_layers(self) -> int:
-        """How many layers have experts, or 0 where the layers are not known."""
+        """How many layers have experts, MTP layers not counted, or 0 where the layers are not known."""
         return self.layers - self.first_moe_layer if self.layers else 0

@@ -105,6 +105,7 @@ class _Model(_Part):
     first_moe_layer: int | None = Field(default=None, ge=0)
     groups: int | None = Field(default=None, ge=1)
     groups_per_token: int | None = Field(default=None, ge=1)
+    mtp_layers: int | None = Field(default=None, ge=0)
 
 
 class _Mesh(_Part):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from optimizer.domain.model import MOST_EXPERTS, Model
 from optimizer.domain.presets import load_model, names
 from optimizer.traces.corpus import Faults, TraceFile, stream
+from optimizer.traces.formats.layer_axis import fits_axis
 from optimizer.traces.formats.request import Request
 
 DEFAULT_MODEL = "deepseek-v3"
@@ -67,7 +68,7 @@ def model_of_files(choice: ModelChoice, files: Sequence[TraceFile]) -> Model:
         model
         for model in presets
         if model.top_k == top_k
-        and (first.layers is not None or axis in (model.moe_layers, model.layers))
+        and (first.layers is not None or fits_axis(axis, model))
         and int(first.experts.max()) < model.routed_experts
     ]
     if len(fitting) == 1:

@@ -21,7 +21,7 @@ class Sourced(Section):
 
 
 class ModelPreset(Sourced):
-    """A model's dimensions; `layers` counts the dense layers too."""
+    """A model's dimensions; `layers` counts the dense layers too, and not the `mtp_layers` that come after them."""
 
     layers: PositiveInt
     first_moe_layer: int = Field(ge=0)
@@ -30,6 +30,7 @@ class ModelPreset(Sourced):
     top_k: PositiveInt
     groups: PositiveInt = 1
     groups_per_token: PositiveInt = 1
+    mtp_layers: int = Field(default=0, ge=0)
 
 
 class MeshSection(Sourced):

@@ -10,6 +10,7 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
+from optimizer.traces.formats.layer_axis import numbered
 from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.untrusted import INTEGERS, NUMBERS, UnusableError, arrays_from_npz
 
@@ -63,21 +64,16 @@ def _with_extras(path: Path, request: Request) -> Request:
 
 
 def layer_ids(experts: Ints, model: Model, first_moe_layer: int | None) -> range:
-    """The model layer id of each entry of a request's layer axis.
+    """The model layer id of each entry of a request's layer axis, as `numbered` says.
 
-    An axis whose leading layers are all zero, or not recorded, (dense layers) counts absolute layers; else it starts at
-    `first_moe_layer` where that is given, at the model's first MoE layer where it is as long as the model's
-    MoE layers, and at 0 otherwise.
+    A leading layer whose ids are all zero, or not recorded, is dense. Raises InputError where the axis can be read in
+    two ways.
     """
     axis = experts.shape[1]
-    dense_seen = not (experts[:, 0] > 0).any() and (experts.shape[2] > 1 or axis == model.layers)
-    if dense_seen:
-        start = 0
-    elif first_moe_layer is not None:
-        start = first_moe_layer
-    else:
-        start = model.first_moe_layer if axis == model.moe_layers else 0
-    return range(start, start + axis)
+    dense_seen = not (experts[:, 0] > 0).any() and (
+        experts.shape[2] > 1 or axis in (model.layers, model.layers + model.mtp_layers)
+    )
+    return numbered(axis, dense_seen, model, first_moe_layer)
 
 
 def read_lengths(path: Path) -> tuple[int, int]:
