@@ -189,11 +189,11 @@ class _Request:
 
     def _from_counts(self, counts: Counts, model: Model, progress: Progress, cancel: Cancel) -> PlannedModel:
         """The plan of the layers on counts alone, which is made for their expected load."""
-        layers = tuple(self.layers or counts.layers)
+        layers = tuple(self.layers or counts.counted_layers)
         settings = self._settings(model, len(layers))
         with self._running(settings, layers, {}, progress, cancel) as running:
             plan = plan_model_counts(running, settings, counts, layers, self.run.start)
-        return PlannedModel(plan, (f"{counts.source}: counts alone, so the expected load is planned",))
+        return PlannedModel(plan, (f"{counts.source}: counts alone, so the expected load is planned", *counts.notes))
 
     def _fast(self, reader: LayerReader, progress: Progress) -> PlannedModel:
         """The plan of the layers on the expected load of their tokens alone, made for one group of layers after another

@@ -26,6 +26,7 @@ def open_traces(
     first_moe_layer: int | None = None,
     cache: Path | None = None,
     strict: bool = False,
+    scale: float | None = None,
 ) -> TraceInput:
     """Name recorded routing, and say how batches are made of it; files are read only when they are planned on.
 
@@ -48,6 +49,8 @@ def open_traces(
         A folder in which layers that were read are kept, so that the next run need not read the traces again.
     strict
         Whether bad requests are refused; otherwise they are skipped, and a note says so.
+    scale
+        What counts are multiplied by that are no whole numbers, such as shares; None for whole counts.
 
     Returns
     -------
@@ -75,6 +78,7 @@ def open_traces(
         batch_tokens=batch_tokens,
         row_users=row_users,
         strict=strict,
+        scale=scale,
     )
 
 

@@ -85,6 +85,15 @@ class TraceOptions:
             essential=True,
         ),
     ] = None
+    scale: Annotated[
+        float | None,
+        Option(
+            ("--scale",),
+            "What to multiply counts by that are no whole numbers, such as shares; they are then rounded.",
+            click.FloatRange(min=0, min_open=True),
+            "S",
+        ),
+    ] = None
     strict: Annotated[bool, Option(("--strict",), "Refuse bad requests instead of skipping them.")] = False
 
 
@@ -325,4 +334,5 @@ def trace_input(traces: TraceOptions, batches: BatchOptions | None = None, seed:
         row_users=row_users(how.row_users),
         seed=TraceInput.seed if seed is None else seed,
         strict=traces.strict,
+        scale=traces.scale,
     )

@@ -31,7 +31,7 @@ def bound_layer(
         counts, model = counted
         _, steps, _ = split_steps(step_loads(counts, layer, model))
         note = f"{counts.source}: counts alone, so the expected load is bounded"
-        return LayerBounds(layer, bound_steps(steps, mesh), f"{len(steps)} recorded steps", (note,))
+        return LayerBounds(layer, bound_steps(steps, mesh), f"{len(steps)} recorded steps", (note, *counts.notes))
     source = open_source(named, [layer], known, mesh, progress, cost.preset.network.tokens)
     test = source.sets(layer).test
     of = f"{test.count} test batches of {test.experts.shape[1]} tokens"

@@ -183,4 +183,4 @@ def plan_counts(
     part = LayerPlan(chosen.placement, quality, {gap.unit: gap.summary() for gap in solution.gaps}, provenance)
     note = f"{counts.source}: counts alone, so the expected load is planned; p99 and co-activation need token traces"
     plan = Plan(model, mesh, cost.name, ROUTING, {layer: part}, price_us=price_us(cost, ROUTING))
-    return ExpectedResult(plan, solution, [note])
+    return ExpectedResult(plan, solution, [note, *counts.notes])

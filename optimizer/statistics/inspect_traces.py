@@ -35,9 +35,9 @@ def inspect_traces(
         return _batches(named, choice, layers, mesh, tokens)
     if (counted := open_counts(named, choice)) is not None:
         counts, model = counted
-        asked = counts.layers if layers is None else layers
+        asked = counts.counted_layers if layers is None else layers
         note = f"{counts.source}: counts alone, so p99, bursts and co-activation of tokens are unknown"
-        return [report_of_counts(counts, model, layer, mesh) for layer in asked], [note]
+        return [report_of_counts(counts, model, layer, mesh) for layer in asked], [note, *counts.notes]
     corpus, origin = _corpus(named, choice, layers)
     users = named.composition(mesh).tokens
     found = summarise(corpus, users, BATCHES_PER_SET, named.seed, progress)

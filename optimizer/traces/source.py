@@ -17,9 +17,10 @@ from optimizer.traces.batches import Batches, Sets, split_batches, split_request
 from optimizer.traces.cache import cached
 from optimizer.traces.composition import CHUNK, Composition, sample_batches, stream_batches
 from optimizer.traces.corpus import FileIndex, TraceFile, read_traces
+from optimizer.traces.count_files import read_count_files
 from optimizer.traces.fingerprints import fingerprints
 from optimizer.traces.formats.batch_file import BatchArrays, explicit_batches, read_batches
-from optimizer.traces.formats.counts import Counts, read_counts, step_counts
+from optimizer.traces.formats.counts import Counts, CountsReading, step_counts
 from optimizer.traces.formats.sniff import COUNTS_ONLY, Format
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files, model_without_trace
 from optimizer.traces.memory import BatchArray, Memory, with_layers
@@ -37,8 +38,9 @@ class TraceInput:
     """What the user named to make batches from; where neither traces nor batches are named, it is the built-in trace.
 
     memory: what a program has in memory already, instead of files; extras: gate weights and ranked candidates are
-    wanted too, where a trace has them; synthesise: of counts, generate tokens that choose experts as often. index: what
-    is known of the files, which `dataclasses.replace` hands on, so that no file is looked into again.
+    wanted too, where a trace has them; synthesise: of counts, generate tokens that choose experts as often; scale: what
+    counts are multiplied by that are no whole numbers. index: what is known of the files, which `dataclasses.replace`
+    hands on, so that no file is looked into again.
     """
 
     traces: Sequence[str] = ()
@@ -54,6 +56,7 @@ class TraceInput:
     strict: bool = False
     extras: bool = False
     synthesise: bool = False
+    scale: float | None = None
     index: FileIndex = field(default_factory=FileIndex, repr=False, compare=False)
 
     @property
@@ -269,26 +272,17 @@ def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Call
 def open_counts(named: TraceInput, model: Model | ModelChoice) -> tuple[Counts, Model] | None:
     """Read the counts that were named, and their model; None where requests were named, or nothing.
 
-    Raises InputError for counts beside anything else, and where the top-k is known to nobody.
+    Several files of counts are of one run. Raises InputError for counts beside requests, and where the top-k is known
+    to nobody.
     """
     if isinstance(named.memory, Counts):
         return named.memory, _model_of_counts(named.memory, model)
-    counted = [file for file in named.files if file.format in COUNTS_ONLY]
-    if not counted:
+    files = named.files
+    if not any(file.format in COUNTS_ONLY for file in files):
         return None
-    if len(named.files) > 1:
-        raise InputError(
-            f"{counted[0].path}: counts and {len(named.files) - 1} other file(s); name one file of counts alone",
-            "traces",
-        )
-    path, kind = counted[0].path, counted[0].format
-    assert kind is not None
-    counts = read_counts(path, kind, named.first_moe_layer or 0)
-    found = _model_of_counts(counts, model)
-    known = isinstance(model, Model) or model.name is not None
-    if known and named.first_moe_layer is None and len(counts.layers) == found.moe_layers:
-        counts = read_counts(path, kind, found.first_moe_layer)  # an axis of the model's MoE layers starts there
-    return counts, found
+    known = model if isinstance(model, Model) else model.for_reading()
+    counts = read_count_files(files, CountsReading(named.first_moe_layer, known, named.scale), named.strict)
+    return counts, _model_of_counts(counts, model)
 
 
 def _model_of_counts(counts: Counts, model: Model | ModelChoice) -> Model:

@@ -282,7 +282,7 @@ def test_counts_become_tokens_with_synthesise(counts: Path) -> None:
 
 
 def test_counts_stand_alone_and_say_what_they_lack(counts: Path, traces: Path) -> None:
-    assert "name one file of counts alone" in fault(run("solve", counts, traces, "--layer", 1, "--mesh", "2x2"))
+    assert "name the files of counts alone" in fault(run("solve", counts, traces, "--layer", 1, "--mesh", "2x2"))
     assert "--layer: layer 7 is not in" in fault(run("solve", counts, "--layer", 7, "--mesh", "2x2"))
     bare = counts.parent / "bare.json"
     bare.write_text(json.dumps({"logical_count": [[3, 4, 5], [6, 7, 8]]}))

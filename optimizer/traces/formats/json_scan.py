@@ -1,7 +1,7 @@
 """Fast passes over the text of JSON: where a value ends, and what long nested lists of whole numbers hold.
 
-Responses are short but for their lists of expert ids, which the standard library reads one Python object at a time. So
-these lists are taken out of the text first, each as an array, and the library reads what is left.
+Recordings are short but for their lists of expert ids or counts, which the standard library reads one Python object at
+a time. So these lists are taken out of the text first, each as an array, and the library reads what is left.
 """
 
 import re
@@ -14,39 +14,66 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 
-FIELDS = re.compile(rb'"(?:prompt_routed_experts|routed_experts|topk_experts)"\s*:\s*(?=\[)')
+LISTED = (
+    *(b"prompt_routed_experts", b"routed_experts", b"topk_experts"),
+    *(b"logical_count", b"logical_expert_load", b"expert_load", b"p2l_map"),
+)
+FIELDS = re.compile(rb'"(?:%s)"\s*:\s*(?=\[)' % b"|".join(LISTED))
 """What stands before such a list. Inside a text the second quote would be escaped."""
 
 SHORT = 1 << 12  # bytes: the library reads shorter texts faster than they are prepared
 CHUNK = 1 << 20  # bytes that are read at a time: many responses, or a part of a long one
 AXES = 4
-MOST = 1 << 31  # larger numbers are left to the library, and are no expert ids
+MOST = 1 << 59  # larger numbers are left to the library; one digit more still fits 64 bits
+NARROW = np.iinfo(np.int32).max  # lists of such numbers, ids above all, take half of the memory
+WHITE = b" \t\r\n"
 STAND_IN = f"array {secrets.token_hex(8)} "
 """The text that stands for an array; as it is drawn anew in every process, no file can hold it."""
 
 
 def lifted(text: bytes) -> tuple[bytes, dict[str, Ints]]:
-    """Replace the lists of expert ids in JSON by texts, and give the array int32 that each text stands for.
+    """Replace the lists of expert ids and of counts in JSON by texts, and give the array that each text stands for.
 
-    A list that is not of whole numbers, or whose parts differ in length, stays for the library to read.
+    Arrays are int32, or int64 where a number needs it. A list that is not of whole numbers, or whose parts differ in
+    length, stays for the library to read.
     """
     if len(text) < SHORT:
         return text, {}
     pieces: list[bytes] = []
     arrays: dict[str, Ints] = {}
-    buffer, at = np.frombuffer(text, dtype=np.uint8), 0
+    at = 0
     for found in FIELDS.finditer(text):
-        start, shape = found.end(), np.zeros(AXES, dtype=np.int64)
-        end, axes, numbers = _measure(buffer, start, shape)
-        if end < 0:
+        array, end = _array_at(text, found.end())
+        if array is None:
             continue
-        values = np.empty(numbers, dtype=np.int32)
-        _read(buffer, start, values)
         name = f"{STAND_IN}{len(arrays)}"
-        arrays[name] = values.reshape(shape[:axes])
-        pieces += [text[at:start], b'"', name.encode(), b'"']
+        arrays[name] = array
+        pieces += [text[at : found.end()], b'"', name.encode(), b'"']
         at = end
     return b"".join([*pieces, text[at:]]), arrays
+
+
+def whole_list(text: bytes) -> Ints | None:
+    """The array of a text that is one nested list of whole numbers and nothing else; None for any other text."""
+    start = len(text) - len(text.lstrip(WHITE))
+    if text[start : start + 1] != b"[":
+        return None
+    array, end = _array_at(text, start)
+    return None if text[end:].strip(WHITE) else array
+
+
+def _array_at(text: bytes, start: int) -> tuple[Ints | None, int]:
+    """The array of the list that begins at `start`, and where it ends; None where it is not a full block of whole
+    numbers."""
+    buffer, shape = np.frombuffer(text, dtype=np.uint8), np.zeros(AXES, dtype=np.int64)
+    end, axes, numbers = _measure(buffer, start, shape)
+    if end < 0:
+        return None, start
+    values = np.empty(numbers, dtype=np.int64)
+    _read(buffer, start, values)
+    if np.abs(values).max() <= NARROW:
+        values = values.astype(np.int32)
+    return values.reshape(shape[:axes]), end
 
 
 def items(file: IO[bytes]) -> Iterator[bytes]:
@@ -148,7 +175,7 @@ def _measure(text: Ints, start: int, shape: Ints) -> tuple[int, int, int]:
 
 @kernel
 def _length_of_number(text: Ints, start: int) -> int:
-    """How many letters a whole number of at most 2^31 has, as JSON writes it; 0 where there is none."""
+    """How many letters a whole number below 2^59 has, as JSON writes it; 0 where there is none."""
     at = start + 1 if text[start] == ord("-") else start
     first, value = at, 0
     while at < len(text) and ord("0") <= text[at] <= ord("9"):

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from optimizer.errors import InputError
-from optimizer.traces.formats.expert_maps import MAPS, foreign, plan_file
+from optimizer.traces.formats.expert_maps import MAPS, check_list, foreign, plan_file
+from optimizer.traces.formats.json_scan import whole_list
+from optimizer.traces.formats.torch_file import LONGEST
+from optimizer.traces.formats.untrusted import BYTE_ORDER_MARK
 
 
 class Format(StrEnum):
@@ -24,17 +27,30 @@ class Format(StrEnum):
     TENSORRT_RAW = "tensorrt-raw"
     LOGICAL_COUNT = "logical-count"
     LOAD_HISTORY = "load-history"
+    COUNT_LIST = "count-list"  # LMDeploy's
+    VLLM_LOAD = "vllm-load"
     RECORDER_PT = "recorder-pt"  # SGLang's expert distribution recorder
+    RECORDER_PASSES = "recorder-passes"  # the same recorder's records, one file a rank
     TENSORRT = "tensorrt"
 
 
 COUNTS_ONLY = frozenset(
-    {Format.COUNTS_NPZ, Format.LOGICAL_COUNT, Format.LOAD_HISTORY, Format.RECORDER_PT, Format.TENSORRT}
+    {
+        Format.COUNTS_NPZ,
+        Format.LOGICAL_COUNT,
+        Format.LOAD_HISTORY,
+        Format.COUNT_LIST,
+        Format.VLLM_LOAD,
+        Format.RECORDER_PT,
+        Format.RECORDER_PASSES,
+        Format.TENSORRT,
+    }
 )
 
 READ = (
     "what is read are request .npz files, .npz counts, .npy arrays, vLLM and SGLang responses (JSON, JSONL), routing "
-    "JSONL, expert logs, logical_count and load_history JSON, SGLang recorder files and TensorRT-LLM statistics folders"
+    "JSONL, expert logs, logical_count and load_history JSON, lists of counts, vLLM load statistics, SGLang recorder "
+    "files and TensorRT-LLM statistics folders"
 )
 DECIDING = {
     b"routed_experts": Format.VLLM,
@@ -43,9 +59,11 @@ DECIDING = {
     b"topk_experts": Format.ROUTING_JSONL,
     b"logical_count": Format.LOGICAL_COUNT,
     b"load_history": Format.LOAD_HISTORY,
+    b"expert_load": Format.VLLM_LOAD,
 }
 AROUND = (b"meta_info", b"sgl_ext", b"sglext")  # SGLang's objects around its ids
 KEY = re.compile(rb'"(%s)"\s*:' % b"|".join([*AROUND, *DECIDING, *MAPS]))  # in a text the second quote is escaped
+LISTS = re.compile(rb"\s*\[\s*\[")  # how a list of lists begins
 YAML_MAP = re.compile(rb"\s*(num_slots|initial_global_assignments|layer_updates_per_iter)\s*:")
 PLAN = re.compile(rb'"format"\s*:\s*"moeplan/plan"')
 CHUNK = 1 << 13  # bytes that are read at a time; most files show their format in the first
@@ -82,12 +100,14 @@ def _folder(path: Path) -> Format | None:
 
 def _file(path: Path) -> Format | None:
     with path.open("rb") as file:
-        start = file.read(CHUNK)
+        start = file.read(CHUNK).removeprefix(BYTE_ORDER_MARK)
         if start.startswith(b"\x93NUMPY"):
             return Format.NPY
         if start.startswith(b"PK"):
             return _archive(path)
-        if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+        if LISTS.match(start):
+            return _list(start, file)
+        if start.lstrip()[:1] in (b"{", b"["):
             return _json(start, file)
         if YAML_MAP.match(start):
             raise foreign("TensorRT-LLM's")
@@ -98,25 +118,24 @@ def _archive(path: Path) -> Format | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            recorded = next((_recorded(archive, name) for name in names if name.endswith("/data.pkl")), None)
     except Exception:  # zipfile raises a dozen kinds for a damaged directory
         return None
     if "routed_experts.npy" in names:
         return Format.NPZ
     if "counts.npy" in names:
         return Format.COUNTS_NPZ
-    described = next((name for name in names if name.endswith("/data.pkl")), None)
-    if described is None:
-        return None
-    return Format.RECORDER_TOKENS if _has(path, described, b"topk_ids_of_layer") else Format.RECORDER_PT
+    return recorded
 
 
-def _has(path: Path, member: str, key: bytes) -> bool:
-    """Whether the description of a torch file names a key; the first record, which names all keys, is in its start."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            return key in file.read(FAR)
-    except Exception:  # zipfile raises a dozen kinds for a damaged member
-        return False
+def _recorded(archive: zipfile.ZipFile, name: str) -> Format:
+    """The format of a torch file, by the names in its description, which is never unpickled."""
+    info = archive.getinfo(name)
+    readable = info.compress_type == zipfile.ZIP_STORED and info.file_size <= LONGEST
+    described = archive.read(info) if readable else b""
+    if b"topk_ids_of_layer" in described:
+        return Format.RECORDER_TOKENS
+    return Format.RECORDER_PASSES if b"last_physical_to_logical_map" in described else Format.RECORDER_PT
 
 
 def _json(window: bytes, file: BinaryIO) -> Format | None:
@@ -142,3 +161,11 @@ def _json(window: bytes, file: BinaryIO) -> Format | None:
     if whose:
         raise foreign(whose)
     return None
+
+
+def _list(start: bytes, file: BinaryIO) -> Format:
+    """The format of nested lists, which are counts. Raises InputError for what is an expert map, or may be one."""
+    array = whole_list(start + file.read(FAR))
+    if array is not None:
+        check_list(array)
+    return Format.COUNT_LIST

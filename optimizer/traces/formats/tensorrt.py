@@ -2,34 +2,21 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 
 from formulations.kit.arrays import Ints
+from optimizer.traces.formats.raw_counts import RawCounts
 from optimizer.traces.formats.untrusted import Array, UnusableError, count_from, counts_from, json_values
 
 RANK = re.compile(r"rank([0-9]{1,6})\.safetensors")  # other files of a rank have longer names, and hold no counts
 KEY = re.compile(r"([0-9]{1,9})_([0-9]{1,9})")
 
 
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """What the folder counts: load `[iteration, layer, expert]` is summed over all ranks.
-
-    iterations and layers are the numbers of the entries of these axes; top_k is None where the folder does not say it.
-    """
-
-    load: Ints
-    iterations: tuple[int, ...]
-    layers: tuple[int, ...]
-    top_k: int | None
-
-
-def read_statistics(path: Path) -> Statistics:
-    """Read the folder of all ranks' statistics.
+def read_statistics(path: Path) -> RawCounts:
+    """Read the folder of all ranks' statistics, in which every iteration becomes a step.
 
     The numbers of experts and of experts per token are taken from its meta_info.json, the iterations and layers from
     the keys `{iteration}_{layer}` themselves. A rank may lack a key, but all ranks together must have every one.
@@ -39,7 +26,8 @@ def read_statistics(path: Path) -> Statistics:
     if not experts:
         raise UnusableError("meta_info.json has no num_experts")
     load: dict[tuple[int, int], Ints] = {}
-    for file in _rank_files(path):
+    files = _rank_files(path)
+    for file in files:
         for key, counts in _tensors(file):
             place = _place(file, key)
             if counts.shape != (experts,):
@@ -49,7 +37,14 @@ def read_statistics(path: Path) -> Statistics:
     if not load or len(load) != len(iterations) * len(layers):
         raise UnusableError("not every iteration has every layer in the keys of its rank files")
     stacked = np.stack([load[iteration, layer] for iteration in iterations for layer in layers])
-    return Statistics(stacked.reshape(len(iterations), len(layers), experts), iterations, layers, top_k or None)
+    return RawCounts(
+        stacked.reshape(len(iterations), len(layers), experts),
+        layers,
+        None,
+        top_k or None,
+        tuple(f"iteration {iteration}" for iteration in iterations),
+        (f"the counts of {len(files)} ranks were added up",) if len(files) > 1 else (),
+    )
 
 
 def _rank_files(path: Path) -> list[Path]:

@@ -33,7 +33,14 @@ INTEGERS, NUMBERS, TEXT = "iu", "iuf", "U"  # numpy's letters for kinds of types
 
 
 class UnusableError(Exception):
-    """What was read cannot be used; the message continues a sentence that begins with the name of a file."""
+    """What was read cannot be used; the message continues a sentence that begins with the name of a file.
+
+    field: the name of the parameter that would help, where there is one.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 def array_from_npy(stream: IO[bytes], held: int, kinds: str) -> Array:
@@ -162,8 +169,9 @@ def json_values(path: Path) -> Iterator[tuple[str, object]]:
     """Yield the values of a file, each with its place: the lines of JSONL, the items of a list, or the document.
 
     A file whose first line begins and ends as a JSON object does is JSONL, and is read line by line; the items of a
-    list are read one by one too, so that one at a time is in memory. Long lists of expert ids come as arrays. An
-    UnusableError comes in place of a value that is no JSON. Raises InputError for a file that cannot be opened.
+    list are read one by one too, so that one at a time is in memory. Long lists of expert ids and counts come as
+    arrays. An UnusableError comes in place of a value that is no JSON. Raises InputError for a file that cannot be
+    opened.
     """
     try:
         with path.open("rb") as file:

@@ -27,7 +27,7 @@ def generate_corpus(
     """
     counted = _counts(counts, choice)
     model = counted[1] if counted else model_without_trace(choice)
-    known = _counted_layers(counted[0]) if counted else range(model.first_moe_layer, model.layers)
+    known = counted[0].counted_layers if counted else range(model.first_moe_layer, model.layers)
     asked = list(known) if layers is None else list(layers)
     if not asked:
         raise InputError(f"model {model.name} does not say which layers it has; name them", "layers")
@@ -43,8 +43,3 @@ def _counts(path: str | None, choice: ModelChoice) -> tuple[Counts, Model] | Non
     if found is None:
         raise InputError(f"{path}: holds requests, not counts; give a file of counts", "counts")
     return found
-
-
-def _counted_layers(counts: Counts) -> list[int]:
-    """The layers in which anything is counted, which dense layers are not."""
-    return [layer for layer, load in zip(counts.layers, counts.load.sum(axis=(0, 2)), strict=True) if load]

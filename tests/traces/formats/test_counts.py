@@ -1,12 +1,10 @@
 """Count-only traces: golden files from the documented layouts, damaged ones, malicious ones."""
 
-import importlib
 import io
 import json
 import pickle
 import struct
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +25,15 @@ from hostile_files import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
+from torch_files import write_torch
 
 from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
-from optimizer.traces.formats.counts import Counts, read_counts
+from optimizer.traces.formats.counts import Counts, CountsReading, read_counts
 from optimizer.traces.formats.sniff import COUNTS_ONLY, Format, sniff
 
 LOAD = np.random.default_rng(2).integers(1, 90, (3, 4, 5))  # 3 steps, 4 layers, 5 experts
 DENSE = LOAD * (np.arange(4) > 1)[:, None]  # the first two layers count nothing
-
-needs_torch = pytest.mark.skipif(
-    find_spec("torch") is None, reason="torch, which reads SGLang's recorder files, is absent"
-)
 
 
 def write(path: Path, value: Any) -> Path:
@@ -54,10 +49,7 @@ def write_archive(path: Path, **arrays: Any) -> Path:
 
 def write_recorder(path: Path, **held: Any) -> Path:
     """As SGLang's recorder does, numpy arrays as tensors."""
-    torch = importlib.import_module("torch")
-    held = {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in held.items()}
-    torch.save({"rank": 0, "average_utilization_rate_over_window": None} | held, path)
-    return path
+    return write_torch(path, {"rank": 0, "average_utilization_rate_over_window": None} | held)
 
 
 def write_statistics(path: Path, ranks: list[dict[str, Any]], **meta: Any) -> Path:
@@ -78,7 +70,7 @@ def keyed(load: Ints, first_iteration: int = 50, first_layer: int = 3) -> dict[s
 
 
 def read(path: Path, first_layer: int = 3) -> Counts:
-    return read_counts(path, sniff(path), first_layer)
+    return read_counts(path, sniff(path), CountsReading(first_layer))
 
 
 # Golden files
@@ -107,11 +99,10 @@ def test_a_load_history(tmp_path: Path) -> None:
     assert found.layers == (0, 1, 2, 3)
 
 
-@needs_torch
 @pytest.mark.parametrize("dtype", ["i4", "i8", "f4"])
 def test_a_recorder_file(tmp_path: Path, dtype: str) -> None:
     found = read(write_recorder(tmp_path / "a", logical_count=LOAD.astype(dtype)))
-    part = read(write_recorder(tmp_path / "b", logical_count=LOAD.astype(dtype)[:, 1:, ::2]))
+    part = read(write_recorder(tmp_path / "b", logical_count=LOAD.astype(dtype)[:, 1:, ::2].copy()))
     assert (found.load == LOAD).all()
     assert (part.load == LOAD[:, 1:, ::2]).all()
     assert found.layers == (3, 4, 5, 6)
@@ -130,7 +121,7 @@ def test_tensorrt_iterations_and_layers_are_numbers_and_other_files_are_left_alo
     path = write_statistics(tmp_path / "a", [keyed(LOAD, 9, 98)], num_experts_per_token=None)
     for name in ("rank0_raw", "rank1_raw", "cooccurrence_rank1"):
         (path / f"{name}.safetensors").write_bytes(save({"9_98": np.zeros(7)}))
-    found = read_counts(path, Format.TENSORRT, 3)  # said, as the raw files hold the same run's tokens
+    found = read_counts(path, Format.TENSORRT, CountsReading(3))  # said, as the raw files hold the same run's tokens
     assert (found.load == LOAD).all()  # iteration 10 comes after 9, layer 100 after 99
     assert (found.layers, found.top_k) == ((98, 99, 100, 101), None)
 
@@ -162,7 +153,7 @@ def test_leading_layers_without_counts_number_the_layers_from_0(tmp_path: Path) 
 
 def test_real_counts(real_traces: Path) -> None:
     path = real_traces / "glm-5.2" / "expert_counts.npz"
-    found = read_counts(path, sniff(path), 0)
+    found = read_counts(path, sniff(path))
     with np.load(path) as archive:
         assert (found.load.reshape(8, 8, 75, 256) == archive["counts"]).all()
         assert found.tokens is not None
@@ -193,7 +184,6 @@ def changed(index: tuple[int, ...], value: Any) -> Any:
 
 JSON_FAULTS = {
     "negative": (changed((1, 2, 3), -1), r"logical_count\[1, 2, 3\] is -1, not a whole number"),
-    "half": (changed((0, 0, 1), 0.5), r"logical_count\[0, 0, 1\] is 0\.5, not a whole number"),
     "nan": (changed((2, 3, 4), float("nan")), r"logical_count\[2, 3, 4\] is nan, not a whole number"),
     "infinite": (changed((2, 3, 4), float("inf")), r"logical_count\[2, 3, 4\] is inf, not a whole number"),
     "enormous": (changed((2, 3, 4), 2**41), r"logical_count\[2, 3, 4\] is 2199023255552, not a whole number"),
@@ -248,7 +238,7 @@ def test_a_faulty_history_is_one_sentence(tmp_path: Path, history: Any, said: st
 def test_other_than_one_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a").write_text(text)
     with pytest.raises(InputError, match="a: is not one JSON object"):
-        read_counts(tmp_path / "a", Format.LOGICAL_COUNT, 0)
+        read_counts(tmp_path / "a", Format.LOGICAL_COUNT)
 
 
 COUNTS = LOAD[None].astype(np.int32)  # one domain of three shards
@@ -346,84 +336,27 @@ def test_a_missing_rank_is_noticed(tmp_path: Path) -> None:
     for rank in (0, 2):
         (path / f"rank{rank}.safetensors").unlink()
     with pytest.raises(InputError, match=r"has no rank0\.safetensors"):
-        read_counts(path, Format.TENSORRT, 0)
+        read_counts(path, Format.TENSORRT)
 
 
 @pytest.mark.parametrize("kind", sorted(set(Format) - COUNTS_ONLY))
 def test_requests_are_no_counts(tmp_path: Path, kind: Format) -> None:
     with pytest.raises(InputError, match=f"a: format {kind} holds requests, not counts"):
-        read_counts(tmp_path / "a", kind, 0)
+        read_counts(tmp_path / "a", kind)
 
 
 @pytest.mark.parametrize("kind", sorted(COUNTS_ONLY))
 def test_a_file_that_is_not_there(tmp_path: Path, kind: Format) -> None:
     with pytest.raises(InputError) as caught:
-        read_counts(tmp_path / "none", kind, 0)
+        read_counts(tmp_path / "none", kind)
     one_line(caught.value)
 
 
-# Recorder files: torch is never let near anything that is not a plain tensor
-
-
-def test_without_torch_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="a: is a torch file, and torch is not installed: run pip install torch;"):
-        read_counts(tmp_path / "a", Format.RECORDER_PT, 0)
-
-
-def repickled(whole: bytes, change: Any, compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A torch file with its pickle changed."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(packed, "w", compression) as new:
-        for info in old.infolist():
-            content = old.read(info)
-            new.writestr(info.filename, change(content) if info.filename.endswith("data.pkl") else content)
-    return packed.getvalue()
-
-
-@needs_torch
-@pytest.mark.parametrize(
-    ("pickled", "said"),
-    [
-        (b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x40\x85R.", "never unpickled"),  # a gigabyte, if it were called
-        (b"\x80\x02ctorch\nFloatTensor\nJ\x00\x00\x00\x40\x85R.", "never unpickled"),
-        (b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00exit\x85R.", "never unpickled"),
-        (pickle.dumps(Bomb(Path("harm"))), "never unpickled"),
-        (bytes(2**17), "never unpickled"),
-        (b"\x80\x02}.", "damaged, or has no tensor logical_count"),
-        (b"\x80\x02K\x01.", "damaged, or has no tensor logical_count"),
-        (b"\x80\x02", "not a whole torch file"),
-        (b"", "not a whole torch file"),
-    ],
-)
-def test_a_strange_pickle_is_refused(tmp_path: Path, pickled: bytes, said: str) -> None:
-    path = write_recorder(tmp_path / "a", logical_count=LOAD)
-    path.write_bytes(repickled(path.read_bytes(), lambda _: pickled))
-    with little_memory(), pytest.raises(InputError, match=said) as caught:
-        read(path)
-    one_line(caught.value)
-    assert not Path("harm").exists()
-
-
-@needs_torch
-def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
-    torch = importlib.import_module("torch")
-    path = tmp_path / "a"
-    torch.save({"logical_count": torch.ones(1, dtype=torch.int64).expand(1000, 1000, 1000)}, path)
-    with little_memory(), pytest.raises(InputError, match="logical_count is empty, or larger than the file"):
-        read(path)
-    path.write_bytes(repickled(write_recorder(path, logical_count=LOAD).read_bytes(), bytes, zipfile.ZIP_DEFLATED))
-    with pytest.raises(InputError, match="is compressed, or larger than"):
-        read(path)
-
-
-@needs_torch
-@pytest.mark.parametrize(
-    "held", [{}, {"logical_count": LOAD.tolist()}, {"logical_count": np.ones((2, 2), dtype=complex)}]
-)
+@pytest.mark.parametrize("held", [{}, {"logical_count": LOAD.tolist()}, {"logical_count": LOAD > 2}, {"x": LOAD}])
 def test_a_recorder_file_without_counts(tmp_path: Path, held: Any) -> None:
-    with pytest.raises(InputError, match="logical_count"):
+    with pytest.raises(InputError, match="logical_count") as caught:
         read(write_recorder(tmp_path / "a", **held))
+    one_line(caught.value)
 
 
 # Hostile files
@@ -441,6 +374,13 @@ ARCHIVE = {"counts": npy_bytes(COUNTS), "layers": npy_bytes(np.arange(4)), "doma
 DOCUMENTS = {
     Format.LOGICAL_COUNT: {"rank": 0, "logical_count": LOAD.tolist()},
     Format.LOAD_HISTORY: {"load_history": [{"logical_expert_load": load.tolist()} for load in LOAD]},
+    Format.COUNT_LIST: LOAD[0].tolist(),
+    Format.VLLM_LOAD: {
+        "record_type": "eplb_load_stats",
+        "step": 3,
+        "expert_load": LOAD[0].tolist(),
+        "p2l_map": [[0, 1, 2, 0, 3]] * 4,
+    },
 }
 SAFETENSORS = save(keyed(LOAD))
 
@@ -467,7 +407,7 @@ def read_or_refuse(path: Path, kind: Format) -> bool:
     """Read, or fail in the one allowed way; whether it was read."""
     with little_memory():
         try:
-            found = read_counts(path, kind, 3)
+            found = read_counts(path, kind, CountsReading(3))
         except InputError as error:
             one_line(error)
             return False
@@ -516,16 +456,13 @@ def test_hostile_statistics_are_read_or_refused_in_a_line(tmp_path_factory: pyte
     check()
 
 
-@needs_torch
 def test_hostile_recorder_files_are_read_or_refused_in_a_line(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write_recorder(tmp_path_factory.mktemp("hostile") / "a", logical_count=LOAD)
     assert read_or_refuse(path, Format.RECORDER_PT)
     whole = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        pickled = archive.read("a/data.pkl")
 
     @settings(max_examples=200)
-    @given(damaged(whole) | damaged(pickled).map(lambda changed: repickled(whole, lambda _: changed)))
+    @given(damaged(whole))
     def check(content: bytes) -> None:
         path.write_bytes(content)
         read_or_refuse(path, Format.RECORDER_PT)

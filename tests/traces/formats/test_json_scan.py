@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile_files import damaged
+from hostile_files import as_json, damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from optimizer.traces.formats import json_scan
-from optimizer.traces.formats.json_scan import items, lifted
+from optimizer.traces.formats.json_scan import items, lifted, whole_list
 from optimizer.traces.formats.untrusted import UnusableError, json_values
 
 numbers = st.integers(-3, 70000) | st.just(10**12) | st.floats(0, 1)
@@ -60,7 +61,8 @@ def test_full_blocks_are_taken_out_and_others_are_not() -> None:
         ([], 0),
         ([[]], 0),
         ([1.0], 0),
-        ([2**31], 0),
+        ([2**31], 1),
+        ([2**62], 0),
     ):
         assert len(lifted(json.dumps({"routed_experts": value}).encode())[1]) == taken
     for text in (b"[01]", b"[-]", b"[1 2]", b"[1,]", b"[,1]", b"[1", b"[[[[[1]]]]]", b"[1e3]"):
@@ -119,3 +121,44 @@ def test_damage_in_a_list_leaves_the_items_before_it(tmp_path: Path) -> None:
     found = [value for _, value in json_values(tmp_path / "a")]
     assert found[0] == {"a": 1}
     assert [isinstance(value, UnusableError) for value in found] == [False, True, True]
+
+
+ARRAYS = arrays(np.int64, array_shapes(max_dims=4, max_side=4), elements=st.integers(-(2**58), 2**58))
+
+
+@given(ARRAYS, st.sampled_from([None, 1]))
+def test_lists_of_whole_numbers_become_their_array(array: Any, indent: int | None) -> None:
+    # The shape is told from brackets and commas alone, so lists of every depth and layout are tried.
+    found = whole_list(json.dumps(array.tolist(), indent=indent).encode())
+    assert found is not None
+    assert found.shape == array.shape
+    assert (found == array).all()
+
+
+@given(ARRAYS.flatmap(lambda array: damaged(as_json(array.tolist()))))
+def test_what_is_read_of_a_damaged_list_is_what_json_reads(text: bytes) -> None:
+    # An empty place must not pass for 0, nor 007 for 7.
+    found = whole_list(text)
+    if found is not None:
+        assert found.tolist() == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "[[]]", "[1,[2]]", "[[1],[2,3]]", "[1,]", "[,1]", "[1 2]", "[[1]", "[1]]", "1", "", "[1.5]", "[-]"),
+        *("[1.]", "[[1][2]]", "[99999999999999999999]", "[[[1]],[[1],[2]]]", "[1,,2]", "[[1],]", "[[1]],", "[true]"),
+        *("[[[[[1]]]]]", "[01]", "[1,00]", "[[1]\f]", "[1] x", "x [1]"),
+    ],
+)
+def test_other_lists_are_left_to_the_library(text: str) -> None:
+    # The library says what is wrong with them, or reads fractions.
+    assert whole_list(text.encode()) is None
+
+
+def test_a_text_is_no_list() -> None:
+    # Lists that are taken out have names, which a hostile file could try to write down itself.
+    text = b'{"expert_load": "array 0", "logical_count": [[1, 2]]}'
+    rest, taken = lifted(text)
+    assert json.loads(rest)["expert_load"] == "array 0"
+    assert [array.tolist() for array in taken.values()] == [[[1, 2]]]

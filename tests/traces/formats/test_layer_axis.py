@@ -30,7 +30,7 @@ ONE_DENSE = Model("one dense layer", 8, 0, 2, layers=46, first_moe_layer=1, mtp_
 def test_an_axis_of_known_length_is_numbered_as_in_the_model(
     axis: int, dense_seen: bool, first: int | None, held: range
 ) -> None:
-    # A row more than the MoE layers has is the MTP layer: without that, layer 15 was planned under the name of layer 12.
+    # A row more than the MoE layers has is the MTP layer: without that, layer 15 was planned as layer 12.
     assert numbered(axis, dense_seen, DEEPSEEK, first) == held
 
 
