@@ -1,6 +1,6 @@
 """The function that plans several layers in one plan: in parallel or on a cluster, for one data set or for several."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,22 +14,25 @@ from optimizer.domain.hardware import Hardware
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.interrupts import Cancel
+from optimizer.planning.many_layers.count_sets import read_count_sets
 from optimizer.planning.many_layers.plan_model import ModelToPlan
 from optimizer.planning.many_layers.plan_model import plan_model as plan_all_layers
 from optimizer.planning.many_layers.plan_model_counts import plan_model_counts
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.many_layers.robust import DataSetsToPlan, plan_robust
+from optimizer.planning.many_layers.robust_counts import CountSets, plan_robust_counts
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.many_layers.work import WorkFolder
 from optimizer.planning.many_layers.workers import Workers
 from optimizer.planning.options import Progress, SolveOptions, silent
+from optimizer.planning.plan_expected_load import check_limits
 from optimizer.planning.plan_fast import FastLayer, fast_plan
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.traces.datasets import DataSet, data_sets
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import TraceInput, open_counts
+from optimizer.traces.source import TraceInput, holds_counts, open_counts
 
 
 @dataclass(frozen=True)
@@ -214,12 +217,37 @@ class _Request:
     def _for_datasets(self, phases: tuple[str, ...], progress: Progress, cancel: Cancel) -> PlannedModel:
         """The plan that is chosen over several data sets, with each data set's own plan and figures beside it."""
         sets = data_sets(self.traces, phases, self.run.weights, self.named)
+        if any(holds_counts(each.named) for each in sets):
+            return self._for_counted_datasets(sets, phases, progress, cancel)
         asked = self._together(sets, progress)
         weights = {"datasets": {each.name: each.weight for each in sets}}
         with self._running(asked.settings, asked.layers, weights, progress, cancel) as running:
             found = plan_robust(running, asked, self.run.criterion)
         notes = tuple(note for reader in asked.readers for note in reader.notes)
         return PlannedModel(found.plan, notes, datasets=found)
+
+    def _for_counted_datasets(
+        self, sets: Sequence[DataSet], phases: tuple[str, ...], progress: Progress, cancel: Cancel
+    ) -> PlannedModel:
+        """The plan that is chosen over several data sets of which some are counts, by the expected loads of all."""
+        asked, notes = self._counted(sets, phases, partial(progress, "reading traces"))
+        weights = {"datasets": {each.name: each.weight for each in sets}}
+        with self._running(asked.settings, asked.layers, weights, progress, cancel) as running:
+            found = plan_robust_counts(running, asked, self.run.criterion)
+        return PlannedModel(found.plan, notes, datasets=found)
+
+    def _counted(
+        self, sets: Sequence[DataSet], phases: tuple[str, ...], reading: Callable[[float], None]
+    ) -> tuple[CountSets, tuple[str, ...]]:
+        """The counts of all data sets, those with tokens counted, and sentences that the user should read."""
+        if len(phases) > 1:
+            raise InputError("counts do not say which phase they are of; name each phase's as a data set", "phase")
+        check_limits(self.options)
+        found = read_count_sets(sets, self.choice, self.hardware.mesh, self.layers, reading)
+        settings = self._settings(found.model, len(found.layers))
+        names, weights = tuple(each.name for each in sets), tuple(each.weight for each in sets)
+        counts = CountSets(settings, names, weights, found.counts, found.layers, self.run.start)
+        return counts, found.notes
 
     def _together(self, sets: Sequence[DataSet], progress: Progress) -> DataSetsToPlan:
         """What is planned for several data sets: a reader of traces for each data set, all with the same model and

@@ -16,7 +16,34 @@ from optimizer.simulation.report import SimulationReport
 from optimizer.traces.datasets import MIX, ROBUST, mix_without
 
 FIGURES = ("mean", "p50", "p99")
-"""The figures by which plans are compared: of latency over test batches, in microseconds."""
+"""The figures by which plans are compared, over test batches or, of counts, over test steps."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What plans are compared by: `key` names it in JSON, `suffix` ends the keys of further figures with its unit, and
+    `shown` is which of `FIGURES` tables show."""
+
+    key: str
+    suffix: str
+    shown: str
+
+    @property
+    def selection_key(self) -> str:
+        """The key in a candidate's quality of its scores on selection batches."""
+        return f"selection{self.suffix}"
+
+    @property
+    def test_key(self) -> str:
+        """The key in a candidate's quality of its figures on test batches."""
+        return f"test{self.suffix}"
+
+
+LATENCY = Measure("latency_us", "_us", "p99")
+"""Simulated latency in microseconds, a sum over layers; of several figures the tail is shown."""
+
+EXPECTED = Measure("expected_imbalance", "", "mean")
+"""Peak / mean expected device load, a mean over layers; it is of counts, whose few steps have no tail to show."""
 
 
 def latency_figures(report: SimulationReport) -> Floats:
@@ -147,14 +174,16 @@ def _without(pools: Pools, place: int, criterion: Criterion, limits: Limits) -> 
 @dataclass(frozen=True, eq=False)
 class Robustness:
     """Plans on data sets: latency `[plan, data set, figure]` and left_out `[data set, figure]` as summed over layers,
-    in microseconds on test batches. left_out is of the plan chosen without the data set, on it."""
+    in microseconds on test batches. left_out is of the plan chosen without the data set, on it. Of another measure they
+    are figures of that, which sum up over layers as well."""
 
     choices: Choices
     latency: Floats
     left_out: Floats
+    measure: Measure = LATENCY
 
     @classmethod
-    def of(cls, choices: Choices, test: Sequence[Floats]) -> "Robustness":
+    def of(cls, choices: Choices, test: Sequence[Floats], measure: Measure = LATENCY) -> "Robustness":
         """test: for each layer `[candidate, data set, figure]`, nan for candidates that are not needed. Raises
         ValueError where one that is needed is nan."""
         figures, layers = _stacked(test), np.arange(len(test))
@@ -163,7 +192,7 @@ class Robustness:
         left_out = figures[layers, choices.left_out, sets].sum(axis=1)
         if np.isnan(latency).any() or np.isnan(left_out).any():
             raise ValueError("test figures of a chosen candidate are missing")
-        return cls(choices, latency, left_out)
+        return cls(choices, latency, left_out, measure)
 
     @property
     def plans(self) -> tuple[str, ...]:
@@ -198,8 +227,8 @@ class Robustness:
         choices, pools = self.choices, self.choices.pools
         return {
             "criterion": str(choices.criterion),
-            "selection_us": choices.outcome.objective,
-            "lower_bound_us": choices.outcome.lower_bound,
+            self.measure.selection_key: choices.outcome.objective,
+            f"lower_bound{self.measure.suffix}": choices.outcome.lower_bound,
             "status": str(choices.outcome.status),
             "layers": [pool.layer for pool in pools.layers],
             "weights": self._by_name(pools.weights),
@@ -211,7 +240,9 @@ class Robustness:
         latency = {figure: self._by_name(self.of_figure(figure)[plan]) for figure in FIGURES}
         regret = {figure: self._by_name(self.regret(figure)[plan]) for figure in FIGURES}
         worst = {figure: float(self.worst(figure)[plan]) for figure in FIGURES}
-        return {"plan": self.plans[plan], "latency_us": latency, "regret_us": regret, "worst_us": worst}
+        return {"plan": self.plans[plan], self.measure.key: latency} | {
+            f"{name}{self.measure.suffix}": value for name, value in (("regret", regret), ("worst", worst))
+        }
 
     def _by_name(self, values: Floats) -> dict[str, float]:
         return dict(zip(self.datasets, values.tolist(), strict=True))
@@ -219,4 +250,4 @@ class Robustness:
     def _left_out_summary(self, place: int) -> dict[str, Any]:
         latency = dict(zip(FIGURES, self.left_out[place].tolist(), strict=True))
         own = dict(zip(FIGURES, self.latency[place, place].tolist(), strict=True))
-        return {"dataset": self.datasets[place], "latency_us": latency, "own_us": own}
+        return {"dataset": self.datasets[place], self.measure.key: latency, f"own{self.measure.suffix}": own}

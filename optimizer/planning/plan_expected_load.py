@@ -1,6 +1,7 @@
 """Planning where there are counts and no tokens: the expected load of devices, and nothing that needs a batch."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,8 +86,22 @@ def step_loads(counts: Counts, layer: int, model: Model) -> Ints:
         )
     tokens = routed.sum(axis=1, keepdims=True) / model.top_k
     load = np.concatenate([routed, np.repeat(tokens, model.shared_experts, axis=1)], axis=1)
+    return equal_steps(load)
+
+
+def equal_steps(load: Ints | Floats) -> Ints:
+    """The loads `[step, expert]` with every step scaled to `STEP_PAIRS` pairs, int32."""
     scaled: Ints = np.rint(load * (STEP_PAIRS / load.sum(axis=1, keepdims=True))).astype(np.int32)
     return scaled
+
+
+def check_limits(options: SolveOptions) -> None:
+    """Raise InputError for a limit that counts cannot keep to: the traffic between rows."""
+    if options.constraints.row_traffic is not None:
+        raise InputError(
+            "a limit to the traffic between rows needs token traces: counts do not say from which rows tokens come",
+            field="max_row_traffic",
+        )
 
 
 def split_steps(load: Ints) -> tuple[Ints, Ints, bool]:
@@ -111,19 +126,9 @@ def solve_expected(
 
     Once the effort's cancel token is asked, it ends with the best so far; from the first seed on the token is heeded.
     """
-    found: list[Candidate] = []
-    for candidate in seeds_and_formulation(problem, effort, progress, options.shares):
-        found.append(candidate)
-        effort.cancel.heed()
-    started, experts = time.monotonic(), problem.model.experts
-    goal = DescentGoal(
-        np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail_weight=0
-    )
-    pool = [candidate.placement for candidate in found]
-    if not effort.cancel.asked:
-        budget = SearchBudget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.iterations)
-        spell = SearchShare(budget, effort.seed, effort.jobs, progress)
-        pool += split_evenly(problem, goal, found, SEARCHES[effort.search][0] or "descent", spell, options.tabu)
+    found = list(constructed(problem, options, effort, progress))
+    started = time.monotonic()
+    pool = [*(candidate.placement for candidate in found), *searched(problem, found, options, effort, progress)]
     best = min(pool, key=lambda placement: float(expected_imbalance(placement, problem.load).mean()))
     chosen = _judged(Candidate("search", best, time.monotonic() - started), test)
     formulated = next((candidate for candidate in found if candidate.outcome is not None), None)
@@ -135,6 +140,29 @@ def solve_expected(
         gaps(bound_steps(test, problem.mesh), {IMBALANCE: float(chosen.imbalance.mean())}),
         unseen,
     )
+
+
+def constructed(problem: Problem, options: SolveOptions, effort: Effort, progress: Progress) -> Iterator[Candidate]:
+    """One candidate of each seed and of the formulation; from the first on the effort's cancel token is heeded."""
+    for candidate in seeds_and_formulation(problem, effort, progress, options.shares):
+        yield candidate
+        effort.cancel.heed()
+
+
+def searched(
+    problem: Problem, found: list[Candidate], options: SolveOptions, effort: Effort, progress: Progress
+) -> list[Placement]:
+    """What searches from what was found come to, for the least summed peak of the problem's steps; none once the
+    effort's cancel token is asked."""
+    if effort.cancel.asked:
+        return []
+    experts = problem.model.experts
+    goal = DescentGoal(
+        np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail_weight=0
+    )
+    budget = SearchBudget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.iterations)
+    spell = SearchShare(budget, effort.seed, effort.jobs, progress)
+    return list(split_evenly(problem, goal, found, SEARCHES[effort.search][0] or "descent", spell, options.tabu))
 
 
 def _judged(candidate: Candidate, test: Ints) -> ExpectedMethodResult:
@@ -160,11 +188,7 @@ def plan_counts(
     layer that the counts lack, and where the model does not fit the mesh.
     """
     (counts, model), effort = counted, effort or options.effort()
-    if options.constraints.row_traffic is not None:
-        raise InputError(
-            "a limit to the traffic between rows needs token traces: counts do not say from which rows tokens come",
-            field="max_row_traffic",
-        )
+    check_limits(options)
     train, test, unseen = split_steps(step_loads(counts, layer, model))
     problem = make_problem(model, mesh, cost, train, options.constraints)
     solution = solve_expected(started(problem, start, layer), test, unseen, options, effort, progress)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer import __version__
 from optimizer.domain.cost import Cost
@@ -116,19 +116,28 @@ def loads_of(source: TraceSource, layers: Sequence[int], jobs: int = JOBS) -> In
 
     Tokens of the phases that batches are made of count, in the shares that they have in a batch.
     """
-    trace, model = source.trace, source.model
-    train, _, test = split_requests(trace.requests, source.seed)
-    decodes = float(source.composition.decodes().mean())
-    places = np.array([trace.place(layer) for layer in layers])
-    found = np.zeros((2, len(layers), model.routed_experts))
-    for output, share in ((True, decodes), (False, 1 - decodes)):
-        if share:
-            turns = _turns(trace, [spans(trace, requests, output) for requests in (train, test)])
-            pairs = _pairs(trace.experts, places, turns, model.routed_experts, jobs)
-            found += share * pairs / (pairs.sum(axis=2, keepdims=True) / model.top_k)
-    shared = np.ones((2, len(layers), model.shared_experts))
+    train, _, test = split_requests(source.trace.requests, source.seed)
+    found = group_loads(source, layers, (train, test), jobs)
+    shared = np.ones((2, len(layers), source.model.shared_experts))
     whole: Ints = np.rint(TOKENS * np.concatenate([found, shared], axis=2)).astype(np.int32)
     return whole
+
+
+def group_loads(source: TraceSource, layers: Sequence[int], groups: Sequence[Ints], jobs: int = JOBS) -> Floats:
+    """Expected pairs of each routed expert per token in groups of requests, `[group, layer, expert]`; a group is `[request]`.
+
+    There are at most 127 groups, of which none shares a request with another. Tokens count as in `loads_of`.
+    """
+    trace, model = source.trace, source.model
+    decodes = float(source.composition.decodes().mean())
+    places = np.array([trace.place(layer) for layer in layers])
+    found = np.zeros((len(groups), len(layers), model.routed_experts))
+    for output, share in ((True, decodes), (False, 1 - decodes)):
+        if share:
+            turns = _turns(trace, [spans(trace, requests, output) for requests in groups])
+            pairs = _pairs(trace.experts, places, turns, found.shape, jobs)
+            found += share * pairs / (pairs.sum(axis=2, keepdims=True) / model.top_k)
+    return found
 
 
 def _turns(trace: RoutingTrace, parts: Sequence[Ints]) -> Ints:
@@ -142,11 +151,11 @@ def _turns(trace: RoutingTrace, parts: Sequence[Ints]) -> Ints:
     return turns
 
 
-def _pairs(experts: Ints, places: Ints, turns: Ints, routed: int, jobs: int) -> Ints:
-    """Pairs of each expert in each of two sets, `[set, layer, expert]`, counted in `jobs` threads."""
+def _pairs(experts: Ints, places: Ints, turns: Ints, shape: tuple[int, ...], jobs: int) -> Ints:
+    """Pairs of each expert in each of the parts, of shape `[part, layer, expert]`, counted in `jobs` threads."""
 
     def counted(stretch: Ints) -> Ints:
-        found = np.zeros((2, len(places), routed), dtype=np.int32)
+        found = np.zeros(shape, dtype=np.int32)
         _count(experts, places, turns, int(stretch[0]), int(stretch[1]), found)
         return found
 

@@ -11,12 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from formulations.kit.arrays import Floats
-from optimizer.planning.choose_for_datasets import FIGURES, Robustness
+from optimizer.planning.choose_for_datasets import EXPECTED, FIGURES, Robustness
 from optimizer.report.tables import Part, make_table
 from optimizer.statistics.drift import Drift
-
-SHOWN = "p99"
-"""Which of `FIGURES` the tables, the sentences and the colours of the page show: the tail of the latency."""
 
 WITHOUT = "chosen without it"
 """The label of the row in which each data set has the plan that was chosen without that data set."""
@@ -50,20 +47,26 @@ def drift_table(drift: Drift) -> Table:
 
 def latency_table(found: Robustness) -> Table:
     """A table of test latency with one row per plan, a column for each data set and one for the slowest data set; in
-    milliseconds where any latency is at least `MANY_US`, otherwise in microseconds."""
-    layers = len(found.choices.pools.layers)
+    milliseconds where any latency is at least `MANY_US`, otherwise in microseconds. Of counts it is expected imbalance
+    instead."""
+    layers, values = len(found.choices.pools.layers), _latency(found, found.measure.shown)
+    if found.measure == EXPECTED:
+        title = "How even is a plan on each data set? Expected peak / mean device load, even split"
+        return _matrix(found, f"{title}{f', mean of {layers} layers' if layers > 1 else ''}", "worst", values, _ratio)
     summed = f", summed over {layers} layers" if layers > 1 else ""
-    values = _latency(found, SHOWN)
     unit = "ms" if values.max() >= MANY_US else "us"
-    title = f"How fast is a plan on each data set? Test latency {SHOWN}, {unit}{summed}"
+    title = f"How fast is a plan on each data set? Test latency {found.measure.shown}, {unit}{summed}"
     return _matrix(found, title, "worst", values, _milliseconds if unit == "ms" else _microseconds)
 
 
 def regret_table(found: Robustness) -> Table:
     """A table of how much slower each data set is under each plan than under the plan made on that data set: one row
     per plan, in per cent of test latency."""
-    latency, own = _latency(found, SHOWN), found.own(SHOWN)
-    title = f"How much slower than under its own plan? Test latency {SHOWN}"
+    shown = found.measure.shown
+    latency, own = _latency(found, shown), found.own(shown)
+    title = f"How much slower than under its own plan? Test latency {shown}"
+    if found.measure == EXPECTED:
+        title = "How much higher is the expected peak than under its own plan?"
     return _matrix(found, title, "most", latency / own - 1, _percent)
 
 
@@ -103,6 +106,11 @@ def _microseconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
+def _ratio(value: float) -> str:
+    """The text of an imbalance."""
+    return f"{value:.4f}"
+
+
 def _milliseconds(value: float) -> str:
     """The text, in milliseconds, of a latency given in microseconds."""
     return f"{value / 1000:.2f}"
@@ -114,25 +122,29 @@ def _percent(share: float) -> str:
 
 
 def lines(found: Robustness) -> list[str]:
-    """Sentences about the slowest data set under each kind of plan, about data sets that were left out of planning, and
+    """Sentences about the worst data set under each kind of plan, about data sets that were left out of planning, and
     about how much better than the chosen plan any other choice could be."""
-    worst, own = found.worst(SHOWN), len(found.datasets)
+    shown, counted = found.measure.shown, found.measure == EXPECTED
+    worst, own = found.worst(shown), len(found.datasets)
     single = int(worst[:own].argmin())
-    said = [f"robust {_microseconds(worst[-1])} us"]
-    said += [f"made on the mix {_microseconds(worst[own])}"] if len(worst) > own + 1 else []
-    said += [f"the best made on one data set {_microseconds(worst[single])} ({found.datasets[single]})"]
+    text, unit = (_ratio, "") if counted else (_microseconds, " us")
+    said = [f"robust {text(worst[-1])}{unit}"]
+    said += [f"made on the mix {text(worst[own])}"] if len(worst) > own + 1 else []
+    said += [f"the best made on one data set {text(worst[single])} ({found.datasets[single]})"]
     outcome = found.choices.outcome
     assert outcome.objective is not None  # choosing always ends with an objective, as there is at least one candidate
-    sentences = [f"Slowest data set, {SHOWN}: {', '.join(said)}."]
+    what = "Least even data set, expected imbalance" if counted else f"Slowest data set, {shown}"
+    sentences = [f"{what}: {', '.join(said)}."]
     if len(found.left_out):
-        loss = _latency(found, SHOWN)[-1] / found.own(SHOWN) - 1
+        loss = _latency(found, shown)[-1] / found.own(shown) - 1
         sentences.append(
-            f"Left out of planning and choosing, a data set is slower than under its own plan by {loss.mean():.1%} on "
-            f"average and {loss.max():.1%} at most."
+            f"Left out of planning and choosing, a data set is {'less even' if counted else 'slower'} than under its "
+            f"own plan by {loss.mean():.1%} on average and {loss.max():.1%} at most."
         )
+    judged, gap = "steps" if counted else "batches", outcome.objective - outcome.lower_bound
     sentences.append(
-        f"By {found.choices.criterion} on selection batches no choice among the candidates is better by more than "
-        f"{outcome.objective - outcome.lower_bound:.1f} us."
+        f"By {found.choices.criterion} on selection {judged} no choice among the candidates is better by more than "
+        f"{text(gap) if counted else f'{gap:.1f}'}{unit}."
     )
     return sentences
 
@@ -145,10 +157,15 @@ def as_json(found: Robustness, drift: Drift) -> dict[str, Any]:
 
 def robustness_page(found: Robustness) -> str:
     """A page with a heat map of every plan on every data set: colours show how much slower a plan is than the data
-    set's own plan, and numbers are test latencies in microseconds."""
-    latency, own = _latency(found, SHOWN), found.own(SHOWN)
+    set's own plan, and numbers are test latencies in microseconds, or of counts expected imbalances."""
+    shown, counted = found.measure.shown, found.measure == EXPECTED
+    latency, own = _latency(found, shown), found.own(shown)
+    number, unit = (_ratio, "x mean") if counted else (_microseconds, "us")
+    decimals = ".4f" if counted else ",.1f"
+    figures = ", ".join(f"{name} %{{customdata[{place}]:{decimals}}}" for place, name in enumerate(FIGURES))
+    title = "expected imbalance of devices" if counted else f"test latency {shown}, us"
     loss = 100 * (latency / own - 1)
-    text = [[_microseconds(value) for value in row] for row in latency]
+    text = [[number(value) for value in row] for row in latency]
     figure = graph_objects.Figure()
     figure.add_heatmap(
         x=list(found.datasets),
@@ -157,14 +174,13 @@ def robustness_page(found: Robustness) -> str:
         text=text,
         texttemplate="%{text}<br>%{z:+.1f} %",
         customdata=np.stack([_latency(found, name) for name in FIGURES], axis=2),
-        hovertemplate="made on %{y}, on %{x}: mean %{customdata[0]:,.1f}, p50 %{customdata[1]:,.1f}, "
-        "p99 %{customdata[2]:,.1f} us<extra></extra>",
+        hovertemplate=f"made on %{{y}}, on %{{x}}: {figures} {unit}<extra></extra>",
         colorscale="RdBu_r",
         zmid=0,
-        colorbar_title="% slower than<br>its own plan",
+        colorbar_title=f"% {'higher' if counted else 'slower'} than<br>its own plan",
     )
     figure.update_layout(
-        title={"text": f"Every plan on every data set: test latency {SHOWN}, us",
+        title={"text": f"Every plan on every data set: {title}",
                "subtitle": {"text": lines(found)[0]}},
         xaxis={"title": "judged on", "type": "category"},
         yaxis={"title": "made on", "type": "category", "autorange": "reversed"},

@@ -206,7 +206,7 @@ def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Ge
         said = f"batches of {sizes[0]} and of {sizes[1]} tokens cannot be mixed; give all the same number of tokens"
         raise InputError(said, "batch_tokens")
     total = max(part.count for part in parts)
-    numbers = _shared_out(total, np.array(weights)[taken])
+    numbers = shared_out(total, np.array(weights)[taken])
     drawn = [_draw(part.count, number, rng) for part, number in zip(parts, numbers.tolist(), strict=True)]
     order = np.argsort(np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in numbers]), kind="stable")
 
@@ -227,7 +227,7 @@ def _mixed(given: Sequence[Batches], weights: Sequence[float], rng: np.random.Ge
     )
 
 
-def _shared_out(total: int, weights: Floats) -> Ints:
+def shared_out(total: int, weights: Floats) -> Ints:
     """Whole numbers that add up to `total`, in proportion to weights, by the method of largest remainders."""
     exact = total * weights / weights.sum()
     numbers: Ints = np.floor(exact).astype(np.int64)

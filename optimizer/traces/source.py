@@ -269,6 +269,11 @@ def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Call
     return cached(named.cache, named.files, model, layers, named.first_moe_layer, read, named.extras)
 
 
+def holds_counts(named: TraceInput) -> bool:
+    """Whether what was named are counts, at least in part."""
+    return isinstance(named.memory, Counts) or any(file.format in COUNTS_ONLY for file in named.files)
+
+
 def open_counts(named: TraceInput, model: Model | ModelChoice) -> tuple[Counts, Model] | None:
     """Read the counts that were named, and their model; None where requests were named, or nothing.
 
@@ -277,11 +282,10 @@ def open_counts(named: TraceInput, model: Model | ModelChoice) -> tuple[Counts, 
     """
     if isinstance(named.memory, Counts):
         return named.memory, _model_of_counts(named.memory, model)
-    files = named.files
-    if not any(file.format in COUNTS_ONLY for file in files):
+    if not holds_counts(named):
         return None
     known = model if isinstance(model, Model) else model.for_reading()
-    counts = read_count_files(files, CountsReading(named.first_moe_layer, known, named.scale), named.strict)
+    counts = read_count_files(named.files, CountsReading(named.first_moe_layer, known, named.scale), named.strict)
     return counts, _model_of_counts(counts, model)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from formulations.kit.arrays import Floats
 from optimizer.domain.placement import Placement
 from optimizer.planning.bounds import Bound, bound_any, gaps, reached_by
-from optimizer.planning.choose_for_datasets import FIGURES, LayerPool, latency_figures
+from optimizer.planning.choose_for_datasets import FIGURES, LATENCY, LayerPool, Measure, latency_figures
 from optimizer.planning.many_layers.layer import LayerTask, seeds_for
 from optimizer.planning.options import silent
 from optimizer.planning.plan_file import LayerPlan
@@ -27,7 +27,7 @@ candidate is simulated on all data sets, and the sum over layers evens out what 
 JUDGING = 0.4  # share of the time that judging is taken to need, until the first candidate tells; a guess
 LEAST_SECONDS = 0.1  # for a search: enough for seeds to be judged
 MOST_LEFT_OUT = 6  # data sets: with more, time goes to the candidates of the plan instead; a compromise, not tuned
-MADE_ON, SELECTION, TEST = "made_on", "selection_us", "test_us"  # what a candidate's plan says besides
+MADE_ON, SELECTION, TEST = "made_on", LATENCY.selection_key, LATENCY.test_key  # what a candidate's plan says besides
 TAIL = 3  # of the latencies in `choose.figures`: the mean of the worst 3 %, which is less noisy than p99
 
 
@@ -118,17 +118,17 @@ def _score(judge: LayerJudge, placement: Placement, sets: Sets) -> float:
     return float(figures(judge.on(placement, sets.selection))[LATENCIES][TAIL])
 
 
-def pool_of(layer: int, names: Sequence[str], candidates: Sequence[LayerPlan]) -> LayerPool:
+def pool_of(layer: int, names: Sequence[str], candidates: Sequence[LayerPlan], measure: Measure = LATENCY) -> LayerPool:
     """The candidates of a layer with their scores on each data set, from which `choose_for_datasets` chooses."""
-    scores = [[part.quality[SELECTION][name] for name in names] for part in candidates]
+    scores = [[part.quality[measure.selection_key][name] for name in names] for part in candidates]
     placements = tuple(part.placement for part in candidates)
     return LayerPool(layer, placements, tuple(part.provenance[MADE_ON] for part in candidates), np.array(scores))
 
 
-def tested(names: Sequence[str], candidates: Sequence[LayerPlan]) -> Floats:
-    """Test latencies `[candidate, data set, figure]`, in microseconds."""
+def figures_tested(names: Sequence[str], candidates: Sequence[LayerPlan], measure: Measure = LATENCY) -> Floats:
+    """Test figures `[candidate, data set, figure]`, latencies in microseconds unless the measure is another."""
 
     def of(part: LayerPlan) -> list[list[Any]]:
-        return [[part.quality[TEST][name][figure] for figure in FIGURES] for name in names]
+        return [[part.quality[measure.test_key][name][figure] for figure in FIGURES] for name in names]
 
     return np.array([of(part) for part in candidates])

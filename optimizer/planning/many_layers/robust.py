@@ -11,7 +11,13 @@ from formulations.kit.solver import Limits
 from optimizer.planning.choose_for_datasets import Choices, Pools, Robustness, choose_plans
 from optimizer.planning.many_layers.layer import LayerTask
 from optimizer.planning.many_layers.parallel import in_order, in_parallel
-from optimizer.planning.many_layers.plan_for_datasets import BATCHES, DataSetsTask, plan_for_datasets, pool_of, tested
+from optimizer.planning.many_layers.plan_for_datasets import (
+    BATCHES,
+    DataSetsTask,
+    figures_tested,
+    plan_for_datasets,
+    pool_of,
+)
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.settings import Settings
@@ -116,10 +122,10 @@ def plan_robust(run: Run, together: DataSetsToPlan, criterion: Criterion) -> Rob
         raise KeyboardInterrupt
     choices = _choices(together, planned, criterion, settings.options.seed)
     plans = {
-        name: settings.plan(survey.policy, survey.layers | _parts(planned, places, name, criterion))
+        name: settings.plan(survey.policy, survey.layers | chosen_parts(planned, places, name, criterion))
         for name, places in zip(choices.names, choices.plans, strict=True)
     }
-    robustness = Robustness.of(choices, [tested(together.names, planned[layer]) for layer in sorted(planned)])
+    robustness = Robustness.of(choices, [figures_tested(together.names, planned[layer]) for layer in sorted(planned)])
     own = {name: plans[name] for name in together.names}
     return RobustPlan(plans[choices.names[-1]], own, robustness, chosen.drift())
 
@@ -134,7 +140,9 @@ def _choices(together: DataSetsToPlan, planned: dict[int, list[LayerPlan]], crit
     )
 
 
-def _parts(planned: dict[int, list[LayerPlan]], places: Ints, name: str, criterion: Criterion) -> dict[int, LayerPlan]:
+def chosen_parts(
+    planned: dict[int, list[LayerPlan]], places: Ints, name: str, criterion: Criterion
+) -> dict[int, LayerPlan]:
     """The candidates of a plan, layer by layer, which say what they were chosen for."""
     said = {"chosen_for": f"all data sets, by {criterion}" if name == ROBUST else name}
     chosen = {layer: planned[layer][place] for layer, place in zip(sorted(planned), places.tolist(), strict=True)}

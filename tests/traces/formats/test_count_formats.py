@@ -183,6 +183,13 @@ def test_numbers_that_are_not_whole_need_a_scale(tmp_path: Path) -> None:
     assert found.notes == (f"all counts were multiplied by 1e+06 and rounded, by {largest:.3g} at most",)
 
 
+def test_counts_of_a_few_experts_alone_are_read(tmp_path: Path) -> None:
+    # As floats, and with 240 experts that were never counted: that is suspicious, and no fault of the file.
+    counts = [float(count) for count in RNG.integers(1, 10**6, 16)] + [0.0] * 240
+    (tmp_path / "a.json").write_text(json.dumps({"logical_count": [counts]}))
+    assert read(tmp_path / "a.json").load.tolist() == [[counts]]
+
+
 @pytest.mark.parametrize("wrong", [-0.5, float("nan"), float("inf"), 1e13])
 def test_no_scale_makes_counts_of_impossible_numbers(tmp_path: Path, wrong: float) -> None:
     # And none is suggested for them.
