@@ -23,7 +23,7 @@ from optimizer.traces.formats.untrusted import (
     count_from,
 )
 
-CHUNK = 1 << 16  # bytes that are read at a time: some hundred lines, so that as many empty ones take little memory
+CHUNK = 1 << 17  # bytes that are read at a time: some hundred lines, so that as many empty ones take little memory
 LONGEST_LINE = 1 << 24  # bytes: a line of one token is some hundred
 
 
@@ -82,11 +82,12 @@ def read_expert_log(path: Path, extras: bool = False) -> Iterator[Request | BadR
 
 def _read_lines(text: bytes, first: int, log: _Log) -> Iterator[BadRequestError]:
     """Add the lines of a text to the log, and yield what is wrong with others; first: the number of its first line."""
-    lines = scanned(text)
+    lines = scanned(text, log.extras)
     routes = lines.kind == ROUTE
     if not log.top_k and routes.any():
         log.top_k = int(lines.length[routes.argmax(), 0])
-    fitting = routes & (lines.length[:, 0] == log.top_k) & np.isin(lines.length[:, 1], (0, log.top_k))
+    fitting = routes & (lines.length[:, 0] == log.top_k)
+    fitting &= (lines.length[:, 1] == 0) | (lines.length[:, 1] == log.top_k)
     for place in np.flatnonzero((lines.kind == OTHER) | (routes & ~fitting)):
         start = int(lines.end[place - 1]) + 1 if place else 0
         try:

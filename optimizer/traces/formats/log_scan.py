@@ -16,8 +16,11 @@ MOST_NUMBER = 1 << 40
 EXACT_POWER = 22  # the largest power of ten that a double holds exactly
 MOST_DIGITS = 18  # digits that 64 bits hold
 BLANK, OTHER, ROUTE, META = 0, 1, 2, 3  # what a line is; OTHER is left to the library
+WEIGHTS = 5  # the place of the key of weights in `KNOWN`
 ROUTE_WORD, META_WORD = 6, 7  # where these values of the key `type` are in `KNOWN`, behind the keys
 NEEDED = 0b011110  # the keys that a route must have, by their places: req_id, token_idx, layer, topk_ids
+IN_NUMBERS = np.isin(np.arange(256), np.frombuffer(b"0123456789+-.eE, ", dtype=np.uint8))
+POWERS = 10.0 ** np.arange(EXACT_POWER + 1)
 WORDS = np.frombuffer(b"truefalsenull", dtype=np.uint8)
 HASH_START, HASH_FACTOR = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a of 64 bits
 
@@ -40,8 +43,8 @@ class LogLines(NamedTuple):
     end: Ints
 
 
-def scanned(text: bytes) -> LogLines:
-    """Read the whole lines of a text; the last one may lack its line feed."""
+def scanned(text: bytes, weights: bool) -> LogLines:
+    """Read the whole lines of a text, the last of which may lack its line feed; weights: whether these are read too."""
     lines = text.count(b"\n") + (not text.endswith(b"\n"))
     found = LogLines(
         np.zeros(lines, dtype=np.uint8),
@@ -50,11 +53,11 @@ def scanned(text: bytes) -> LogLines:
         np.zeros(lines, dtype=np.int64),
         np.zeros(lines, dtype=np.int64),
         np.zeros((lines, 2), dtype=np.int64),
-        np.zeros((lines, MOST_IDS), dtype=np.int32),
-        np.zeros((lines, MOST_IDS), dtype=np.float32),
+        np.empty((lines, MOST_IDS), dtype=np.int32),
+        np.empty((lines, MOST_IDS), dtype=np.float32),
         np.zeros(lines, dtype=np.int64),
     )
-    _scan(np.frombuffer(text, dtype=np.uint8), KEYS, found)
+    _scan(np.frombuffer(text, dtype=np.uint8), KEYS, weights, found)
     return found
 
 
@@ -67,16 +70,24 @@ def hash_of(text: bytes) -> np.uint64:
 
 
 @kernel
-def _hash(text: Ints, start: int, stop: int) -> np.uint64:
+def _text(text: Ints, at: int, stop: int) -> tuple[np.uint64, int]:
+    """The hash of a text without escapes, and the place behind its closing quote; -1 for anything else."""
     found = HASH_START
-    for at in range(start, stop):
-        found = (found ^ np.uint64(text[at])) * HASH_FACTOR
-    return found
+    if at >= stop or text[at] != ord('"'):
+        return found, -1
+    for end in range(at + 1, stop):
+        letter = text[end]
+        if letter == ord('"'):
+            return found, end + 1
+        if letter == ord("\\") or letter < ord(" ") or letter > ord("~"):
+            return found, -1
+        found = (found ^ np.uint64(letter)) * HASH_FACTOR
+    return found, -1
 
 
 @kernel
-def _scan(text: Ints, keys: Ints, found: LogLines) -> None:
-    """Read every line into `found`; keys: the hashes of `KNOWN`."""
+def _scan(text: Ints, keys: Ints, weights: bool, found: LogLines) -> None:
+    """Read every line into `found`; keys: the hashes of `KNOWN`; weights: whether these are read."""
     start = 0
     for line in range(len(found.kind)):
         stop = start
@@ -85,7 +96,7 @@ def _scan(text: Ints, keys: Ints, found: LogLines) -> None:
         found.end[line] = stop
         at = _skip_blanks(text, start, stop)
         if at < stop:
-            found.kind[line] = _line(text, at, stop, keys, found, line)
+            found.kind[line] = _line(text, at, stop, keys, weights, found, line)
         start = stop + 1
 
 
@@ -97,22 +108,24 @@ def _skip_blanks(text: Ints, at: int, stop: int) -> int:
 
 
 @kernel
-def _line(text: Ints, at: int, stop: int, keys: Ints, found: LogLines, line: int) -> int:
+def _line(text: Ints, at: int, stop: int, keys: Ints, weights: bool, found: LogLines, line: int) -> int:
     """Read one line that begins at `at`; returns what it is."""
     if text[at] != ord("{"):
         return OTHER
     seen = 0
     while text[at] != ord("}"):
         at = _skip_blanks(text, at + 1, stop)
-        end = _end_of_text(text, at, stop)
+        name, end = _text(text, at, stop)
         if end < 0:
             return OTHER
-        key = _place(keys, _hash(text, at + 1, end))
-        at = _skip_blanks(text, end + 1, stop)
+        key = _place(keys, name)
+        at = _skip_blanks(text, end, stop)
         if at >= stop or text[at] != ord(":") or (key >= 0 and seen & (1 << key)):
             return OTHER  # a key that comes twice is for the library to judge
         seen |= 1 << key if key >= 0 else 0
-        at = _value(text, _skip_blanks(text, at + 1, stop), stop, key, found, line)
+        at = _skip_blanks(text, at + 1, stop)
+        plain = key < 0 or (key == WEIGHTS and not weights)
+        at = _end_of_plain(text, at, stop) if plain else _value(text, at, stop, key, found, line)
         at = _skip_blanks(text, at, stop) if at >= 0 else stop
         if at >= stop or (text[at] != ord(",") and text[at] != ord("}")):
             return OTHER
@@ -137,11 +150,9 @@ def _place(keys: Ints, name: np.uint64) -> int:
 def _value(text: Ints, at: int, stop: int, key: int, found: LogLines, line: int) -> int:
     """Read the value of a key, the place of which in `KNOWN` is given; returns the place behind it, or -1."""
     if key == 0 or key == 1:
-        end = _end_of_text(text, at, stop)
-        if end >= 0:
-            hashes = found.typed if key == 0 else found.request
-            hashes[line] = _hash(text, at + 1, end)
-        return end + 1 if end >= 0 else -1
+        hashes = found.typed if key == 0 else found.request
+        hashes[line], end = _text(text, at, stop)
+        return end
     if key == 2 or key == 3:
         value, at = _whole(text, at, stop)
         numbers = found.token if key == 2 else found.layer
@@ -149,30 +160,22 @@ def _value(text: Ints, at: int, stop: int, key: int, found: LogLines, line: int)
         return at
     if key == 4:
         return _ids(text, at, stop, found, line)
-    if key == 5:
-        return _weights(text, at, stop, found, line)
-    return _end_of_plain(text, at, stop)
-
-
-@kernel
-def _end_of_text(text: Ints, at: int, stop: int) -> int:
-    """Where the closing quote of a text without escapes stands; -1 for anything else."""
-    if at >= stop or text[at] != ord('"'):
-        return -1
-    for end in range(at + 1, stop):
-        if text[end] == ord('"'):
-            return end
-        if text[end] == ord("\\") or text[end] < ord(" ") or text[end] > ord("~"):
-            return -1
-    return -1
+    return _weights(text, at, stop, found, line)
 
 
 @kernel
 def _end_of_plain(text: Ints, at: int, stop: int) -> int:
-    """The end of a text, or of a number or word, the value of a key that is not read; -1 for a list or an object."""
+    """The end of the value of a key that is not read: a text, a word, a number, or a list of numbers; -1 for others."""
     if at < stop and text[at] == ord('"'):
-        end = _end_of_text(text, at, stop)
-        return end + 1 if end >= 0 else -1
+        _, at = _text(text, at, stop)
+        return at
+    if at < stop and text[at] == ord("["):
+        for end in range(at + 1, stop):
+            if text[end] == ord("]"):
+                return end + 1
+            if not IN_NUMBERS[text[end]]:
+                return -1
+        return -1
     if at < stop and (text[at] == ord("t") or text[at] == ord("f") or text[at] == ord("n")):
         return _end_of_word(text, at, stop, WORDS)
     _, at = _number(text, at, stop)
@@ -241,7 +244,7 @@ def _number(text: Ints, at: int, stop: int) -> tuple[float, int]:
         power += sign * exponent
     if power < -EXACT_POWER or power > EXACT_POWER or at >= stop:
         return 0.0, -1
-    found = value / 10.0**-power if power < 0 else value * 10.0**power
+    found = value / POWERS[-power] if power < 0 else value * POWERS[power]
     return (-found if negative else found), at
 
 

@@ -53,7 +53,7 @@ def good(path: Path, extras: bool = False) -> list[Request]:
 
 
 def faults(path: Path) -> list[str]:
-    return [str(found) for found in read_expert_log(path) if isinstance(found, BadRequestError)]
+    return [str(found) for found in read_expert_log(path, True) if isinstance(found, BadRequestError)]
 
 
 def test_a_log_of_a_profile_run_that_counts_tokens_anew(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ LINES = st.sampled_from(
 def test_whatever_the_fast_pass_takes_the_library_reads_alike(line: bytes) -> None:
     """The library is the oracle: a line that it refuses, or reads otherwise, must be left to it."""
     line = line.replace(b"\n", b" ")
-    found = scanned(line)
+    found = scanned(line, True)
     if found.kind[0] not in (ROUTE, META):
         return
     value = json.loads(line)
@@ -188,7 +188,7 @@ def test_whatever_the_fast_pass_takes_the_library_reads_alike(line: bytes) -> No
 
 def test_usual_lines_take_the_fast_pass() -> None:
     text = "\n".join([json.dumps(HEAD), json.dumps(route("r", 1, 2, EXPERTS[0, 0], WEIGHTS[0, 0].astype(float))), "{}"])
-    assert scanned(text.encode()).kind.tolist() == [OTHER, ROUTE, OTHER]
+    assert scanned(text.encode(), True).kind.tolist() == [META, ROUTE, OTHER]
 
 
 def test_convert_keeps_what_a_log_says(tmp_path: Path) -> None:
