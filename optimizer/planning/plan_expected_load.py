@@ -189,6 +189,7 @@ def plan_counts(
     """
     (counts, model), effort = counted, effort or options.effort()
     check_limits(options)
+    model.check_layers([layer])
     train, test, unseen = split_steps(step_loads(counts, layer, model))
     problem = make_problem(model, mesh, cost, train, options.constraints)
     solution = solve_expected(started(problem, start, layer), test, unseen, options, effort, progress)

@@ -124,7 +124,7 @@ def loads_of(source: TraceSource, layers: Sequence[int], jobs: int = JOBS) -> In
 
 
 def group_loads(source: TraceSource, layers: Sequence[int], groups: Sequence[Ints], jobs: int = JOBS) -> Floats:
-    """Expected pairs of each routed expert per token in groups of requests, `[group, layer, expert]`; a group is `[request]`.
+    """Expected pairs of each routed expert per token, `[group, layer, expert]`, in groups of requests `[request]`.
 
     There are at most 127 groups, of which none shares a request with another. Tokens count as in `loads_of`.
     """

@@ -106,6 +106,10 @@ class _Model(_Part):
     groups: int | None = Field(default=None, ge=1)
     groups_per_token: int | None = Field(default=None, ge=1)
     mtp_layers: int | None = Field(default=None, ge=0)
+    dense_layers: list[int] | None = None
+    hidden_size: int | None = Field(default=None, ge=0)
+    expert_width: int | None = Field(default=None, ge=0)
+    shared_beside: int | None = Field(default=None, ge=0)
 
 
 class _Mesh(_Part):
@@ -281,6 +285,8 @@ def _table(where: str, rank: list[list[int]] | None, placement: Placement, exper
 
 
 def _model(parsed: _Model) -> Model:
-    """What a plan does not say of its model (layer numbering, groups), the preset of that name does."""
+    """What a plan does not say of its model (layer numbering, groups, sizes), the preset of that name does."""
     known = asdict(load_model(parsed.name)) if parsed.name in names("models") else {}
-    return Model(**(known | parsed.model_dump(exclude_none=True)))
+    said = parsed.model_dump(exclude_none=True)
+    dense = {"dense_layers": tuple(said["dense_layers"])} if "dense_layers" in said else {}
+    return Model(**(known | said | dense))

@@ -197,10 +197,11 @@ def layers_of_files(files: Sequence[TraceFile], model: Model, first_moe_layer: i
 def _moe_layers(request: Request, model: Model, first_moe_layer: int | None) -> tuple[int, ...]:
     """The ids of a request's layers that have experts; a layer is taken as dense if it names expert 0 alone.
 
-    Raises InputError if no layer has experts.
+    Raises InputError if no layer has experts, and for routing in a layer that has none in the model.
     """
-    held = request.layers or tuple(layer_ids(request.experts, model, first_moe_layer))
+    held = request.layers or layer_ids(request.experts, model, first_moe_layer)
     routed = [layer for place, layer in enumerate(held) if (request.experts[:, place] > 0).any()]
     if not routed:
         raise InputError("the first request names expert 0 alone in all layers; name traces with routing in them")
+    model.check_layers(routed)
     return tuple(routed)

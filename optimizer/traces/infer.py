@@ -1,15 +1,21 @@
 """Which model a trace is of, where the user does not say."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from optimizer.domain.model import MOST_EXPERTS, Model
 from optimizer.domain.presets import load_model, names
 from optimizer.traces.corpus import Faults, TraceFile, stream
-from optimizer.traces.formats.layer_axis import fits_axis
+from optimizer.traces.formats.layer_axis import fits
 from optimizer.traces.formats.request import Request
 
 DEFAULT_MODEL = "deepseek-v3"
+
+LEAST_SEEN = 0.9
+"""The share of a model's ids up to the largest one in a request, below which another preset that fits is likelier. Not
+tuned: of the presets with the same top-k and layers, none has more than 0.8 times as many experts as the next."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,14 @@ class ModelChoice:
 
     def applied(self, base: Model) -> Model:
         """Change `base` by what was said; a model that then differs from its preset is called custom."""
-        said = {
+        said: dict[str, Any] = {
             key: value
             for key in ("routed_experts", "shared_experts", "top_k")
             if (value := getattr(self, key)) is not None and value != getattr(base, key)
         }
         if not said:
             return base
-        ungrouped = {"groups": 1, "groups_per_token": 1} if "routed_experts" in said else {}
+        ungrouped: dict[str, Any] = {"groups": 1, "groups_per_token": 1} if "routed_experts" in said else {}
         return replace(base, name="custom", **said, **ungrouped)
 
 
@@ -54,26 +60,55 @@ def model_of_array(choice: ModelChoice, top_k: int, largest_id: int) -> Model:
 
 
 def model_of_files(choice: ModelChoice, files: Sequence[TraceFile]) -> Model:
-    """The model of trace files: the named one, else the only preset with their layers and top-k, else custom.
+    """The model of trace files: the named one, else the preset that their first request fits best, else custom.
 
-    A custom model has as many routed experts as the largest id in any file shows, and no shared one, unless
-    the user says otherwise.
+    A custom model has as many routed experts as the largest id in any file shows, and no shared one, unless the user
+    says otherwise. Warns where several presets fit equally well, of which none is taken then.
     """
     if choice.name:
         return model_without_trace(choice)
     first = _first_usable(files, choice)
-    _, axis, top_k = first.experts.shape
-    presets = [load_model(name) for name in names("models")]
-    fitting = [
-        model
-        for model in presets
-        if model.top_k == top_k
-        and (first.layers is not None or fits_axis(axis, model))
-        and int(first.experts.max()) < model.routed_experts
-    ]
-    if len(fitting) == 1:
-        return choice.applied(fitting[0])
+    best = _best_fitting(first)
+    if len(best) == 1:
+        return choice.applied(best[0])
+    if best and choice.routed_experts is None:
+        said = " and ".join(model.name for model in best)
+        warnings.warn(f"the traces may be of {said}: name the model; they are taken as of none of them", stacklevel=2)
+    top_k = first.experts.shape[2]
     return choice.applied(Model("custom", choice.routed_experts or _fewest_experts(files, choice, top_k), 0, top_k))
+
+
+def _best_fitting(request: Request) -> list[Model]:
+    """The presets that a request fits; where there are several, those that it fits best.
+
+    Those are the ones with experts in just the layers that have routing, and of these the ones of which the request
+    names experts up to the last: a router seldom leaves the upper tenth of its experts unused in a whole request.
+    """
+    highest = int(request.experts.max())
+    fitting = [model for name in names("models") if _fits(request, model := load_model(name), highest)]
+    if len(fitting) > 1 and request.layers is None:
+        fitting = [model for model in fitting if _routed_layers(request) >= set(model.moe_layer_ids)] or fitting
+    if len(fitting) > 1:
+        fitting = [model for model in fitting if highest + 1 >= LEAST_SEEN * model.routed_experts] or fitting
+    return fitting
+
+
+def _fits(request: Request, model: Model, highest: int) -> bool:
+    """Whether a request has the top-k and the layers of a model, no routing where the model has no experts, and no id
+    beyond the model's experts."""
+    if model.top_k != request.experts.shape[2] or highest >= model.routed_experts:
+        return False
+    moe = {*model.moe_layer_ids, *model.mtp_layer_ids}
+    if request.layers is not None:
+        return moe.issuperset(request.layers)
+    axis = request.experts.shape[1]
+    whole = fits(axis, model.layers, model) and moe >= _routed_layers(request)
+    return whole or fits(axis, model.moe_layers, model)
+
+
+def _routed_layers(request: Request) -> set[int]:
+    """The places of the layer axis with any routing; a dense layer names expert 0 alone."""
+    return {place for place in range(request.experts.shape[1]) if (request.experts[:, place] > 0).any()}
 
 
 def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> Request:

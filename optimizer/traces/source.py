@@ -212,6 +212,7 @@ def open_source(
         return open_traces(named, layers, model, mesh, progress)
     top_k, highest = arrays.experts.shape[2], int(arrays.experts.max())
     known = model if isinstance(model, Model) else model_of_array(model, top_k, highest)
+    _check_layers(model, known, layers)
     batches = explicit_batches(path, arrays, known, Network(mesh, tokens))
     return BatchSource(known, batches, f"{batches.count} batches {origin}")
 
@@ -222,6 +223,7 @@ def open_traces(
     """Read what was named as `open_source` does, where that is traces or nothing at all."""
     composition = named.composition(mesh)
     known = model_of(named, model)
+    _check_layers(known if named.memory is None else model, known, layers)
     if isinstance(named.memory, RoutingTrace):
         trace = with_layers(named.memory, layers)
     elif named.traces:
@@ -256,6 +258,13 @@ def model_of(named: TraceInput, model: Model | ModelChoice) -> Model:
         experts = named.memory.experts
         return model_of_array(model, experts.shape[2], int(experts.max()))
     return model_of_files(model, named.files) if named.traces else model_without_trace(model)
+
+
+def _check_layers(given: Model | ModelChoice, known: Model, layers: Sequence[int]) -> None:
+    """Raise InputError where a layer has no experts in the model that was given. A model that was guessed from arrays
+    alone says nothing of the layers."""
+    if isinstance(given, Model) or given.name:
+        known.check_layers(layers)
 
 
 def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Callable[[float], None]) -> RoutingTrace:

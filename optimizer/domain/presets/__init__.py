@@ -9,13 +9,19 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from optimizer.domain.model import Model
+from optimizer.domain.model_config import CONFIG, is_config, model_of_config
 from optimizer.domain.presets.schema import HardwarePreset, ModelPreset, Section
 from optimizer.errors import InputError
 
 Preset = TypeVar("Preset", bound=Section)
 
 
-def names(kind: Literal["models", "hardware"]) -> list[str]:
+Kind = Literal["models", "hardware", "deployments"]
+FIELDS: dict[Kind, str] = {"models": "model", "hardware": "hardware", "deployments": "deployment"}
+"""The parameter by which a preset of each kind is chosen."""
+
+
+def names(kind: Kind) -> list[str]:
     """The built-in presets of a kind, in alphabetical order."""
     folder = files(__name__) / kind
     return sorted(entry.name[: -len(".toml")] for entry in folder.iterdir() if entry.name.endswith(".toml"))
@@ -45,19 +51,40 @@ def _field(place: tuple[int | str, ...], given: dict[str, Any]) -> list[str]:
     return [".".join(map(str, place))] if place else []
 
 
-def _built_in(kind: Literal["models", "hardware"], name: str) -> str:
+def _built_in(kind: Kind, name: str) -> str:
     """The text of a built-in preset. Raises InputError for a name that there is not."""
     if name not in names(kind):
-        field = {"models": "model", "hardware": "hardware"}[kind]
-        raise InputError(f"{field} '{name}' is not known; there are {', '.join(names(kind))}", field)
+        more = f", or give the path of its {CONFIG}" if kind == "models" else ""
+        raise InputError(
+            f"{FIELDS[kind]} '{name}' is not known; there are {', '.join(names(kind))}{more}", FIELDS[kind]
+        )
     return (files(__name__) / kind / f"{name}.toml").read_text(encoding="utf-8")
 
 
-@cache
 def load_model(name: str) -> Model:
-    """The built-in model of this name. Raises InputError for another name."""
-    preset = _parse(_built_in("models", name), f"model preset {name}", ModelPreset)
+    """The model of a built-in preset, or of the `config.json` that a path names, or that is in a folder.
+
+    Presets go before folders of the same name. Raises InputError for another name, and for a file that cannot be read
+    or describes no model with experts.
+
+    Examples
+    --------
+    >>> load_model("deepseek-v3").routed_experts
+    256
+    """
+    return model_of_config(name) if name not in names("models") and is_config(name) else _model(name)
+
+
+@cache
+def _model(name: str) -> Model:
+    """The built-in model of this name."""
+    preset = model_preset(name)
     return Model(name=name, **preset.model_dump(exclude={"source"}))
+
+
+def model_preset(name: str) -> ModelPreset:
+    """The figures of the built-in model of this name with their source. Raises InputError for another name."""
+    return _parse(_built_in("models", name), f"model preset {name}", ModelPreset)
 
 
 @cache

@@ -89,4 +89,4 @@ def _all_layers(named: TraceInput, model: Model) -> tuple[int, ...]:
     if not model.moe_layers:
         told = f"how many layers {model.name} has is not known"
         raise InputError(f"{told}; name the layers, or give traces", field="layers")
-    return tuple(range(model.first_moe_layer, model.layers))
+    return model.moe_layer_ids

@@ -49,7 +49,7 @@ class Counts:
 
     @property
     def counted_layers(self) -> tuple[int, ...]:
-        """The layers in which anything is counted, which dense layers are not."""
+        """The ids of the layers in which anything was counted, which dense layers are not."""
         return tuple(layer for layer, load in zip(self.layers, self.load.max(axis=(0, 2)), strict=True) if load)
 
 

@@ -63,7 +63,7 @@ def _with_extras(path: Path, request: Request) -> Request:
     return replace(request, weights=arrays.get(WEIGHTS), candidates=arrays.get(CANDIDATES))
 
 
-def layer_ids(experts: Ints, model: Model, first_moe_layer: int | None) -> range:
+def layer_ids(experts: Ints, model: Model, first_moe_layer: int | None) -> tuple[int, ...]:
     """The model layer id of each entry of a request's layer axis, as `numbered` says.
 
     A leading layer whose ids are all zero, or not recorded, is dense. Raises InputError where the axis can be read in

@@ -99,7 +99,7 @@ def _request(gates: Gates, corpus: CorpusRecipe, dataset: str, number: int) -> R
     prompt, output = (_length(mean, rng) for mean in corpus.means)
     numbers, lengths = np.array([number]), np.array([prompt + output])
     generated = generate(gates, dataset, numbers, lengths, corpus.candidates, corpus.weights)
-    whole = model.layers > 0 and gates.layers == tuple(range(model.first_moe_layer, model.layers))
+    whole = 0 < model.layers == model.first_moe_layer + len(gates.layers) and gates.layers == model.moe_layer_ids
     layers = None if whole else gates.layers
     return Request(generated.experts, prompt, layers, generated.weights, generated.candidates)
 

@@ -27,7 +27,7 @@ def generate_corpus(
     """
     counted = _counts(counts, choice)
     model = counted[1] if counted else model_without_trace(choice)
-    known = counted[0].counted_layers if counted else range(model.first_moe_layer, model.layers)
+    known = counted[0].counted_layers if counted else model.moe_layer_ids
     asked = list(known) if layers is None else list(layers)
     if not asked:
         raise InputError(f"model {model.name} does not say which layers it has; name them", "layers")

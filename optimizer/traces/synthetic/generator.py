@@ -149,10 +149,7 @@ def generate(
 
 def _check(model: Model, layers: Sequence[int]) -> None:
     """Raise InputError for layers without experts, and for groups that do not fit the experts and the top-k."""
-    first, last = model.first_moe_layer, model.layers + model.mtp_layers - 1
-    strange = [layer for layer in layers if model.layers and not first <= layer <= last]
-    if strange:
-        raise InputError(f"layer {strange[0]} is no MoE layer of {model.name}, which are {first}..{last}", "layer")
+    model.check_layers(layers)
     lonely = model.groups > 1 and model.routed_experts < 2 * model.groups
     if lonely or model.routed_experts % model.groups or model.top_k > _usable(model):
         raise InputError(
