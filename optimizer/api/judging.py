@@ -76,7 +76,7 @@ def simulate(
     >>> simulate(own, np.zeros((3, 8, 1), dtype=int)).report.imbalance.tolist()
     [2.0, 2.0, 2.0]
     """
-    cost = load_cost(plan) if hardware is None else hardware.cost
+    cost = (load_cost(plan) if hardware is None else hardware.cost).for_model(plan.model)
     asked = [own_conditions(plan)] if conditions is None else conditions
     trials = [asked] if isinstance(asked, Conditions) else list(asked)
     reports, notes = judge(plan, opened(traces), cost, trials, batch_count, progress, layers)
@@ -186,7 +186,8 @@ def compare(
         raise InputError("a comparison needs token traces: with counts alone there is nothing to route", "traces")
     at, reading = machine.cost.preset.network.tokens, partial(progress, "reading traces")
     source = open_source(given, [layer], choice_of(model), machine.mesh, reading, at)
-    found = compare_planners(source, layer, machine.mesh, machine.cost, wanted, progress, cancel, server)
+    cost = machine.cost.for_model(source.model)
+    found = compare_planners(source, layer, machine.mesh, cost, wanted, progress, cancel, server)
     ours = found.rows[-1].planned
     warnings = server.warnings(ours.routings[0], source.model, [ours.placement])
     return Compared(found, (source.origin, *source.notes, *warnings))

@@ -174,11 +174,12 @@ class _Request:
         reader = LayerReader.of(traces, self.choice, self.hardware.mesh, self.layers, reading)
         return self._fast(reader, progress) if self.run.fast else self._in_full(reader, progress, cancel)
 
-    def _settings(self, model: Model, layers: int) -> Settings:
+    def _settings(self, model: Model, layers: int, timed: bool = True) -> Settings:
         """The settings of a run over this number of layers. Jobs that there are not enough layers for become chains of
-        annealing in each layer."""
+        annealing in each layer. timed: whether plans are judged by times, which depend on the size of experts."""
         chains = max(1, self.options.jobs // layers)
-        return Settings(model, self.hardware.mesh, self.hardware.cost, self.options, chains)
+        cost = self.hardware.cost.for_model(model) if timed else self.hardware.cost
+        return Settings(model, self.hardware.mesh, cost, self.options, chains)
 
     def _in_full(self, reader: LayerReader, progress: Progress, cancel: Cancel) -> PlannedModel:
         """The plan of the layers on the recorded tokens of one data set; where there is a slot budget, it is shared out
@@ -193,7 +194,8 @@ class _Request:
     def _from_counts(self, counts: Counts, model: Model, progress: Progress, cancel: Cancel) -> PlannedModel:
         """The plan of the layers on counts alone, which is made for their expected load."""
         layers = tuple(self.layers or counts.counted_layers)
-        settings = self._settings(model, len(layers))
+        model.check_layers(layers)
+        settings = self._settings(model, len(layers), timed=False)
         with self._running(settings, layers, {}, progress, cancel) as running:
             plan = plan_model_counts(running, settings, counts, layers, self.run.start)
         return PlannedModel(plan, (f"{counts.source}: counts alone, so the expected load is planned", *counts.notes))

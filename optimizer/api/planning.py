@@ -84,7 +84,8 @@ def plan_layer(
     else:
         at, reading = machine.cost.preset.network.tokens, partial(progress, "reading traces")
         source = open_source(given, [layer], choice_of(model), machine.mesh, reading, at)
-    found = plan_tokens(source, layer, machine.mesh, machine.cost, wanted, effort, progress, start)
+    cost = machine.cost.for_model(source.model)
+    found = plan_tokens(source, layer, machine.mesh, cost, wanted, effort, progress, start)
     return PlannedLayer(layer, found.plan, found.solution, tuple(found.notes))
 
 

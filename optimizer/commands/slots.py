@@ -95,7 +95,7 @@ def _curves(
         raise InputError("slots needs token traces: with counts alone there are no batches to be balanced")
     reader = LayerReader.of(traces, choice, machine.mesh, layer_ids(target.layer), partial(tell, "reading traces"))
     wanted = [] if target.slot_budget is None else [target.slot_budget // len(reader.layers)]
-    settings = Settings(reader.model, machine.mesh, machine.cost, options)
+    settings = Settings(reader.model, machine.mesh, machine.cost.for_model(reader.model), options)
     with Workers(target.jobs).ready() as crew:
         curves = curves_of(reader, settings, crew, wanted, tell)
     return curves, list(reader.notes)

@@ -3,7 +3,8 @@
 Kernels count (tokens, blocks, half messages on links); this file alone turns counts into time.
 """
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
 from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
 from optimizer.domain.presets.schema import (
     FunctionalCompute,
     HardwarePreset,
@@ -23,6 +25,9 @@ from optimizer.errors import InputError
 
 NS_PER_US = 1000
 
+DEEPSEEK_V3 = (7168, 2048)
+"""Hidden size and expert width of DeepSeek-V3, by which a note names it."""
+
 Information = Literal["none", "own", "hint", "batch"]
 """What a routing policy must know at run time, by which its price is told: see `presets.schema.RoutingPrice`."""
 
@@ -34,7 +39,8 @@ class Cost:
     moe_op: whether the MoE op packs tokens per expert (optimized) or leaves them where they are in the batch
     (functional). dispatch_model: which of the preset's models of dispatch is used; None takes its usual one. prices:
     what routing policies take to decide, in microseconds by name, where that is not the preset's price of what they
-    must know. Raises InputError where the preset has no figures for what is asked, and for a price that is none.
+    must know. beside: how many shared experts every device computes for its own tokens, outside its slots. Raises
+    InputError where the preset has no figures for what is asked, and for a price that is none.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Cost:
     moe_op: Literal["optimized", "functional"] = "optimized"
     dispatch_model: Literal["link", "table", "node"] | None = None
     prices: dict[str, float] = field(default_factory=dict)
+    beside: int = 0
 
     def __post_init__(self) -> None:
         for policy, price in self.prices.items():
@@ -55,6 +62,29 @@ class Cost:
         if self.dispatch_model not in (None, *there):
             asked, has = self.dispatch_model, ", ".join(there)
             raise InputError(f"hardware {self.name} has no dispatch model '{asked}'; it has {has}", "dispatch_model")
+
+    def for_model(self, model: Model) -> "Cost":
+        """The costs of this model's experts: of their size, where it is known and the figures grow with it.
+
+        Warns where the figures are those of experts of another size, or where the model's is not known.
+        """
+        own, sizes = self.preset.expert, (model.hidden_size, model.expert_width)
+        preset = self.preset.for_expert(*sizes) if all(sizes) else self.preset
+        if own is not None and preset.expert is own and sizes != (own.hidden_size, own.expert_width):
+            whose = "DeepSeek-V3's, of " if (own.hidden_size, own.expert_width) == DEEPSEEK_V3 else ""
+            said = f"the times of {self.name} are those of an expert of {whose}hidden size {own.hidden_size} and "
+            why = "which is not scaled to" if all(sizes) else "as there is no size of"
+            warnings.warn(f"{said}width {own.expert_width}, {why} those of {model.name}", stacklevel=2)
+        return replace(self, preset=preset, beside=model.shared_beside)
+
+    def beside_ns(self, own_tokens: Ints) -> Ints:
+        """How long devices compute the shared experts that take no slots, by the number of their own tokens; both in
+        the same shape, whole nanoseconds. Each shared expert takes as long as a slot with as many tokens, and does not
+        overlap with anything [inferred].
+        """
+        packed = self if self.moe_op == "optimized" else replace(self, moe_op="optimized")
+        time: Ints = self.beside * packed.slot_ns(int(own_tokens.max(initial=0)))[own_tokens]
+        return time
 
     def routing_us(self, policy: str, information: Information) -> float:
         """How long a batch waits until this policy has chosen replicas, in microseconds.

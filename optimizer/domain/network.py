@@ -74,6 +74,19 @@ class Network:
             return source_row
         return source_row * self.mesh.cols + rank_in_row(source_row, self.mesh.rows) % self.mesh.cols
 
+    def own_tokens(self, source: Ints) -> Ints:
+        """How many tokens of its own each device has, `[batch, device]` int64, from the sources `[batch, token]`.
+
+        The tokens of a row that its devices share count as dealt out to them, rounded up.
+        """
+        batches = len(source)
+        places = np.arange(batches)[:, None] * self.sources + source
+        count = np.bincount(places.ravel(), minlength=batches * self.sources).reshape(batches, self.sources)
+        if self.tokens == "device":
+            return count
+        shared: Ints = np.repeat(-(-count // self.mesh.cols), self.mesh.cols, axis=1)
+        return shared
+
     @cached_property
     def home_row(self) -> Ints:
         """The mesh row in which each source lies, `[source]` int32."""

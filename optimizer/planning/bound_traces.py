@@ -29,10 +29,12 @@ def bound_layer(
     counted = open_counts(named, known)
     if counted is not None:
         counts, model = counted
+        model.check_layers([layer])
         _, steps, _ = split_steps(step_loads(counts, layer, model))
         note = f"{counts.source}: counts alone, so the expected load is bounded"
         return LayerBounds(layer, bound_steps(steps, mesh), f"{len(steps)} recorded steps", (note, *counts.notes))
     source = open_source(named, [layer], known, mesh, progress, cost.preset.network.tokens)
     test = source.sets(layer).test
     of = f"{test.count} test batches of {test.experts.shape[1]} tokens"
-    return LayerBounds(layer, bound_any(test, source.model, mesh, cost), of, (source.origin, *source.notes))
+    bounds = bound_any(test, source.model, mesh, cost.for_model(source.model))
+    return LayerBounds(layer, bounds, of, (source.origin, *source.notes))

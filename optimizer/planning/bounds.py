@@ -97,7 +97,7 @@ def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bo
     if cost.moe_op == "optimized":
         peak = any_placement_bound(tiles, mesh.devices, mesh.slots)
         says = "a device with the least peak, and devices that share all work evenly"
-        found.append(_of("compute", TIME, says, _compute_us(tiles, peak, mesh, cost)))
+        found.append(_of("compute", TIME, says, _compute_us(tiles, peak, mesh, cost) + _beside_us(batches, mesh, cost)))
     return found
 
 
@@ -105,7 +105,8 @@ def bound_given(batches: Batches, model: Model, mesh: Mesh, cost: Cost, placemen
     """What the best routing of each batch reaches with this placement, under the conditions of `bound_any`, and what
     forces the peak of the worst batch."""
     load = batches.load(model.experts)
-    return list(_for_placement(load, cost.tiles(load), load.sum(axis=1) / mesh.devices, mesh, cost, placement))
+    beside = _beside_us(batches, mesh, cost)
+    return list(_for_placement(load, cost.tiles(load), beside, mesh, cost, placement))
 
 
 def bound_steps(load: Ints, mesh: Mesh) -> list[Bound]:
@@ -209,6 +210,17 @@ def _compute_us(units: Ints, peak: Ints, mesh: Mesh, cost: Cost) -> Floats:
     return time
 
 
+def _beside_us(batches: Batches, mesh: Mesh, cost: Cost) -> Floats:
+    """How long every device computes shared experts outside its slots at least, `[batch]` microseconds: as long as the
+    device with the fewest tokens of its own."""
+    if not cost.beside:
+        return np.zeros(batches.count)
+    network = Network.of(mesh, cost.preset.network)
+    fewest = network.own_tokens(batches.source_on(network)).min(axis=1)
+    time: Floats = cost.beside_ns(fewest) / NS_PER_US
+    return time
+
+
 def _shared_out(slot_ns: Ints, slots: int) -> Ints:
     """The least sum of times in which a number of units is done in at most `slots` slots, `[unit]` nanoseconds by that
     number; slot_ns `[unit]`: the time of one slot that has as many."""
@@ -224,9 +236,10 @@ def _shared_out(slot_ns: Ints, slots: int) -> Ints:
 
 
 def _for_placement(
-    load: Ints, tiles: Ints, mean: Floats, mesh: Mesh, cost: Cost, placement: Placement
+    load: Ints, tiles: Ints, beside_us: Floats, mesh: Mesh, cost: Cost, placement: Placement
 ) -> Iterator[Bound]:
-    """The bounds that `bound_given` returns; mean `[batch]`: the mean load of a device."""
+    """The bounds that `bound_given` returns; beside_us `[batch]`: what every device computes besides its slots."""
+    mean = load.sum(axis=1) / mesh.devices
     holders = holders_of(placement.slots, load.shape[1])
     peaks, critical = least_peaks(load, holders, "tokens")
     worst = critical[int((peaks / mean).argmax())].in_words()
@@ -236,5 +249,5 @@ def _for_placement(
         worst = critical[int(peaks.argmax())].in_words()
         yield _of("this_placement_tiles", TILES, f"the best routing; at worst {worst}", peaks, given=True)
     if cost.moe_op == "optimized":
-        time = _compute_us(tiles, peaks, mesh, cost)
+        time = _compute_us(tiles, peaks, mesh, cost) + beside_us
         yield _of("this_placement_compute", TIME, "a device with the least peak of this placement", time, given=True)

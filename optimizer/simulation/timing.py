@@ -32,7 +32,7 @@ class Routed(NamedTuple):
     chosen `[batch, token, k]`: flat slots, negative for a dropped pair. source `[batch, token]`: where tokens come
     from. block `[batch, token]`: the block of each token, for the functional MoE op, else None. traffic: messages
     on links. slot_load `[batch, device, slot]`: pairs. spent `[batch, device, slot]`: nanoseconds of work on devices of
-    normal speed.
+    normal speed. beside `[batch, device]`: the same for shared experts outside the slots; None where there are none.
     """
 
     chosen: Ints
@@ -41,6 +41,7 @@ class Routed(NamedTuple):
     traffic: Traffic
     slot_load: Ints
     spent: Ints
+    beside: Ints | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,8 @@ class Clock:
             slot_blocks = count_blocks(chosen, block, int(block.max()) + 1, self.filled.size).reshape(shape)
         slot_load = traffic.slot_load.reshape(shape)
         spent = self.cost.slot_work_ns(slot_load, slot_blocks, self.filled)
-        return Routed(chosen, source, block, traffic, slot_load, spent)
+        beside = self.cost.beside_ns(self.network.own_tokens(source)) if self.cost.beside else None
+        return Routed(chosen, source, block, traffic, slot_load, spent, beside)
 
     def _block(self, source_row: Ints) -> Ints:
         """The block of each token, `[batch, token]` int32; a block is a number of consecutive tokens of one row."""
@@ -109,7 +111,8 @@ class Clock:
 
     def device_ns(self, routed: Routed) -> Floats:
         """How long each device works, `[batch, device]` nanoseconds, longer on slow devices."""
-        time: Floats = routed.spent.sum(axis=2) * self.slowdown
+        work = routed.spent.sum(axis=2)
+        time: Floats = (work if routed.beside is None else work + routed.beside) * self.slowdown
         return time
 
     def in_turn(self, routed: Routed) -> Times:
@@ -133,7 +136,10 @@ class Clock:
         """The times if each token goes on as soon as links and devices can, and who waited meanwhile."""
         pairs = ServedPairs(routed.chosen, routed.source, self.device_of)
         found = overlap(pairs, self.messages, self._work(routed), self.slowdown)
-        return Times(found.arrived, found.finished - found.arrived, found.end - found.finished), found
+        computed = found.finished - found.arrived
+        if routed.beside is not None:  # before the first token arrives, on every device, so that all wait for the last
+            computed = computed + (routed.beside * self.slowdown).max(axis=1) / NS_PER_US
+        return Times(found.arrived, computed, found.end - found.finished), found
 
     def _work(self, routed: Routed) -> DeviceWork:
         """The jobs that the cost model makes of the tokens of each slot."""

@@ -1,14 +1,18 @@
 """The cost model against figures worked out by hand."""
 
+import warnings
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from random_problems import WORMHOLE, cost
 
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
-from optimizer.domain.presets import load_hardware
+from optimizer.domain.model import Model
+from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.domain.presets.schema import HardwarePreset
 from optimizer.errors import InputError
 
@@ -210,3 +214,58 @@ def test_a_message_less_saves_its_share_of_the_ports_each_way() -> None:
     assert both.message_ns(Mesh(1, 8, 3)) == round((7392 + 14336) / 160 * 7 / 8 / 8)
     back = changed("gb200-nvl72", combine=per_device)
     assert back.message_ns(Mesh(2, 2, 3)) == round(14336 / 597 * 3 / 4 / 4)
+
+
+def test_roofline_and_messages_grow_with_the_models_expert() -> None:
+    """Qwen3-30B's expert has 2048 x 768 of DeepSeek-V3's 7168 x 2048 parameters, and its messages 2048 of 7168
+    values: what a slot and a link take falls by as much, and base times stay."""
+    usual, model = named("h800"), load_model("qwen3-30b-a3b")
+    scaled = usual.for_model(model)
+    size, hidden = 2048 * 768 / (7168 * 2048), 2048 / 7168
+    load = np.array([[[1, 300]]])
+    assert scaled.slot_us(load) == pytest.approx(usual.slot_us(load) * size, abs=0.001)
+    for each in ("dispatch_message_us", "combine_message_us"):
+        remote = np.array([False, True])
+        assert getattr(scaled, each)(remote) == pytest.approx(getattr(usual, each)(remote) * hidden, rel=1e-3)
+    assert scaled.dispatch_us(np.array([[0, 0]])).tolist() == [42.0]
+    assert scaled.preset.dispatch.bytes_per_token == 2048 + 2048 // 32  # fp8 values, and a float32 per 128 of them
+    assert scaled.for_model(model) == scaled
+    assert scaled.for_model(load_model("deepseek-v3")).slot_us(load) == pytest.approx(usual.slot_us(load), abs=0.001)
+
+
+@pytest.mark.parametrize("name", names("hardware"))
+def test_the_figures_of_deepseek_v3_are_those_of_the_preset(name: str) -> None:
+    """All published figures of this project were made with these."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert named(name).for_model(load_model("deepseek-v3")) == named(name)
+        assert named(name).for_model(load_model("kimi-k2")) == named(name)
+
+
+def test_figures_that_do_not_fit_the_model_are_said_to_be_those_of_another() -> None:
+    with pytest.warns(UserWarning, match="DeepSeek-V3's, of hidden size 7168 .* not scaled to those of mixtral-8x7b"):
+        assert cost().for_model(load_model("mixtral-8x7b")) == cost()
+    with pytest.warns(UserWarning, match="h800 .*as there is no size of those of mine"):
+        assert named("h800").for_model(Model("mine", 8, 0, 2)) == named("h800")
+
+
+def test_hardware_of_the_users_own_is_taken_as_it_is() -> None:
+    """A file without [expert] holds the figures of the user's own expert."""
+    text = load_hardware("h800").model_dump(exclude={"expert"})
+    own = Cost("mine.toml", HardwarePreset.model_validate(text))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert own.for_model(load_model("mixtral-8x7b")) == own
+
+
+def test_tiles_cannot_be_said_to_grow_with_the_expert() -> None:
+    text = load_hardware(WORMHOLE).model_dump()
+    with pytest.raises(ValidationError, match=r"expert\.scales: must be false"):
+        HardwarePreset.model_validate(text | {"expert": text["expert"] | {"scales": True}})
+
+
+def test_shared_experts_beside_the_slots_take_as_long_as_slots() -> None:
+    own, usual = np.array([[0, 1, 300]]), named("h800")
+    model = replace(load_model("deepseek-v3"), shared_experts=0, shared_beside=2)
+    assert (usual.for_model(model).beside_ns(own) == 2 * usual.slot_ns(300)[own]).all()
+    assert usual.beside_ns(own).tolist() == [[0, 0, 0]]

@@ -4,7 +4,7 @@ import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from random_problems import WORMHOLE
@@ -13,12 +13,23 @@ from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.domain.presets.schema import RooflineCompute
 from optimizer.errors import InputError
 
+
+def sections(kind: Literal["models", "hardware", "deployments"], name: str) -> dict[str, Any]:
+    """The content of a preset's file."""
+    text = (files("optimizer.domain.presets") / kind / f"{name}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def unsourced(section: dict[str, Any]) -> list[str]:
+    """The figures of a section that its source does not state; yes and no are no figures."""
+    values = [value for value in section.values() if not isinstance(value, bool)]
+    figures = [f"{value:.10g}" for value in values if isinstance(value, int | float)]
+    stated = re.findall(r"\d+(?:\.\d+)?", section["source"])
+    return [figure for figure in figures if figure not in stated]
+
+
 SECTIONS = {
-    (name, title): section
-    for name in names("hardware")
-    for title, section in tomllib.loads(
-        (files("optimizer.domain.presets") / "hardware" / f"{name}.toml").read_text(encoding="utf-8")
-    ).items()
+    (name, title): section for name in names("hardware") for title, section in sections("hardware", name).items()
 }
 
 OWN = """
@@ -132,11 +143,28 @@ def test_every_preset_names_its_network(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "title"), SECTIONS)
 def test_every_figure_is_in_the_source_of_its_section(name: str, title: str) -> None:
-    section: dict[str, Any] = SECTIONS[name, title]
-    figures = [f"{value:.10g}" for value in section.values() if isinstance(value, int | float)]
-    assert figures
-    stated = re.findall(r"\d+(?:\.\d+)?", section["source"])
-    assert [figure for figure in figures if figure not in stated] == []
+    assert any(isinstance(value, int | float) for value in SECTIONS[name, title].values())
+    assert unsourced(SECTIONS[name, title]) == []
+
+
+@pytest.mark.parametrize("name", names("models"))
+def test_every_figure_of_a_model_is_in_its_source(name: str) -> None:
+    """A zero is what the model's file does not speak of."""
+    preset = sections("models", name)
+    assert unsourced({key: value for key, value in preset.items() if value != 0}) == []
+
+
+@pytest.mark.parametrize("name", names("hardware"))
+def test_every_preset_says_of_which_expert_its_figures_are(name: str) -> None:
+    """Bytes and operations are those of DeepSeek-V3's expert, which has three matrices, in the precision of a byte."""
+    preset, v3 = load_hardware(name), load_model("deepseek-v3")
+    assert preset.expert is not None
+    assert (preset.expert.hidden_size, preset.expert.expert_width) == (v3.hidden_size, v3.expert_width)
+    assert preset.expert.scales == isinstance(preset.compute, RooflineCompute)
+    if isinstance(preset.compute, RooflineCompute):
+        assert preset.compute.weight_bytes == 3 * v3.hidden_size * v3.expert_width
+        assert preset.compute.flops_per_token == 2 * preset.compute.weight_bytes
+    assert preset.combine.bytes_per_token == 2 * v3.hidden_size
 
 
 def test_the_ascend_base_times_are_those_that_fit_the_published_latency_at_ep_256() -> None:

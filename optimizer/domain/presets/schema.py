@@ -3,7 +3,7 @@
 Times are microseconds, bandwidths gigabytes (1e9 bytes) per second and device, in one direction.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -21,7 +21,7 @@ class Sourced(Section):
 
 
 class ModelPreset(Sourced):
-    """A model's dimensions; `layers` counts the dense layers too, and not the `mtp_layers` that come after them."""
+    """A model's dimensions, which mean what they mean in `domain.model.Model`."""
 
     layers: PositiveInt
     first_moe_layer: int = Field(ge=0)
@@ -31,6 +31,9 @@ class ModelPreset(Sourced):
     groups: PositiveInt = 1
     groups_per_token: PositiveInt = 1
     mtp_layers: int = Field(default=0, ge=0)
+    dense_layers: tuple[int, ...] = ()
+    hidden_size: PositiveInt
+    expert_width: PositiveInt
 
 
 class MeshSection(Sourced):
@@ -84,6 +87,18 @@ class RooflineCompute(Sourced):
     flops_per_token: PositiveFloat
     peak_tflops: PositiveFloat
     efficiency: float = Field(gt=0, le=1)
+
+
+class ExpertSection(Sourced):
+    """The expert that the figures of compute, dispatch and combine are of, by the names of `domain.model.Model`.
+
+    scales: whether these figures grow with the size of an expert: bytes and operations of an expert as hidden_size x
+    expert_width, bytes of a message as hidden_size. Measured times of whole tiles do not say how they would.
+    """
+
+    hidden_size: PositiveInt
+    expert_width: PositiveInt
+    scales: bool
 
 
 class FunctionalCompute(Sourced):
@@ -157,17 +172,48 @@ DEFAULT_ROUTING = RoutingPrice(
 )
 
 
+Figures = TypeVar("Figures", bound=Sourced)
+"""Any section with figures."""
+
+
 class HardwarePreset(Section):
     """What a MoE layer costs on this hardware, in microseconds."""
 
     mesh: MeshSection
     network: NetworkSection = DEFAULT_NETWORK
+    expert: ExpertSection | None = None
     routing: RoutingPrice = DEFAULT_ROUTING
     compute: Annotated[TileCompute | RooflineCompute, Field(discriminator="kind")]
     functional: FunctionalCompute | None = None
     dispatch: Annotated[LinkDispatch | NodeTransfer, Field(discriminator="kind")]
     combine: Annotated[LinkCombine | NodeTransfer, Field(discriminator="kind")]
     table: TableDispatch | None = None
+
+    def for_expert(self, hidden_size: int, expert_width: int) -> "HardwarePreset":
+        """The preset with figures of an expert of this size, where its figures grow with it; else the preset itself.
+
+        What takes the same time whatever the size (base times) stays, and so does the precision of weights and
+        messages, in which the given figures are.
+        """
+        own = self.expert
+        if own is None or not own.scales or (hidden_size, expert_width) == (own.hidden_size, own.expert_width):
+            return self
+        larger = hidden_size * expert_width / (own.hidden_size * own.expert_width)
+        return self.model_copy(
+            update={
+                "expert": own.model_copy(update={"hidden_size": hidden_size, "expert_width": expert_width}),
+                "compute": _scaled(self.compute, larger, "weight_bytes", "flops_per_token"),
+                "dispatch": _scaled(self.dispatch, hidden_size / own.hidden_size, "bytes_per_token"),
+                "combine": _scaled(self.combine, hidden_size / own.hidden_size, "bytes_per_token"),
+            }
+        )
+
+    @model_validator(mode="after")
+    def _scales_need_a_roofline(self) -> "HardwarePreset":
+        """Tiles have measured times, which say nothing of experts of another size."""
+        if self.expert is not None and self.expert.scales and self.compute.kind != "roofline":
+            raise ValueError("expert.scales: must be false where compute.kind is not 'roofline'")
+        return self
 
     @model_validator(mode="after")
     def _transfers_fit_the_links(self) -> "HardwarePreset":
@@ -180,3 +226,9 @@ class HardwarePreset(Section):
             if links == "nodes" and transfer.gigabytes_per_second is None:
                 raise ValueError(f"{name}.gigabytes_per_second: is needed where network.links is 'nodes'")
         return self
+
+
+def _scaled(section: Figures, factor: float, *names: str) -> Figures:
+    """The section with these figures multiplied; a figure that is a whole number stays one."""
+    grown = {name: type(value)(round(value * factor)) for name in names if (value := getattr(section, name))}
+    return section.model_copy(update=grown)

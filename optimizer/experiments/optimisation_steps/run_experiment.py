@@ -66,7 +66,7 @@ def _reader(name: str, named: TraceInput, asked: StepsRequest, notify: Progress)
 
 def _cases(reader: LayerReader, name: str, layer: int, asked: StepsRequest) -> Iterator[StepCase]:
     """A case for each setting of a layer."""
-    for setting in settings_of(reader.source_of(layer), layer, asked.mesh, asked.cost):
+    for setting in settings_of(reader.source_of(layer), layer, asked.mesh, asked.cost.for_model(reader.model)):
         yield StepCase(name, layer, setting, asked.terms)
 
 
