@@ -11,6 +11,7 @@ from optimizer.commands.bound import bound
 from optimizer.commands.compare import compare
 from optimizer.commands.experiment import experiment
 from optimizer.commands.failures import BadInput, FailedRun
+from optimizer.commands.presets import presets
 from optimizer.commands.session import begun
 from optimizer.commands.simulate import simulate
 from optimizer.commands.slots import slots
@@ -59,7 +60,10 @@ def main() -> None:
     """
 
 
-for command in (solve, compare, simulate, sweep, bound, stats, slots, convert, synth, validate, benchmark, experiment):
+COMMANDS = (
+    solve, compare, simulate, sweep, bound, stats, slots, convert, synth, validate, presets, benchmark, experiment,
+)  # fmt: skip
+for command in COMMANDS:
     main.add_command(command)
 
 

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from optimizer.api.planning import plan_layer as plan_layer
     from optimizer.api.serving import open_router as open_router
     from optimizer.api.traces import open_traces as open_traces
+    from optimizer.domain.deployment import ExpertRanks as ExpertRanks
+    from optimizer.domain.deployment import with_shared_beside as with_shared_beside
     from optimizer.domain.hardware import Hardware as Hardware
     from optimizer.domain.mesh import Mesh as Mesh
     from optimizer.domain.model import Model as Model
     from optimizer.domain.placement import Placement as Placement
+    from optimizer.domain.presets import load_model as load_model
     from optimizer.domain.problem import Constraints as Constraints
     from optimizer.errors import InputError as InputError
     from optimizer.interrupts import Cancel as Cancel
@@ -35,6 +38,7 @@ _HOME = {
     "Cancel": "optimizer.interrupts",
     "Conditions": "optimizer.simulation.conditions",
     "Constraints": "optimizer.domain.problem",
+    "ExpertRanks": "optimizer.domain.deployment",
     "Hardware": "optimizer.domain.hardware",
     "HintSettings": "optimizer.routing.hints",
     "InputError": "optimizer.errors",
@@ -47,6 +51,7 @@ _HOME = {
     "SolveOptions": "optimizer.planning.options",
     "bound": "optimizer.api.judging",
     "compare": "optimizer.api.judging",
+    "load_model": "optimizer.domain.presets",
     "open_router": "optimizer.api.serving",
     "open_traces": "optimizer.api.traces",
     "plan_expected": "optimizer.api.planning",
@@ -54,14 +59,16 @@ _HOME = {
     "plan_model": "optimizer.api.models",
     "read_plan": "optimizer.planning.plan_file",
     "simulate": "optimizer.api.judging",
+    "with_shared_beside": "optimizer.domain.deployment",
     "write_plan": "optimizer.planning.plan_file",
 }
 """The module that each name of the face is defined in."""
 
 __all__ = [  # noqa: RUF022 (in the order in which a reader meets them)
     "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "bound", "compare", "read_plan",
-    "write_plan", "Plan", "Placement", "Mesh", "Model", "Hardware", "SolveOptions", "Constraints", "Conditions",
-    "ModelRun", "open_router", "Router", "HintSettings", "Cancel", "InputError", "__version__",
+    "write_plan", "Plan", "Placement", "Mesh", "Model", "load_model", "Hardware", "ExpertRanks", "with_shared_beside",
+    "SolveOptions", "Constraints", "Conditions", "ModelRun", "open_router", "Router", "HintSettings", "Cancel",
+    "InputError", "__version__",
 ]  # fmt: skip
 
 __version__ = "0.2.0"  # the only place that says it: the package's metadata are made from this line

@@ -80,7 +80,7 @@ def simulate(
     asked = [own_conditions(plan)] if conditions is None else conditions
     trials = [asked] if isinstance(asked, Conditions) else list(asked)
     reports, notes = judge(plan, opened(traces), cost, trials, batch_count, progress, layers)
-    return Simulated(reports, tuple(notes))
+    return Simulated(reports, (*notes, *cost.notes(plan.model)))
 
 
 def load_cost(plan: Plan) -> Cost:
@@ -99,7 +99,7 @@ def own_conditions(plan: Plan) -> Conditions:
 def bound(
     traces: Traces,
     layer: int,
-    model: Model | ModelChoice | None = None,
+    model: Model | ModelChoice | str | None = None,
     hardware: Hardware | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -141,7 +141,7 @@ def bound(
 def compare(
     traces: Traces,
     layer: int,
-    model: Model | ModelChoice | None = None,
+    model: Model | ModelChoice | str | None = None,
     hardware: Hardware | None = None,
     options: SolveOptions | None = None,
     progress: Progress = silent,
@@ -190,4 +190,4 @@ def compare(
     found = compare_planners(source, layer, machine.mesh, cost, wanted, progress, cancel, server)
     ours = found.rows[-1].planned
     warnings = server.warnings(ours.routings[0], source.model, [ours.placement])
-    return Compared(found, (source.origin, *source.notes, *warnings))
+    return Compared(found, (source.origin, *source.notes, *cost.notes(source.model), *warnings))

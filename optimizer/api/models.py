@@ -63,7 +63,7 @@ class ModelRun:
 def plan_model(
     traces: Traces | Mapping[str, Traces],
     layers: Sequence[int] | None = None,
-    model: Model | ModelChoice | None = None,
+    model: Model | ModelChoice | str | None = None,
     hardware: Hardware | None = None,
     options: SolveOptions | None = None,
     run: ModelRun | None = None,
@@ -80,7 +80,8 @@ def plan_model(
     layers
         The ids of the layers in the model; None for all layers that the traces hold.
     model
-        The model, or what is known of it; None to infer it from the traces.
+        The model, the name of a preset, the path of a config.json, or what is known of it; None to infer it from the
+        traces.
     hardware
         The mesh and its costs; None for `Hardware.of()`, which has 16 x 8 Wormhole devices.
     options
@@ -146,7 +147,7 @@ class _Request:
         cls,
         traces: Traces | Mapping[str, Traces],
         layers: Sequence[int] | None,
-        model: Model | ModelChoice | None,
+        model: Model | ModelChoice | str | None,
         hardware: Hardware,
         options: SolveOptions,
         run: ModelRun,
@@ -189,7 +190,7 @@ class _Request:
         more = {"slot_budget": budget}
         with self._running(asked.settings, reader.layers, more, progress, cancel) as running:
             plan = plan_all_layers(running, asked if budget is None else asked.with_slots(running, budget))
-        return PlannedModel(plan, tuple(reader.notes))
+        return PlannedModel(plan, (*reader.notes, *self.hardware.cost.notes(reader.model)))
 
     def _from_counts(self, counts: Counts, model: Model, progress: Progress, cancel: Cancel) -> PlannedModel:
         """The plan of the layers on counts alone, which is made for their expected load."""
@@ -226,6 +227,7 @@ class _Request:
         with self._running(asked.settings, asked.layers, weights, progress, cancel) as running:
             found = plan_robust(running, asked, self.run.criterion)
         notes = tuple(note for reader in asked.readers for note in reader.notes)
+        notes += tuple(self.hardware.cost.notes(asked.settings.model))
         return PlannedModel(found.plan, notes, datasets=found)
 
     def _for_counted_datasets(

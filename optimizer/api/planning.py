@@ -20,7 +20,7 @@ from optimizer.traces.source import Source, open_counts, open_source, synthesise
 def plan_layer(
     traces: Traces,
     layer: int,
-    model: Model | ModelChoice | None = None,
+    model: Model | ModelChoice | str | None = None,
     hardware: Hardware | None = None,
     options: SolveOptions | None = None,
     start: Plan | None = None,
@@ -39,7 +39,8 @@ def plan_layer(
     layer
         The id of the layer in the model, counted from 0 with dense layers included.
     model
-        The model, or what is known of it; None to infer it from the traces.
+        The model, the name of a preset, the path of a config.json, or what is known of it; None to infer it from the
+        traces.
     hardware
         The mesh and its costs; None for `Hardware.of()`, which has 16 x 8 Wormhole devices.
     options
@@ -86,13 +87,13 @@ def plan_layer(
         source = open_source(given, [layer], choice_of(model), machine.mesh, reading, at)
     cost = machine.cost.for_model(source.model)
     found = plan_tokens(source, layer, machine.mesh, cost, wanted, effort, progress, start)
-    return PlannedLayer(layer, found.plan, found.solution, tuple(found.notes))
+    return PlannedLayer(layer, found.plan, found.solution, (*found.notes, *cost.notes(source.model)))
 
 
 def plan_expected(
     counts: Traces,
     layer: int,
-    model: Model | ModelChoice | None = None,
+    model: Model | ModelChoice | str | None = None,
     hardware: Hardware | None = None,
     options: SolveOptions | None = None,
     start: Plan | None = None,

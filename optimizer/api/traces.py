@@ -7,6 +7,7 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
+from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.infer import ModelChoice
@@ -88,9 +89,11 @@ def opened(traces: Traces) -> TraceInput:
     return traces if isinstance(traces, TraceInput) else open_traces(traces)
 
 
-def choice_of(model: Model | ModelChoice | None) -> Model | ModelChoice:
-    """What is known of the model; where nothing is given, a choice that leaves everything to be inferred from the
-    traces."""
+def choice_of(model: Model | ModelChoice | str | None) -> Model | ModelChoice:
+    """What is known of the model: the one itself, or a text that names a preset or the path of a config.json; where
+    nothing is given, a choice that leaves everything to be inferred from the traces."""
+    if isinstance(model, str):
+        return load_model(model)
     return ModelChoice() if model is None else model
 
 

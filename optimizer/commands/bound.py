@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, LayerInput
+from optimizer.commands.layer_input import LayerInput
+from optimizer.commands.options import NOT_NEGATIVE, JsonOptions
 from optimizer.commands.output import progress, say, show, show_json
 
 
@@ -25,7 +26,9 @@ def bound(target: BoundTarget, given: LayerInput, figures: JsonOptions) -> None:
     """
     from optimizer.api.judging import bound as bound_layer
 
-    traces, choice, machine = given.trace_input(), given.model.choice(), given.to_hardware()
+    given = given.filled()
+    traces = given.trace_input()
+    choice, machine = given.on_devices(traces)
     with progress() as tell:
         found = bound_layer(traces, target.layer, choice, machine, given.seed.seed, tell)
     say(found.notes)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, LayerInput, ReplicaOptions, ServerOptions
+from optimizer.commands.layer_input import LayerInput
+from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, ReplicaOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.session import session
@@ -24,7 +25,6 @@ def compare(
     given: LayerInput,
     replicas: ReplicaOptions,
     search: SearchOptions,
-    server: ServerOptions,
     figures: JsonOptions,
 ) -> None:
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
@@ -37,10 +37,12 @@ def compare(
     """
     from optimizer.api.judging import compare as compare_planners
 
-    traces, choice, machine = given.trace_input(), given.model.choice(), given.to_hardware()
-    options = solve_options(search, given.seed, given.cost, replicas.constraints(), server)
+    given = given.filled()
+    traces = given.trace_input()
+    choice, machine = given.on_devices(traces)
+    options = solve_options(search, given.seed, given.cost, replicas.constraints(), given.server)
     with progress() as tell:
-        asked = choice, machine, options, tell, session().cancel, server.to_server()
+        asked = choice, machine, options, tell, session().cancel, given.server.to_server()
         found = compare_planners(traces, target.layer, *asked)
     say(found.notes)
     if figures.as_json:

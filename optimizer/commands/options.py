@@ -131,7 +131,11 @@ class ModelOptions:
     SECTION: ClassVar[str] = "Model"
     model: Annotated[
         str | None,
-        Option(("--model",), "A model preset; by default the one that the traces fit, or deepseek-v3.", essential=True),
+        Option(
+            ("--model",),
+            "A model preset, or its config.json or the folder of it; by default what the traces fit, or deepseek-v3.",
+            essential=True,
+        ),
     ] = None
     routed_experts: Annotated[
         int | None,
@@ -156,9 +160,15 @@ class HardwareOptions:
     """The options that say which devices there are, and how they form a mesh."""
 
     SECTION: ClassVar[str] = "Hardware"
-    hardware: Annotated[str, Option(("--hardware",), "A hardware preset, or a TOML file like one.", essential=True)] = (
-        "tt-wormhole-quad-galaxy"
-    )
+    hardware: Annotated[
+        str | None,
+        Option(
+            ("--hardware",),
+            "A hardware preset, or a TOML file like one; by default tt-wormhole-quad-galaxy, with --ep-size the one on "
+            "which --server mostly runs.",
+            essential=True,
+        ),
+    ] = None
     mesh: Annotated[
         str | None,
         Option(("--mesh",), "Rows x columns of devices; by default the hardware's.", metavar="RxC", essential=True),
@@ -171,12 +181,10 @@ class HardwareOptions:
     def to_hardware(self, cost: "CostOptions | None" = None) -> "Hardware":
         """The hardware that was asked for. Without cost options it has the MoE op that packs tokens per expert, and the
         hardware's own dispatch model. Raises InputError for an unknown preset or a mesh that is none."""
-        from optimizer.domain.hardware import Hardware
+        from optimizer.domain.hardware import DEFAULT_HARDWARE, Hardware
 
-        how = cost or CostOptions()
-        return Hardware.of(
-            self.hardware, self.mesh, self.slots_per_device, how.moe_op, how.dispatch_model, how.prices()
-        )
+        how, name = cost or CostOptions(), self.hardware or DEFAULT_HARDWARE
+        return Hardware.of(name, self.mesh, self.slots_per_device, how.moe_op, how.dispatch_model, how.prices())
 
 
 @dataclass(frozen=True)
@@ -236,18 +244,19 @@ class ServerOptions:
 
     SECTION: ClassVar[str] = "Server"
     server: Annotated[
-        ServerName,
+        ServerName | None,
         Option(
             ("--server",),
-            "The server that a plan is for: policies are those that it runs as released, and others are refused.",
+            "The server that a plan is for: policies are those that it runs as released, and others are refused. By "
+            "default any.",
         ),
-    ] = "any"
+    ] = None
 
     def to_server(self) -> "Server":
         """The server with what it runs."""
         from optimizer.routing.servers.abilities import SERVERS
 
-        return SERVERS[self.server]
+        return SERVERS[self.server or "any"]
 
 
 @dataclass(frozen=True)
@@ -289,26 +298,6 @@ class JsonOptions:
 
     SECTION: ClassVar[str] = "Output"
     as_json: Annotated[bool, Option(("--json",), "Print JSON instead of tables.", essential=True)] = False
-
-
-@dataclass(frozen=True)
-class LayerInput:
-    """A bundle of all options that say on what a layer is planned or bounded: traces, model, hardware, and the seed."""
-
-    traces: TraceOptions
-    batches: BatchOptions
-    model: ModelOptions
-    hardware: HardwareOptions
-    cost: CostOptions
-    seed: SeedOptions
-
-    def trace_input(self) -> "TraceInput":
-        """The traces of one data set as the program's own type. Raises BadInput as the function `trace_input` does."""
-        return trace_input(self.traces, self.batches, self.seed.seed)
-
-    def to_hardware(self) -> "Hardware":
-        """The hardware with the MoE op and the dispatch model that were asked for."""
-        return self.hardware.to_hardware(self.cost)
 
 
 def trace_input(traces: TraceOptions, batches: BatchOptions | None = None, seed: int | None = None) -> "TraceInput":

@@ -83,7 +83,7 @@ def simulate(
     if conditions.drop and factor is None:
         raise BadInput("--drop goes with --capacity-factor: without a capacity no pair is in want of room")
     base = replace(conditions.conditions(read, cost), capacity_factor=factor)
-    on, text = server.to_server(), policies.routing or ("all" if server.server != "any" else read.policy)
+    on, text = server.to_server(), policies.routing or ("all" if server.to_server().own_rule else read.policy)
     trials = [replace(base, routing=name) for name in server_policies(text, on)]
     given, wanted = trace_input(traces, batches), layer_ids(layers.layer)
     with progress() as tell:

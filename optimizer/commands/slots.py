@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, JsonOptions, LayerInput, ReplicaOptions
+from optimizer.commands.layer_input import LayerInput
+from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, JsonOptions, ReplicaOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.errors import InputError
 
 if TYPE_CHECKING:
     from optimizer.domain.hardware import Hardware
+    from optimizer.domain.model import Model
     from optimizer.planning.options import Progress, SolveOptions
     from optimizer.planning.replica_curves import ReplicaCurve
+    from optimizer.traces.infer import ModelChoice
+    from optimizer.traces.source import TraceInput
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,11 @@ def slots(target: SlotsOptions, given: LayerInput, replicas: ReplicaOptions, fig
         check_writable(target.csv, "csv")
     seed, unit = given.seed.seed, given.cost.unit
     options = SolveOptions(seed=seed, routings=(target.routing,), unit=unit, constraints=replicas.constraints())
-    machine = given.to_hardware()
+    given = given.filled()
+    traces = given.trace_input()
+    choice, machine = given.on_devices(traces)
     with progress() as tell:
-        curves, notes = _curves(target, given, machine, options, tell)
+        curves, notes = _curves(target, traces, choice, machine, options, tell)
     shares = None if target.slot_budget is None else share_slots(curves, target.slot_budget)
     if target.csv is not None:
         write_whole(target.csv, report.as_csv(curves, shares))
@@ -79,7 +85,12 @@ def slots(target: SlotsOptions, given: LayerInput, replicas: ReplicaOptions, fig
 
 
 def _curves(
-    target: SlotsOptions, given: LayerInput, machine: "Hardware", options: "SolveOptions", tell: "Progress"
+    target: SlotsOptions,
+    traces: "TraceInput",
+    choice: "Model | ModelChoice",
+    machine: "Hardware",
+    options: "SolveOptions",
+    tell: "Progress",
 ) -> "tuple[list[ReplicaCurve], list[str]]":
     """The curves of all layers in the order of the layers, and notes that the user should read. Raises InputError for
     counts, which hold no tokens to make batches of."""
@@ -90,7 +101,6 @@ def _curves(
     from optimizer.planning.many_layers.workers import Workers
     from optimizer.traces.source import open_counts
 
-    traces, choice = given.trace_input(), given.model.choice()
     if open_counts(traces, choice) is not None:
         raise InputError("slots needs token traces: with counts alone there are no batches to be balanced")
     reader = LayerReader.of(traces, choice, machine.mesh, layer_ids(target.layer), partial(tell, "reading traces"))
@@ -98,4 +108,4 @@ def _curves(
     settings = Settings(reader.model, machine.mesh, machine.cost.for_model(reader.model), options)
     with Workers(target.jobs).ready() as crew:
         curves = curves_of(reader, settings, crew, wanted, tell)
-    return curves, list(reader.notes)
+    return curves, [*reader.notes, *machine.cost.notes(reader.model)]

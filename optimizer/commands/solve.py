@@ -3,7 +3,8 @@
 import click
 
 from optimizer.commands.declare import command
-from optimizer.commands.options import JsonOptions, LayerInput, ServerOptions
+from optimizer.commands.layer_input import LayerInput
+from optimizer.commands.options import JsonOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, PlanLimits, PlanOutput, TargetOptions
@@ -16,7 +17,6 @@ def solve(
     given: LayerInput,
     limits: PlanLimits,
     search: SearchOptions,
-    server: ServerOptions,
     many: ManyLayerOptions,
     datasets: DatasetOptions,
     output: PlanOutput,
@@ -40,8 +40,9 @@ def solve(
     check_writable(output.output, "output")
     if datasets.matrix is not None:
         check_writable(datasets.matrix, "matrix")
+    given = given.filled()
     constraints = limits.replicas.constraints(limits.more.max_row_traffic)
-    options = solve_options(search, given.seed, given.cost, constraints, server, limits.more.max_rerouted)
+    options = solve_options(search, given.seed, given.cost, constraints, given.server, limits.more.max_rerouted)
     request = SolveRequest(target, given, options, many, datasets)
     files = request.own_files(output.output)
     with progress() as tell:
@@ -52,7 +53,7 @@ def solve(
     if datasets.matrix is not None:
         write_whole(datasets.matrix, request.page(found))
     placements = [part.placement for part in found.plan.layers.values()]
-    say([*found.notes, *server.to_server().warnings(found.plan.policy, found.plan.model, placements)])
+    say([*found.notes, *given.server.to_server().warnings(found.plan.policy, found.plan.model, placements)])
     if figures.as_json:
         show_json({"plan": str(output.output), **found.as_json()})
         return

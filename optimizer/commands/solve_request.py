@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizer.commands.failures import BadInput
-from optimizer.commands.options import LayerInput, trace_input
+from optimizer.commands.layer_input import LayerInput
+from optimizer.commands.options import trace_input
 from optimizer.commands.session import session
 from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, TargetOptions
 
@@ -93,13 +94,14 @@ class SolveRequest:
         from optimizer.api.planning import plan_layer
 
         self.check()
-        choice, cancel, layers = self.given.model.choice(), session().cancel, self.layers
-        machine = self.given.to_hardware()
+        cancel, layers = session().cancel, self.layers
+        traces_by_name: Any = self._input() if self.paths is None else self._inputs()
+        first = traces_by_name if self.paths is None else next(iter(traces_by_name.values()))
+        choice, machine = self.given.on_devices(first)
         options = replace(self.options, time_limit=session().left(self.options.time_limit))
         if self.one_layer and layers is not None:
-            traces = replace(self._input(), synthesise=self.target.synthesise)
+            traces = replace(first, synthesise=self.target.synthesise)
             return plan_layer(traces, layers[0], choice, machine, options, self._start(), tell, cancel)
-        traces_by_name: Any = self._inputs() if self.paths is not None else self._input()
         return plan_model(traces_by_name, layers, choice, machine, options, self._run(), tell, cancel)
 
     def own_files(self, output: Path) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 Kernels count (tokens, blocks, half messages on links); this file alone turns counts into time.
 """
 
-import warnings
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal
@@ -64,18 +63,21 @@ class Cost:
             raise InputError(f"hardware {self.name} has no dispatch model '{asked}'; it has {has}", "dispatch_model")
 
     def for_model(self, model: Model) -> "Cost":
-        """The costs of this model's experts: of their size, where it is known and the figures grow with it.
-
-        Warns where the figures are those of experts of another size, or where the model's is not known.
-        """
-        own, sizes = self.preset.expert, (model.hidden_size, model.expert_width)
+        """The costs of this model's experts: of their size, where it is known and the figures grow with it."""
+        sizes = model.hidden_size, model.expert_width
         preset = self.preset.for_expert(*sizes) if all(sizes) else self.preset
-        if own is not None and preset.expert is own and sizes != (own.hidden_size, own.expert_width):
-            whose = "DeepSeek-V3's, of " if (own.hidden_size, own.expert_width) == DEEPSEEK_V3 else ""
-            said = f"the times of {self.name} are those of an expert of {whose}hidden size {own.hidden_size} and "
-            why = "which is not scaled to" if all(sizes) else "as there is no size of"
-            warnings.warn(f"{said}width {own.expert_width}, {why} those of {model.name}", stacklevel=2)
         return replace(self, preset=preset, beside=model.shared_beside)
+
+    def notes(self, model: Model) -> list[str]:
+        """A sentence where the times for this model are those of experts of another size, or where its own size is not
+        known; else none."""
+        own, sizes = self.for_model(model).preset.expert, (model.hidden_size, model.expert_width)
+        if own is None or sizes == (own.hidden_size, own.expert_width):
+            return []
+        whose = "DeepSeek-V3's expert" if (own.hidden_size, own.expert_width) == DEEPSEEK_V3 else "an expert"
+        why = "are not scaled to" if all(sizes) else "do not know the size of"
+        said = f"times of {self.name} are those of {whose} (hidden size {own.hidden_size}, width {own.expert_width})"
+        return [f"{said}: they {why} the experts of {model.name}"]
 
     def beside_ns(self, own_tokens: Ints) -> Ints:
         """How long devices compute the shared experts that take no slots, by the number of their own tokens; both in

@@ -37,4 +37,4 @@ def bound_layer(
     test = source.sets(layer).test
     of = f"{test.count} test batches of {test.experts.shape[1]} tokens"
     bounds = bound_any(test, source.model, mesh, cost.for_model(source.model))
-    return LayerBounds(layer, bounds, of, (source.origin, *source.notes))
+    return LayerBounds(layer, bounds, of, (source.origin, *source.notes, *cost.notes(source.model)))

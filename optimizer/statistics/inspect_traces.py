@@ -50,6 +50,7 @@ def _corpus(named: TraceInput, choice: ModelChoice, layers: Sequence[int] | None
     asked = None if layers is None else tuple(layers)
     if named.traces:
         model = model_of_files(choice, named.files)
+        model.check_layers(asked or ())
         return corpus_of_files(named.files, model, asked, named.first_moe_layer, named.strict), ""
     model = model_without_trace(choice)
     if asked is None:

@@ -260,6 +260,21 @@ def model_of(named: TraceInput, model: Model | ModelChoice) -> Model:
     return model_of_files(model, named.files) if named.traces else model_without_trace(model)
 
 
+def known_model(named: TraceInput, model: Model | ModelChoice) -> Model:
+    """The model of whatever was named: requests, a batch file, counts, arrays, or nothing at all."""
+    if isinstance(model, Model):
+        return model
+    if (counted := open_counts(named, model)) is not None:
+        return counted[1]
+    if named.batches is not None:
+        experts = read_batches(named.batches).experts
+    elif isinstance(named.memory, BatchArray):
+        experts = named.memory.experts
+    else:
+        return model_of(named, model)
+    return model_of_array(model, experts.shape[2], int(experts.max()))
+
+
 def _check_layers(given: Model | ModelChoice, known: Model, layers: Sequence[int]) -> None:
     """Raise InputError where a layer has no experts in the model that was given. A model that was guessed from arrays
     alone says nothing of the layers."""

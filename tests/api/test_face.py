@@ -83,7 +83,17 @@ def test_the_package_has_a_version_in_a_checkout_that_is_not_installed() -> None
 
 @pytest.mark.parametrize(
     "module",
-    ["domain.hardware", "api.planning", "api.models", "api.judging", "api.traces", "api.serving", "runtime.router"],
+    [
+        "domain.hardware",
+        "domain.presets",
+        "domain.deployment",
+        "api.planning",
+        "api.models",
+        "api.judging",
+        "api.traces",
+        "api.serving",
+        "runtime.router",
+    ],
 )
 def test_the_examples_in_docstrings_give_what_they_say(module: str) -> None:
     found = doctest.testmod(import_module(f"optimizer.{module}"))

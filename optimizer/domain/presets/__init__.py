@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from optimizer.domain.model import Model
 from optimizer.domain.model_config import CONFIG, is_config, model_of_config
-from optimizer.domain.presets.schema import HardwarePreset, ModelPreset, Section
+from optimizer.domain.presets.schema import DeploymentPreset, HardwarePreset, ModelPreset, Section
 from optimizer.errors import InputError
 
 Preset = TypeVar("Preset", bound=Section)
@@ -85,6 +85,12 @@ def _model(name: str) -> Model:
 def model_preset(name: str) -> ModelPreset:
     """The figures of the built-in model of this name with their source. Raises InputError for another name."""
     return _parse(_built_in("models", name), f"model preset {name}", ModelPreset)
+
+
+@cache
+def load_deployment(name: str) -> DeploymentPreset:
+    """The built-in deployment of this name. Raises InputError for another name."""
+    return _parse(_built_in("deployments", name), f"deployment preset {name}", DeploymentPreset)
 
 
 @cache

@@ -36,6 +36,24 @@ class ModelPreset(Sourced):
     expert_width: PositiveInt
 
 
+class DeploymentPreset(Sourced):
+    """Where a model runs, in the words of the server's options.
+
+    model, hardware: presets; server: a name of `routing.servers.abilities`. ep_size ranks, each a GPU, hold the routed
+    experts and redundant_experts further replicas, each rank equally many. phase: what batches are made of.
+    tokens_per_rank: in a batch, where that is published.
+    """
+
+    model: str
+    hardware: str
+    server: str
+    phase: Literal["decode", "prefill"]
+    ep_size: PositiveInt
+    redundant_experts: int = Field(ge=0)
+    gpus_per_node: PositiveInt
+    tokens_per_rank: PositiveInt | None = None
+
+
 class MeshSection(Sourced):
     """The mesh that this hardware has, unless the user names another."""
 

@@ -52,7 +52,7 @@ def experiment(
                 rows += rows_of(case, journal, _told(notify, case, done / total))
             done += 1
             source = reader.source_of(layer)
-            notes += [f"{name}: {note}" for note in (source.origin, *source.notes)]
+            notes += [f"{name}: {note}" for note in (source.origin, *source.notes, *asked.cost.notes(reader.model))]
     return rows, list(dict.fromkeys(notes))
 
 

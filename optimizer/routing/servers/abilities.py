@@ -33,6 +33,11 @@ class Server:
         """Whether the server decides on the policy, and not the plan."""
         return self.name != "any"
 
+    @property
+    def shared_beside(self) -> bool:
+        """Whether the server keeps shared experts outside the slots, on every device, as its files name none."""
+        return not self.names_all
+
     def check(self, policies: Iterable[str], field: str = "routing") -> None:
         """Raise InputError, of this field, for the first policy that the server does not run."""
         for policy in policies:

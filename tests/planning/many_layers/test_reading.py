@@ -143,6 +143,7 @@ def test_all_layers_of_the_built_in_trace_are_the_models() -> None:
         return LayerReader.of(TraceInput(), choice, MESH, None, lambda share: None)
 
     assert of(ModelChoice(None, None, None, None)).layers == tuple(range(3, 61))
+    assert of(ModelChoice("llama-4-maverick")).layers == tuple(range(1, 48, 2))
     with pytest.raises(InputError, match="how many layers drawn has is not known"):
         of(MODEL)
 
