@@ -69,4 +69,4 @@ def test_requests_with_the_mtp_layer(axis: int, dense: int, held: range) -> None
     # Requests are numbered by the same rule, their dense layers being those of zeros.
     experts = np.random.default_rng(0).integers(1, 256, (4, axis, 8))
     experts[:, :dense] = 0
-    assert layer_ids(experts, DEEPSEEK, None) == held
+    assert layer_ids(experts, DEEPSEEK, None) == tuple(held)
