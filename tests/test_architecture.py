@@ -15,6 +15,7 @@ TOPS = ("formulations", "optimizer", "cli")
 FORMULATION_ROOMS = ("kit", "bounds", "expected_load", "rows", "batches", "choice")
 ROOMS = (
     "domain",
+    "exchange",
     "traces",
     "statistics",
     "routing",
