@@ -9,6 +9,7 @@ from optimizer import __version__
 from optimizer.commands.benchmark import benchmark
 from optimizer.commands.bound import bound
 from optimizer.commands.compare import compare
+from optimizer.commands.exchange import export, import_
 from optimizer.commands.experiment import experiment
 from optimizer.commands.failures import BadInput, FailedRun
 from optimizer.commands.presets import presets
@@ -61,8 +62,9 @@ def main() -> None:
 
 
 COMMANDS = (
-    solve, compare, simulate, sweep, bound, stats, slots, convert, synth, validate, presets, benchmark, experiment,
-)  # fmt: skip
+    *(solve, compare, simulate, sweep, bound, stats, slots),
+    *(convert, synth, export, import_, validate, presets, benchmark, experiment),
+)
 for command in COMMANDS:
     main.add_command(command)
 

@@ -94,7 +94,8 @@ class OptionsCommand(click.Command):
 
 def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
     """A decorator that makes a command of a function, with the options of the dataclasses that its parameters are
-    annotated with. example: the line that the help shows at its end."""
+    annotated with. The command has the function's name, but for `_` around it where Python keeps the word for itself.
+    example: the line that the help shows at its end."""
 
     def decorate(function: Callable[..., None]) -> OptionsCommand:
         hints = get_type_hints(function)
@@ -106,7 +107,7 @@ def command(example: str) -> Callable[[Callable[..., None]], OptionsCommand]:
 
         params, sections = _parameters(groups)
         return OptionsCommand(
-            name=function.__name__.replace("_", "-"),
+            name=function.__name__.strip("_").replace("_", "-"),
             callback=run,
             params=params,
             help=function.__doc__,

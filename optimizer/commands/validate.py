@@ -1,25 +1,108 @@
-"""The command `validate`, which checks a plan."""
+"""The command `validate`, which checks a plan or a server's file."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import click
 
-from optimizer.commands.declare import command
-from optimizer.commands.options import JsonOptions
-from optimizer.commands.output import show_json
-from optimizer.commands.run_options import PlanArgument
+from optimizer.commands.declare import Option, command
+from optimizer.commands.exchange import FileArgument, placement_of
+from optimizer.commands.failures import BadInput
+from optimizer.commands.options import JsonOptions, ModelOptions
+from optimizer.commands.output import say, show_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from optimizer.domain.model import Model
+    from optimizer.exchange.server_placement import ServerPlacement
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """The option that says on how many ranks a server's file is used, where the file does not say."""
+
+    SECTION: ClassVar[str] = "Hardware"
+    mesh: Annotated[str | None, Option(("--mesh",), "Nodes x devices of each, for a server's file.", metavar="RxC")] = (
+        None
+    )
 
 
 @command(example="moeplan validate plan.json")
-def validate(plan: PlanArgument, figures: JsonOptions) -> None:
-    """Check PLAN: format, mesh, and every placement. Exit code 2, and the first fault, if it may not be deployed."""
+def validate(source: FileArgument, model: ModelOptions, ranks: RankOptions, figures: JsonOptions) -> None:
+    """Check FILE, a plan or a placement in any server's format. Exit code 2, and the first faults, if it may not be
+    deployed."""
+    from optimizer.exchange.formats import PLAN, formats_of
+
+    if source.origin is None and formats_of(source.file) in ([], [PLAN]):
+        _plan(source.file, figures.as_json)
+    else:
+        _server_file(source, model, ranks.mesh, figures.as_json)
+
+
+def _plan(path: "Path", as_json: bool) -> None:
+    """Check a plan, and say what it is of."""
     from optimizer.planning.plan_file import read_plan
 
-    read = read_plan(plan.plan)
+    read = read_plan(path)
     layers = {str(layer): {"replicas": int((part.placement.slots >= 0).sum())} for layer, part in read.layers.items()}
-    if figures.as_json:
+    if as_json:
         show_json({"valid": True, "model": read.model.name, "layers": layers})
         return
     mesh = read.mesh
     click.echo(
-        f"{plan.plan} is valid: {len(layers)} layer(s) of {read.model.name}, {read.model.experts} experts in "
+        f"{path} is valid: {len(layers)} layer(s) of {read.model.name}, {read.model.experts} experts in "
         f"{mesh.slots} slots on {mesh.rows}x{mesh.cols} devices, routing {read.policy}."
     )
+
+
+def _server_file(source: FileArgument, options: ModelOptions, mesh: str | None, as_json: bool) -> None:
+    """Check a server's file, and say what it is of."""
+    from optimizer.domain.mesh import Mesh
+    from optimizer.exchange.faults import faults
+    from optimizer.exchange.formats import FORMATS
+    from optimizer.planning.export_plan import several
+    from optimizer.planning.import_model import known_model
+
+    placement = placement_of(source.file, source.origin, options)
+    form, known = FORMATS[placement.format], known_model(placement, options.choice())
+    if mesh is not None:
+        placement = placement.on_ranks(Mesh.parse(mesh, 1).devices)
+    if found := faults(placement, _experts(placement, known, options), _dense(placement, known)):
+        raise BadInput(f"{source.file}, {form.file}: {several(found)}")
+    say([*placement.remarks, *_unchecked(placement, known)])
+    if as_json:
+        layers = {str(layer): {"replicas": placement.slots} for layer in placement.layers}
+        show_json({"valid": True, "format": form.name, "experts": placement.experts, "layers": layers})
+        return
+    on = f"{placement.ranks} ranks" if placement.ranks else "ranks that it does not count"
+    click.echo(
+        f"{source.file} is valid, {form.file}: {len(placement.layers)} layer(s) of {placement.experts} experts in "
+        f"{placement.slots} slots on {on}."
+    )
+
+
+def _experts(placement: "ServerPlacement", known: "Model | None", options: ModelOptions) -> int | None:
+    """How many experts the file should have, where that is known."""
+    if options.routed_experts is not None or known is None:
+        return options.routed_experts
+    return known.experts if placement.experts == known.experts else known.routed_experts
+
+
+def _dense(placement: "ServerPlacement", known: "Model | None") -> range:
+    """The rows of dense layers, which may hold anything."""
+    from optimizer.exchange.formats import FORMATS
+
+    return range(known.first_moe_layer if known and FORMATS[placement.format].rows == "hidden" else 0)
+
+
+def _unchecked(placement: "ServerPlacement", known: "Model | None") -> list[str]:
+    """What could not be checked for want of knowing it."""
+    found = []
+    if placement.ranks is None:
+        found.append("whether a rank has an expert twice was not checked: give the ranks with --mesh")
+    if known is None:
+        found.append(
+            f"the file shows {placement.experts} experts; with --model or --routed-experts it is checked for more"
+        )
+    return found

@@ -15,17 +15,24 @@ from optimizer.exchange.server_placement import ServerPlacement
 MOST_NAMED = 5  # ids in one sentence, so that it still is one
 
 
-def faults(placement: ServerPlacement, experts: int | None = None, dense: Collection[int] = ()) -> list[str]:
+def faults(
+    placement: ServerPlacement, experts: int | None = None, dense: Collection[int] = (), doubles: bool = True
+) -> list[str]:
     """Every rule of the server that a placement breaks, in a sentence each.
 
     experts: how many there are in the model, where that is known; else as many as the file shows. dense: rows' ids that
-    are dense layers, which may hold anything. What depends on ranks is told where their number is known.
+    are dense layers, which may hold anything. doubles: whether two copies of an expert on a rank count. What depends on
+    ranks is told where their number is known.
     """
     known = experts or placement.experts
     found = list(_sizes(placement, known))
     for layer, row in zip(placement.layers, placement.physical_to_logical, strict=True):
         if layer not in dense:
             found += _row(placement, layer, row, known)
+            if placement.ranks and placement.slots % placement.ranks == 0:
+                by_rank = row.reshape(placement.ranks, -1)
+                found += _doubles(layer, by_rank) if doubles else []
+                found += _on_ranks(placement, layer, by_rank)
     return found
 
 
@@ -51,16 +58,18 @@ def _row(placement: ServerPlacement, layer: int, row: Ints, experts: int) -> Ite
     missing = np.flatnonzero(np.bincount(inside, minlength=experts) == 0)
     if len(missing):
         yield f"{_experts(missing)} missing in layer {layer}"
-    if placement.ranks and placement.slots % placement.ranks == 0:
-        yield from _on_ranks(placement, layer, row.reshape(placement.ranks, -1))
 
 
-def _on_ranks(placement: ServerPlacement, layer: int, by_rank: Ints) -> Iterator[str]:
-    """What is wrong with one layer's ranks. by_rank: ids `[rank, slot]`."""
+def _doubles(layer: int, by_rank: Ints) -> Iterator[str]:
+    """The experts that a rank has twice. by_rank: ids `[rank, slot]`."""
     ordered = np.sort(by_rank, axis=1)
     rank, slot = np.nonzero((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))
     for pair in sorted({(int(each), int(ordered[each, at])) for each, at in zip(rank, slot, strict=True)}):
         yield f"expert {pair[1]} twice on rank {pair[0]} in layer {layer}"
+
+
+def _on_ranks(placement: ServerPlacement, layer: int, by_rank: Ints) -> Iterator[str]:
+    """What is wrong with how many experts the ranks have in one layer. by_rank: ids `[rank, slot]`."""
     filled = (by_rank != EMPTY).sum(axis=1)
     if FORMATS[placement.format].empty == "evenly" and filled.min() != filled.max():
         fullest, emptiest = int(filled.argmax()), int(filled.argmin())

@@ -116,7 +116,6 @@ FORMATS = {
             omniinfer.content,
             "pattern_path: {file}, in the configuration of its placement",
             empty="evenly",
-            suffix=".npy",
         ),
         Format(
             eplb_arrays.NAME,
@@ -126,7 +125,6 @@ FORMATS = {
             eplb_arrays.read,
             eplb_arrays.content,
             "phy2log, log2phy and logcnt of numpy.load('{file}')",
-            suffix=".npz",
         ),
         Format(
             tt_metal.NAME,
@@ -138,7 +136,6 @@ FORMATS = {
             "expert_mapping [layer, source device, expert] of numpy.load('{file}')",
             names_shared=True,
             empty="yes",
-            suffix=".npz",
         ),
         Format(
             tt_metal.YAML_NAME,
@@ -156,9 +153,10 @@ FORMATS = {
 """All formats by name."""
 
 PLAN = "plan"
+PLAN_KEY = re.compile(rb'"format"\s*:\s*"moeplan/plan"')
 CHUNK = 1 << 16  # bytes that are looked at: all formats name what they are at the beginning
 KEYS = (
-    (re.compile(rb'"format"\s*:\s*"moeplan/plan"'), PLAN),
+    (PLAN_KEY, PLAN),
     (re.compile(rb'"physical_to_logical_map"\s*:'), sglang.NAME),
     (re.compile(rb'"eplb_initial_mapping"'), vllm.NAME),
     (re.compile(rb'"(moe_layer_count|layer_list)"\s*:'), vllm_ascend.NAME),

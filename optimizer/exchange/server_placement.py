@@ -89,7 +89,6 @@ class ServerPlacement:
     def by_rank(self) -> Ints:
         """The experts by rank, `[layer, rank, slot]`. Raises InputError where the number of ranks is not known."""
         if self.ranks is None:
-            said = f"the file does not say on how many ranks its {self.slots} slots are; say it, for example as 4x8"
-            raise InputError(said, "mesh")
+            raise InputError(f"the file does not say on how many ranks its {self.slots} slots are", "ranks")
         found: Ints = self.on_ranks(self.ranks).physical_to_logical.reshape(len(self.layers), self.ranks, -1)
         return found

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from formulations.kit.arrays import Bools
+from formulations.kit.arrays import Bools, Ints
 from optimizer.errors import InputError
 from optimizer.exchange.arrays import held, slots_of
 from optimizer.exchange.reading import MOST_CELLS, ids_of, npz_of, object_of, whole_number
@@ -49,11 +49,11 @@ def read(path: Path) -> ServerPlacement:
         )
         raise InputError(f"{path}: {said}, but there are {devices}")
     numbering: Any = "model" if LAYERS in arrays else "moe"
-    slots = slots_of(_receiving(table))
+    slots = slots_of(receiving(table))
     return ServerPlacement(NAME, tuple(ids.tolist()), slots, experts, devices, numbering, dispatch=table)
 
 
-def _receiving(table: Any) -> Bools:
+def receiving(table: Ints) -> Bools:
     """Whether any source sends an expert to a device, `[layer, device, expert]`."""
     layers, devices, experts = table.shape
     found = np.zeros((layers, devices, experts), dtype=np.bool_)

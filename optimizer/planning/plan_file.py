@@ -15,6 +15,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
+from optimizer.exchange.formats import FORMATS, PLAN, formats_of
 from optimizer.files import write_whole
 from optimizer.routing.context import LearnedShares, Unit
 from optimizer.routing.hints import HintSettings
@@ -199,27 +200,40 @@ def _layer_as_json(part: LayerPlan) -> dict[str, Any]:
 def read_plan(path: Path) -> Plan:
     """Read and check a plan. Raises InputError with one sentence for the first fault found."""
     try:
-        text = path.read_text(encoding="utf-8")
+        plan = _checked(_File.model_validate(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give a plan that `moeplan solve` wrote") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a plan ({error})") from None
-    try:
-        parsed = _File.model_validate(json.loads(text))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); give a plan that `moeplan solve` wrote") from None
-    except ValidationError as error:
-        raise InputError(f"{path}: {_first_fault(error)}") from None
-    try:
-        plan = _checked(parsed)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    except (ValueError, OSError, RecursionError, InputError) as error:
+        raise InputError(f"{path}: {_foreign(path) or _reason(error)}") from None
     return plan
+
+
+def _reason(error: Exception) -> str:
+    """Why a file is no plan that can be used."""
+    if isinstance(error, ValidationError):
+        return _first_fault(error)
+    if isinstance(error, json.JSONDecodeError | RecursionError):
+        return f"not JSON ({error}); give a plan that `moeplan solve` wrote"
+    return str(error) if isinstance(error, InputError) else f"cannot be read as a plan ({error})"
+
+
+def _foreign(path: Path) -> str | None:
+    """What a file is that holds a placement in a server's format; None for any other."""
+    try:
+        found = formats_of(path)
+    except InputError:
+        return None
+    if not found or found == [PLAN]:
+        return None
+    said = " or ".join(FORMATS[name].file for name in found)
+    return f"is {said}, not a plan; `moeplan import` makes a plan of it"
 
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"]) or "the file"
+    if fault["type"] == "missing":
+        return f"has no key {where}; give a plan that `moeplan solve` wrote"
     if where in ("format", "version"):
         wanted = FORMAT if where == "format" else VERSION
         return f"{where} is {fault['input']!r}, but this moeplan reads {wanted!r}"

@@ -44,7 +44,7 @@ def told_apart(path: Path) -> TraceFile:
     try:
         return TraceFile(path, sniff(path))
     except InputError as fault:
-        if path.suffix == ".npz":
+        if path.suffix == ".npz" and not isinstance(fault, ForeignFileError):
             return TraceFile(path, Format.NPZ)
         if fault.field == "format":
             raise

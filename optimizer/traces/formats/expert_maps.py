@@ -1,19 +1,13 @@
 """Telling expert maps, which say where experts are, from recordings of how often they are chosen."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from formulations.kit.arrays import Ints
 from optimizer.errors import InputError
-
-MAPS = {
-    b"physical_to_logical_map": "SGLang's",
-    b"moe_layer_count": "vllm-ascend's",
-    b"layer_list": "vllm-ascend's",
-    b"device_list": "vllm-ascend's",
-    b"initial_global_assignments": "vLLM's or TensorRT-LLM's",
-    b"phy2log": "EPLB's",
-}
-"""The keys of JSON by which a map is told, and whose it is."""
+from optimizer.exchange import rtp_llm
+from optimizer.exchange.formats import FORMATS, PLAN
 
 CERTAIN = 16
 """A list in whose every row each of so many ids stands at least once is a map: in counts, so many small numbers without
@@ -24,17 +18,17 @@ class ForeignFileError(InputError):
     """A file whose content is known, and is no recorded routing."""
 
 
-def foreign(whose: str) -> ForeignFileError:
-    """The sentence on somebody's expert map, which continues one that begins with the name of the file."""
+def foreign(formats: Sequence[str]) -> ForeignFileError:
+    """The sentence on a file of one of these formats of `optimizer.exchange`, or on a plan; it continues one that begins
+    with the name of the file."""
+    if list(formats) == [PLAN]:
+        said = "is a plan, not recorded routing; give the traces, and name the plan where a plan is asked"
+        return ForeignFileError(said)
+    what = " or ".join(FORMATS[name].file for name in formats)
     return ForeignFileError(
-        f"is {whose} expert map, which says where experts are and not how often they are chosen; `moeplan validate` "
-        "checks it, and `moeplan import` makes a plan of it"
+        f"is {what}, which says where experts are and not how often they are chosen; `moeplan validate` checks it, and "
+        "`moeplan import` makes a plan of it"
     )
-
-
-def plan_file() -> ForeignFileError:
-    """The sentence on a plan in place of traces."""
-    return ForeignFileError("is a plan, not recorded routing; give the traces, and name the plan where a plan is asked")
 
 
 def check_list(rows: Ints) -> None:
@@ -51,7 +45,7 @@ def check_list(rows: Ints) -> None:
     if (different < experts).any() or experts < 2:
         return
     if experts >= CERTAIN:
-        raise foreign("RTP-LLM's")
+        raise foreign([rtp_llm.NAME])
     raise InputError(
         f"fits two readings: counts of {rows.shape[1]} experts in {len(rows)} layers (count-list), or a map of "
         f"{experts} experts to {rows.shape[1]} slots, which `moeplan import` reads; name the format if it holds counts",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.exchange import omniinfer
 from optimizer.traces.formats.expert_log import read_expert_log
 from optimizer.traces.formats.expert_maps import foreign
 from optimizer.traces.formats.recorder_tokens import read_recorded_tokens
@@ -47,7 +48,7 @@ def _bare_array(path: Path) -> Iterator[Request | BadRequestError]:
         with path.open("rb") as file:
             experts = three_axes(array_from_npy(file, path.stat().st_size, INTEGERS), "the array")
         if experts.shape[2] > 2 and int(experts.max()) == 1 and int(experts.min()) == 0:
-            raise UnusableError(str(foreign("OmniInfer's")))
+            raise UnusableError(str(foreign([omniinfer.NAME])))
         yield Request(experts, 0)
     except UnusableError as error:
         yield BadRequestError(f"{'' if str(error).startswith('the array') else 'the array '}{error}")

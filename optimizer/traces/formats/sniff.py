@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from optimizer.errors import InputError
-from optimizer.traces.formats.expert_maps import MAPS, check_list, foreign, plan_file
+from optimizer.exchange.formats import PLAN, PLAN_KEY, formats_of
+from optimizer.traces.formats.expert_maps import check_list, foreign
 from optimizer.traces.formats.json_scan import whole_list
 from optimizer.traces.formats.torch_file import LONGEST
 from optimizer.traces.formats.untrusted import BYTE_ORDER_MARK
@@ -62,23 +63,26 @@ DECIDING = {
     b"expert_load": Format.VLLM_LOAD,
 }
 AROUND = (b"meta_info", b"sgl_ext", b"sglext")  # SGLang's objects around its ids
-KEY = re.compile(rb'"(%s)"\s*:' % b"|".join([*AROUND, *DECIDING, *MAPS]))  # in a text the second quote is escaped
+KEY = re.compile(rb'"(%s)"\s*:' % b"|".join([*AROUND, *DECIDING]))  # in a text the second quote is escaped
 LISTS = re.compile(rb"\s*\[\s*\[")  # how a list of lists begins
-YAML_MAP = re.compile(rb"\s*(num_slots|initial_global_assignments|layer_updates_per_iter)\s*:")
-PLAN = re.compile(rb'"format"\s*:\s*"moeplan/plan"')
 CHUNK = 1 << 13  # bytes that are read at a time; most files show their format in the first
 FAR = 1 << 24  # bytes: the text and token ids of a long answer may come before its routing, but hardly more than this
 OVERLAP = 64  # bytes of a chunk that are kept for a key that goes on in the next; longer than any key
 
 
 def sniff(path: Path) -> Format:
-    """Tell the format of a file or folder. Raises InputError where it has none that is known, and where it has two.
+    """Tell the format of a file or folder.
+
+    Raises InputError where it has none that is known, and where it has two, and ForeignFileError for a plan and for a
+    server's expert map.
 
     Of a zip archive only the directory is read, of an array eight bytes, and of JSON as much as comes before the first
     key that decides. That is a chunk or two, unless a response puts a long text before its routing.
     """
     try:
         found = _folder(path) if path.is_dir() else _file(path)
+        if found is None and path.is_file() and (maps := formats_of(path)):
+            raise foreign(maps)
     except InputError as error:
         raise type(error)(f"{path}: {error}", error.field) from None
     except OSError as error:
@@ -109,8 +113,6 @@ def _file(path: Path) -> Format | None:
             return _list(start, file)
         if start.lstrip()[:1] in (b"{", b"["):
             return _json(start, file)
-        if YAML_MAP.match(start):
-            raise foreign("TensorRT-LLM's")
         return None
 
 
@@ -141,11 +143,11 @@ def _recorded(archive: zipfile.ZipFile, name: str) -> Format:
 def _json(window: bytes, file: BinaryIO) -> Format | None:
     """The format by the first key that decides; SGLang is told by routed_experts inside meta_info or sgl_ext.
 
-    Raises ForeignFileError for a plan, and for an expert map without any recording.
+    A plan has such a key in its model, and is told first. Raises ForeignFileError for it.
     """
-    inside, whose = False, ""
-    if PLAN.search(window):
-        raise plan_file()
+    inside = False
+    if PLAN_KEY.search(window):
+        raise foreign([PLAN])
     while file.tell() <= FAR:
         for key in KEY.finditer(window):
             if key[1] == b"routed_experts" and inside:
@@ -153,13 +155,10 @@ def _json(window: bytes, file: BinaryIO) -> Format | None:
             if key[1] in DECIDING:
                 return DECIDING[key[1]]
             inside = inside or key[1] in AROUND
-            whose = whose or MAPS.get(key[1], "")
         following = file.read(CHUNK)
         if not following:
             break
         window = window[-OVERLAP:] + following
-    if whose:
-        raise foreign(whose)
     return None
 
 

@@ -226,16 +226,22 @@ def test_a_length_that_fits_two_numbers_of_layers_is_asked_about(tmp_path: Path)
 
 
 MAPS: dict[str, Any] = {
-    "vllm-ascend's": {"moe_layer_count": 1, "layer_list": [{"device_list": [{"device_expert": [1, 0]}]}]},
-    "SGLang's": {"physical_to_logical_map": [[0, 1, 2, 0]]},
-    "vLLM's or TensorRT-LLM's": {"record_type": "eplb_initial_mapping", "initial_global_assignments": {"0": [0, 1]}},
+    "an expert map of vllm-ascend": {
+        "moe_layer_count": 1,
+        "layer_list": [{"device_list": [{"device_expert": [1, 0]}]}],
+    },
+    "an expert location of SGLang": {"physical_to_logical_map": [[0, 1, 2, 0]]},
+    "an initial expert mapping proposed for vLLM": {
+        "record_type": "eplb_initial_mapping",
+        "initial_global_assignments": {"0": [0, 1]},
+    },
 }
 
 
-@pytest.mark.parametrize("server", MAPS)
-def test_an_expert_map_is_named_with_the_command_that_reads_it(tmp_path: Path, server: str) -> None:
-    path = put(tmp_path / "map.json", MAPS[server])
-    said = rf"map\.json: is {server} expert map, .* `moeplan validate` checks it, and `moeplan import`"
+@pytest.mark.parametrize("what", MAPS)
+def test_an_expert_map_is_named_with_the_command_that_reads_it(tmp_path: Path, what: str) -> None:
+    path = put(tmp_path / "map.json", MAPS[what])
+    said = rf"map\.json: is {what}, .* `moeplan validate` checks it, and `moeplan import`"
     with pytest.raises(InputError, match=said):
         sniff(path)
     with pytest.raises(InputError, match=said):
@@ -244,10 +250,10 @@ def test_an_expert_map_is_named_with_the_command_that_reads_it(tmp_path: Path, s
 
 def test_other_expert_maps(tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text("num_slots: 8\ninitial_global_assignments:\n  3: [0, 1]\n")
-    with pytest.raises(InputError, match="is TensorRT-LLM's expert map"):
+    with pytest.raises(InputError, match="is a load balancer file of TensorRT-LLM"):
         sniff(tmp_path / "map.yaml")
     np.save(tmp_path / "map.npy", np.eye(8, dtype=np.int32).reshape(2, 4, 8))
-    assert "is OmniInfer's expert map" in fault(tmp_path / "map.npy")
+    assert "is a placement pattern of OmniInfer" in fault(tmp_path / "map.npy")
     with pytest.raises(InputError, match="is a plan, not recorded routing"):
         sniff(put(tmp_path / "plan.json", {"format": "moeplan/plan", "version": 1}))
 
