@@ -84,8 +84,13 @@ def _server_file(source: FileArgument, options: ModelOptions, mesh: str | None, 
 
 def _experts(placement: "ServerPlacement", known: "Model | None", options: ModelOptions) -> int | None:
     """How many experts the file should have, where that is known."""
-    if options.routed_experts is not None or known is None:
-        return options.routed_experts
+    from optimizer.exchange.formats import FORMATS
+
+    routed = options.routed_experts
+    if routed is not None and FORMATS[placement.format].names_shared:
+        return max(routed + (options.shared_experts or 0), placement.experts)
+    if routed is not None or known is None:
+        return routed
     return known.experts if placement.experts == known.experts else known.routed_experts
 
 

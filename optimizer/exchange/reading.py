@@ -5,6 +5,7 @@ Every function raises InputError, in one line that begins with the file's path.
 
 import io
 import json
+import math
 import warnings
 import zipfile
 from pathlib import Path
@@ -144,8 +145,7 @@ def npz_of(path: Path, names: tuple[str, ...]) -> dict[str, Ints]:
 
 def _array(path: Path, content: bytes, name: str) -> Ints:
     try:
-        with warnings.catch_warnings(action="ignore"):
-            found = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        found = _whole(content)
     except Exception:  # a header is a Python literal: reading a damaged one raises a dozen kinds
         raise InputError(f"{path}: {name} is no whole array of numbers in numpy's format") from None
     if found.dtype.kind not in "iu":
@@ -156,6 +156,20 @@ def _array(path: Path, content: bytes, name: str) -> Ints:
     if lowest < -MOST_EXPERTS or highest >= 2**31:
         raise InputError(f"{path}: {name} holds {lowest if lowest < 0 else highest}, which is no id")
     return np.ascontiguousarray(found, dtype=np.int32)
+
+
+def _whole(content: bytes) -> Any:
+    """The array in the bytes of a `.npy` file, which must have the size that its header says, so that nothing larger
+    is ever allocated. Raises ValueError and other errors where it has not."""
+    stream = io.BytesIO(content)
+    with warnings.catch_warnings(action="ignore"):
+        if np.lib.format.read_magic(stream) == (1, 0):
+            shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            shape, by_column, dtype = np.lib.format.read_array_header_2_0(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError("not of the size that the header says")
+    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if by_column else "C")
 
 
 def kind(value: Any) -> str:

@@ -82,7 +82,7 @@ def test_other_files_of_the_folder_are_left_out_and_requests_refused(tmp_path: P
     (tmp_path / "settings.json").write_text('{"model": "x"}')
     (tmp_path / "map.json").write_text('{"physical_to_logical_map": [[0, 1]]}')
     assert read(tmp_path).notes[0].startswith("2 files left out, as they hold no counts; the first: ")
-    with pytest.raises(InputError, match=r"map\.json: is SGLang's expert map"):
+    with pytest.raises(InputError, match=r"map\.json: is an expert location of SGLang"):
         read(tmp_path, strict=True)
     np.savez(tmp_path / "r.npz", routed_experts=np.zeros((3, 4, 2), dtype=int))
     with pytest.raises(InputError, match=r"r\.npz: holds requests \(npz\), and .*a\.json holds counts"):
@@ -92,7 +92,7 @@ def test_other_files_of_the_folder_are_left_out_and_requests_refused(tmp_path: P
 def test_a_map_alone_is_named_and_a_list_of_two_readings_is_asked_about(tmp_path: Path) -> None:
     # Neither is one bad request among others.
     (tmp_path / "map.json").write_text('{"physical_to_logical_map": [[0, 1]]}')
-    with pytest.raises(InputError, match=r"map\.json: is SGLang's expert map"):
+    with pytest.raises(InputError, match=r"map\.json: is an expert location of SGLang"):
         find_files([str(tmp_path)])
     (tmp_path / "list.json").write_text("[[0, 1], [1, 0]]")
     with pytest.raises(InputError, match="fits two readings"):

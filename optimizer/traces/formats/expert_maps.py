@@ -19,8 +19,10 @@ class ForeignFileError(InputError):
 
 
 def foreign(formats: Sequence[str]) -> ForeignFileError:
-    """The sentence on a file of one of these formats of `optimizer.exchange`, or on a plan; it continues one that begins
-    with the name of the file."""
+    """The sentence on a file of one of these formats of `optimizer.exchange`, or on a plan.
+
+    It continues a sentence that begins with the name of the file.
+    """
     if list(formats) == [PLAN]:
         said = "is a plan, not recorded routing; give the traces, and name the plan where a plan is asked"
         return ForeignFileError(said)
