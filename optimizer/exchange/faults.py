@@ -12,13 +12,15 @@ from optimizer.exchange.arrays import EMPTY
 from optimizer.exchange.formats import FORMATS
 from optimizer.exchange.server_placement import ServerPlacement
 
+MOST_FAULTS = 100  # what has more is no placement; rows are not looked at for ever
 MOST_NAMED = 5  # ids in one sentence, so that it still is one
 
 
 def faults(
     placement: ServerPlacement, experts: int | None = None, dense: Collection[int] = (), doubles: bool = True
 ) -> list[str]:
-    """Every rule of the server that a placement breaks, in a sentence each.
+    """The rules of the server that a placement breaks, in a sentence each; when there are a hundred, the rest is not
+    looked for.
 
     experts: how many there are in the model, where that is known; else as many as the file shows. dense: rows' ids that
     are dense layers, which may hold anything. doubles: whether two copies of an expert on a rank count. What depends on
@@ -27,7 +29,7 @@ def faults(
     known = experts or placement.experts
     found = list(_sizes(placement, known))
     for layer, row in zip(placement.layers, placement.physical_to_logical, strict=True):
-        if layer not in dense:
+        if layer not in dense and len(found) < MOST_FAULTS:
             found += _row(placement, layer, row, known)
             if placement.ranks and placement.slots % placement.ranks == 0:
                 by_rank = row.reshape(placement.ranks, -1)

@@ -17,11 +17,11 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.model import MOST_EXPERTS
 from optimizer.errors import InputError
 
-MOST_BYTES = 1 << 23
-"""A file of DeepSeek-V3 on 384 slots is a hundred kB. Lists in this many bytes of JSON take 200 MB once read."""
+MOST_BYTES = 1 << 22
+"""A file of DeepSeek-V3 on 384 slots is a hundred kB. Lists in this many bytes of JSON take 100 MB once read."""
 
-MOST_CELLS = 1 << 23
-"""Numbers in one array: 61 layers with 65,536 slots each are half of it."""
+MOST_CELLS = 1 << 22
+"""Numbers in one array: 61 layers with 65,536 slots each, or tables of 58 layers, 256 devices and 257 experts."""
 
 MOST_LAYERS = 10_000  # no model comes near
 
@@ -95,29 +95,37 @@ def ids_of(value: Any, where: str) -> list[int]:
     return value
 
 
-def table_of(rows: dict[str, list[int]], path: Path) -> Ints:
-    """Lists of ids of equal lengths as an array `[row, entry]` int32. rows: the lists by where they stand."""
-    if not rows or not next(iter(rows.values())):
+def table_of(rows: dict[str, Any], path: Path) -> Ints:
+    """Lists of ids of equal lengths as an array `[row, entry]` int32. rows: the lists by where they stand.
+
+    Their number and lengths are looked at before any list, as one list may stand in many places of a YAML file.
+    """
+    if len(rows) > MOST_CELLS:
+        raise InputError(f"{path}: holds {len(rows)} rows, more than the {MOST_CELLS} that are read")
+    first = next(iter(rows), "")
+    if not rows or rows[first] == []:
         raise InputError(f"{path}: holds no experts")
-    if len(rows) > MOST_LAYERS:
-        raise InputError(f"{path}: holds {len(rows)} layers, more than any model has")
-    first = next(iter(rows))
-    wanted = len(rows[first])
-    for where, row in rows.items():
-        if len(row) != wanted:
-            raise InputError(
-                f"{path}: {where} has {len(row)} slots, but {first} has {wanted}; all must have equally many"
-            )
+    wanted = len(ids_of(rows[first], f"{path}: {first}"))
     if wanted * len(rows) > MOST_CELLS:
         raise InputError(f"{path}: holds {wanted * len(rows)} slots, more than the {MOST_CELLS} that are read")
-    return np.array(list(rows.values()), dtype=np.int32)
+    for where, row in rows.items():
+        if isinstance(row, list) and len(row) != wanted:
+            raise InputError(f"{path}: {where} has {len(row)} slots, but {first} has {wanted}; all must have as many")
+    return np.array([ids_of(row, f"{path}: {where}") for where, row in rows.items()], dtype=np.int32)
 
 
 def rows_of(value: Any, path: Path, name: str) -> Ints:
     """Nested lists of ids as an array `[row, entry]` int32. name: what the file calls them."""
     if not isinstance(value, list):
         raise InputError(f"{path}: {name} is {kind(value)} instead of a list of layers")
-    return table_of({f"{name}[{row}]": ids_of(ids, f"{path}: {name}[{row}]") for row, ids in enumerate(value)}, path)
+    check_layers(len(value), path)
+    return table_of({f"{name}[{row}]": ids for row, ids in enumerate(value)}, path)
+
+
+def check_layers(count: int, path: Path) -> None:
+    """Raise InputError for more layers than any model has."""
+    if count > MOST_LAYERS:
+        raise InputError(f"{path}: holds {count} layers, more than any model has")
 
 
 def npy_of(path: Path) -> Ints:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optimizer.errors import InputError
 from optimizer.exchange.arrays import experts_in
-from optimizer.exchange.reading import MOST_LAYERS, ids_of, object_of, table_of, whole_number
+from optimizer.exchange.reading import check_layers, object_of, table_of, whole_number
 from optimizer.exchange.safe_yaml import yaml_of
 from optimizer.exchange.server_placement import ServerPlacement
 
@@ -30,10 +30,9 @@ def read(path: Path) -> ServerPlacement:
     updates = whole_number(value.get(KEYS[1], 0), f"{path}: {KEYS[1]}")
     slots = whole_number(value[KEYS[0]], f"{path}: num_slots", least=1)
     given = object_of(value[KEYS[2]], f"{path}: {KEYS[2]}")
-    if len(given) > MOST_LAYERS:
-        raise InputError(f"{path}: {KEYS[2]} has {len(given)} layers, more than any model has")
+    check_layers(len(given), path)
     layers = sorted(whole_number(layer, f"{path}: a layer id of {KEYS[2]}") for layer in given)
-    table = table_of({f"layer {layer}": ids_of(given[layer], f"{path}: layer {layer}") for layer in layers}, path)
+    table = table_of({f"layer {layer}": given[layer] for layer in layers}, path)
     if table.shape[1] != slots:
         raise InputError(f"{path}: num_slots is {slots}, but layer {layers[0]} lists {table.shape[1]}")
     remarks = (f"layer_updates_per_iter is {updates}: the server moves experts while it runs",) if updates else ()

@@ -10,16 +10,7 @@ from typing import Any
 
 from optimizer.errors import InputError
 from optimizer.exchange.arrays import experts_in
-from optimizer.exchange.reading import (
-    MOST_LAYERS,
-    ids_of,
-    json_of,
-    object_of,
-    rows_of,
-    table_of,
-    text_of,
-    whole_number,
-)
+from optimizer.exchange.reading import check_layers, json_of, object_of, rows_of, table_of, text_of, whole_number
 from optimizer.exchange.server_placement import ServerPlacement
 
 NAME, LISTS_NAME = "vllm", "vllm-json"
@@ -40,7 +31,9 @@ def read(path: Path) -> ServerPlacement:
     redundant = whole_number(record["num_redundant_experts"], f"{where}: num_redundant_experts")
     if redundant >= slots:
         raise InputError(f"{where}: {redundant} redundant experts in {slots} slots leave no room for the others")
-    rows = _assignments(object_of(record[KEY], f"{where}: {KEY}"), where)
+    given = object_of(record[KEY], f"{where}: {KEY}")
+    check_layers(len(given), path)
+    rows = _assignments(given, where)
     table = table_of({f"layer {layer}": row for layer, row in rows.items()}, path)
     if table.shape[1] != slots:
         raise InputError(f"{where}: num_slots is {slots}, but each layer lists {table.shape[1]}")
@@ -51,7 +44,7 @@ def _record(path: Path) -> tuple[int, dict[str, Any]]:
     """The one record with a mapping, and the number of its line."""
     found: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(text_of(path).splitlines(), 1):
-        if line.strip():
+        if RECORD in line:
             value = json_of(Path(f"{path}: line {number}"), line)
             if isinstance(value, dict) and value.get("record_type") == RECORD:
                 found.append((number, value))
@@ -60,17 +53,15 @@ def _record(path: Path) -> tuple[int, dict[str, Any]]:
     return found[0]
 
 
-def _assignments(given: dict[Any, Any], where: str) -> dict[int, list[int]]:
-    """The slots' experts by MoE layer, which are all from 0 on."""
-    if len(given) > MOST_LAYERS:
-        raise InputError(f"{where}: {KEY} has {len(given)} layers, more than any model has")
+def _assignments(given: dict[Any, Any], where: str) -> dict[int, Any]:
+    """What the record gives for each MoE layer, which are all from 0 on."""
     for layer in range(len(given)):
         if str(layer) not in given:
             odd = next(key for key in given if not (key.isdecimal() and key == str(int(key)) and int(key) < len(given)))
             raise InputError(
                 f"{where}: {KEY} has no layer '{layer}' but a key '{odd[:20]}'; MoE layers count from 0 without a gap"
             )
-    return {layer: ids_of(given[str(layer)], f"{where}: layer {layer}") for layer in range(len(given))}
+    return {layer: given[str(layer)] for layer in range(len(given))}
 
 
 def content(placement: ServerPlacement) -> bytes:

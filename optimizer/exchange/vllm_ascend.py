@@ -11,7 +11,7 @@ from typing import Any
 
 from optimizer.errors import InputError
 from optimizer.exchange.arrays import experts_in
-from optimizer.exchange.reading import ids_of, json_of, kind, object_of, table_of, whole_number
+from optimizer.exchange.reading import check_layers, json_of, kind, object_of, table_of, whole_number
 from optimizer.exchange.server_placement import ServerPlacement
 
 NAME = "vllm-ascend"
@@ -24,23 +24,19 @@ def read(path: Path) -> ServerPlacement:
     count = whole_number(value.get("moe_layer_count"), f"{path}: moe_layer_count")
     if count != len(layers):
         raise InputError(f"{path}: moe_layer_count is {count}, but layer_list has {len(layers)} layers")
-    rows: dict[str, list[int]] = {}
+    check_layers(count, path)
+    rows: dict[str, Any] = {}
     odd, ranks = 0, None
     for place, layer in enumerate(layers):
         where = f"{path}: layer_list[{place}]"
         devices = _devices(object_of(layer, where), where)
-        odd += layer.get("layer_id", place) != place or any(
-            device.get("device_id", at) != at for at, device in enumerate(devices)
-        )
         ranks = len(devices) if ranks is None else ranks
         if len(devices) != ranks:
             raise InputError(f"{where} has {len(devices)} devices, but layer_list[0] has {ranks}")
-        rows |= {
-            f"device {at} of layer {place}": ids_of(
-                device.get("device_expert"), f"{where}.device_list[{at}].device_expert"
-            )
-            for at, device in enumerate(devices)
-        }
+        odd += layer.get("layer_id", place) != place or any(
+            device.get("device_id", at) != at for at, device in enumerate(devices)
+        )
+        rows |= {f"device {at} of layer {place}": device.get("device_expert") for at, device in enumerate(devices)}
     table = table_of(rows, path)
     said = f"{odd} layers have ids that are not their place in the list, by which alone the server reads them"
     table = table.reshape(len(layers), -1)

@@ -66,7 +66,10 @@ def _custom(placement: ServerPlacement, choice: ModelChoice, first_moe_layer: in
         layers = placement.layers[-1] + 1
         by_id = FORMATS[placement.format].rows == "ids"
         first = placement.layers[0] if by_id and first_moe_layer is None else first
-    routed = choice.routed_experts or placement.routed or placement.experts
+    named = choice.routed_experts or placement.routed
+    routed = named or placement.experts
     shared = placement.experts - routed if FORMATS[placement.format].names_shared else 0
+    if FORMATS[placement.format].names_shared and named is None:
+        notes.append(f"all {routed} experts are taken to be routed ones; say how many are, where some are shared")
     assert choice.top_k is not None, "model_of asks for it"
     return Model("custom", routed, max(0, shared), choice.top_k, layers, first), notes

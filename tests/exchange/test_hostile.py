@@ -63,6 +63,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 
 
 NAMES = list(pairwise("abcdefghi"))
+SAME = "".join(f" {layer}: *a\n" for layer in range(1, 9_000))
 HUGE_TEXTS = {
     "brackets": "[" * 1_000_000,
     "dashes": "- " * 1_000_000,
@@ -72,6 +73,7 @@ HUGE_TEXTS = {
     "same key": "num_slots: 1\nnum_slots: 2\n",
     "foreign tag": "num_slots: !!python/object/apply:os.system ['true']\n",
     "own tag": "num_slots: !other 3\n",
+    "one row for all": "num_slots: 9\ninitial_global_assignments:\n 0: &a [" + "1," * 60_000 + "1]\n" + SAME,
     "itself": "num_slots: &a [*a]\n",
 }  # fmt: skip
 
@@ -99,6 +101,6 @@ def test_files_that_would_fill_memory_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b" " * (9 << 20))
     with little_memory():
         attempt("eplb", bomb.getvalue())
-        with pytest.raises(InputError, match="more than 8 MB"):
+        with pytest.raises(InputError, match="more than 4 MB"):
             FORMATS["sglang"].read(path)
     assert MEMORY < 1 << 27
