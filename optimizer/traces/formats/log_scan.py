@@ -45,7 +45,11 @@ class LogLines(NamedTuple):
 
 def scanned(text: bytes, weights: bool) -> LogLines:
     """Read the whole lines of a text, the last of which may lack its line feed; weights: whether these are read too."""
-    lines = text.count(b"\n") + (not text.endswith(b"\n"))
+    letters = np.frombuffer(text, dtype=np.uint8)
+    ends = np.flatnonzero(letters == ord("\n"))
+    if not text.endswith(b"\n"):
+        ends = np.append(ends, len(text))
+    lines = len(ends)
     found = LogLines(
         np.zeros(lines, dtype=np.uint8),
         np.zeros(lines, dtype=np.uint64),
@@ -55,9 +59,9 @@ def scanned(text: bytes, weights: bool) -> LogLines:
         np.zeros((lines, 2), dtype=np.int64),
         np.empty((lines, MOST_IDS), dtype=np.int32),
         np.empty((lines, MOST_IDS), dtype=np.float32),
-        np.zeros(lines, dtype=np.int64),
+        ends,
     )
-    _scan(np.frombuffer(text, dtype=np.uint8), KEYS, weights, found)
+    _scan(letters, KEYS, weights, found)
     return found
 
 
@@ -90,10 +94,7 @@ def _scan(text: Ints, keys: Ints, weights: bool, found: LogLines) -> None:
     """Read every line into `found`; keys: the hashes of `KNOWN`; weights: whether these are read."""
     start = 0
     for line in range(len(found.kind)):
-        stop = start
-        while stop < len(text) and text[stop] != ord("\n"):
-            stop += 1
-        found.end[line] = stop
+        stop = found.end[line]
         at = _skip_blanks(text, start, stop)
         if at < stop:
             found.kind[line] = _line(text, at, stop, keys, weights, found, line)

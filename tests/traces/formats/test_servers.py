@@ -30,6 +30,8 @@ from torch_files import write_torch
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
 from optimizer.errors import InputError
+from optimizer.traces.convert import convert
+from optimizer.traces.corpus import find_files, read_traces
 from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.servers import read_requests
 from optimizer.traces.formats.sniff import Format, sniff
@@ -393,6 +395,13 @@ def test_one_request_is_the_same_in_every_format(tmp_path: Path) -> None:
     for path in files:
         (found,) = good(path, sniff(path), LAYERED)
         assert (found.experts == EXPERTS).all()
+        told = find_files([str(path)])
+        assert convert(told, tmp_path / f"{path.name}-native", LAYERED, False, lambda share: None) == (1, ())
+        layers = list(found.layers or range(1, 5))
+        native = find_files([str(tmp_path / f"{path.name}-native")])
+        direct, back = (read_traces(each, LAYERED, layers) for each in (told, native))
+        assert (direct.experts == back.experts).all()
+        assert (direct.phase == back.phase).all()
 
 
 @pytest.mark.parametrize("kind", [Format.COUNTS_NPZ, Format.TENSORRT, Format.LOGICAL_COUNT, Format.NPZ])
