@@ -40,13 +40,14 @@ MESHES = {"deepseek-v2-lite": (Mesh(4, 8, 3), 2, 1), "gpt-oss-20b": (Mesh(4, 4, 
 OURS: dict[str, tuple[Unit | None, tuple[str, ...]]] = {
     "any policy": (None, AUTO),
     "even only": (None, ("even-source",)),
+    "near-source": (None, ("near-source",)),
     "fixed": (None, ("weights", "table")),
     "hint": (None, ("hint",)),
     "hint-device": (None, ("hint-device",)),
     "optimal": (None, ("optimal",)),
     "optimal, tokens": ("tokens", ("optimal",)),
 }
-FREE = ("fixed", "hint", "hint-device")
+FREE = ("near-source", "fixed", "hint", "hint-device")
 """The kinds of servers whose policies make no batch wait."""
 Figures = dict[str, float]
 

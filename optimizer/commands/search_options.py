@@ -26,8 +26,8 @@ class SearchOptions:
         Option(
             ("--routing",),
             "Policy that the plan is made for and shipped with, or several to take the fastest of (comma-separated); "
-            "auto: those that --server runs, or even-source,nearest,hint-device,optimal for any. See simulate --help "
-            "for all.",
+            "auto: those that --server runs, or even-source,near-source,nearest,hint-device,optimal for any. See "
+            "simulate --help for all.",
             essential=True,
         ),
     ] = "auto"

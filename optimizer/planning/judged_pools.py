@@ -82,7 +82,7 @@ class JudgedPools:
             if candidate.method == "start":
                 self._offer([candidate.placement], NEAR, effort, needed=True)
             near = {*FOLLOWING} if candidate.method in FLEXIBLE else set()
-            near |= {"nearest", "table"} if candidate.method in WELL_PLACED else set()
+            near |= {"nearest", "near-source", "table"} if candidate.method in WELL_PLACED else set()
             self._offer([candidate.placement], near, effort, arranged=True)
 
     def _offer_shared(self, effort: Effort, until: float) -> None:

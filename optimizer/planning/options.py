@@ -23,10 +23,10 @@ Progress = Callable[[str, float], None]
 
 SearchName = Literal["auto", "descent", "tabu", "annealing", "lns"]
 
-AUTO = ("even-source", "nearest", "hint-device", "optimal")
+AUTO = ("even-source", "near-source", "nearest", "hint-device", "optimal")
 """The policies that are tried where none is named: one for servers that know the counts of replicas alone, one for
-those that read a table, one for those that are told of recent loads, and one for those that know all loads, at its
-price."""
+those that know hops besides, one for those that read a table, one for those that are told of recent loads, and one for
+those that know all loads, at its price."""
 
 SEARCH_PARAMETERS = ("annealing", "tabu", "descent", "latency", "neighbourhood", "shares")
 """The fields of `SolveOptions` that hold search parameters; each is a table of a TOML file."""

@@ -27,8 +27,11 @@ SPLITTING = ("capacity-fill", "least-loaded", "optimal")
 FOLLOWING = (*SPLITTING, *REMEMBERING, *FIXED)
 """Policies that split an expert as loads ask, those of the batch, of the batches before or of the train batches."""
 
-NEAR = ("nearest", *SPLITTING, "hint-device", "table")
+NEAR = ("nearest", "near-source", *SPLITTING, "hint-device", "table")
 """Policies that look at distances."""
+
+SHORTENING = ("nearest", "near-source")
+"""Policies that save hops and level no loads, so that they may be less balanced than what they are compared with."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,13 @@ class LayerJudge:
     @property
     def goal(self) -> SelectionGoal:
         """What candidates are chosen by. Where the user has loads counted in tokens although tiles are paid for,
-        balance is wanted for its own sake."""
+        balance is wanted for its own sake. Where tiles are paid for, policies that save hops may lose balance, as
+        tokens that begin no further tile cost nothing."""
         unit, paid = self.conditions.unit, self.problem.cost.unit
         if self.conditions.routing in RULES:
             return SelectionGoal.BOTH
+        if self.conditions.routing in SHORTENING:
+            return SelectionGoal.LATENCY if paid == "tiles" else SelectionGoal.LATENCY_AND_BALANCE
         if self.conditions.routing not in SPLITTING:
             return SelectionGoal.LATENCY_AND_BALANCE
         if unit == "tokens" and paid == "tiles":

@@ -27,7 +27,7 @@ def hint(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
 
     def choose(pairs: Ints, home: Ints) -> Ints:
         part, whole = memory.loads.parts()
-        return static.deal_out(pairs, home, memory.credit, context.start, context.slot, part, whole)
+        return static.deal_out(pairs, home, memory.credit, context.start, context.slot, part[None], whole[None])
 
     return _in_order(experts, source, context, choose)
 

@@ -50,7 +50,8 @@ class HintMemory:
     @cached_property
     def credit(self) -> Ints:
         """What weighted round robin owes each replica, `[source, replica]` int64; sources begin apart."""
-        return static.first_credit(self.sources, self.start, *self.loads.parts())
+        part, whole = self.loads.parts()
+        return static.first_credit(self.sources, self.start, part[None], whole[None])
 
     @cached_property
     def devices(self) -> DeviceHints:

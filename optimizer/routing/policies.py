@@ -62,6 +62,18 @@ def even_source(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     return static.round_robin(experts, source, context.network.sources, context.start, context.slot)
 
 
+def near_source(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """Weighted round robin inside each source, in which a replica's share halves with every hop that it is farther
+    away than the nearest one; pairs of an expert that the source's own row or rank holds stay there.
+
+    Near sources save hops, and sources that have several replicas about equally near deal them out, so that chance
+    seldom brings a replica more pairs than its tile holds, as it often does where each source uses one replica. Needs
+    nothing at run time but what the source itself has counted.
+    """
+    shares = static.near_shares(context.start, context.distance[:, context.device_of[context.slot]])
+    return static.weighted_round_robin(experts, source, context.network.sources, context.start, context.slot, shares)
+
+
 def hashed(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     """The replica's rank is a multiplicative hash of the pair's place in the batch, modulo the number of replicas.
 
@@ -119,7 +131,7 @@ def weights(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     has counted.
     """
     return static.weighted_round_robin(
-        experts, source, context.network.sources, context.start, context.slot, context.share
+        experts, source, context.network.sources, context.start, context.slot, context.share[None]
     )
 
 
@@ -172,6 +184,7 @@ POLICIES: dict[str, Policy] = {
     "primary": primary,
     "even-ideal": even_ideal,
     "even-source": even_source,
+    "near-source": near_source,
     "hash": hashed,
     "nearest": nearest,
     "table": table,
@@ -195,6 +208,7 @@ INFORMATION: dict[str, Information] = {
     "primary": "none",
     "even-ideal": "batch",
     "even-source": "own",
+    "near-source": "own",
     "hash": "none",
     "nearest": "none",
     "table": "none",

@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from reference import Slots, replicas
@@ -147,6 +147,28 @@ def least_loaded(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
     return chosen
 
 
+def near_source(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """As `weights`, by shares that halve with every hop beyond the nearest replica, down to a millionth, and are those
+    of replicas without a hop alone where there are any."""
+    chosen: list[list[Place]] = [[] for _ in tokens]
+    homes = all_holders(layer.wires)
+    for source, own in enumerate(by_source(layer, held)):
+        share = [[0.0] * len(device) for device in layer.slots]
+        for expert in range(len(layer.load)):
+            far = {place: layer.far(homes[source], place) for place in replicas(layer.slots, expert)}
+            least = min(far.values())
+            for (device, slot), hops_there in far.items():
+                near = hops_there == 0 if least == 0 else hops_there - least <= 20
+                share[device][slot] = 2.0 ** (least - hops_there) if near else 0.0
+        alike, credit = replace(layer, share=share), defaultdict[Place, Fraction](Fraction)
+        for _ in range(source):
+            for expert in range(len(layer.load)):
+                dealt(alike, expert, credit, 2**20)
+        for token in own:
+            chosen[token] = [dealt(alike, expert, credit, 2**20) for expert in tokens[token]]
+    return chosen
+
+
 def weights(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
     """Each source deals out its own pairs by `dealt`; source s has dealt out s pairs of every expert before."""
     chosen: list[list[Place]] = [[] for _ in tokens]
@@ -160,14 +182,14 @@ def weights(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
     return chosen
 
 
-def dealt(layer: Layer, expert: int, credit: dict[Place, Fraction]) -> Place:
+def dealt(layer: Layer, expert: int, credit: dict[Place, Fraction], finest: int = 10**6) -> Place:
     """A pair gives every replica of its expert a credit of its share, and goes to the richest, which pays 1.
 
-    On a tie the lowest replica is taken. Shares are rounded to millionths. If all shares of an expert are zero, its
-    replicas get equal ones.
+    On a tie the lowest replica is taken. Shares are rounded to millionths, or to other finest parts of 1. If all shares
+    of an expert are zero, its replicas get equal ones.
     """
     there = replicas(layer.slots, expert)
-    share = [round(layer.share[device][slot] * 10**6) for device, slot in there]
+    share = [round(layer.share[device][slot] * finest) for device, slot in there]
     share = share if any(share) else [1] * len(there)
     for place, part in zip(there, share, strict=True):
         credit[place] += Fraction(part, sum(share))
@@ -250,6 +272,7 @@ ORACLES: dict[str, Callable[[Layer, Tokens, Held], Chosen]] = {
     "primary": primary,
     "even-ideal": even,
     "even-source": even_source,
+    "near-source": near_source,
     "sglang-static": sglang_static,
     "sglang-dynamic": sglang_dynamic,
     "vllm": vllm,

@@ -13,7 +13,7 @@ from optimizer.planning import portfolio as module
 from optimizer.planning.candidates import SEARCHES, seeds_and_formulation
 from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, silent
 from optimizer.planning.plan_layer import solve
-from optimizer.planning.pool import NEAR, SPLITTING, LayerJudge
+from optimizer.planning.pool import NEAR, SHORTENING, SPLITTING, LayerJudge
 from optimizer.planning.portfolio import Portfolio
 from optimizer.routing.policies import POLICIES
 from optimizer.search.choose import ALL, LATENCIES, MEAN_LATENCY, SelectionGoal, figures
@@ -87,9 +87,10 @@ def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
     for name in POLICIES:
         tiles, tokens = (LayerJudge(problem, sets, Conditions(name, unit)).goal for unit in ("tiles", "tokens"))
         split, neither = name in SPLITTING, SelectionGoal.BOTH if name in RULES else SelectionGoal.LATENCY_AND_BALANCE
+        neither = SelectionGoal.LATENCY if name in SHORTENING else neither
         assert tiles is (SelectionGoal.LATENCY if split else neither)
         assert tokens is (SelectionGoal.BALANCE if split else neither)
-    assert set(NEAR) - {*SPLITTING} == {"nearest", "hint-device", "table"}
+    assert set(NEAR) - {*SPLITTING} == {"nearest", "near-source", "hint-device", "table"}
 
 
 @pytest.mark.parametrize("search", ["split_evenly", "split_at_best"])

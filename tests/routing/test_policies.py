@@ -119,6 +119,28 @@ def test_capacity_is_taken_up_by_the_nearest_and_then_in_turn() -> None:
     assert served("capacity-fill", context, [[0]] * 9, [1] * 9) == [[1], [1], [0], [0], [2], [2], [0], [1], [2]]
 
 
+def test_near_replicas_get_twice_as_much_as_those_a_hop_farther() -> None:
+    """From row 0 of a ring of six the replicas in rows 1 and 2 are 1 and 2 hops away, from row 4 they are 3 and 2."""
+    context = line([1], [0], [0], [2], [3], [4])
+    for row, near, far in ((0, 1, 2), (4, 2, 1)):
+        served_by = [place for (place,) in served("near-source", context, [[0]] * 30, [row] * 30)]
+        assert (served_by.count(near), served_by.count(far)) == (20, 10)
+
+
+def test_equally_near_replicas_get_equal_parts_and_what_a_row_holds_stays_there() -> None:
+    context = line([0], [1], [0], [2])
+    for row in (1, 3):
+        assert sorted(served("near-source", context, [[0]] * 8, [row] * 8)) == [[0]] * 4 + [[2]] * 4
+    for row in (0, 2):
+        assert served("near-source", context, [[0]] * 40, [row] * 40) == [[row]] * 40
+
+
+def test_a_replica_more_than_twenty_hops_beyond_the_nearest_gets_nothing() -> None:
+    context = line([1], [0], *([2 + row] for row in range(20)), [0], *([22 + row] for row in range(25)))
+    pairs = 1 << 16
+    assert served("near-source", context, [[0]] * pairs, [0] * pairs) == [[1]] * pairs
+
+
 @pytest.mark.parametrize("replicas", [2, 3, 4, 7])
 def test_weights_serve_no_more_than_each_share_rounded_up(replicas: int) -> None:
     placement, mesh = Placement(np.zeros((replicas, 1), dtype=int)), Mesh(replicas, 1, 1)
