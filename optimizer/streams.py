@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     CALIBRATION_ROUTING = 24
     GATES = 25
     EXPERT_SHARES = 26
+    TRAFFIC_DRIFT = 27
     # statistics
     BOOTSTRAP = 40
     SUMMARY_SEGMENTS = 41
@@ -44,6 +45,7 @@ class Purpose(IntEnum):
     REPLICA_CURVES = 69
     DISPATCH_TABLE = 70
     RULE_SEARCH = 71
+    EXPECTED_DRIFT = 72
     # the seeds of exact models, of their solvers, restarts and descents
     LAYER_FORMULATION = 80
     CHOICE_OVER_DATA_SETS = 81

@@ -74,6 +74,15 @@ class SynthOptions:
             ("--counts",), "Counts that the experts' shares shall follow, instead of DeepSeek-V3's.", metavar="FILE"
         ),
     ] = None
+    drift: Annotated[
+        float,
+        Option(
+            ("--drift",),
+            "How far traffic moves over the day: total variation between the experts' shares in the first and in the "
+            "last tenth of each data set's requests, 0 to 0.6.",
+            metavar="RATE",
+        ),
+    ] = 0.0
     candidates: Annotated[bool, Option(("--candidates",), "Write candidate_experts, the 16 best in rank order.")] = (
         False
     )
@@ -101,6 +110,7 @@ def synth(what: SynthOptions) -> None:
         seed=what.seed,
         candidates=what.candidates,
         weights=what.weights,
+        drift=what.drift,
     )
     choice = ModelChoice(what.model, what.routed_experts, None, what.top_k)
     with progress() as tell:

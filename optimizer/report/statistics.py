@@ -35,6 +35,8 @@ def tables(reports: Sequence[LayerReport]) -> list[Table]:
             found.append(_together(report))
         if len(report.datasets) > 1:
             found.append(_drift(report))
+        if not np.isnan(report.over_time).all():
+            found.append(_over_time(report))
     return found
 
 
@@ -103,6 +105,15 @@ def _drift(report: LayerReport) -> Table:
     return table
 
 
+def _over_time(report: LayerReport) -> Table:
+    """The table of how far the loads of one layer drift from the first to the last request of each data set."""
+    title = "How far does traffic drift? (total variation between first and last tenth)"
+    table = make_table(title, "data set", ["drift", "by chance"])
+    for name, values in zip(report.datasets, report.over_time, strict=True):
+        table.add_row(name, *map(_shown, values))
+    return table
+
+
 def as_json(reports: Sequence[LayerReport]) -> dict[str, Any]:
     """The figures of all layers in their stable JSON form; a figure that cannot be known is None."""
     return {"layers": {str(report.layer): _layer_json(report) for report in reports}}
@@ -125,6 +136,9 @@ def _layer_json(report: LayerReport) -> dict[str, Any]:
         "prompt_vs_output": _known(figures.phase_drift),
         "datasets": list(report.datasets),
         "dataset_drift": [[_known(value) for value in row] for row in figures.dataset_drift],
+        "drift_over_time": [
+            {"first_to_last_tenth": _known(drift), "by_chance": _known(chance)} for drift, chance in report.over_time
+        ],
         "experts": [dict(zip(_EXPERT_KEYS, row, strict=True)) for row in _expert_rows(report)],
     }
 
@@ -146,8 +160,8 @@ def _expert_rows(report: LayerReport) -> list[list[Any]]:
 
 
 def write_csv(folder: Path, reports: Sequence[LayerReport]) -> list[Path]:
-    """Write layers.csv, experts.csv, pairs.csv (with lift and covariance) and drift.csv into a folder, each whole or
-    not at all, and give their paths. Raises OSError where a file cannot be written."""
+    """Write layers.csv, experts.csv, pairs.csv (with lift and covariance), drift.csv and drift_over_time.csv into a
+    folder, each whole or not at all, and give their paths. Raises OSError where a file cannot be written."""
     burst = ("burstiness", "request_burstiness", "window_burstiness", "overlap", "chance_overlap", "prompt_vs_output")
     head = ("layer", "tokens", "hottest_over_mean", f"top_{HOTTEST}_share", "gini", "imbalance_p50", "imbalance_p99")
     written = {
@@ -160,6 +174,16 @@ def write_csv(folder: Path, reports: Sequence[LayerReport]) -> list[Path]:
         ),
         "drift.csv": _text(
             [("layer", "dataset", "other", "total_variation"), *(row for r in reports for row in _drifts(r))]
+        ),
+        "drift_over_time.csv": _text(
+            [
+                ("layer", "dataset", "first_to_last_tenth", "by_chance"),
+                *(
+                    [r.layer, name, *map(_known, values)]
+                    for r in reports
+                    for name, values in zip(r.datasets, r.over_time, strict=True)
+                ),
+            ]
         ),
     }
     for name, text in written.items():

@@ -1,4 +1,5 @@
-"""Drift: how far the experts' shares of the load differ between data sets, and between prompts and outputs."""
+"""Drift: how far the experts' shares of the load differ between data sets, between prompts and outputs, and between
+the beginning and the end of what was recorded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,85 @@ def phase_drift(summary: CorpusSummary) -> Floats:
     """Total variation between prompts and outputs in each layer, `[layer]`; nan if either is missing."""
     counts = summary.counts.sum(axis=0)
     return total_variation(counts[PROMPT], counts[OUTPUT])
+
+
+DAY_PARTS = 5
+"""The parts that a day is divided into: what lies in between; the first tenth, every other request of it and the rest;
+and the last tenth likewise."""
+
+
+def parts_of_day(count: int) -> Ints:
+    """Which of the `DAY_PARTS` each of so many requests, or batches, in the order of time belongs to, `[request]`.
+
+    A tenth has at least two requests; where there are fewer than four, none belongs to an end.
+    """
+    part = np.zeros(count, dtype=np.int64)
+    size = max(2, count // 10)
+    if count >= 2 * size:
+        part[:size] = 1 + np.arange(size) % 2
+        part[-size:] = 3 + np.arange(size) % 2
+    return part
+
+
+def drift_over_time(counts: Ints) -> Floats:
+    """How far loads drift, `[..., 2]`, for counts `[..., part, expert]` of the `DAY_PARTS`.
+
+    First the total variation between the first and the last tenth, then how much of it comes by chance: between every
+    other request of both tenths and the rest of them, which are as many at all times of the day. nan if either is not
+    known.
+    """
+    first, other_first, last, other_last = np.moveaxis(counts[..., 1:, :], -2, 0)
+    drift = total_variation(first + other_first, last + other_last)
+    chance = total_variation(first + last, other_first + other_last)
+    return np.stack([drift, chance], axis=-1)
+
+
+def drift_of_steps(load: Ints) -> Floats:
+    """`drift_over_time` of the loads of batches in the order of time, `[2]` for load `[batch, expert]`."""
+    counts = np.zeros((DAY_PARTS, load.shape[1]), dtype=np.int64)
+    np.add.at(counts, parts_of_day(len(load)), load)
+    return drift_over_time(counts)
+
+
+STRETCH = 64
+"""Tokens of one place that are taken for a request's: long requests give several stretches, of short ones a stretch
+holds two or three."""
+MOST_PLACES, MOST_STRETCHES = 512, 16
+"""How much of the batches is looked at, which bounds the memory at 256 experts to 17 MB; more changes little."""
+
+
+def request_spread(batches: Batches, model: Model, rng: np.random.Generator) -> float:
+    """How far the experts' shares of one request are from those of all, as a total variation without what comes by
+    chance.
+
+    Requests are not known in batches. But tokens of the same place in consecutive batches are mostly of one request
+    where batches decode, and neighbours in a batch where they prefill; the larger of both is taken. It is the root of
+    the mean over stretches of v^2 - w^2, where v is the total variation of a stretch of `STRETCH` tokens and w that of
+    as many tokens drawn at random.
+    """
+    chosen = batches.experts[..., : model.top_k]
+    return max(_spread(each, model.routed_experts, rng) for each in (chosen, chosen.swapaxes(0, 1)))
+
+
+def _spread(chosen: Ints, experts: int, rng: np.random.Generator) -> float:
+    """The spread of the stretches along the first axis of `[step, place, k]`, 0 where there is no whole stretch."""
+    stretches = min(len(chosen) // STRETCH, MOST_STRETCHES)
+    if stretches == 0:
+        return 0.0
+    used = np.ascontiguousarray(chosen[: stretches * STRETCH, :MOST_PLACES])
+    tokens = used.reshape(-1, used.shape[2])
+    shuffled = tokens[rng.permutation(len(tokens))].reshape(used.shape)
+    above = _squared_distance(used, experts) - _squared_distance(shuffled, experts)
+    return float(np.sqrt(max(0.0, above)))
+
+
+def _squared_distance(chosen: Ints, experts: int) -> float:
+    """The mean square of the total variation between each stretch `[step, place, k]` of a place and all tokens."""
+    steps, places, _ = chosen.shape
+    stretch = np.arange(steps)[:, None] // STRETCH * places + np.arange(places)
+    flat = (stretch[:, :, None] * experts + chosen).ravel()
+    counts = np.bincount(flat, minlength=(steps // STRETCH) * places * experts).reshape(-1, experts)
+    return float((total_variation(counts, counts.sum(axis=0)) ** 2).mean())
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.statistics.coactivation import lift, pair_counts
-from optimizer.statistics.drift import drift_matrix
+from optimizer.statistics.drift import drift_matrix, drift_of_steps, drift_over_time
 from optimizer.statistics.loads import (
     LIFT_QUANTILES,
     LayerFigures,
@@ -32,7 +32,7 @@ class LayerReport:
     load `[batch, expert]`: the routed experts' pairs in each batch or recorded step. imbalance `[batch]`: peak over
     mean device load if the experts lie in order of their ids, without replicas. pairs and lift `[expert, expert]`: see
     `coactivation`; None if only counts are known. datasets: the names for the axes of `figures.dataset_drift`. unit:
-    what a batch is, in words.
+    what a batch is, in words. over_time `[dataset, 2]`: see `drift_over_time`.
     """
 
     layer: int
@@ -43,6 +43,7 @@ class LayerReport:
     lift: Floats | None
     datasets: tuple[str, ...]
     unit: str
+    over_time: Floats
 
 
 def report_of_corpus(found: SummarisedCorpus, layer: int, mesh: Mesh, users: int) -> LayerReport:
@@ -59,6 +60,7 @@ def report_of_corpus(found: SummarisedCorpus, layer: int, mesh: Mesh, users: int
         lift=lift(pairs, figures.counts, figures.tokens),
         datasets=found.datasets,
         unit=f"decode step of {users} users",
+        over_time=drift_over_time(found.day[:, :, place]),
     )
 
 
@@ -73,7 +75,8 @@ def report_of_batches(batches: Batches, model: Model, layer: int, mesh: Mesh) ->
     above = lift(pairs, load.sum(axis=0), tokens)
     figures = _figures_of_load(load, model.top_k, tokens, lift_quantiles(above), np.zeros((1, 1)))
     imbalance = sequential_imbalance(load, mesh)
-    return LayerReport(layer, figures, load, imbalance, pairs, above, ("batches",), f"batch of {batches.tokens} tokens")
+    unit, over_time = f"batch of {batches.tokens} tokens", drift_of_steps(load)[None]
+    return LayerReport(layer, figures, load, imbalance, pairs, above, ("batches",), unit, over_time)
 
 
 def report_of_counts(counts: Counts, model: Model, layer: int, mesh: Mesh) -> LayerReport:
@@ -88,7 +91,9 @@ def report_of_counts(counts: Counts, model: Model, layer: int, mesh: Mesh) -> La
     by_name = np.stack([whole[owner == place].sum(axis=0) for place in range(len(names))])
     tokens = int(load.sum()) // model.top_k
     figures = _figures_of_load(load, model.top_k, tokens, np.full(len(LIFT_QUANTILES), np.nan), drift_matrix(by_name))
-    return LayerReport(layer, figures, load, sequential_imbalance(load, mesh), None, None, names, "recorded step")
+    imbalance = sequential_imbalance(load, mesh)
+    over_time = np.stack([drift_of_steps(whole[owner == place]) for place in range(len(names))])
+    return LayerReport(layer, figures, load, imbalance, None, None, names, "recorded step", over_time)
 
 
 def _figures_of_load(load: Ints, top_k: int, tokens: int, lifts: Floats, drift: Floats) -> LayerFigures:

@@ -1,7 +1,7 @@
 """Summarise a corpus of any size in one pass: the sums of all layers that are asked for, decode batches included."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.statistics.drift import DAY_PARTS, parts_of_day
 from optimizer.statistics.summary import NO_SEGMENTS, CorpusSummary, SummaryBuilder
 from optimizer.streams import Purpose, random_stream
 from optimizer.traces.corpus import Faults, TraceFile, stream
@@ -26,7 +27,9 @@ class SummarisedCorpus:
     """The sums over a corpus, and what their axes mean.
 
     layers: the model's layer id for each place on the layer axis. datasets: the name of each data set, which is that of
-    its folder. requests: how many good requests there were. warnings: sentences on those that were left out.
+    its folder. requests: how many good requests there were. warnings: sentences on those that were left out. day
+    `[dataset, part, layer, expert]`: the counts of the parts of the day (see `parts_of_day`) that a data set's requests
+    are of, whose order is taken for their order in time.
     """
 
     summary: CorpusSummary
@@ -34,6 +37,7 @@ class SummarisedCorpus:
     datasets: tuple[str, ...]
     requests: int
     warnings: tuple[str, ...]
+    day: Ints
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,13 @@ class RequestCorpus:
     """Requests that can be gone through more than once, and how to read them.
 
     requests: yields for each request where it is from, and the request or why it cannot be used. lengths: yields for
-    each request, in the same order, its tokens and prompt tokens, or why it cannot be used. places: how many different
-    places (files) requests are from. layers: the layers to keep, None for all layers with experts. strict: whether a
-    bad request is an error instead of being left out.
+    each request, in the same order, where it is from, and its tokens and prompt tokens or why it cannot be used.
+    places: how many different places (files) requests are from. layers: the layers to keep, None for all layers with
+    experts. strict: whether a bad request is an error instead of being left out.
     """
 
     requests: Callable[[], Iterator[tuple[Path, Request | BadRequestError]]]
-    lengths: Callable[[], Iterator[tuple[int, int] | BadRequestError]]
+    lengths: Callable[[], Iterator[tuple[Path, tuple[int, int] | BadRequestError]]]
     places: int
     model: Model
     layers: tuple[int, ...] | None = None
@@ -60,9 +64,10 @@ def corpus_of_files(
 ) -> RequestCorpus:
     """The requests of trace files; lengths in the native format are read from the headers of the files alone."""
 
-    def lengths() -> Iterator[tuple[int, int] | BadRequestError]:
+    def lengths() -> Iterator[tuple[Path, tuple[int, int] | BadRequestError]]:
         for file in files:
-            yield from _lengths_of(file, model)
+            for length in _lengths_of(file, model):
+                yield file.path, length
 
     return RequestCorpus(lambda: stream(files, model), lengths, len(files), model, layers, first_moe_layer, strict)
 
@@ -76,8 +81,8 @@ def corpus_of_trace(trace: RoutingTrace, model: Model) -> RequestCorpus:
             prompt = int((trace.phase[start:stop] == PROMPT).sum())
             yield Path(trace.source, "all"), Request(trace.experts[start:stop], prompt, trace.layers)
 
-    def lengths() -> Iterator[tuple[int, int] | BadRequestError]:
-        return ((len(r.experts), r.prompt_tokens) if isinstance(r, Request) else r for _, r in requests())
+    def lengths() -> Iterator[tuple[Path, tuple[int, int] | BadRequestError]]:
+        return ((at, (len(r.experts), r.prompt_tokens) if isinstance(r, Request) else r) for at, r in requests())
 
     return RequestCorpus(requests, lengths, 1, model, trace.layers)
 
@@ -106,11 +111,12 @@ def summarise(
     """
     known: dict[int, tuple[int, int] | None] = {}
     while True:
-        declared = enumerate(corpus.lengths())
-        found_or_said = {number: known.get(number, length) for number, length in declared}
+        declared = list(enumerate(corpus.lengths()))
+        found_or_said = {number: known.get(number, length) for number, (_, length) in declared}
         lengths = {number: length for number, length in found_or_said.items() if isinstance(length, tuple)}
         segments = _segments(lengths, users, batches, random_stream(Purpose.SUMMARY_SEGMENTS, seed))
-        found = _one_pass(corpus, lengths, segments, batches, known, progress)
+        parts = _parts({number: _dataset(path) for number, (path, _) in declared if number in lengths})
+        found = _one_pass(corpus, lengths, segments, parts, batches, known, progress)
         if found is not None:
             return found
 
@@ -132,10 +138,25 @@ def _segments(
     return {number: np.array(piece, dtype=np.int64) for number, piece in pieces.items()}
 
 
+def _dataset(path: Path) -> str:
+    """The name of the data set that a request from this place is of."""
+    return path.parent.name
+
+
+def _parts(datasets: dict[int, str]) -> dict[int, int]:
+    """The part of the day that each request, by its number, is of among those of its data set, whose name is given."""
+    members: dict[str, list[int]] = {}
+    for number, name in datasets.items():
+        members.setdefault(name, []).append(number)
+    parts = (zip(numbers, parts_of_day(len(numbers)).tolist(), strict=True) for numbers in members.values())
+    return {number: part for pairs in parts for number, part in pairs}
+
+
 def _one_pass(
     corpus: RequestCorpus,
     lengths: dict[int, tuple[int, int]],
     segments: dict[int, Ints],
+    parts: dict[int, int],
     batches: int,
     known: dict[int, tuple[int, int] | None],
     progress: Callable[[float], None],
@@ -143,7 +164,7 @@ def _one_pass(
     """The sums over the recorded tokens of all requests; None if the pass must be made again.
 
     That is where a request with segments is not as long as `lengths` says. How long a request really is is added to
-    `known`, None for one that is bad.
+    `known`, None for one that is bad. Each part of a data set's day is summed up as if it were a data set of its own.
     """
     faults = Faults(corpus.strict)
     datasets: dict[str, int] = {}
@@ -172,7 +193,7 @@ def _one_pass(
         lost += np.diff(whole - recorded, prepend=0)
         if builder is None:
             builder = SummaryBuilder(len(layers), corpus.model.routed_experts, corpus.model.top_k, batches)
-        dataset = datasets.setdefault(path.parent.name, len(datasets))
+        dataset = datasets.setdefault(_dataset(path), len(datasets)) * DAY_PARTS + parts.get(number, 0)
         builder.add(experts, prompt, dataset, segments.get(number, NO_SEGMENTS))
         good += 1
         places.add(path)
@@ -180,7 +201,21 @@ def _one_pass(
     warnings = (*faults.warnings(good), *not_recorded(lost, tokens))
     if again or builder is None or layers is None:
         return None
-    return SummarisedCorpus(builder.finish(), layers, tuple(datasets), good, warnings)
+    summary, day = _whole_days(builder.finish(), len(datasets))
+    return SummarisedCorpus(summary, layers, tuple(datasets), good, warnings, day)
+
+
+def _whole_days(summary: CorpusSummary, datasets: int) -> tuple[CorpusSummary, Ints]:
+    """The sums by data set, from those of all parts of their days, and the counts of the parts, as of
+    `SummarisedCorpus.day`."""
+    lacking = datasets * DAY_PARTS - len(summary.counts)
+    tokens, counts = (
+        np.concatenate([sums, np.zeros((lacking, *sums.shape[1:]), dtype=np.int64)]).reshape(
+            datasets, DAY_PARTS, *sums.shape[1:]
+        )
+        for sums in (summary.tokens, summary.counts)
+    )
+    return replace(summary, tokens=tokens.sum(axis=1), counts=counts.sum(axis=1)), counts.sum(axis=2)
 
 
 def layers_of_files(files: Sequence[TraceFile], model: Model, first_moe_layer: int | None) -> tuple[int, ...]:

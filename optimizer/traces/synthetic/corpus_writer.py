@@ -12,7 +12,8 @@ from optimizer.errors import InputError
 from optimizer.streams import Purpose, key_of_text, random_stream
 from optimizer.traces.formats.request import Request
 from optimizer.traces.formats.write import write_request
-from optimizer.traces.synthetic.generator import Gates, calibrated_gates, generate
+from optimizer.traces.synthetic.drift import DriftingGates, check_rate
+from optimizer.traces.synthetic.generator import calibrated_gates, generate
 from optimizer.traces.synthetic.marginals import calibration_tokens
 
 LENGTH_SIGMA, LONGEST = 0.7, 8  # lengths are log-normal, and at most 8 times the mean; a choice, not a fit
@@ -23,8 +24,9 @@ class CorpusRecipe:
     """What to generate: `requests` for each data set, whose prompts and outputs have these mean lengths in tokens.
 
     A mean of 0 leaves prompts or outputs out. Each data set has a name and a folder of that name; the one without a
-    name has requests of all topics, and lies in the corpus's own folder. Raises InputError for what cannot be
-    generated.
+    name has requests of all topics, and lies in the corpus's own folder. drift: how far traffic moves from the first to
+    the last request of each data set, as the total variation between the experts' shares in the first and in the last
+    tenth of the requests, 0 for none. Raises InputError for what cannot be generated.
     """
 
     requests: int
@@ -34,6 +36,7 @@ class CorpusRecipe:
     seed: int = 0
     candidates: bool = False
     weights: bool = False
+    drift: float = 0.0
 
     def __post_init__(self) -> None:
         if self.requests < 1 or min(self.prompt_tokens, self.output_tokens) < 0 or not any(self.means):
@@ -46,6 +49,7 @@ class CorpusRecipe:
             raise InputError(
                 f"data sets {', '.join(self.datasets)}: each names a folder, so they must differ and hold no slash"
             )
+        check_rate(self.drift)
 
     @property
     def means(self) -> tuple[int, int]:
@@ -65,7 +69,8 @@ def synthesise(
 
     counts `[layer, expert]`: how often requests without a data set shall choose each expert; without counts the shares
     are like DeepSeek-V3's. If the layers are all MoE layers of the model, the files hold them alone; else each layer
-    stands at its number on an axis from 0. Request r depends on the seed, the data set's name, r and the layer alone.
+    stands at its number on an axis from 0. The order of the requests is their order in time. Request r depends on the
+    seed, the data set's name, r and the layer alone, and where there is drift on its rate and the number of requests.
     `progress` receives the share of tokens made, those of the calibration included. Raises InputError for what cannot
     be generated or written, and for a folder that holds requests already.
     """
@@ -74,8 +79,9 @@ def synthesise(
     share = sampled / (sampled + len(folders) * corpus.requests * sum(corpus.means))
     gates = calibrated_gates(model, layers, corpus.seed, counts, lambda done: progress(share * done))
     for turn, (name, folder) in enumerate(folders.items()):
+        drifting = DriftingGates.of(gates, name, corpus.requests, corpus.drift)
         for number in range(corpus.requests):
-            write_request(folder / f"request_{number:05}.npz", _request(gates, corpus, name, number), number)
+            write_request(folder / f"request_{number:05}.npz", _request(drifting, corpus, name, number), number)
             done = (turn * corpus.requests + number + 1) / (len(folders) * corpus.requests)
             progress(share + (1 - share) * done)
 
@@ -92,8 +98,9 @@ def _empty_folder(folder: Path) -> Path:
     return folder
 
 
-def _request(gates: Gates, corpus: CorpusRecipe, dataset: str, number: int) -> Request:
+def _request(drifting: DriftingGates, corpus: CorpusRecipe, dataset: str, number: int) -> Request:
     """Generate one request of a data set, by its number."""
+    gates = drifting.at(number)
     model = gates.model
     rng = random_stream(Purpose.CORPUS_LENGTHS, corpus.seed, key_of_text(dataset), number)
     prompt, output = (_length(mean, rng) for mean in corpus.means)

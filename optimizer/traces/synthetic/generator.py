@@ -136,10 +136,10 @@ def generate(
     a router with k > 8), fewer where a token may use fewer; weights are the softmax of the chosen experts' scores
     without noise. Raises InputError where there are no candidates beyond the top-k.
     """
-    model, topics = gates.model, _topics(gates.seed, dataset)
+    model, topics = gates.model, topics_of(gates.seed, dataset)
     key = derived_seed(Purpose.REQUEST_ROUTING, gates.seed, key_of_text(dataset), bits=64)
     ranks = _candidates(model) if candidates else model.top_k
-    ranked, weight = _run(gates, key, topics, requests, lengths, ranks, weights)
+    ranked, weight = routed(gates, key, topics, requests, lengths, ranks, weights)
     return Generated(
         experts=np.ascontiguousarray(ranked[..., : model.top_k]),
         candidates=ranked if candidates else None,
@@ -178,7 +178,7 @@ def _candidates(model: Model) -> int:
     return ranks
 
 
-def _topics(seed: int, dataset: str) -> tuple[float, Floats]:
+def topics_of(seed: int, dataset: str) -> tuple[float, Floats]:
     """How far the topics of a data set's requests scatter, and their mean `[REQUEST_RANK]`.
 
     The means of all named data sets are equally far from that of requests without a data set, which is 0.
@@ -198,19 +198,19 @@ def _layer_gates(model: Model, layer: int, seed: int, counts: Ints | None) -> Ga
     drawn = Gates(model, (layer,), seed, flat, topics.astype(np.float32), directions.astype(np.float32))
     dealt = random_stream(Purpose.EXPERT_SHARES, seed, layer)
     shares = lognormal_shares(experts, dealt) if counts is None else shares_of_counts(counts, model.top_k, layer)
-    key, topics_of_all = derived_seed(Purpose.CALIBRATION_ROUTING, seed, bits=64), _topics(seed, "")
+    key, topics_of_all = derived_seed(Purpose.CALIBRATION_ROUTING, seed, bits=64), topics_of(seed, "")
 
     def observe(bias: Floats, turn: int, tokens: int) -> Ints:
         requests = (turn << 32) + np.arange(tokens // SAMPLED_TOKENS + 1)
         trial = replace(drawn, bias=bias[None].astype(np.float32))
         lengths = np.full(len(requests), SAMPLED_TOKENS)
-        ranked, _ = _run(trial, key, topics_of_all, requests, lengths, model.top_k, False)
+        ranked, _ = routed(trial, key, topics_of_all, requests, lengths, model.top_k, False)
         return np.bincount(ranked.ravel(), minlength=experts)
 
     return replace(drawn, bias=calibrate(shares, model.top_k, observe)[None].astype(np.float32))
 
 
-def _run(
+def routed(
     gates: Gates,
     key: int,
     topics: tuple[float, Floats],
