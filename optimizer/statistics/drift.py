@@ -81,47 +81,6 @@ def drift_of_steps(load: Ints) -> Floats:
     return drift_over_time(counts)
 
 
-STRETCH = 64
-"""Tokens of one place that are taken for a request's: long requests give several stretches, of short ones a stretch
-holds two or three."""
-MOST_PLACES, MOST_STRETCHES = 512, 16
-"""How much of the batches is looked at, which bounds the memory at 256 experts to 17 MB; more changes little."""
-
-
-def request_spread(batches: Batches, model: Model, rng: np.random.Generator) -> float:
-    """How far the experts' shares of one request are from those of all, as a total variation without what comes by
-    chance.
-
-    Requests are not known in batches. But tokens of the same place in consecutive batches are mostly of one request
-    where batches decode, and neighbours in a batch where they prefill; the larger of both is taken. It is the root of
-    the mean over stretches of v^2 - w^2, where v is the total variation of a stretch of `STRETCH` tokens and w that of
-    as many tokens drawn at random.
-    """
-    chosen = batches.experts[..., : model.top_k]
-    return max(_spread(each, model.routed_experts, rng) for each in (chosen, chosen.swapaxes(0, 1)))
-
-
-def _spread(chosen: Ints, experts: int, rng: np.random.Generator) -> float:
-    """The spread of the stretches along the first axis of `[step, place, k]`, 0 where there is no whole stretch."""
-    stretches = min(len(chosen) // STRETCH, MOST_STRETCHES)
-    if stretches == 0:
-        return 0.0
-    used = np.ascontiguousarray(chosen[: stretches * STRETCH, :MOST_PLACES])
-    tokens = used.reshape(-1, used.shape[2])
-    shuffled = tokens[rng.permutation(len(tokens))].reshape(used.shape)
-    above = _squared_distance(used, experts) - _squared_distance(shuffled, experts)
-    return float(np.sqrt(max(0.0, above)))
-
-
-def _squared_distance(chosen: Ints, experts: int) -> float:
-    """The mean square of the total variation between each stretch `[step, place, k]` of a place and all tokens."""
-    steps, places, _ = chosen.shape
-    stretch = np.arange(steps)[:, None] // STRETCH * places + np.arange(places)
-    flat = (stretch[:, :, None] * experts + chosen).ravel()
-    counts = np.bincount(flat, minlength=(steps // STRETCH) * places * experts).reshape(-1, experts)
-    return float((total_variation(counts, counts.sum(axis=0)) ** 2).mean())
-
-
 @dataclass(frozen=True, eq=False)
 class Drift:
     """How far apart the routed experts' shares are, as total variation from 0 (equal) to 1 (no expert in common).

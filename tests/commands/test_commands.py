@@ -91,6 +91,7 @@ def test_stats_writes_csv_files(traces: Path) -> None:
         "experts.csv": 3 * 8,
         "pairs.csv": 3 * 28,
         "drift.csv": 3,
+        "drift_over_time.csv": 3,
     }
     assert sum(int(row[2]) for row in rows["experts.csv"][1:9]) == 12 * 20 * 2
 

@@ -14,7 +14,14 @@ from random_corpora import EXPERTS, LAYERS, TOP_K, Request, corpora, runs, summa
 
 from formulations.kit.arrays import Ints
 from optimizer.statistics import loads as statistics
-from optimizer.statistics.drift import dataset_drift, drift_matrix, phase_drift, total_variation
+from optimizer.statistics.drift import (
+    dataset_drift,
+    drift_matrix,
+    drift_of_steps,
+    parts_of_day,
+    phase_drift,
+    total_variation,
+)
 from optimizer.statistics.summary import SummaryBuilder
 
 
@@ -141,6 +148,26 @@ def test_total_variation_is_half_the_sum_of_differences_of_shares(seed: int) -> 
                 assert total_variation(values[a, layer], values[b, layer]) == pytest.approx(expected)
     assert total_variation(np.array([3, 0]), np.array([0, 8])) == 1
     assert np.isnan(total_variation(np.array([3, 0]), np.array([0, 0])))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 70))
+def test_drift_over_time_is_between_first_and_last_tenth(seed: int, steps: int) -> None:
+    """Written out with slices: the ends of the day, and what differs between their even and odd steps by chance."""
+    load = np.random.default_rng(seed).integers(1, 9, (steps, 6))
+    size = max(2, steps // 10)
+    if steps < 2 * size:
+        assert np.isnan(drift_of_steps(load)).all()
+        return
+    first, last = load[:size], load[-size:]
+    between = total_variation(first.sum(axis=0), last.sum(axis=0))
+    even, odd = (first[start::2].sum(axis=0) + last[start::2].sum(axis=0) for start in (0, 1))
+    assert drift_of_steps(load) == pytest.approx([between, total_variation(even, odd)])
+
+
+def test_a_change_in_the_middle_of_the_day_is_drift_and_not_chance() -> None:
+    load = np.repeat([[90, 10], [40, 60]], 50, axis=0)
+    assert drift_of_steps(load) == pytest.approx([0.5, 0.0])
+    assert parts_of_day(40).tolist() == [1, 2, 1, 2, *[0] * 32, 3, 4, 3, 4]
 
 
 def test_two_samples_of_one_source_differ_as_said(rng: np.random.Generator) -> None:

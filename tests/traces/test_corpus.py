@@ -45,6 +45,22 @@ def test_one_pass_gives_the_counts_of_every_layer_and_data_set(folder: Path) -> 
     assert found.summary.tokens.sum() == trace.tokens
 
 
+def test_each_data_set_has_a_day_of_its_own(folder: Path) -> None:
+    """The first and the last tenth of a data set's requests, in the order of their files, and of no other's."""
+    found = summarise(
+        corpus_of_files(find_files([str(folder)]), MODEL, (2,), None, False), 10, 20, 0, lambda share: None
+    )
+    for place, numbers in enumerate(([0, 2, 4, 6, 8], [1, 3, 5, 7])):
+        single = [
+            read_traces(find_files([str(folder / found.datasets[place] / f"r{number}.npz")]), MODEL, [2]).layer(2)
+            for number in numbers
+        ]
+        counts = [np.bincount(chosen.ravel(), minlength=8).tolist() for chosen in single]
+        expected = [counts[0], counts[1], counts[-2], counts[-1]]
+        assert found.day[place, 1:, 0].tolist() == expected
+        assert found.day[place, :, 0].sum(axis=0).tolist() == np.sum(counts, axis=0).tolist()
+
+
 def test_batch_loads_are_those_of_sampled_decode_steps(folder: Path) -> None:
     """The same walk, once through segments in a stream, once through a trace in memory."""
     files = find_files([str(folder)])
