@@ -106,6 +106,14 @@ def test_an_impossible_drift_is_refused(rate: float) -> None:
     assert found.value.field == "drift"
 
 
+def test_a_drift_that_a_layer_cannot_reach_is_refused() -> None:
+    """A few experts with strong biases stay popular whatever the topic; the trace must not claim more than it does."""
+    gates = calibrated_gates(Model("few", 8, 0, 2), [0], 1)
+    with pytest.raises(InputError, match=r"layer 0: loads cannot drift by 0\.6.*ask for less") as found:
+        DriftingGates.of(gates, "", 512, 0.6)
+    assert found.value.field == "drift"
+
+
 def test_statistics_show_the_drift(tmp_path: Path) -> None:
     """Who generates drifting traffic sees it in `stats`, beside what comes by chance."""
     for name, rate in (("still", 0.0), ("drifting", 0.4)):
