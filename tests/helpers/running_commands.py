@@ -1,5 +1,6 @@
 """Running the commands in the tests."""
 
+import os
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -26,3 +27,11 @@ def fault(result: Result, code: int = 2) -> str:
     assert len(lines) == 1
     assert "Traceback" not in lines[0]
     return lines[0]
+
+
+def run_on_terminal(terminal: str, arguments: list[str]) -> None:
+    """Run a command as a process that writes its progress to this terminal, and ends with the command's exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(terminal, os.O_WRONLY), 2)
+    os.environ.update(TERM="xterm", COLUMNS="100")
+    main(arguments)

@@ -1,20 +1,22 @@
 """Ctrl-C during planning: a real run ends soon and writes its plan, at whatever moment it is pressed; pressed twice it
 ends at once; and every search ends by itself once its token is asked."""
 
+import multiprocessing
 import os
 import pty
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 from random_problems import request_experts, small_problem
+from running_commands import run, run_on_terminal
 
 from optimizer.interrupts import Cancel
 from optimizer.planning.candidates import (
@@ -33,7 +35,6 @@ from optimizer.search.multistart import latency_goal
 from optimizer.search.ring_state import RingDemand
 from optimizer.search.stop import Deadline, SearchBudget
 
-ROOT = Path(__file__).resolve().parents[2]
 LONG = ("--time-limit", "60")
 """A limit that a run which does not hear Ctrl-C takes far longer than `PATIENCE` to reach."""
 
@@ -52,6 +53,11 @@ AFTER_SEEDS = ("formulation", "descent", "tabu", "latency", "annealing", "lns")
 MOMENTS = np.random.default_rng(20).uniform(0, 1.5, 20).round(3).tolist()
 """Seconds from the first of these stages to Ctrl-C."""
 
+Begin = SpawnContext | ForkServerContext
+NEW, FORKED = multiprocessing.get_context("spawn"), multiprocessing.get_context("forkserver")
+IMPORTED = ["cli", "optimizer.api.results", "optimizer.report.rendering", "rich.progress"]
+"""What a forked process finds imported, which is the larger part of a second of work; it loads its kernels itself."""
+
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,24 +66,28 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(4)
     np.savez(file, experts=request_experts(rng, 90 * 32, 1, 16, 4).reshape(90, 32, 4))
     for variant in ("all searches", "neighbourhoods", "tabu"):
-        subprocess.run(command(file, variant, file.parent / "warm.json", "--iterations", "2000"), cwd=ROOT, check=True)
+        compiled = run(*command(file, variant, file.parent / "warm.json", "--iterations", "2000"))
+        assert compiled.exit_code == 0, compiled.output
+    FORKED.set_forkserver_preload(IMPORTED)
     return file
 
 
 def command(batches: Path, variant: str, plan: Path, *more: str) -> list[str]:
-    """The command line that plans these batches for eight devices."""
+    """The arguments of a run that plans these batches for eight devices."""
     asked = ("--layer", "0", "--mesh", "4x2", "--slots", "4", *VARIANTS[variant], "-o", str(plan), *more)
-    return [sys.executable, "-m", "cli", "solve", "--batches", str(batches), *asked]
+    return ["solve", "--batches", str(batches), *asked]
 
 
 class WatchedRun:
-    """A run whose progress is read from the terminal that it believes to write to."""
+    """A run in a process of its own, whose progress is read from the terminal that it believes to write to."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, begin: Begin, arguments: list[str]) -> None:
         self._ours, theirs = pty.openpty()
-        known = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-        self.process = subprocess.Popen(arguments, cwd=ROOT, env=known, stdout=subprocess.DEVNULL, stderr=theirs)
-        os.close(theirs)
+        self._held = ExitStack()
+        self._held.callback(os.close, theirs)  # not before the process has opened it too
+        known = (os.ttyname(theirs), arguments)
+        self.process = begin.Process(target=run_on_terminal, args=known)
+        self.process.start()
         self.searching = threading.Event()
         self.said = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -89,62 +99,73 @@ class WatchedRun:
                 self.said += told.decode(errors="replace")
                 if any(stage in self.said for stage in AFTER_SEEDS):
                     self.searching.set()
-        self.searching.set()
+
+    def wait_for_search(self) -> None:
+        """Return once it has a complete plan and is searching."""
+        until = time.monotonic() + START
+        while not self.searching.wait(0.1):
+            assert self.process.is_alive(), self.said
+            assert time.monotonic() < until, self.said
 
     def press(self) -> None:
         """Press Ctrl-C."""
-        self.process.send_signal(signal.SIGINT)
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGINT)
 
-    def ended(self) -> int:
-        """The exit code. Raises TimeoutExpired where the run goes on."""
-        code = self.process.wait(PATIENCE)
-        self._reader.join()
-        return code
+    def ended(self) -> int | None:
+        """The exit code, after which all is read that was said; None where the run goes on."""
+        self.process.join(PATIENCE)
+        if self.process.exitcode is not None:
+            self._held.close()
+            self._reader.join()
+        return self.process.exitcode
 
     def close(self) -> None:
         """End it, however it is."""
         self.process.kill()
-        self.process.wait()
+        self.process.join()
+        self._held.close()
         self._reader.join()
         os.close(self._ours)
 
 
 @pytest.fixture
-def start(batches: Path, tmp_path: Path) -> Iterator[Callable[[str], WatchedRun]]:
+def start(batches: Path, tmp_path: Path) -> Iterator[Callable[[str, Begin], WatchedRun]]:
     """Starts a run that writes plan.json, and returns it once it has a complete plan and is searching."""
     runs: list[WatchedRun] = []
 
-    def started(variant: str) -> WatchedRun:
-        runs.append(WatchedRun(command(batches, variant, tmp_path / "plan.json", *LONG)))
-        assert runs[-1].searching.wait(START)
-        assert runs[-1].process.poll() is None, runs[-1].said
+    def started(variant: str, begin: Begin) -> WatchedRun:
+        runs.append(WatchedRun(begin, command(batches, variant, tmp_path / "plan.json", *LONG)))
+        runs[-1].wait_for_search()
+        assert runs[-1].process.is_alive(), runs[-1].said
         return runs[-1]
 
     yield started
-    for run in runs:
-        run.close()
+    for each in runs:
+        each.close()
 
 
 @pytest.mark.parametrize(("number", "seconds"), list(enumerate(MOMENTS)))
 def test_ctrl_c_ends_a_run_with_its_plan(
-    number: int, seconds: float, start: Callable[[str], WatchedRun], tmp_path: Path
+    number: int, seconds: float, start: Callable[[str, Begin], WatchedRun], tmp_path: Path
 ) -> None:
-    run = start(list(VARIANTS)[number % len(VARIANTS)])
+    """The first run has a new interpreter, as a user's has; the others are forked after the imports."""
+    watched = start(list(VARIANTS)[number % len(VARIANTS)], NEW if number == 0 else FORKED)
     threading.Event().wait(seconds)
-    run.press()
-    assert run.ended() == 0, run.said
+    watched.press()
+    assert watched.ended() == 0, watched.said
     assert sorted(read_plan(tmp_path / "plan.json").layers) == [0]
 
 
-def test_ctrl_c_twice_ends_a_run_at_once(start: Callable[[str], WatchedRun], tmp_path: Path) -> None:
+def test_ctrl_c_twice_ends_a_run_at_once(start: Callable[[str, Begin], WatchedRun], tmp_path: Path) -> None:
     """It has no plan then, unless a whole one was written before the second time, which may come while it prints."""
-    run = start("annealing")
-    run.press()
+    watched = start("annealing", NEW)
+    watched.press()
     threading.Event().wait(0.05)  # so that the first is heard before the second
-    run.press()
-    ended, plan = run.ended(), tmp_path / "plan.json"
-    assert ended == 0 or (ended == 1 and "Aborted!" in run.said), run.said
-    assert plan.exists() or ended == 1, run.said
+    watched.press()
+    ended, plan = watched.ended(), tmp_path / "plan.json"
+    assert ended == 0 or (ended == 1 and "Aborted!" in watched.said), watched.said
+    assert plan.exists() or ended == 1, watched.said
     assert not plan.exists() or sorted(read_plan(plan).layers) == [0]
 
 
