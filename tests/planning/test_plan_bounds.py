@@ -45,8 +45,9 @@ def figures(report: SimulationReport) -> dict[str, np.ndarray]:
 
 
 def check(bounds: list[Bound], report: SimulationReport) -> None:
+    found = figures(report)
     for bound in bounds:
-        values = figures(report)[bound.unit]
+        values = found[bound.unit]
         assert bound.mean <= values.mean() * SMALL, bound
         for name, share in (("p50", 50), ("p99", 99)):
             least = getattr(bound, name)
@@ -55,10 +56,11 @@ def check(bounds: list[Bound], report: SimulationReport) -> None:
 
 @pytest.mark.parametrize("wiring", WIRINGS, ids=str)
 def test_no_policy_on_any_placement_beats_a_bound(wiring: tuple[str, str]) -> None:
-    """Nine wirings, 20 layers, 8 policies, 3 placements of each: 4,320 runs."""
+    """Nine wirings with 12 layers of their own, 3 placements of each: 324 runs of each policy."""
     shapes = [(2, 2), (3, 2), (4, 3), (1, 4), (5, 2)]
-    for seed in range(20):
-        drawn = case(seed, shapes[seed % len(shapes)], 1 + seed % 3, shared=seed % 3)
+    first = 12 * WIRINGS.index(wiring)  # type: ignore[arg-type]
+    for seed in range(first, first + 12):
+        drawn = case(seed, shapes[seed % len(shapes)], 1 + seed % 3, shared=seed // 3 % 3)
         hardware = wired(wiring)  # type: ignore[arg-type]
         free = bound_any(drawn.batches, drawn.model, drawn.mesh, hardware)
         for again in range(3):

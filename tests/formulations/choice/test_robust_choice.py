@@ -95,7 +95,7 @@ def test_a_whole_model_is_chosen_near_its_bound_and_better_than_by_any_data_set_
 @pytest.mark.parametrize("criterion", SEVERAL)
 def test_the_same_scores_give_the_same_choice(criterion: Criterion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(robust_choice, "NODES", 20)
-    scores, weights = model(6)
+    scores, weights = model(6, layers=16)
     first, second = (choose_robustly(scores, weights, criterion, LIMITS) for _ in range(2))
     assert first.status is SolveStatus.FEASIBLE
     assert first.value is not None
