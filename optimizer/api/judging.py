@@ -21,8 +21,9 @@ from optimizer.planning.plan_file import Plan
 from optimizer.routing.hints import USUAL_HINTS
 from optimizer.routing.servers.abilities import ANY, Server
 from optimizer.simulation.conditions import Conditions
+from optimizer.statistics.checked import checked_source
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import open_counts, open_source
+from optimizer.traces.source import open_counts
 
 
 def simulate(
@@ -185,7 +186,7 @@ def compare(
     if open_counts(given, choice_of(model)) is not None:
         raise InputError("a comparison needs token traces: with counts alone there is nothing to route", "traces")
     at, reading = machine.cost.preset.network.tokens, partial(progress, "reading traces")
-    source = open_source(given, [layer], choice_of(model), machine.mesh, reading, at)
+    source = checked_source(given, [layer], choice_of(model), machine.mesh, reading, at)
     cost = machine.cost.for_model(source.model)
     found = compare_planners(source, layer, machine.mesh, cost, wanted, progress, cancel, server)
     ours = found.rows[-1].planned

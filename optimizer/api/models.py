@@ -29,10 +29,11 @@ from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_expected_load import check_limits
 from optimizer.planning.plan_fast import FastLayer, fast_plan
 from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.statistics.checked import checked_counts
 from optimizer.traces.datasets import DataSet, data_sets
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import TraceInput, holds_counts, open_counts
+from optimizer.traces.source import TraceInput, holds_counts
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class _Request:
         if self.named or len(phases) > 1:
             return self._for_datasets(phases, progress, cancel)
         traces = replace(self.only, phase=phases[0])
-        if (counted := open_counts(traces, choice_of(self.choice))) is not None:
+        if (counted := checked_counts(traces, choice_of(self.choice))) is not None:
             return self._from_counts(*counted, progress, cancel)
         reading = partial(progress, "reading traces")
         reader = LayerReader.of(traces, self.choice, self.hardware.mesh, self.layers, reading)

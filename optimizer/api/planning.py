@@ -13,8 +13,9 @@ from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_expected_load import plan_counts
 from optimizer.planning.plan_file import Plan
 from optimizer.planning.plan_layer import plan_tokens
+from optimizer.statistics.checked import checked_counts, checked_source
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Source, open_counts, open_source, synthesised
+from optimizer.traces.source import Source, open_counts, synthesised
 
 
 def plan_layer(
@@ -84,7 +85,7 @@ def plan_layer(
         source: Source = synthesised(*counted, layer, given, machine.mesh)
     else:
         at, reading = machine.cost.preset.network.tokens, partial(progress, "reading traces")
-        source = open_source(given, [layer], choice_of(model), machine.mesh, reading, at)
+        source = checked_source(given, [layer], choice_of(model), machine.mesh, reading, at)
     cost = machine.cost.for_model(source.model)
     found = plan_tokens(source, layer, machine.mesh, cost, wanted, effort, progress, start)
     return PlannedLayer(layer, found.plan, found.solution, (*found.notes, *cost.notes(source.model)))
@@ -131,7 +132,7 @@ def plan_expected(
     True
     """
     given, wanted, machine = opened(counts), options or SolveOptions(), hardware or Hardware.of()
-    counted = open_counts(given, choice_of(model))
+    counted = checked_counts(given, choice_of(model))
     if counted is None:
         raise InputError("these traces hold tokens, not counts; plan them by `plan_layer`", "counts")
     found = plan_counts(counted, layer, machine.mesh, machine.cost, wanted, wanted.effort(cancel), progress, start)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optimizer.domain.problem import Constraints
     from optimizer.routing.servers.abilities import Server
     from optimizer.traces.infer import ModelChoice
+    from optimizer.traces.mending import Mending
     from optimizer.traces.source import TraceInput
 
 POSITIVE = click.IntRange(min=1)
@@ -94,7 +95,42 @@ class TraceOptions:
             "S",
         ),
     ] = None
-    strict: Annotated[bool, Option(("--strict",), "Refuse bad requests instead of skipping them.")] = False
+    drop_repeats: Annotated[
+        bool,
+        Option(
+            ("--drop-repeats",),
+            "Of more than 64 equal tokens in a row, which a warm-up run leaves, keep the first.",
+        ),
+    ] = False
+    no_op_experts: Annotated[
+        int | None,
+        Option(
+            ("--no-op-experts",),
+            "Expert ids from this one on do nothing: leave them out, and plan on counts of the others.",
+            POSITIVE,
+            metavar="FROM",
+        ),
+    ] = None
+    placement: Annotated[
+        Path | None,
+        Option(
+            ("--placement",),
+            "The plan that was in force, where the traces hold physical ids (slots) instead of experts.",
+            metavar="FILE",
+        ),
+    ] = None
+    strict: Annotated[
+        bool, Option(("--strict",), "Refuse bad requests instead of skipping them, and whatever looks wrong.")
+    ] = False
+
+    def mending(self) -> "Mending":
+        """What is left out of traces or translated while they are read. Raises InputError for a file that is no
+        plan."""
+        from optimizer.planning.physical_map import read_physical_map
+        from optimizer.traces.mending import Mending
+
+        placement = None if self.placement is None else read_physical_map(self.placement)
+        return Mending(self.drop_repeats, placement, self.no_op_experts)
 
 
 @dataclass(frozen=True)
@@ -324,4 +360,5 @@ def trace_input(traces: TraceOptions, batches: BatchOptions | None = None, seed:
         seed=TraceInput.seed if seed is None else seed,
         strict=traces.strict,
         scale=traces.scale,
+        mending=traces.mending(),
     )

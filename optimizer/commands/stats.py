@@ -51,8 +51,10 @@ def stats(
     seed: SeedOptions,
     figures: JsonOptions,
 ) -> None:
-    """Print what the traces say: hot experts, bursts, co-activation, drift. One table per question."""
+    """Print what the traces say: hot experts, bursts, co-activation, drift, what looks wrong in how they were recorded,
+    and whether enough was recorded. One table per question."""
     from optimizer.commands.arguments import layer_ids
+    from optimizer.report.recording import recording_parts
     from optimizer.report.statistics import as_json, tables, write_csv
     from optimizer.statistics.inspect_traces import inspect_traces
 
@@ -60,12 +62,12 @@ def stats(
     with progress() as tell:
         reading = partial(tell, "reading traces")
         layers, at = layer_ids(target.layer), machine.cost.preset.network.tokens
-        reports, notes = inspect_traces(given, model.choice(), layers, machine.mesh, reading, at)
-    say(notes)
+        found = inspect_traces(given, model.choice(), layers, machine.mesh, reading, at)
+    say(found.notes)
     if target.csv is not None:
         target.csv.mkdir(parents=True, exist_ok=True)
-        say(f"written: {path}" for path in write_csv(target.csv, reports))
+        say(f"written: {path}" for path in write_csv(target.csv, found.reports))
     if figures.as_json:
-        show_json(as_json(reports))
+        show_json(as_json(found))
         return
-    show(tables(reports))
+    show([*tables(found.reports), *recording_parts(found)])

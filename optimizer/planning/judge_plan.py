@@ -15,8 +15,9 @@ from optimizer.routing.policies import LEARNING
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation
+from optimizer.statistics.checked import checked_source
 from optimizer.traces.composition import PHASES
-from optimizer.traces.source import BATCHES_PER_SET, Source, TraceInput, open_source
+from optimizer.traces.source import BATCHES_PER_SET, Source, TraceInput
 
 
 def judge(
@@ -42,7 +43,7 @@ def judge(
     limited = any(conditions.capacity_factor is not None for conditions in trials)
     named = replace(_as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
     at, reading = cost.preset.network.tokens, partial(progress, "reading traces")
-    source = open_source(named, layers, plan.model, plan.mesh, reading, at)
+    source = checked_source(named, layers, plan.model, plan.mesh, reading, at)
     reports, notes = {}, [source.origin, *source.notes]
     for done, layer in enumerate(layers):
         unseen = plan.layers[layer].provenance.get("traces") == source.fingerprint(layer)

@@ -13,6 +13,7 @@ from rich.table import Table
 from formulations.kit.arrays import Floats
 from optimizer.files import write_whole
 from optimizer.report.tables import make_table
+from optimizer.statistics.inspect_traces import Inspection
 from optimizer.statistics.layer_report import LayerReport
 from optimizer.statistics.loads import HOTTEST, LIFT_QUANTILES, five_figures
 
@@ -114,9 +115,13 @@ def _over_time(report: LayerReport) -> Table:
     return table
 
 
-def as_json(reports: Sequence[LayerReport]) -> dict[str, Any]:
-    """The figures of all layers in their stable JSON form; a figure that cannot be known is None."""
-    return {"layers": {str(report.layer): _layer_json(report) for report in reports}}
+def as_json(found: Inspection) -> dict[str, Any]:
+    """What was found in its stable JSON form; a figure that cannot be known is None."""
+    return {
+        "layers": {str(report.layer): _layer_json(report) for report in found.reports},
+        "looks_wrong": [each.summary() for each in found.suspicions],
+        "recorded": {str(each.layer): each.summary() for each in found.recorded},
+    }
 
 
 def _layer_json(report: LayerReport) -> dict[str, Any]:

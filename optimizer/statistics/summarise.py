@@ -11,6 +11,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.statistics.drift import DAY_PARTS, parts_of_day
+from optimizer.statistics.row_evidence import RowEvidence
 from optimizer.statistics.summary import NO_SEGMENTS, CorpusSummary, SummaryBuilder
 from optimizer.streams import Purpose, random_stream
 from optimizer.traces.corpus import Faults, TraceFile, stream
@@ -18,6 +19,7 @@ from optimizer.traces.formats.npz import layer_ids, read_lengths
 from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.sniff import Format
 from optimizer.traces.kept import kept_layers
+from optimizer.traces.mending import AS_RECORDED, Mender, Mending
 from optimizer.traces.order import walk_segments
 from optimizer.traces.trace import PROMPT, RoutingTrace, not_recorded
 
@@ -29,7 +31,7 @@ class SummarisedCorpus:
     layers: the model's layer id for each place on the layer axis. datasets: the name of each data set, which is that of
     its folder. requests: how many good requests there were. warnings: sentences on those that were left out. day
     `[dataset, part, layer, expert]`: the counts of the parts of the day (see `parts_of_day`) that a data set's requests
-    are of, whose order is taken for their order in time.
+    are of, whose order is taken for their order in time. evidence: by which faults of recording are told.
     """
 
     summary: CorpusSummary
@@ -38,6 +40,7 @@ class SummarisedCorpus:
     requests: int
     warnings: tuple[str, ...]
     day: Ints
+    evidence: RowEvidence
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class RequestCorpus:
     requests: yields for each request where it is from, and the request or why it cannot be used. lengths: yields for
     each request, in the same order, where it is from, and its tokens and prompt tokens or why it cannot be used.
     places: how many different places (files) requests are from. layers: the layers to keep, None for all layers with
-    experts. strict: whether a bad request is an error instead of being left out.
+    experts. strict: whether a bad request is an error instead of being left out. mending: as of `read_traces`.
     """
 
     requests: Callable[[], Iterator[tuple[Path, Request | BadRequestError]]]
@@ -57,19 +60,30 @@ class RequestCorpus:
     layers: tuple[int, ...] | None = None
     first_moe_layer: int | None = None
     strict: bool = False
+    mending: Mending = AS_RECORDED
 
 
 def corpus_of_files(
-    files: Sequence[TraceFile], model: Model, layers: tuple[int, ...] | None, first_moe_layer: int | None, strict: bool
+    files: Sequence[TraceFile],
+    model: Model,
+    layers: tuple[int, ...] | None,
+    first_moe_layer: int | None,
+    strict: bool,
+    mending: Mending = AS_RECORDED,
 ) -> RequestCorpus:
     """The requests of trace files; lengths in the native format are read from the headers of the files alone."""
 
     def lengths() -> Iterator[tuple[Path, tuple[int, int] | BadRequestError]]:
         for file in files:
-            for length in _lengths_of(file, model):
+            for length in _lengths_of(file, model, mending):
                 yield file.path, length
 
-    return RequestCorpus(lambda: stream(files, model), lengths, len(files), model, layers, first_moe_layer, strict)
+    if mending.placement is not None:
+        for layer in layers or ():
+            mending.placement.of(layer)  # raises for a layer that the placement lacks
+    return RequestCorpus(
+        lambda: stream(files, model), lengths, len(files), model, layers, first_moe_layer, strict, mending
+    )
 
 
 def corpus_of_trace(trace: RoutingTrace, model: Model) -> RequestCorpus:
@@ -87,16 +101,21 @@ def corpus_of_trace(trace: RoutingTrace, model: Model) -> RequestCorpus:
     return RequestCorpus(requests, lengths, 1, model, trace.layers)
 
 
-def _lengths_of(file: TraceFile, model: Model) -> Iterator[tuple[int, int] | BadRequestError]:
+def _lengths_of(file: TraceFile, model: Model, mending: Mending) -> Iterator[tuple[int, int] | BadRequestError]:
     """Tokens and prompt tokens of each request in a file, or why the request cannot be used."""
-    if file.format is Format.NPZ:
+    if file.format is Format.NPZ and not mending.drop_repeats:
         try:
             yield read_lengths(file.path)
         except BadRequestError as fault:
             yield fault
     else:
+        mender = Mender(replace(mending, placement=None), model)  # ids do not matter to lengths
         for _, request in stream([file], model):
-            yield (len(request.experts), request.prompt_tokens) if isinstance(request, Request) else request
+            if isinstance(request, Request):
+                request = mender.mend(request)
+                yield len(request.experts), request.prompt_tokens
+            else:
+                yield request
 
 
 def summarise(
@@ -166,8 +185,9 @@ def _one_pass(
     That is where a request with segments is not as long as `lengths` says. How long a request really is is added to
     `known`, None for one that is bad. Each part of a data set's day is summed up as if it were a data set of its own.
     """
-    faults = Faults(corpus.strict)
+    faults, mender = Faults(corpus.strict), Mender(corpus.mending, corpus.model, corpus.first_moe_layer)
     datasets: dict[str, int] = {}
+    evidence = RowEvidence()
     places: set[Path] = set()
     layers, builder, again, good = corpus.layers, None, False, 0
     lost, tokens = np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)
@@ -175,6 +195,7 @@ def _one_pass(
         try:
             if isinstance(request, BadRequestError):
                 raise request
+            request = mender.mend(request)
             layers = layers or _moe_layers(request, corpus.model, corpus.first_moe_layer)
             kept = kept_layers(request, corpus.model, layers, corpus.first_moe_layer)
         except BadRequestError as fault:
@@ -195,14 +216,15 @@ def _one_pass(
             builder = SummaryBuilder(len(layers), corpus.model.routed_experts, corpus.model.top_k, batches)
         dataset = datasets.setdefault(_dataset(path), len(datasets)) * DAY_PARTS + parts.get(number, 0)
         builder.add(experts, prompt, dataset, segments.get(number, NO_SEGMENTS))
+        evidence.add(experts, prompt)
         good += 1
         places.add(path)
         progress(len(places) / corpus.places)
-    warnings = (*faults.warnings(good), *not_recorded(lost, tokens))
+    warnings = (*faults.warnings(good), *mender.notes(), *not_recorded(lost, tokens))
     if again or builder is None or layers is None:
         return None
     summary, day = _whole_days(builder.finish(), len(datasets))
-    return SummarisedCorpus(summary, layers, tuple(datasets), good, warnings, day)
+    return SummarisedCorpus(summary, layers, tuple(datasets), good, warnings, day, evidence)
 
 
 def _whole_days(summary: CorpusSummary, datasets: int) -> tuple[CorpusSummary, Ints]:
@@ -218,13 +240,18 @@ def _whole_days(summary: CorpusSummary, datasets: int) -> tuple[CorpusSummary, I
     return replace(summary, tokens=tokens.sum(axis=1), counts=counts.sum(axis=1)), counts.sum(axis=2)
 
 
-def layers_of_files(files: Sequence[TraceFile], model: Model, first_moe_layer: int | None) -> tuple[int, ...]:
+def layers_of_files(
+    files: Sequence[TraceFile], model: Model, first_moe_layer: int | None, mending: Mending = AS_RECORDED
+) -> tuple[int, ...]:
     """The ids of the layers with experts in the first good request. Raises InputError if no request is good."""
-    faults = Faults(strict=False)
+    faults, mender = Faults(strict=False), Mender(mending, model, first_moe_layer)
     for path, request in stream(files, model):
-        if isinstance(request, Request):
-            return _moe_layers(request, model, first_moe_layer)
-        faults.add(path, request)
+        try:
+            if isinstance(request, BadRequestError):
+                raise request
+            return _moe_layers(mender.mend(request), model, first_moe_layer)
+        except BadRequestError as fault:
+            faults.add(path, fault)
     faults.warnings(0)
     raise InputError("there is no request in these traces; name others")
 

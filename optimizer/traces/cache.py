@@ -13,10 +13,11 @@ from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.files import write_whole_binary
 from optimizer.traces.corpus import TraceFile
+from optimizer.traces.mending import AS_RECORDED, Mending
 from optimizer.traces.trace import RoutingTrace
 
 MAPPED = ("experts", "weights", "candidates")
-LAYOUT = 3  # the version of what entries hold: a new number makes every older entry unknown
+LAYOUT = 4  # the version of what entries hold: a new number makes every older entry unknown
 
 
 def cached(
@@ -27,6 +28,7 @@ def cached(
     first_moe_layer: int | None,
     read: Callable[[], RoutingTrace],
     extras: bool = False,
+    mending: Mending = AS_RECORDED,
 ) -> RoutingTrace:
     """Take from the cache `folder` what `read` would return; where it is not there, read it and keep it there.
 
@@ -37,7 +39,7 @@ def cached(
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the cache", "cache")
-    entry = folder / f"{_key(files, model, layers, first_moe_layer, extras)}.npz"
+    entry = folder / f"{_key(files, model, layers, first_moe_layer, extras, mending)}.npz"
     known = _load(entry)
     if known is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,14 +51,19 @@ def cached(
 
 
 def _key(
-    files: Sequence[TraceFile], model: Model, layers: Sequence[int], first_moe_layer: int | None, extras: bool
+    files: Sequence[TraceFile],
+    model: Model,
+    layers: Sequence[int],
+    first_moe_layer: int | None,
+    extras: bool,
+    mending: Mending,
 ) -> str:
     stats = [(file.path, file.path.stat()) for file in files]
     named = [
         [str(path.resolve()), str(file.format), stat.st_size, stat.st_mtime_ns]
         for file, (path, stat) in zip(files, stats, strict=True)
     ]
-    text = json.dumps([LAYOUT, named, asdict(model), list(layers), first_moe_layer, extras])
+    text = json.dumps([LAYOUT, named, asdict(model), list(layers), first_moe_layer, extras, mending.key])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

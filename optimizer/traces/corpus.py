@@ -17,6 +17,7 @@ from optimizer.traces.formats.request import BadRequestError, Request
 from optimizer.traces.formats.servers import read_requests
 from optimizer.traces.formats.sniff import Format, sniff
 from optimizer.traces.kept import KeptLayers, joined, kept_layers
+from optimizer.traces.mending import AS_RECORDED, Mender, Mending
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
 SUFFIXES = (".npz", ".npy", ".json", ".jsonl", ".pt")  # which files of a folder are looked into
@@ -169,25 +170,26 @@ class Faults:
 
 def usable(
     files: Sequence[TraceFile],
-    model: Model,
+    mender: Mender,
     layers: Sequence[int],
-    first_moe_layer: int | None,
     faults: Faults,
     progress: Callable[[float], None] = lambda share: None,
     extras: bool = False,
 ) -> Iterator[tuple[Path, Request, KeptLayers]]:
-    """Yield each good request with its file and the layers that were asked for; bad ones go to `faults`.
+    """Yield each good request, mended, with its file and the layers that were asked for; bad ones go to `faults`.
 
     `progress` receives the share of files that have been read.
     """
     place = {file.path: number for number, file in enumerate(files)}
+    model, first = mender.model, mender.first_moe_layer
     for path, request in stream(files, model, extras):
         try:
             if isinstance(request, BadRequestError):
                 raise request
-            kept = kept_layers(request, model, layers, first_moe_layer)
-            faults.accept(request)
-            yield path, request, kept
+            mended = mender.mend(request)
+            kept = kept_layers(mended, model, layers, first)
+            faults.accept(mended)
+            yield path, mended, kept
         except BadRequestError as fault:
             faults.add(path, fault)
         progress((place[path] + 1) / len(files))
@@ -201,17 +203,22 @@ def read_traces(
     strict: bool = False,
     progress: Callable[[float], None] = lambda share: None,
     extras: bool = False,
+    mending: Mending = AS_RECORDED,
 ) -> RoutingTrace:
     """Read these layers of all requests; nothing of any other layer is kept.
 
-    extras: gate weights and candidates are read too, where all good requests have them. A bad request is skipped, and
+    extras: gate weights and candidates are read too, where all good requests have them. mending: what is left out of
+    requests or translated, of which the `warnings` tell as well. A bad request is skipped, and
     the trace's `warnings` say so. Raises InputError, which names the file and the fault, for a bad request if `strict`,
     and where no request is good.
     """
-    faults = Faults(strict)
+    faults, mender = Faults(strict), Mender(mending, model, first_moe_layer)
+    if mending.placement is not None:
+        for layer in layers:
+            mending.placement.of(layer)  # raises for a layer that the placement lacks
     parts: list[KeptLayers] = []
     phases: list[Ints] = []
-    for _, _, part in usable(files, model, layers, first_moe_layer, faults, progress, extras):
+    for _, _, part in usable(files, mender, layers, faults, progress, extras):
         parts.append(part)
         phases.append(np.where(np.arange(len(part.experts)) < part.prompt_tokens, PROMPT, OUTPUT).astype(np.uint8))
     warnings = faults.warnings(len(parts))
@@ -222,7 +229,7 @@ def read_traces(
         offsets=np.cumsum([0, *(len(part.experts) for part in parts)]),
         phase=np.concatenate(phases),
         source=f"{len(parts)} requests",
-        warnings=(*warnings, *lacking),
+        warnings=(*warnings, *mender.notes(), *lacking),
         weights=None if whole.weights is None else given_away(whole.weights),
         candidates=None if whole.candidates is None else given_away(whole.candidates),
         recorded=whole.recorded,

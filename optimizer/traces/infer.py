@@ -3,13 +3,18 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from formulations.kit.arrays import Ints
 from optimizer.domain.model import MOST_EXPERTS, Model
 from optimizer.domain.presets import load_model, names
+from optimizer.traces.columns import refuse_constant_columns, surplus_columns, without_columns
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.formats.layer_axis import fits
+from optimizer.traces.formats.npz import EXPERTS
 from optimizer.traces.formats.request import Request
+from optimizer.traces.mending import AS_RECORDED, Mending
 
 DEFAULT_MODEL = "deepseek-v3"
 
@@ -59,32 +64,40 @@ def model_of_array(choice: ModelChoice, top_k: int, largest_id: int) -> Model:
     return choice.applied(Model("custom", choice.routed_experts or largest_id + 1, 0, top_k))
 
 
-def model_of_files(choice: ModelChoice, files: Sequence[TraceFile]) -> Model:
+def model_of_files(choice: ModelChoice, files: Sequence[TraceFile], mending: Mending = AS_RECORDED) -> Model:
     """The model of trace files: the named one, else the preset that their first request fits best, else custom.
 
     A custom model has as many routed experts as the largest id in any file shows, and no shared one, unless the user
-    says otherwise. Warns where several presets fit equally well, of which none is taken then.
+    says otherwise. mending: says how many experts there are where ids are physical, or are of no-op experts. Warns
+    where several presets fit equally well, of which none is taken then. Raises InputError where a column of choices is
+    constant and nobody says the top-k.
     """
     if choice.name:
         return model_without_trace(choice)
-    first = _first_usable(files, choice)
-    best = _best_fitting(first)
+    path, first = _first_usable(files, choice)
+    if choice.top_k is None:
+        refuse_constant_columns(first.experts, f"{path}: {EXPERTS}")
+    first, told = replace(first, experts=_choices(first, choice)), _told_by(mending)
+    best = _best_fitting(first, told)
     if len(best) == 1:
         return choice.applied(best[0])
     if best and choice.routed_experts is None:
         said = " and ".join(model.name for model in best)
         warnings.warn(f"the traces may be of {said}: name the model; they are taken as of none of them", stacklevel=2)
     top_k = first.experts.shape[2]
-    return choice.applied(Model("custom", choice.routed_experts or _fewest_experts(files, choice, top_k), 0, top_k))
+    routed = choice.routed_experts or told or _fewest_experts(files, choice, top_k)
+    return choice.applied(Model("custom", routed, 0, top_k))
 
 
-def _best_fitting(request: Request) -> list[Model]:
+def _best_fitting(request: Request, told: int) -> list[Model]:
     """The presets that a request fits; where there are several, those that it fits best.
+
+    told: how many routed experts there are, 0 where only the request tells.
 
     Those are the ones with experts in just the layers that have routing, and of these the ones of which the request
     names experts up to the last: a router seldom leaves the upper tenth of its experts unused in a whole request.
     """
-    highest = int(request.experts.max())
+    highest = told - 1 if told else int(request.experts.max())
     fitting = [model for name in names("models") if _fits(request, model := load_model(name), highest)]
     if len(fitting) > 1 and request.layers is None:
         fitting = [model for model in fitting if _routed_layers(request) >= set(model.moe_layer_ids)] or fitting
@@ -111,12 +124,19 @@ def _routed_layers(request: Request) -> set[int]:
     return {place for place in range(request.experts.shape[1]) if (request.experts[:, place] > 0).any()}
 
 
-def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> Request:
-    """The first request that can be read. Raises InputError where there is none."""
+def _told_by(mending: Mending) -> int:
+    """How many routed experts there are, as far as the mending says so; else 0."""
+    if mending.no_op_from is not None:
+        return mending.no_op_from
+    return 0 if mending.placement is None else mending.placement.largest + 1
+
+
+def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> tuple[Path, Request]:
+    """The first request that can be read, and its file. Raises InputError where there is none."""
     faults = Faults(strict=False)
     for path, request in stream(files, choice.for_reading()):
         if isinstance(request, Request):
-            return request
+            return path, request
         faults.add(path, request)
     faults.warnings(good=0)  # raises
     raise AssertionError
@@ -128,6 +148,15 @@ def _fewest_experts(files: Sequence[TraceFile], choice: ModelChoice, top_k: int)
     Bad requests are passed over here, and counted when the trace is read.
     """
     largest = max(
-        int(request.experts.max()) for _, request in stream(files, choice.for_reading()) if isinstance(request, Request)
+        int(_choices(request, choice).max())
+        for _, request in stream(files, choice.for_reading())
+        if isinstance(request, Request)
     )
     return max(largest + 1, top_k)
+
+
+def _choices(request: Request, choice: ModelChoice) -> Ints:
+    """The experts of a request without constant columns beyond the top-k, where the user says the top-k."""
+    routed = choice.routed_experts or MOST_EXPERTS
+    surplus = surplus_columns(request.experts, choice.top_k, routed) if choice.top_k else {}
+    return without_columns(request.experts, surplus) if surplus else request.experts

@@ -24,6 +24,8 @@ from optimizer.traces.formats.counts import Counts, CountsReading, step_counts
 from optimizer.traces.formats.sniff import COUNTS_ONLY, Format
 from optimizer.traces.infer import ModelChoice, model_of_array, model_of_files, model_without_trace
 from optimizer.traces.memory import BatchArray, Memory, with_layers
+from optimizer.traces.mending import AS_RECORDED, Mender, Mending
+from optimizer.traces.no_op import counted_requests, mended_counts
 from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
@@ -39,8 +41,8 @@ class TraceInput:
 
     memory: what a program has in memory already, instead of files; extras: gate weights and ranked candidates are
     wanted too, where a trace has them; synthesise: of counts, generate tokens that choose experts as often; scale: what
-    counts are multiplied by that are no whole numbers. index: what is known of the files, which `dataclasses.replace`
-    hands on, so that no file is looked into again.
+    counts are multiplied by that are no whole numbers; mending: what is left out of files or translated while they are
+    read. index: what is known of the files, which `dataclasses.replace` hands on, so that no file is looked into again.
     """
 
     traces: Sequence[str] = ()
@@ -57,6 +59,7 @@ class TraceInput:
     extras: bool = False
     synthesise: bool = False
     scale: float | None = None
+    mending: Mending = AS_RECORDED
     index: FileIndex = field(default_factory=FileIndex, repr=False, compare=False)
 
     @property
@@ -257,7 +260,7 @@ def model_of(named: TraceInput, model: Model | ModelChoice) -> Model:
     if isinstance(named.memory, RoutingTrace):
         experts = named.memory.experts
         return model_of_array(model, experts.shape[2], int(experts.max()))
-    return model_of_files(model, named.files) if named.traces else model_without_trace(model)
+    return model_of_files(model, named.files, named.mending) if named.traces else model_without_trace(model)
 
 
 def known_model(named: TraceInput, model: Model | ModelChoice) -> Model:
@@ -286,11 +289,12 @@ def _read(named: TraceInput, model: Model, layers: Sequence[int], progress: Call
     """The trace, by way of the cache where there is one; a strict reading is never taken from it."""
 
     def read() -> RoutingTrace:
-        return read_traces(named.files, model, layers, named.first_moe_layer, named.strict, progress, named.extras)
+        how = named.first_moe_layer, named.strict, progress, named.extras, named.mending
+        return read_traces(named.files, model, layers, *how)
 
     if named.cache is None or named.strict:
         return read()
-    return cached(named.cache, named.files, model, layers, named.first_moe_layer, read, named.extras)
+    return cached(named.cache, named.files, model, layers, named.first_moe_layer, read, named.extras, named.mending)
 
 
 def holds_counts(named: TraceInput) -> bool:
@@ -301,16 +305,21 @@ def holds_counts(named: TraceInput) -> bool:
 def open_counts(named: TraceInput, model: Model | ModelChoice) -> tuple[Counts, Model] | None:
     """Read the counts that were named, and their model; None where requests were named, or nothing.
 
-    Several files of counts are of one run. Raises InputError for counts beside requests, and where the top-k is known
-    to nobody.
+    Several files of counts are of one run. Requests with no-op experts are counted, too. Raises InputError for counts
+    beside requests, and where the top-k is known to nobody.
     """
     if isinstance(named.memory, Counts):
         return named.memory, _model_of_counts(named.memory, model)
-    if not holds_counts(named):
+    if holds_counts(named):
+        known = model if isinstance(model, Model) else model.for_reading()
+        reading = CountsReading(named.first_moe_layer, known, named.scale)
+        counts = mended_counts(read_count_files(named.files, reading, named.strict), named.mending)
+        return counts, _model_of_counts(counts, model)
+    if named.mending.no_op_from is None or not named.traces:
         return None
-    known = model if isinstance(model, Model) else model.for_reading()
-    counts = read_count_files(named.files, CountsReading(named.first_moe_layer, known, named.scale), named.strict)
-    return counts, _model_of_counts(counts, model)
+    whole = model_of(named, model)
+    mender = Mender(named.mending, whole, named.first_moe_layer)
+    return counted_requests(named.files, mender, named.strict), whole
 
 
 def _model_of_counts(counts: Counts, model: Model | ModelChoice) -> Model:

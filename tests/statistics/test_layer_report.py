@@ -19,7 +19,7 @@ HOME = Mesh(16, 8, 3)
 
 def test_figures_of_the_real_counts_equal_plain_numpy(real_traces: Path) -> None:
     path = real_traces / "glm-5.2" / "expert_counts.npz"
-    (report,), _ = inspect_traces(TraceInput(traces=[str(path)]), ModelChoice(), [12], HOME, lambda share: None)
+    (report,), *_ = inspect_traces(TraceInput(traces=[str(path)]), ModelChoice(), [12], HOME, lambda share: None)
     with np.load(path) as archive:
         counts, domains = archive["counts"][:, :, 12 - 3].astype(float), archive["domains"].tolist()
     total = counts.sum(axis=(0, 1))
@@ -57,7 +57,7 @@ def test_figures_of_explicit_batches_equal_plain_counting(rng: np.random.Generat
 
 
 def test_the_builtin_trace_has_no_list_of_layers() -> None:
-    reports, notes = inspect_traces(TraceInput(), ModelChoice(), [12, 13], HOME, lambda share: None)
+    reports, notes, *_ = inspect_traces(TraceInput(), ModelChoice(), [12, 13], HOME, lambda share: None)
     assert [report.layer for report in reports] == [12, 13]
     assert "built-in trace" in notes[0]
     with pytest.raises(InputError, match="name the layers") as caught:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.statistics.checked import with_warnings
 from optimizer.statistics.summarise import layers_of_files
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.memory import BatchArray
@@ -77,6 +78,8 @@ class LayerReader:
 
     def _open(self, layers: Sequence[int]) -> TraceSource:
         source = open_traces(self.named, layers, self.model, self.mesh, self.progress)
+        if not self.notes:  # the first layers tell what may have gone wrong, once
+            source = with_warnings(source, self.named)
         self.notes |= dict.fromkeys((source.origin, *source.notes))
         return source
 
@@ -85,7 +88,7 @@ def _all_layers(named: TraceInput, model: Model) -> tuple[int, ...]:
     if isinstance(named.memory, RoutingTrace):
         return named.memory.layers
     if named.traces:
-        return layers_of_files(named.files, model, named.first_moe_layer)
+        return layers_of_files(named.files, model, named.first_moe_layer, named.mending)
     if not model.moe_layers:
         told = f"how many layers {model.name} has is not known"
         raise InputError(f"{told}; name the layers, or give traces", field="layers")

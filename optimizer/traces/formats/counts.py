@@ -25,8 +25,8 @@ class Counts:
     load `[step, layer, expert]` int64, where a step is whatever the file counts separately: a forward pass, a
     window, a shard, or everything; layers: the model layer id of each entry of the layer axis; tokens `[step]` int64
     and top_k are None where the file does not say them; names: one for each step, or none at all; source: where the
-    counts came from, in words; notes: sentences on what was summed, rounded or left out. The arrays are copied and
-    read-only. Raises ValueError for shapes that do not fit together and for negative counts.
+    counts came from, in words; notes: sentences on what was summed, rounded or left out, and on what looks wrong. The
+    arrays are copied and read-only. Raises ValueError for shapes that do not fit together and for negative counts.
     """
 
     load: Ints
