@@ -129,7 +129,7 @@ def searched(trace: RoutingTrace, layer: int, model: Model, mesh: Mesh, cost: Co
     train, selection, _ = split_requests(trace.requests, 0)
     composition = Composition.of("decode", 512, None, mesh)
     ends = np.cumsum(np.diff(trace.offsets)[train])
-    for tokens in (2000, 8000, 32000, int(ends[-1])):
+    for tokens in (*(size for size in (2000, 8000, 32000) if size < ends[-1]), int(ends[-1])):
         requests = train[: int(np.searchsorted(ends, tokens)) + 1]
         own = [requests[number::4] for number in range(4)]
         parts = (np.concatenate(own[:3]), own[3], selection)

@@ -9,10 +9,10 @@ from optimizer.statistics.layer_report import LayerReport
 
 LOSS = 0.8
 """The loss of a plan on the expected load is LOSS / sqrt(pairs per expert / burstiness): with so many independent
-choices of each expert the relative error of its load is 1 / sqrt(of them), and a plan that follows the errors has a
-peak that is higher by about as much. Fitted to train and selection requests of three recorded sets by
-benchmarks/recording.py, where .7 to 1.0 (GPT-OSS-20B), .6 to 1.8 (DeepSeek-V2-Lite) and .5 to .8 (GLM-5.2) were
-found."""
+choices of each expert the relative error of its load is 1 / sqrt(of them), and the peak of a plan that follows the
+errors is higher by about as much. Fitted to train and selection requests of three recorded sets by
+benchmarks/recording.py: over all numbers of tokens the median is .79 for GPT-OSS-20B, 1.06 for DeepSeek-V2-Lite (of few
+requests) and .73 for GLM-5.2."""
 
 ENOUGH = 0.05
 """The loss from which on recording more is worth little: searches differ by as much from one another."""

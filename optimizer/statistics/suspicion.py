@@ -37,11 +37,12 @@ SMALLEST_BLOCKED = 8  # experts of a model whose block may be named: among fewer
 @dataclass(frozen=True)
 class Suspicion:
     """Something that looks wrong. kind: a word for tests and programs; seen: what was seen, with figures; remedy: what
-    to do."""
+    to do; impossible: whether it is beyond suspicion, so that nothing can be made of the recording."""
 
     kind: str
     seen: str
     remedy: str
+    impossible: bool = False
 
     def summary(self) -> dict[str, str]:
         """The stable JSON form."""
@@ -107,6 +108,10 @@ def suspicions_of_loads(load: Ints, layers: Sequence[int]) -> list[Suspicion]:
     counted, experts = load[used], load.shape[1]
     chosen = np.flatnonzero(counted.any(axis=0))
     mean = counted.sum(axis=1) / experts
+    if len(chosen) == 1 and experts > 1 and counted.sum() >= FEWEST_TOKENS:
+        seen = f"all tokens chose expert {chosen[0]} alone in every layer: nothing was captured"
+        remedy = "record again, and check that the server returns routing for this model"
+        return [Suspicion("nothing-captured", seen, remedy, impossible=True)]
     first, last, unseen = int(chosen[0]), int(chosen[-1]), experts - len(chosen)
     if unseen and _is_block(first, len(chosen), last - first + 1, experts) and mean.min() >= BLOCK_PAIRS:
         seen = f"{unseen} of {experts} experts were never counted, only the block {first}..{last}: one rank's counts"
@@ -137,7 +142,10 @@ def worst(found: Sequence[Suspicion]) -> tuple[str, ...]:
 
 
 def refuse(found: Sequence[Suspicion], strict: bool) -> None:
-    """Raise InputError with the worst of what was found, where only what is beyond suspicion shall be read."""
+    """Raise InputError for what is impossible, and, if `strict`, for the worst of whatever was found."""
+    for each in found:
+        if each.impossible:
+            raise InputError(f"{each.seen}; {each.remedy}")
     if strict and found:
         (said,) = worst(found)
         raise InputError(f"{said}; or do not read strictly, which only warns", "strict")

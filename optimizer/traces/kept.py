@@ -132,6 +132,8 @@ def _checked_ids(
         raise BadRequestError(f"{name} has expert id {low if low < 0 else high}, outside 0..{routed - 1}")
     small: Ints = np.ascontiguousarray(known, dtype=dtype)
     token, layer = first_double(small, routed)
+    if token >= 0 and not small.any():
+        raise BadRequestError(f"every id in {name} is 0, so nothing was captured")
     if token >= 0:
         if recorded is not None:
             token = int(np.flatnonzero(recorded)[token])

@@ -224,6 +224,9 @@ def open_traces(
     named: TraceInput, layers: Sequence[int], model: Model | ModelChoice, mesh: Mesh, progress: Callable[[float], None]
 ) -> TraceSource:
     """Read what was named as `open_source` does, where that is traces or nothing at all."""
+    if named.mending.no_op_from is not None:
+        said = "tokens that chose no-op experts send fewer pairs than the top-k, which batches cannot hold"
+        raise InputError(f"{said}; plan and bound them as counts, on their expected load", "no_op_experts")
     composition = named.composition(mesh)
     known = model_of(named, model)
     _check_layers(known if named.memory is None else model, known, layers)
