@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model
+from optimizer.errors import InputError
 from optimizer.statistics.checked import suspicions_of_trace
 from optimizer.statistics.count_faults import suspicions_of_counts
 from optimizer.traces.corpus import read_traces
@@ -162,6 +164,35 @@ def faults() -> Iterator[tuple[str, int]]:
         yield name, hits
 
 
+def with_filler(experts: Ints, held: int) -> Ints:
+    """One more column, which holds the same id in every row."""
+    column = np.full((*experts.shape[:2], 1), held, dtype=np.uint16)
+    return np.concatenate([experts.astype(np.uint16), column], axis=2)
+
+
+REFUSED: dict[str, tuple[str, Callable[[Ints], Ints]]] = {
+    "255 as filler": ("column 8 (of 0..8) is 255 in every row", lambda experts: with_filler(experts, 255)),
+    "shared expert as a column": ("column 8 (of 0..8) is 256", lambda experts: with_filler(experts, 256)),
+    "all ids zero": ("is 0, so nothing was captured", np.zeros_like),
+}
+
+
+def refusals() -> Iterator[tuple[str, int]]:
+    """Faults that readers refuse or ask about where nobody says the model, and in how many of the seeds they do."""
+    for name, (said, change) in REFUSED.items():
+        hits = 0
+        for seed in range(SEEDS):
+            trace = generated(ModelChoice(), 3, 40, seed, [3, 10])
+            with tempfile.TemporaryDirectory() as folder:
+                np.save(Path(folder, "a.npy"), change(np.asarray(trace.experts)))
+                files = TraceInput([folder]).files
+                try:
+                    read_traces(files, model_of_files(ModelChoice(), files), [0])
+                except InputError as error:
+                    hits += said in str(error)
+        yield name, hits
+
+
 def alarms(trace: RoutingTrace, model: Model) -> int:
     """How many suspicions there are about a good trace, its layers together, each alone, and as counts."""
     load = counts_of(trace, model.routed_experts)
@@ -209,7 +240,7 @@ def real(path: str) -> tuple[str, int, float]:
 def main() -> None:
     """Print the table of faults, and the false alarms."""
     print("| fault | found |\n| --- | --- |")
-    for name, hits in faults():
+    for name, hits in chain(faults(), refusals()):
         print(f"| {name} | {hits} of {SEEDS} |", flush=True)
     found = list(sets())
     print(f"\nFalse alarms on {len(found)} generated sets: {sum(each for _, each in found)}")

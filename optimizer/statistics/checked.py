@@ -25,8 +25,8 @@ from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import BatchSource, Source, TraceInput, TraceSource, open_counts, open_source, open_traces
 from optimizer.traces.trace import PROMPT, RoutingTrace
 
-COUNTED = 1 << 14
-"""Tokens of which the choices are counted, evenly spaced: 500 pairs an expert of DeepSeek-V3. Not tuned: more would
+COUNTED = 1 << 13
+"""Tokens of which the choices are counted, evenly spaced: 250 pairs an expert of DeepSeek-V3. Not tuned: more would
 take longer than the rest of the look, and only never-chosen experts are looked for."""
 
 

@@ -13,7 +13,8 @@ from optimizer.traces.columns import refuse_constant_columns, surplus_columns, w
 from optimizer.traces.corpus import Faults, TraceFile, stream
 from optimizer.traces.formats.layer_axis import fits
 from optimizer.traces.formats.npz import EXPERTS
-from optimizer.traces.formats.request import Request
+from optimizer.traces.formats.request import BadRequestError, Request
+from optimizer.traces.kept import NOT_CAPTURED
 from optimizer.traces.mending import AS_RECORDED, Mending
 
 DEFAULT_MODEL = "deepseek-v3"
@@ -135,9 +136,9 @@ def _first_usable(files: Sequence[TraceFile], choice: ModelChoice) -> tuple[Path
     """The first request that can be read, and its file. Raises InputError where there is none."""
     faults = Faults(strict=False)
     for path, request in stream(files, choice.for_reading()):
-        if isinstance(request, Request):
+        if isinstance(request, Request) and (request.experts.shape[-1] == 1 or request.experts.any()):
             return path, request
-        faults.add(path, request)
+        faults.add(path, BadRequestError(NOT_CAPTURED) if isinstance(request, Request) else request)
     faults.warnings(good=0)  # raises
     raise AssertionError
 

@@ -12,6 +12,8 @@ from optimizer.domain.model import Model
 from optimizer.traces.formats.npz import CANDIDATES, EXPERTS, WEIGHTS, layer_ids
 from optimizer.traces.formats.request import BadRequestError, Request
 
+NOT_CAPTURED = f"every id in {EXPERTS} is 0, so nothing was captured"
+
 Array = TypeVar("Array", Ints, Floats)
 
 
@@ -133,7 +135,7 @@ def _checked_ids(
     small: Ints = np.ascontiguousarray(known, dtype=dtype)
     token, layer = first_double(small, routed)
     if token >= 0 and not small.any():
-        raise BadRequestError(f"every id in {name} is 0, so nothing was captured")
+        raise BadRequestError(NOT_CAPTURED)
     if token >= 0:
         if recorded is not None:
             token = int(np.flatnonzero(recorded)[token])
