@@ -4,8 +4,8 @@ Usage: python benchmarks/suspicion.py [REAL_DATA ...]
 
 Each fault is put into generated requests or counts of several seeds, and it is found where a suspicion of its kind is
 the first. False alarms are counted on twenty generated sets of several models and sizes, all layers together and each
-alone, and on every REAL_DATA: a folder of requests, or a file of counts. For requests the processor time of the look is given as
-a share of the time of reading.
+alone, and on every REAL_DATA: a folder of requests, or a file of counts. For requests the processor time of the look
+is given as a share of that of reading.
 """
 
 import sys
