@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # tests import their oracles and builders by name
 
 from random_problems import request_experts, write_request
+from running_commands import solve
 from small_model import with_few_batches
 
 settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -46,12 +47,35 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
+def write_traces(folder: Path, rng: np.random.Generator) -> Path:
+    """Write twelve small requests into the folder, and return it."""
+    for number in range(12):
+        write_request(folder / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
+    return folder
+
+
 @pytest.fixture
 def traces(tmp_path: Path, rng: np.random.Generator) -> Path:
     """A folder with twelve small requests."""
-    for number in range(12):
-        write_request(tmp_path / "traces" / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
-    return tmp_path / "traces"
+    return write_traces(tmp_path / "traces", rng)
+
+
+@pytest.fixture(scope="session")
+def plan_of_traces(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The text of the plan that `solve` makes from `traces`, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        with_few_batches(patch)
+        plan, result = solve(write_traces(tmp_path_factory.mktemp("solved") / "traces", np.random.default_rng(7)))
+    assert result.exit_code == 0, result.output
+    return plan.read_text()
+
+
+@pytest.fixture
+def plan(traces: Path, plan_of_traces: str) -> Path:
+    """A file with the plan that `solve` makes from `traces`, beside them."""
+    file = traces.parent / "plan.json"
+    file.write_text(plan_of_traces)
+    return file
 
 
 @pytest.fixture

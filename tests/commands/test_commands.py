@@ -32,8 +32,9 @@ def test_solve_writes_a_plan_that_validate_accepts_and_simulate_judges_alike(tra
     assert {key: judged[key] for key in reported} == reported == content["layers"]["1"]["quality"]
 
 
-def test_simulate_says_when_it_judges_on_the_test_requests_alone(traces: Path, rng: np.random.Generator) -> None:
-    plan, _ = solve(traces)
+def test_simulate_says_when_it_judges_on_the_test_requests_alone(
+    traces: Path, plan: Path, rng: np.random.Generator
+) -> None:
     assert "judged on its test part alone" in run("simulate", plan, traces).stderr
     others = traces.parent / "others"
     write_request(others / "a.npz", request_experts(rng, 40, 3, 8, 2))
@@ -194,8 +195,7 @@ def test_one_bad_request_is_skipped_and_strict_refuses_it(traces: Path) -> None:
     assert not plan.exists()
 
 
-def test_a_bad_plan_is_one_line(traces: Path) -> None:
-    plan, _ = solve(traces)
+def test_a_bad_plan_is_one_line(traces: Path, plan: Path) -> None:
     good = json.loads(plan.read_text())
     changes: dict[str, dict[str, Any]] = {
         "version is 3": {"version": 3},
@@ -222,8 +222,7 @@ def test_a_failed_run_exits_with_1(traces: Path, monkeypatch: pytest.MonkeyPatch
     assert "the run failed" in fault(solve(traces)[1], code=1)
 
 
-def test_validate_prints_json(traces: Path) -> None:
-    plan, _ = solve(traces)
+def test_validate_prints_json(traces: Path, plan: Path) -> None:
     assert json.loads(run("validate", plan, "--json").stdout)["valid"] is True
 
 

@@ -47,8 +47,7 @@ def peak_by_max_flow(batch: Ints, slots: Ints) -> int:
     raise AssertionError("some expert has no replica")
 
 
-def test_all_policies_stand_side_by_side_and_optimal_agrees_with_max_flow(traces: Path) -> None:
-    plan, _ = solve(traces)
+def test_all_policies_stand_side_by_side_and_optimal_agrees_with_max_flow(traces: Path, plan: Path) -> None:
     table = run("simulate", plan, traces, "--routing", "all")
     assert table.exit_code == 0, table.output
     assert all(name in table.stdout for name in POLICIES)
@@ -92,8 +91,7 @@ def test_solve_ships_the_policy_that_it_was_asked_for(traces: Path) -> None:
     assert found["imbalance"] == content["layers"]["1"]["quality"]["imbalance"]
 
 
-def test_learned_loads_and_shares_are_in_the_plan_and_their_lack_is_said(traces: Path) -> None:
-    plan, _ = solve(traces)
+def test_learned_loads_and_shares_are_in_the_plan_and_their_lack_is_said(traces: Path, plan: Path) -> None:
     content = json.loads(plan.read_text())
     layer = content["layers"]["1"]
     assert np.shape(layer["share"]) == np.shape(layer["slots"])
@@ -110,8 +108,7 @@ def test_learned_loads_and_shares_are_in_the_plan_and_their_lack_is_said(traces:
     assert "layers.1.load: 1 numbers instead of 8" in fault(run("simulate", plan, traces))
 
 
-def test_the_models_change_the_figures_as_they_should(traces: Path) -> None:
-    plan, _ = solve(traces)
+def test_the_models_change_the_figures_as_they_should(traces: Path, plan: Path) -> None:
     usual = judged(plan, traces)
     functional = judged(plan, traces, "--moe-op", "functional")
     assert functional["compute_us"]["mean"] > usual["compute_us"]["mean"]
@@ -126,8 +123,7 @@ def test_the_models_change_the_figures_as_they_should(traces: Path) -> None:
     assert np.shape(usual["links"]["dispatch"]) == (8,)
 
 
-def test_a_dead_device_takes_its_experts_along(traces: Path) -> None:
-    plan, _ = solve(traces)
+def test_a_dead_device_takes_its_experts_along(traces: Path, plan: Path) -> None:
     slots = np.array(json.loads(plan.read_text())["layers"]["1"]["slots"])
     fates = [set(range(8)) - set(np.delete(slots, device, axis=0).ravel().tolist()) for device in range(4)]
     for device, lost in enumerate(fates):
@@ -138,8 +134,9 @@ def test_a_dead_device_takes_its_experts_along(traces: Path) -> None:
             assert result.exit_code == 0
 
 
-def test_capacity_is_reported_with_what_is_estimated(traces: Path, tmp_path: Path, rng: np.random.Generator) -> None:
-    plan, _ = solve(traces)
+def test_capacity_is_reported_with_what_is_estimated(
+    traces: Path, plan: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
     found = judged(plan, traces, "--capacity-factor", 1.0)["rerouting"]
     assert found["rerouted"] > 0
     assert (found["next_expert"], found["gate_weights"]) == ("estimated", "estimated")
@@ -157,8 +154,7 @@ def test_capacity_is_reported_with_what_is_estimated(traces: Path, tmp_path: Pat
     assert (known["next_expert"], known["gate_weights"]) == ("recorded", "recorded")
 
 
-def test_a_sweep_prints_and_draws_latency_against_rerouting(traces: Path, tmp_path: Path) -> None:
-    plan, _ = solve(traces)
+def test_a_sweep_prints_and_draws_latency_against_rerouting(traces: Path, plan: Path, tmp_path: Path) -> None:
     page = tmp_path / "sweep.html"
     result = run("sweep", plan, traces, "--capacity-factor", "0.5:2:0.5", "--plot", page)
     assert result.exit_code == 0, result.output
@@ -187,8 +183,7 @@ def test_a_sweep_prints_and_draws_latency_against_rerouting(traces: Path, tmp_pa
         (("--timing", "overlap", "--dispatch-model", "table"), "overlap needs a dispatch model with links"),
     ],
 )
-def test_bad_conditions_are_one_line(traces: Path, arguments: tuple[str, ...], said: str) -> None:
-    plan, _ = solve(traces)
+def test_bad_conditions_are_one_line(traces: Path, plan: Path, arguments: tuple[str, ...], said: str) -> None:
     assert said in fault(run("simulate", plan, traces, *arguments))
 
 
@@ -201,8 +196,7 @@ def test_bad_conditions_are_one_line(traces: Path, arguments: tuple[str, ...], s
         (("--plot", "none/page.html"), "none/page.html cannot be written"),
     ],
 )
-def test_bad_sweeps_are_one_line(traces: Path, arguments: tuple[str, ...], said: str) -> None:
-    plan, _ = solve(traces)
+def test_bad_sweeps_are_one_line(traces: Path, plan: Path, arguments: tuple[str, ...], said: str) -> None:
     assert said in fault(run("sweep", plan, traces, *arguments))
 
 

@@ -76,8 +76,7 @@ def test_solve_chooses_a_capacity_that_simulate_takes_from_the_plan(traces: Path
     assert json.loads(other.stdout)["layers"]["1"]["rerouting"]["capacity_factor"] == 9
 
 
-def test_a_capacity_in_a_plan_must_be_positive(traces: Path) -> None:
-    plan, _ = solve(traces)
+def test_a_capacity_in_a_plan_must_be_positive(traces: Path, plan: Path) -> None:
     content = json.loads(plan.read_text())
     content["routing"]["capacity_factor"] = -1
     plan.write_text(json.dumps(content))

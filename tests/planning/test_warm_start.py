@@ -50,8 +50,7 @@ def test_the_start_is_judged_as_the_plan_was(traces: Path, routing: str) -> None
     assert rows[0]["latency_us"] == reached
 
 
-def test_counts_are_planned_from_a_start_too(traces: Path, tmp_path: Path) -> None:
-    plan, _ = solve(traces)
+def test_counts_are_planned_from_a_start_too(traces: Path, plan: Path, tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
     path.write_text(json.dumps({"logical_count": [[9, 1, 1, 1, 5, 1, 1, 1]] * 2}))
     counts = ("solve", path, "--layer", 1, "--top-k", 2, *SHORT[:6], "-o", tmp_path / "p.json", "--json")
@@ -72,9 +71,8 @@ def test_counts_are_planned_from_a_start_too(traces: Path, tmp_path: Path) -> No
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_in_one_line(
-    traces: Path, arguments: tuple[object, ...], said: str
+    traces: Path, plan: Path, arguments: tuple[object, ...], said: str
 ) -> None:
-    plan, _ = solve(traces)
     other = traces.parent / "other.json"
     assert said in fault(run("solve", traces, "--layer", 1, *SHORT, "-o", other, "--start", plan, *arguments))
     assert not other.exists()
