@@ -115,7 +115,7 @@ class TraceOptions:
         Path | None,
         Option(
             ("--placement",),
-            "The plan that was in force, where the traces hold physical ids (slots) instead of experts.",
+            "The plan or server's placement file that was in force, where traces hold physical ids (slots).",
             metavar="FILE",
         ),
     ] = None
@@ -124,12 +124,12 @@ class TraceOptions:
     ] = False
 
     def mending(self) -> "Mending":
-        """What is left out of traces or translated while they are read. Raises InputError for a file that is no
-        plan."""
+        """What is left out of traces or translated while they are read. Raises InputError for a file that holds no
+        placement."""
         from optimizer.planning.physical_map import read_physical_map
         from optimizer.traces.mending import Mending
 
-        placement = None if self.placement is None else read_physical_map(self.placement)
+        placement = None if self.placement is None else read_physical_map(self.placement, self.first_moe_layer)
         return Mending(self.drop_repeats, placement, self.no_op_experts)
 
 

@@ -55,6 +55,8 @@ class Mender:
         """The request as it is to be used. Raises BadRequestError for ids that are no filled slots of the placement."""
         request = self._without_surplus(request)
         if self.mending.placement is not None:
+            held = request.layers or layer_ids(request.experts, self.model, self.first_moe_layer)
+            request = replace(request, layers=held)
             request = replace(request, experts=self._logical(request, self.mending.placement), candidates=None)
         if self.mending.drop_repeats:
             request = self._without_repeats(request)
@@ -85,13 +87,18 @@ class Mender:
         return replace(request, experts=without_columns(request.experts, surplus), weights=weights)
 
     def _logical(self, request: Request, placement: PhysicalToLogical) -> Ints:
-        """The experts of a request by way of the placement; layers that it lacks become all zero, like dense ones."""
-        held = request.layers or layer_ids(request.experts, self.model, self.first_moe_layer)
-        experts = np.zeros(request.experts.shape, dtype=np.uint16)
+        """The experts of a request by way of the placement; layers that it lacks become all zero, like dense ones.
+
+        Rows of nothing but 0 or -1 stay as they are: they are of dense layers, or were not recorded.
+        """
+        experts = np.zeros(request.experts.shape, dtype=np.int32)
         try:
-            for place, layer in enumerate(held):
+            for place, layer in enumerate(request.layers or ()):
                 if layer in placement.layers:
-                    experts[:, place] = placement.logical(request.experts[:, place], layer)
+                    ids = request.experts[:, place]
+                    chosen = (ids > 0).any(axis=1) if ids.shape[1] > 1 else ids[:, 0] >= 0
+                    experts[:, place] = ids
+                    experts[chosen, place] = placement.logical(ids[chosen], layer)
         except InputError as error:
             raise BadRequestError(str(error)) from None
         return experts

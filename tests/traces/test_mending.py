@@ -164,6 +164,18 @@ def test_ids_that_the_placement_does_not_explain_are_refused(
         read(path, Model("m", 8, 0, 3), [layer], Mending(placement=placement))
 
 
+def test_rows_without_physical_ids_stay_as_they_are(tmp_path: Path) -> None:
+    """Rows of -1 were not recorded, and a dense layer's rows are zero: neither names the expert in slot 0."""
+    placement = PhysicalToLogical(np.array([[3, 2, 1, 0]] * 2), (0, 1), "a map of all layers")
+    experts = np.zeros((4, 2, 2), dtype=np.int16)
+    experts[:, 1] = [[0, 1], [-1, -1], [2, 3], [3, 0]]
+    experts[1] = -1
+    found = read(
+        write_request(tmp_path / "a.npz", experts), Model("m", 4, 0, 2, 2, 1), [1], Mending(placement=placement)
+    )
+    assert found.of_recorded().experts[:, 0].tolist() == [[3, 2], [1, 0], [0, 3]]
+
+
 def no_op_requests(folder: Path, rng: np.random.Generator) -> list[Ints]:
     """Requests of a model with 8 experts, and 4 more that do nothing."""
     made = [request_experts(rng, 30, 2, 12, 3) for _ in range(10)]

@@ -119,7 +119,7 @@ def test_statistics_show_the_drift(tmp_path: Path) -> None:
     for name, rate in (("still", 0.0), ("drifting", 0.4)):
         synthesise(tmp_path / name, MODEL, [0], CorpusRecipe(300, 0, 40, drift=rate))
     given = TraceInput(traces=[str(tmp_path)], batch_tokens=16)
-    (report,), _ = inspect_traces(given, ModelChoice(None, 32, 0, 4), [0], Mesh(1, 1, 32), lambda share: None)
+    (report,) = inspect_traces(given, ModelChoice(None, 32, 0, 4), [0], Mesh(1, 1, 32), lambda share: None).reports
     drift = dict(zip(report.datasets, report.over_time.tolist(), strict=True))
     assert drift["drifting"][0] == pytest.approx(0.4, abs=0.06)
     assert max(drift["drifting"][1], *drift["still"]) < 0.12
