@@ -21,7 +21,7 @@ from optimizer.commands.stats import stats
 from optimizer.commands.sweep import sweep
 from optimizer.commands.traces import convert, synth
 from optimizer.commands.validate import validate
-from optimizer.errors import InputError, LostWorkerError
+from optimizer.errors import InputError, LostWorkerError, OutOfTimeError
 
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:
@@ -44,6 +44,8 @@ class Moeplan(click.Group):
                 return super().invoke(ctx)
         except InputError as error:
             raise BadInput(" ".join(str(error).split())) from None
+        except OutOfTimeError as error:
+            raise FailedRun(f"the run failed: {error} (--time-limit)") from None
         except LostWorkerError as error:
             raise FailedRun(f"the run failed: {error}; finished layers are kept where --work is given") from None
         except (OSError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""The two ways in which a run ends early: input that cannot be used, and a machine that cannot go on."""
+"""The ways in which a run ends early: input that cannot be used, too little time, and a machine that cannot go on."""
 
 
 class InputError(Exception):
@@ -11,6 +11,10 @@ class InputError(Exception):
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class OutOfTimeError(Exception):
+    """The time was up before anything was complete."""
 
 
 class LostWorkerError(Exception):

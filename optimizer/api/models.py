@@ -104,6 +104,8 @@ def plan_model(
     ------
     InputError
         For traces, sizes or options that cannot be used; its `field` names the parameter at fault.
+    OutOfTimeError
+        Where no layer had a plan when the time was up.
     LostWorkerError
         Where worker processes die again and again.
     KeyboardInterrupt

@@ -62,7 +62,7 @@ def plan_model(run: Run, asked: ModelToPlan) -> Plan:
 
     Layers that were not planned, for want of time or after Ctrl-C, have their seeds, as their provenance says. Raises
     InputError where the work folder holds layers of other traces, LostWorkerError where workers die again and again,
-    KeyboardInterrupt where not even the seeds were judged.
+    OutOfTimeError or, after Ctrl-C, KeyboardInterrupt where not even the seeds were judged.
     """
     survey = surveyed(run, asked)
     chosen = replace(asked, settings=asked.settings.under(survey.policy))
@@ -77,7 +77,7 @@ def plan_model(run: Run, asked: ModelToPlan) -> Plan:
     planned = in_parallel(run, paying, chosen.task, plan_layer, keep, in_time=True, tell=_best_gap())
     run.cancel.heed()
     if not survey.layers | finished | planned:
-        raise KeyboardInterrupt
+        raise run.ended_with_nothing()
     return asked.settings.plan(survey.policy, survey.layers | finished | planned)
 
 

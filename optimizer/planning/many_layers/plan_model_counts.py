@@ -31,8 +31,8 @@ def plan_model_counts(
 ) -> Plan:
     """The plan of these layers; after Ctrl-C of those that are finished.
 
-    Raises InputError as `plan_counts` does and where the work folder holds layers of other counts, KeyboardInterrupt
-    where no layer was finished.
+    Raises InputError as `plan_counts` does and where the work folder holds layers of other counts, and OutOfTimeError
+    or, after Ctrl-C, KeyboardInterrupt where no layer was finished.
     """
     for layer in layers:
         step_counts(counts, layer)  # says which layers there are before anything is planned
@@ -50,7 +50,7 @@ def plan_model_counts(
     planned = in_parallel(run, weights, task, _plan, keep)
     run.cancel.heed()
     if not finished | planned:
-        raise KeyboardInterrupt
+        raise run.ended_with_nothing()
     return settings.plan(ROUTING, finished | planned)
 
 

@@ -102,7 +102,7 @@ class RobustPlan:
 def plan_robust(run: Run, together: DataSetsToPlan, criterion: Criterion) -> RobustPlan:
     """The plan that is best for all data sets by this criterion, under the policy whose seeds are fastest on their mix.
 
-    Raises as `plan_model.plan_model` does, and KeyboardInterrupt where no layer was planned on all data sets.
+    Raises as `plan_model.plan_model` does, also where no layer was planned on all data sets.
     """
     survey = surveyed(run, together)
     settings = together.settings.under(survey.policy)
@@ -119,7 +119,7 @@ def plan_robust(run: Run, together: DataSetsToPlan, criterion: Criterion) -> Rob
     planned = finished | in_parallel(run, paying, chosen.apart, plan_for_datasets, keep, in_time=True)
     run.cancel.heed()
     if not planned:
-        raise KeyboardInterrupt
+        raise run.ended_with_nothing()
     choices = _choices(together, planned, criterion, settings.options.seed)
     plans = {
         name: settings.plan(survey.policy, survey.layers | chosen_parts(planned, places, name, criterion))

@@ -139,7 +139,7 @@ def plan_robust_counts(run: Run, together: CountSets, criterion: Criterion) -> R
     """The plan of expected loads that is best for all data sets by this criterion, for even routing.
 
     Raises InputError for layers and experts that the counts do not have and where the work folder holds layers of other
-    counts, KeyboardInterrupt where no layer was planned on all data sets.
+    counts, and OutOfTimeError or, after Ctrl-C, KeyboardInterrupt where no layer was planned on all data sets.
     """
     settings, layers = together.settings, together.layers
     finished = {layer: list(plan.layers.values()) for layer, plan in run.finished(layers).items()}
@@ -153,7 +153,7 @@ def plan_robust_counts(run: Run, together: CountSets, criterion: Criterion) -> R
     planned = finished | in_parallel(run, even, together.task, plan_counts_for_datasets, keep, in_time=True)
     run.cancel.heed()
     if not planned:
-        raise KeyboardInterrupt
+        raise run.ended_with_nothing()
     choices = _choices(together, planned, criterion)
     plans = {
         name: settings.plan(ROUTING, chosen_parts(planned, places, name, criterion))

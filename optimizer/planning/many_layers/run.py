@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from optimizer.errors import OutOfTimeError
 from optimizer.interrupts import Cancel
 from optimizer.planning.many_layers.work import WorkFolder
 from optimizer.planning.many_layers.workers import Crew
@@ -31,6 +32,12 @@ class Run:
     def cancel(self) -> Cancel:
         """The token that ends the run early, with the layers that are finished."""
         return self.deadline.cancel
+
+    def ended_with_nothing(self) -> BaseException:
+        """What to raise where nothing is complete: after Ctrl-C nobody needs to be told why."""
+        if self.cancel.asked:
+            return KeyboardInterrupt()
+        return OutOfTimeError(f"no layer was complete within {self.deadline.seconds:.0f} s; allow more time")
 
     @property
     def end(self) -> float:

@@ -13,6 +13,7 @@ from small_model import with_few_batches
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.problem import Constraints
+from optimizer.errors import OutOfTimeError
 from optimizer.planning.many_layers.layer import EXCESS, LayerTask, plan_layer, survey_layer
 from optimizer.planning.many_layers.plan_model import ModelToPlan, plan_model
 from optimizer.planning.many_layers.reading import LayerReader
@@ -212,6 +213,16 @@ def test_a_layer_that_is_ended_before_anything_was_judged_has_no_result() -> Non
     deadline = Deadline(TIME)
     deadline.cancel.ask()
     assert plan_layer(layer_task(), deadline) is None
+
+
+def test_a_run_whose_time_is_up_before_anything_is_complete_says_so() -> None:
+    """Nobody pressed Ctrl-C: a user who reads only "Aborted!" does not know that more time would help."""
+    run = Run(Crew(1), Deadline(7.0))
+    with pytest.raises(OutOfTimeError, match="no layer was complete within 7 s; allow more time"):
+        raise run.ended_with_nothing()
+    run.cancel.ask()
+    with pytest.raises(KeyboardInterrupt):
+        raise run.ended_with_nothing()
 
 
 def test_ctrl_c_during_the_survey_leaves_nothing(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
