@@ -179,18 +179,18 @@ def _argument(field: Field[Any], kind: Any, declared: Argument) -> click.Argumen
 def _option(field: Field[Any], kind: Any, declared: Option) -> click.Option:
     """The click option of a field; kind is the field's type, and a bool becomes a flag without a value."""
     kind, required = _single(kind), field.default is MISSING
-    default = None if required else field.default
-    shown = default is not None and default != ""
+    # click takes a default of None for a value that was given, so that an option with it is never missing
+    default: dict[str, Any] = {} if required else {"default": field.default}
     if kind is bool:
-        return click.Option([*declared.flags, field.name], is_flag=True, default=default, help=declared.help)
+        return click.Option([*declared.flags, field.name], is_flag=True, help=declared.help, **default)
     return click.Option(
         [*declared.flags, field.name],
         type=declared.type or _click_type(kind),
         required=required,
-        default=default,
-        show_default=shown,
+        show_default=default.get("default") not in (None, ""),
         metavar=declared.metavar or METAVARS.get(kind),
         help=declared.help,
+        **default,
     )
 
 

@@ -1,6 +1,7 @@
 """The options of the commands: how the help shows them, how a file gives them, and which option an error names."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -38,8 +39,16 @@ def test_help_shows_every_option_once_an_example_and_lines_of_at_most_100_column
     shown = [option for options in command.sections.values() for option in options]
     assert len(shown) == len({option.name for option in shown})
     for option in shown:
-        assert text.count(f"  {max(option.opts, key=len)} ") + text.count(f", {max(option.opts, key=len)} ") <= 1
+        assert len(re.findall(rf"^  (?:-\w, )?{max(option.opts, key=len)} ", text, re.MULTILINE)) <= 1
         assert max(option.opts, key=len) in text
+
+
+@pytest.mark.parametrize("command", ["solve", "stats", "bound", "compare"])
+def test_an_option_without_a_default_must_be_given(command: str) -> None:
+    """Without --layer a command ended in a traceback, or looked for a layer named None."""
+    found = run(command, "traces")
+    assert found.exit_code == 2
+    assert found.stderr.endswith("Error: Missing option '--layer'.\n")
 
 
 def test_the_help_of_solve_begins_with_the_ten_options_that_everybody_needs() -> None:
