@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.arrays import given_away
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import count_traffic
 
@@ -34,11 +35,12 @@ class LinkPaths(NamedTuple):
         message_us `[link]` says how long a whole message keeps a link busy; None: all links are equally fast.
         """
         sources, devices = network.distance.shape
-        device = np.tile(np.arange(devices), sources)[:, None, None]
-        source = np.repeat(np.arange(sources, dtype=np.int32), devices)[:, None]
-        back = count_traffic(device, source, np.arange(devices), network, False, False).back
+        each = np.arange(devices, dtype=np.int32)
+        device = np.tile(each, sources)[:, None, None]
+        source = given_away(np.repeat(np.arange(sources, dtype=np.int32), devices)[:, None])
+        back = count_traffic(device, source, each, network, False, False).back
         slow = np.ones(back.shape[1]) if message_us is None else message_us / max(float(message_us.max()), 1e-12)
-        journey, link = np.nonzero(back)
+        journey, link = map(np.ascontiguousarray, np.nonzero(back))
         start = np.searchsorted(journey, np.arange(len(device) + 1))
         work = np.rint(UNITS * back[journey, link] * slow[link]).astype(np.int64)
         return cls(start, link, work, network.distance.astype(np.int64), back.shape[1])

@@ -22,6 +22,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
+from optimizer.domain.arrays import given_away
 from optimizer.domain.mesh import Mesh
 
 if TYPE_CHECKING:  # what runs beside a server imports this module, and need not wait for pydantic
@@ -67,12 +68,13 @@ class Network:
     def source(self, source_row: Ints) -> Ints:
         """The source of each token, `[batch, token]` int32, from its mesh row `[batch, token]`.
 
+        It is read-only as rows of `Batches` are, because kernels are compiled anew for arrays that can be written to.
         Where sources are devices, the tokens of a row are dealt out to the row's devices in turn. `Batches.source_on`
         asks this only where it is not known on which devices tokens live.
         """
         if self.tokens != "device":
             return source_row
-        return source_row * self.mesh.cols + rank_in_row(source_row, self.mesh.rows) % self.mesh.cols
+        return given_away(source_row * self.mesh.cols + rank_in_row(source_row, self.mesh.rows) % self.mesh.cols)
 
     def own_tokens(self, source: Ints) -> Ints:
         """How many tokens of its own each device has, `[batch, device]` int64, from the sources `[batch, token]`.

@@ -23,6 +23,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
+from optimizer.domain.arrays import given_away
 from optimizer.domain.model import Model
 from optimizer.routing.context import RoutingContext
 from optimizer.statistics.coactivation import pair_counts
@@ -104,7 +105,7 @@ def limit_replicas(
         raise ValueError("no candidates are recorded and none can be estimated")
     candidates = batches.candidates
     if guess is not None or candidates is None:
-        candidates = np.empty((batches.count, batches.tokens, 0), dtype=np.uint16)
+        candidates = given_away(np.empty((batches.count, batches.tokens, 0), dtype=np.uint16))
     known = guess or Coactivation(np.empty(0), np.empty((0, 0)))
     taken = np.empty(len(context.device_of), dtype=np.int32)
     room = _Room(context.start, context.slot, context.device_of, taken, context.capacity)
@@ -115,15 +116,15 @@ def limit_replicas(
 
 
 def gate_weights(batches: Batches, top_k: int) -> Floats:
-    """Gate weights of the routed experts, `[batch, token, top_k]`, which sum to 1 for each token.
+    """Gate weights of the routed experts, `[batch, token, top_k]` float64, which sum to 1 for each token.
 
     Where no weights are recorded, all tokens have the mean weights by rank of `RANK_EXPONENT`.
     """
     if batches.weights is None:
         by_rank = np.arange(1, top_k + 1) ** -RANK_EXPONENT
-        return np.broadcast_to(by_rank / by_rank.sum(), (*batches.experts.shape[:2], top_k))
+        return np.tile(by_rank / by_rank.sum(), (*batches.experts.shape[:2], 1))
     total = batches.weights.sum(axis=2, keepdims=True)
-    return np.where(total > 0, batches.weights / np.maximum(total, 1e-12), 1 / top_k)
+    return np.where(total > 0, batches.weights / np.maximum(total, 1e-12), 1 / top_k).astype(np.float64)
 
 
 @kernel

@@ -21,6 +21,7 @@ from collections.abc import Callable
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.arrays import given_away
 from optimizer.domain.cost import Cost, Information
 from optimizer.domain.network import rank_in_row
 from optimizer.errors import InputError
@@ -51,7 +52,8 @@ def even_ideal(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
 
     An ideal that no server runs: it needs to know how many pairs of the expert came before this one from all sources.
     """
-    return static.round_robin(experts, np.zeros(source.shape, dtype=np.int32), 1, context.start, context.slot)
+    together = given_away(np.zeros(source.shape, dtype=np.int32))
+    return static.round_robin(experts, together, 1, context.start, context.slot)
 
 
 def even_source(experts: Ints, source: Ints, context: RoutingContext) -> Ints:

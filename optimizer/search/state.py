@@ -72,7 +72,7 @@ class SearchState(NamedTuple):
         leaders = min(LEADERS, len(slots))
         dtype = np.int32 if int(value.max()) * slots.shape[1] <= np.iinfo(np.int32).max else np.int64
         state = cls(
-            load=np.ascontiguousarray(load.T, dtype=dtype),
+            load=np.array(load.T, dtype=dtype, order="C"),  # copied: kernels are compiled anew for read-only arrays
             value=value.astype(dtype),
             slots=slots,
             copies=np.diff(start).astype(np.int64),

@@ -10,6 +10,7 @@ from random_layers import WIRINGS, Case, Links, TokensAt, cases, rows_of
 from reference_traffic import Carried, blocks, carry, holders, hops, link_order
 
 from formulations.kit.arrays import Ints
+from optimizer.domain.arrays import frozen
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network, rank_in_row
 from optimizer.domain.traffic import SPREAD, Traffic, column_and_hops, count_blocks, count_traffic
@@ -88,7 +89,7 @@ def test_the_table_is_asked_for_the_fullest_column_and_the_farthest_target(
 
 def one_token(network: Network, row: int, devices: list[int], out: bool = False, back: bool = False) -> Traffic:
     """A single token of a row with an expert on each of these devices, one slot per device."""
-    chosen, source = np.array([[devices]], dtype=np.int32), network.source(np.array([[row]], dtype=np.int32))
+    chosen, source = np.array([[devices]], dtype=np.int32), network.source(frozen(np.array([[row]], dtype=np.int32)))
     return count_traffic(chosen, source, np.arange(network.mesh.devices, dtype=np.int32), network, out, back)
 
 

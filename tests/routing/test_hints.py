@@ -127,9 +127,9 @@ def test_hints_that_are_read_late_are_those_that_were_made_in_time() -> None:
     read = LoadHints(start, device, 1, np.array([4.0, 4.0]), HintSettings(1.0, 2, 1))
     before = read.shares().copy()
     assert before == pytest.approx([1.0, 0.0, 1.0])
-    read.observe(np.array([[8, 0]]))
+    read.observe(np.array([[8, 0]], dtype=np.int32))
     assert (read.shares() == before).all()
-    read.observe(np.array([[8, 0]]))
+    read.observe(np.array([[8, 0]], dtype=np.int32))
     assert read.shares() == pytest.approx([4 / 7, 3 / 7, 1.0])
 
 

@@ -14,6 +14,7 @@ from optimizer.domain.placement import Placement
 from optimizer.routing.context import LearnedShares, RoutingContext
 from optimizer.routing.learned_shares import PARTS, learn_shares
 from optimizer.routing.policies import POLICIES
+from optimizer.traces.batches import Batches
 
 Shares = list[list[float]]
 
@@ -87,7 +88,8 @@ def test_weighted_round_robin_costs_no_more_than_the_shares_promise(drawn: Case)
     value = staircase(drawn.batches.tokens, 8)
     found = learn_shares(drawn.placement, load, value)
     context = RoutingContext.of(drawn.placement, drawn.model, drawn.network(("row", "rings")), 1, 1, found)
-    chosen = POLICIES["weights"](drawn.batches.experts, np.zeros_like(drawn.batches.source_row), context)
+    together = Batches(drawn.batches.experts, np.zeros_like(drawn.batches.source_row))
+    chosen = POLICIES["weights"](together.experts, together.source_row, context)
     peaks = 0
     for batch in chosen:
         cost = value[np.bincount(batch.ravel(), minlength=drawn.mesh.slots)]

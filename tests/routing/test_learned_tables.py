@@ -20,6 +20,7 @@ from optimizer.routing.learned_tables import (
     objective,
     state_of,
 )
+from optimizer.traces.batches import Batches
 
 
 def counted(chosen: Ints, source: Ints, sources: int, experts: int) -> Counts:
@@ -126,9 +127,10 @@ def test_a_learned_table_is_no_dearer_than_the_nearest_and_the_same_again(seed: 
 def test_an_expert_with_few_tokens_opens_one_tile() -> None:
     """Two sources send an expert ten tokens each: on one replica they fill one tile, on two they would begin two."""
     placement = Placement(np.array([[0, 1], [0, 2]]))
-    chosen, source = np.zeros((4, 20, 1), dtype=np.uint16), np.tile(np.arange(20) // 10, (4, 1)).astype(np.int32)
+    chosen = np.zeros((4, 20, 1), dtype=int)
     chosen[:, :4] = 1  # and the device beside has a tile less to do
-    loads = SourceLoads.of(chosen, source, 2, 3)
+    batches = Batches(chosen, np.tile(np.arange(20) // 10, (4, 1)))
+    loads = SourceLoads.of(batches.experts, batches.source_row, 2, 3)
     far = np.zeros((2, 2), dtype=np.int64)
     table = learn_table(placement, loads, staircase(20, 32), far, np.array([[0, 1, 3], [2, 1, 3]]))
     assert table.replica.tolist() == [[2, 1, 3], [2, 1, 3]]
@@ -137,8 +139,8 @@ def test_an_expert_with_few_tokens_opens_one_tile() -> None:
 @pytest.mark.usefixtures("little_annealing")
 def test_pairs_stay_near_where_nothing_else_decides() -> None:
     placement = Placement(np.array([[0], [0]]))
-    chosen, source = np.zeros((3, 8, 1), dtype=np.uint16), np.tile(np.arange(8) // 4, (3, 1)).astype(np.int32)
-    loads = SourceLoads.of(chosen, source, 2, 1)
+    batches = Batches(np.zeros((3, 8, 1), dtype=int), np.tile(np.arange(8) // 4, (3, 1)))
+    loads = SourceLoads.of(batches.experts, batches.source_row, 2, 1)
     for travel in ([[0, 5], [5, 0]], [[5, 0], [0, 5]]):
         table = learn_table(placement, loads, np.arange(9), np.array(travel), np.array([[0], [1]]))
         assert table.replica.ravel().tolist() == np.argmin(travel, axis=1).tolist()

@@ -24,6 +24,7 @@ from optimizer.routing.least_peak import graph, least_peak, mean_peak, scratch_f
 from optimizer.routing.policies import POLICIES
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
+from optimizer.traces.batches import Batches
 
 MOST_EXPERTS = 10  # up to this many experts, all sets of experts are tried, which doubles with every expert
 wirings = st.sampled_from(WIRINGS)
@@ -213,9 +214,9 @@ def test_where_a_slots_first_unit_differs_work_is_shorter_at_the_same_peak(
 def test_a_second_tile_goes_to_a_slot_that_is_empty_where_that_is_faster() -> None:
     """The 64 tokens of expert 0 are near device 0, where they take two tiles; expert 1 keeps device 1 busy for one."""
     placement = Placement(np.array([[0, 2, -1], [0, 1, -1]]))
-    experts = np.array([[[0]] * 64 + [[1]] * 32])
-    source, network = np.zeros((1, 96), dtype=np.int32), Network(Mesh(2, 1, 3))
+    batches = Batches(np.array([[[0]] * 64 + [[1]] * 32]), np.zeros((1, 96), dtype=int))
+    network = Network(Mesh(2, 1, 3))
     for unit_ns, first in (((1, 1), 64), ((9, 10), 32)):
         context = RoutingContext.of(placement, Model("m", 3, 0, 1), network, 32, 1, None, unit_ns)
-        chosen = POLICIES["optimal"](experts, source, context)[0, :, 0]
+        chosen = POLICIES["optimal"](batches.experts, batches.source_row, context)[0, :, 0]
         assert (chosen == 0).sum() == first

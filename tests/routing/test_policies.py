@@ -18,6 +18,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.routing.context import LearnedShares, RoutingContext, capacity_of
 from optimizer.routing.policies import LEARNING, MARGINS, POLICIES, REMEMBERING
+from optimizer.traces.batches import Batches
 
 TILES = [1, 2, 5, 32]
 wirings = st.sampled_from(WIRINGS)
@@ -94,8 +95,8 @@ def line(*slots: list[int], tokens: TokensAt = "row", tile: int = 1, capacity: i
 
 def served(policy: str, context: RoutingContext, experts: list[list[int]], rows: list[int]) -> list[list[int]]:
     """The flat slots that a policy chooses for the tokens of one batch, by their experts and rows."""
-    pairs, source = np.array([experts], dtype=np.uint16), np.array([rows], dtype=np.int32)
-    found: list[list[int]] = POLICIES[policy](pairs, source, context)[0].tolist()
+    batches = Batches(np.array([experts]), np.array([rows]))
+    found: list[list[int]] = POLICIES[policy](batches.experts, batches.source_row, context)[0].tolist()
     return found
 
 

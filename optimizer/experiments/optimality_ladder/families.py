@@ -76,8 +76,8 @@ def _sum_of_peaks(load: Ints, replicas: Graph, devices: int) -> int:
     """The sum over batches of the least peak device load; load `[batch, expert]`."""
     flow, carried = np.zeros(len(replicas.device_of), dtype=np.int64), np.zeros(devices, dtype=np.int64)
     scratch, total = scratch_for(devices), 0
-    for units in load:
-        total += least_peak(units, replicas, flow, carried, scratch)
+    for batch in range(len(load)):
+        total += least_peak(load[batch].astype(np.int64), replicas, flow, carried, scratch)
     return total
 
 

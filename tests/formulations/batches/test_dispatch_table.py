@@ -15,6 +15,7 @@ from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
 from optimizer.routing import learned_tables
 from optimizer.routing.learned_tables import SourceLoads, learn_table
+from optimizer.traces.batches import Batches
 
 LIMITS = Limits(seconds=20, workers=1)
 COSTS = [SlotCost(0, 0, 1, 1), SlotCost(117, 130, 8, 0), SlotCost(130, 100, 8, 1)]
@@ -96,8 +97,8 @@ def test_the_search_comes_within_two_per_cent_of_the_optimum(seed: int, monkeypa
     monkeypatch.setattr(learned_tables, "TAIL_WEIGHT", 0)
     monkeypatch.setattr(learned_tables, "ANNEALED", 3_000_000)
     placement, chosen, instance = of_case(seed, 4, 8)
-    source = np.broadcast_to(np.arange(96) // 24, chosen.shape[:2]).astype(np.int32)
-    loads = SourceLoads.of(chosen.astype(np.uint16), source, 4, 8)
+    batches = Batches(chosen, np.broadcast_to(np.arange(96) // 24, chosen.shape[:2]))
+    loads = SourceLoads.of(batches.experts, batches.source_row, 4, 8)
     value, start = instance.slot.of(np.arange(97)), placement.replicas(8)
     nearest = np.tile(start[1][start[0][:-1]], (4, 1))
     table = learn_table(placement, loads, value, np.zeros((4, 4), dtype=np.int64), nearest).replica // 3

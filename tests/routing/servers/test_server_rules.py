@@ -20,6 +20,7 @@ from optimizer.domain.placement import Placement
 from optimizer.routing.context import RoutingContext
 from optimizer.routing.policies import POLICIES
 from optimizer.routing.servers import python_random, sglang
+from optimizer.traces.batches import Batches
 
 MESH, MODEL = Mesh(3, 1, 4), Model("small", 6, 0, 3)
 SLOTS: Slots = [[0, 1, 2, 3], [4, 5, 0, 1], [0, 2, 3, 4]]
@@ -29,7 +30,8 @@ SLOTS: Slots = [[0, 1, 2, 3], [4, 5, 0, 1], [0, 2, 3, 4]]
 def routed(policy: str, experts: Ints, rows: Ints) -> Ints:
     """The flat slots of one batch: experts `[token, k]`, source rows `[token]`."""
     context = RoutingContext.of(Placement(np.array(SLOTS)), MODEL, Network(MESH), 1, 10**6, None)
-    found: Ints = POLICIES[policy](experts[None].astype(np.uint16), rows[None].astype(np.int32), context)[0]
+    batches = Batches(experts[None], rows[None])
+    found: Ints = POLICIES[policy](batches.experts, batches.source_row, context)[0]
     return found
 
 
@@ -113,7 +115,8 @@ def test_sglang_dynamic_spreads_pairs_over_copies() -> None:
     context = RoutingContext.of(
         Placement(slots), Model("m", 2, 0, 1), Network(Mesh(4, 1, 1), "device", "nodes"), 1, 1, None
     )
-    found = POLICIES["sglang-dynamic"](np.zeros((1, 6000, 1), dtype=np.uint16), np.zeros((1, 6000), np.int32), context)
+    batches = Batches(np.zeros((1, 6000, 1), dtype=int), np.zeros((1, 6000), dtype=int))
+    found = POLICIES["sglang-dynamic"](batches.experts, batches.source_row, context)
     assert np.bincount(found.ravel(), minlength=4).tolist() == pytest.approx([0, 2000, 2000, 2000], rel=0.05)
 
 
