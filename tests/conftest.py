@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # tests import their oracles and builders by name
 
-from random_problems import request_experts, write_request
+from random_problems import write_traces
 from running_commands import solve
 from small_model import with_few_batches
 
@@ -45,13 +45,6 @@ def real_traces() -> Path:
 def rng() -> np.random.Generator:
     """Random numbers that are the same in every run."""
     return np.random.default_rng(7)
-
-
-def write_traces(folder: Path, rng: np.random.Generator) -> Path:
-    """Write twelve small requests into the folder, and return it."""
-    for number in range(12):
-        write_request(folder / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
-    return folder
 
 
 @pytest.fixture

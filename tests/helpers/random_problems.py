@@ -91,3 +91,10 @@ def write_request(path: Path, experts: Any, prompt: int = 2, output: int | None 
 def request_experts(rng: np.random.Generator, tokens: int, layers: int, experts: int, top_k: int) -> Ints:
     """Draw valid choices of one request, `[token, layer, k]` uint8."""
     return np.argsort(rng.random((tokens, layers, experts)), axis=2)[..., :top_k].astype(np.uint8)
+
+
+def write_traces(folder: Path, rng: np.random.Generator) -> Path:
+    """Write twelve small requests into the folder, and return it."""
+    for number in range(12):
+        write_request(folder / f"r{number}.npz", request_experts(rng, 20, 3, 8, 2))
+    return folder

@@ -1,12 +1,13 @@
 """Plans before the simulator: which batches they are judged on, and that all conditions meet the same ones."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from random_problems import WORMHOLE, cost, random_placement, request_experts, write_request
+from random_problems import WORMHOLE, cost, random_placement, request_experts, write_request, write_traces
 
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -31,13 +32,19 @@ MODEL, MESH, LAYER = Model("small", 8, 0, 2), Mesh(3, 2, 3), 1
 TOKENS, COUNT = 24, 12
 
 
-@pytest.fixture
-def others(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Requests that plans are made from."""
+    return write_traces(tmp_path_factory.mktemp("planned") / "traces", np.random.default_rng(7))
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Requests that no plan was made from."""
-    rng = np.random.default_rng(99)
+    rng, folder = np.random.default_rng(99), tmp_path_factory.mktemp("others")
     for number in range(9):
-        write_request(tmp_path / "others" / f"r{number}.npz", request_experts(rng, 30, 3, 8, 2))
-    return tmp_path / "others"
+        write_request(folder / f"r{number}.npz", request_experts(rng, 30, 3, 8, 2))
+    return folder
 
 
 @pytest.fixture
@@ -57,8 +64,9 @@ def named(folder: Path, **more: Any) -> TraceInput:
     return TraceInput(traces=(str(folder),), **more)
 
 
+@cache
 def planned(folder: Path, policy: str = "even-source", **more: Any) -> Plan:
-    """A plan of one layer, of little effort."""
+    """A plan of one layer, of little effort, made once."""
     source = open_source(named(folder, batch_tokens=TOKENS, **more), [LAYER], MODEL, MESH, lambda share: None)
     options = SolveOptions(60, more.get("seed", 0), 200, routings=(policy,))
     return plan_tokens(source, LAYER, MESH, cost(), options).plan
@@ -113,10 +121,10 @@ def test_a_plan_is_judged_on_the_test_part_of_the_trace_that_it_was_made_from(tr
 
 
 @pytest.mark.parametrize("policy", ["even-source", "sglang-static", "hint-device", *LEARNING])
-def test_a_plan_that_is_read_back_keeps_the_quality_that_it_states(traces: Path, policy: str) -> None:
+def test_a_plan_that_is_read_back_keeps_the_quality_that_it_states(traces: Path, policy: str, tmp_path: Path) -> None:
     plan = planned(traces, policy)
-    write_plan(traces.parent / "plan.json", plan)
-    read = read_plan(traces.parent / "plan.json")
+    write_plan(tmp_path / "plan.json", plan)
+    read = read_plan(tmp_path / "plan.json")
     conditions = Conditions(policy, hints=read.hints or USUAL_HINTS)
     (report,), _ = judged(read, named(traces), conditions, count=None)
     assert report.summary() == read.layers[LAYER].quality
