@@ -25,10 +25,11 @@ from optimizer.errors import InputError
 from optimizer.statistics.checked import suspicions_of_trace
 from optimizer.statistics.count_faults import suspicions_of_counts
 from optimizer.traces.corpus import read_traces
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.infer import ModelChoice, model_of_files
 from optimizer.traces.memory import with_layers
-from optimizer.traces.source import TraceInput, open_counts
+from optimizer.traces.source import TraceInput
 from optimizer.traces.synthetic.corpus_writer import CorpusRecipe
 from optimizer.traces.synthetic.generate_corpus import generate_corpus
 from optimizer.traces.trace import OUTPUT, RoutingTrace

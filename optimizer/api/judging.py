@@ -22,8 +22,8 @@ from optimizer.routing.hints import USUAL_HINTS
 from optimizer.routing.servers.abilities import ANY, Server
 from optimizer.simulation.conditions import Conditions
 from optimizer.statistics.checked import checked_source
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import open_counts
 
 
 def simulate(

@@ -30,10 +30,11 @@ from optimizer.planning.plan_expected_load import check_limits
 from optimizer.planning.plan_fast import FastLayer, fast_plan
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.statistics.checked import checked_counts
+from optimizer.traces.counted_source import holds_counts
 from optimizer.traces.datasets import DataSet, data_sets
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import TraceInput, holds_counts
+from optimizer.traces.source import TraceInput
 
 
 @dataclass(frozen=True)

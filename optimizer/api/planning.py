@@ -14,8 +14,9 @@ from optimizer.planning.plan_expected_load import plan_counts
 from optimizer.planning.plan_file import Plan
 from optimizer.planning.plan_layer import plan_tokens
 from optimizer.statistics.checked import checked_counts, checked_source
+from optimizer.traces.counted_source import open_counts, synthesised
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import Source, open_counts, synthesised
+from optimizer.traces.source import Source
 
 
 def plan_layer(

@@ -7,17 +7,9 @@ from typing import Annotated, ClassVar
 import click
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import (
-    NOT_NEGATIVE,
-    BatchOptions,
-    HardwareOptions,
-    JsonOptions,
-    ModelOptions,
-    SeedOptions,
-    TraceOptions,
-    trace_input,
-)
+from optimizer.commands.options import NOT_NEGATIVE, HardwareOptions, JsonOptions, ModelOptions, SeedOptions
 from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,15 @@ from optimizer.commands.failures import BadInput
 from optimizer.commands.options import (
     NOT_NEGATIVE,
     POSITIVE,
-    BatchOptions,
     CostOptions,
     HardwareOptions,
     ModelOptions,
     SeedOptions,
     ServerName,
     ServerOptions,
-    TraceOptions,
-    trace_input,
 )
 from optimizer.commands.output import say
+from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
 if TYPE_CHECKING:
     from optimizer.domain.hardware import Hardware
@@ -122,7 +120,7 @@ class LayerInput:
             return self.model.choice(), self.hardware.to_hardware(self.cost)
         from optimizer.domain.deployment import ExpertRanks, with_shared_beside
         from optimizer.domain.presets import load_hardware
-        from optimizer.traces.source import known_model
+        from optimizer.traces.counted_source import known_model
 
         model, hardware = known_model(traces, self.model.choice()), self._gpus()
         model = with_shared_beside(model) if self.server.to_server().shared_beside else model

@@ -7,16 +7,10 @@ import click
 
 from optimizer.commands.declare import Option, command
 from optimizer.commands.failures import BadInput
-from optimizer.commands.options import (
-    BatchOptions,
-    CostOptions,
-    JsonOptions,
-    ServerOptions,
-    TraceOptions,
-    trace_input,
-)
+from optimizer.commands.options import CostOptions, JsonOptions, ServerOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.run_options import PlanArgument, RunOptions, hardware_of
+from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
 
 @dataclass(frozen=True)

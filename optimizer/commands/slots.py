@@ -99,7 +99,7 @@ def _curves(
     from optimizer.planning.many_layers.reading import LayerReader
     from optimizer.planning.many_layers.settings import Settings
     from optimizer.planning.many_layers.workers import Workers
-    from optimizer.traces.source import open_counts
+    from optimizer.traces.counted_source import open_counts
 
     if open_counts(traces, choice) is not None:
         raise InputError("slots needs token traces: with counts alone there are no batches to be balanced")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from optimizer.commands.failures import BadInput
 from optimizer.commands.layer_input import LayerInput
-from optimizer.commands.options import trace_input
 from optimizer.commands.session import session
 from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, TargetOptions
+from optimizer.commands.trace_options import trace_input
 
 if TYPE_CHECKING:
     from optimizer.api.models import ModelRun

@@ -8,15 +8,9 @@ from typing import Annotated, ClassVar
 import click
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import (
-    HardwareOptions,
-    JsonOptions,
-    ModelOptions,
-    SeedOptions,
-    TraceOptions,
-    trace_input,
-)
+from optimizer.commands.options import HardwareOptions, JsonOptions, ModelOptions, SeedOptions
 from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.trace_options import TraceOptions, trace_input
 
 
 @dataclass(frozen=True)

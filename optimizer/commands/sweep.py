@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar
 import click
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import BatchOptions, CostOptions, JsonOptions, TraceOptions, trace_input
+from optimizer.commands.options import CostOptions, JsonOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.run_options import PlanArgument, RunOptions, hardware_of
+from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
 
 @dataclass(frozen=True)

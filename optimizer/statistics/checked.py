@@ -20,9 +20,10 @@ from optimizer.statistics.suspicion import (
     worst,
 )
 from optimizer.traces.batches import Batches
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import BatchSource, Source, TraceInput, TraceSource, open_counts, open_source, open_traces
+from optimizer.traces.source import BatchSource, Source, TraceInput, TraceSource, open_source, open_traces
 from optimizer.traces.trace import PROMPT, RoutingTrace
 
 COUNTED = 1 << 13

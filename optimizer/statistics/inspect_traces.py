@@ -18,8 +18,9 @@ from optimizer.statistics.enough import Recorded, recorded
 from optimizer.statistics.layer_report import LayerReport, report_of_batches, report_of_corpus, report_of_counts
 from optimizer.statistics.summarise import RequestCorpus, corpus_of_files, corpus_of_trace, summarise
 from optimizer.statistics.suspicion import Suspicion, refuse, suspicions_of_loads, suspicions_of_rows
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.infer import ModelChoice, model_of_files, model_without_trace
-from optimizer.traces.source import BATCHES_PER_SET, BatchSource, TraceInput, open_counts, open_source
+from optimizer.traces.source import BATCHES_PER_SET, BatchSource, TraceInput, open_source
 from optimizer.traces.synthetic.generator import builtin_trace
 
 

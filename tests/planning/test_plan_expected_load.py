@@ -13,9 +13,10 @@ from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_expected_load import STEP_PAIRS, expected_imbalance, plan_counts, split_steps, step_loads
+from optimizer.traces.counted_source import open_counts, synthesised
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import TraceInput, open_counts, synthesised
+from optimizer.traces.source import TraceInput
 
 MODEL = Model("m", 4, 1, 2)
 

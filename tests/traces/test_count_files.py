@@ -12,9 +12,10 @@ from torch_files import write_torch
 from optimizer.errors import InputError
 from optimizer.traces.corpus import find_files
 from optimizer.traces.count_files import read_count_files
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.formats.counts import Counts, CountsReading
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import TraceInput, open_counts
+from optimizer.traces.source import TraceInput
 
 RNG = np.random.default_rng(6)
 LOAD = RNG.integers(1, 900, (3, 4, 32))  # 3 dumps of 4 layers and 32 experts

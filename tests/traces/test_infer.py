@@ -14,8 +14,9 @@ from optimizer.domain.model import Model
 from optimizer.domain.presets import load_model, names
 from optimizer.errors import InputError
 from optimizer.traces.corpus import TraceFile, find_files
+from optimizer.traces.counted_source import known_model, open_counts
 from optimizer.traces.infer import ModelChoice, model_of_files
-from optimizer.traces.source import TraceInput, known_model, open_counts, open_traces
+from optimizer.traces.source import TraceInput, open_traces
 
 
 def files(folder: Path, experts: Ints) -> list[TraceFile]:

@@ -16,11 +16,12 @@ from optimizer.errors import InputError
 from optimizer.statistics.inspect_traces import inspect_traces
 from optimizer.traces.columns import constant_columns
 from optimizer.traces.corpus import find_files, read_traces
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.infer import ModelChoice, model_of_files
 from optimizer.traces.mending import LONGEST_STRETCH, Mending, repeats
 from optimizer.traces.physical import PhysicalToLogical, logical_ids
-from optimizer.traces.source import TraceInput, open_counts, open_source, open_traces
+from optimizer.traces.source import TraceInput, open_source, open_traces
 from optimizer.traces.trace import RoutingTrace
 
 MESH = Mesh(2, 2, 16)

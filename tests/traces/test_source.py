@@ -17,17 +17,10 @@ from optimizer.errors import InputError
 from optimizer.traces import corpus
 from optimizer.traces.batches import Batches
 from optimizer.traces.composition import CHUNK, PHASES
+from optimizer.traces.counted_source import open_counts, synthesised
 from optimizer.traces.formats.sniff import Format, sniff
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import (
-    BATCHES_PER_SET,
-    BatchSource,
-    Source,
-    TraceInput,
-    open_counts,
-    open_source,
-    synthesised,
-)
+from optimizer.traces.source import BATCHES_PER_SET, BatchSource, Source, TraceInput, open_source
 from optimizer.traces.trace import digest
 
 MODEL, MESH = Model("m", 8, 1, 3), Mesh(2, 2, 3)

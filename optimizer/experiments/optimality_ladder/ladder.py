@@ -17,10 +17,11 @@ from optimizer.errors import InputError
 from optimizer.planning.options import Progress
 from optimizer.planning.plan_expected_load import step_loads
 from optimizer.traces.corpus import TraceFile, stream
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.formats.npz import layer_ids
 from optimizer.traces.formats.request import Request
 from optimizer.traces.infer import ModelChoice, model_of_files
-from optimizer.traces.source import Source, TraceInput, TraceSource, open_counts, open_source
+from optimizer.traces.source import Source, TraceInput, TraceSource, open_source
 from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import digest
 

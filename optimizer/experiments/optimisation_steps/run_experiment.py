@@ -11,8 +11,9 @@ from optimizer.experiments.optimisation_steps.settings import settings_of
 from optimizer.experiments.optimisation_steps.step_row import StepJournal, StepRow
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.options import Progress
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import TraceInput, open_counts
+from optimizer.traces.source import TraceInput
 
 
 @dataclass(frozen=True)

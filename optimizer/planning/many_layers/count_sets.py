@@ -12,10 +12,11 @@ from optimizer.errors import InputError
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.options import JOBS
 from optimizer.planning.plan_fast import TOKENS, group_loads
+from optimizer.traces.counted_source import holds_counts, open_counts
 from optimizer.traces.datasets import DataSet
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import TraceSource, holds_counts, model_of, open_counts
+from optimizer.traces.source import TraceSource, model_of
 
 
 @dataclass(frozen=True, eq=False)

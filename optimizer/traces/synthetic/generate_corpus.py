@@ -7,9 +7,10 @@ import numpy as np
 
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
+from optimizer.traces.counted_source import open_counts
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice, model_without_trace
-from optimizer.traces.source import TraceInput, open_counts
+from optimizer.traces.source import TraceInput
 from optimizer.traces.synthetic.corpus_writer import CorpusRecipe, synthesise
 
 
