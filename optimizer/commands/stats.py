@@ -45,8 +45,8 @@ def stats(
     seed: SeedOptions,
     figures: JsonOptions,
 ) -> None:
-    """Print what the traces say: hot experts, bursts, co-activation, drift, what looks wrong in how they were recorded,
-    and whether enough was recorded. One table per question."""
+    """Print what the traces say: what looks wrong in how they were recorded, whether enough was recorded, hot experts,
+    bursts, co-activation and drift. One table per question."""
     from optimizer.commands.arguments import layer_ids
     from optimizer.report.recording import recording_parts
     from optimizer.report.statistics import as_json, tables, write_csv
@@ -64,4 +64,4 @@ def stats(
     if figures.as_json:
         show_json(as_json(found))
         return
-    show([*tables(found.reports), *recording_parts(found)])
+    show([*recording_parts(found), *tables(found.reports)])  # figures mean little where the recording is bad
