@@ -1,12 +1,14 @@
 """Published planners and our plan side by side: each figure is the simulator's, and each gap is from a bound."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from random_problems import WORMHOLE, cost, request_experts, write_request
 from running_commands import SHORT, fault, run
+from small_model import with_few_batches
 
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -21,6 +23,8 @@ from optimizer.traces.source import TraceInput, open_source
 
 MODEL = Model("drawn", 8, 1, 2)
 OPTIMAL = ["optimal tokens", "optimal tiles"]
+RULES = [("vllm", "vllm"), ("sglang", "sglang-dynamic")]
+"""Servers, and a policy of each."""
 
 
 def compared(traces: Path, unit: Unit | None = None, policy: str = "even-source", server: Server = ANY) -> Comparison:
@@ -30,6 +34,13 @@ def compared(traces: Path, unit: Unit | None = None, policy: str = "even-source"
     )
     options = SolveOptions(20, iterations=500, routings=(policy,), unit=unit)
     return compare(source, 1, Mesh(2, 2, 3), cost(), options, server=server)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        with_few_batches(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +56,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(corpus: Path) -> Comparison:
     """The comparison that most tests look at."""
     return compared(corpus)
+
+
+@pytest.fixture(scope="module")
+def on_servers(corpus: Path) -> dict[str, Comparison]:
+    """The comparison on a server for each policy of it that our plan is made for."""
+    return {policy: compared(corpus, policy=policy, server=SERVERS[name]) for name, policy in RULES}
 
 
 def test_every_planner_stands_under_its_own_routing_and_the_optimal_one(found: Comparison) -> None:
@@ -84,11 +101,12 @@ def test_a_unit_is_the_only_one_and_optimal_is_not_judged_twice(corpus: Path) ->
     assert [routing(row) for row in tiles if row.planned.name == "FlashLB"] == ["even-source", "optimal tiles"]
 
 
-@pytest.mark.parametrize(("name", "policy"), [("vllm", "vllm"), ("sglang", "sglang-dynamic")])
-def test_on_a_server_all_are_judged_under_its_own_rules(corpus: Path, name: str, policy: str) -> None:
+@pytest.mark.parametrize(("name", "policy"), RULES)
+def test_on_a_server_all_are_judged_under_its_own_rules(
+    on_servers: dict[str, Comparison], name: str, policy: str
+) -> None:
     """Whoever planned: the last row alone is ours under the routing that is best for it, whatever the server runs."""
-    server = SERVERS[name]
-    found = compared(corpus, policy=policy, server=server)
+    server, found = SERVERS[name], on_servers[policy]
     *rows, last = found.rows
     planners = list(dict.fromkeys(row.planned.name for row in rows))
     assert [(row.planned.name, row.report.routing) for row in rows] == [
@@ -100,8 +118,8 @@ def test_on_a_server_all_are_judged_under_its_own_rules(corpus: Path, name: str,
     assert found.under(policy)[OURS].report.routing == policy
 
 
-def test_the_verdict_stands_first_and_says_what_the_rows_do(corpus: Path) -> None:
-    found = compared(corpus, policy="vllm", server=SERVERS["vllm"])
+def test_the_verdict_stands_first_and_says_what_the_rows_do(on_servers: dict[str, Comparison]) -> None:
+    found = on_servers["vllm"]
     said, table, *_ = parts(found)
     assert said == verdict(found)
     assert not isinstance(table, str)

@@ -308,7 +308,7 @@ def test_a_bomb_is_refused_by_its_declared_size(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("routed_experts.npy", "w", force_zip64=True) as member:
             member.write(header.getvalue())
-            for _ in range(1200):
+            for _ in range(200):
                 member.write(bytes(1 << 20))
         for name in ("prompt_token_ids", "output_token_ids"):
             buffer = io.BytesIO()
