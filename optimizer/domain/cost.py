@@ -77,7 +77,7 @@ class Cost:
         whose = "DeepSeek-V3's expert" if (own.hidden_size, own.expert_width) == DEEPSEEK_V3 else "an expert"
         why = "are not scaled to" if all(sizes) else "do not know the size of"
         said = f"times of {self.name} are those of {whose} (hidden size {own.hidden_size}, width {own.expert_width})"
-        return [f"{said}: they {why} the experts of {model.name}"]
+        return [f"{said}: they {why} the experts of model {model.name}"]
 
     def beside_ns(self, own_tokens: Ints) -> Ints:
         """How long devices compute the shared experts that take no slots, by the number of their own tokens; both in

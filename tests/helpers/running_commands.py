@@ -29,6 +29,12 @@ def fault(result: Result, code: int = 2) -> str:
     return lines[0]
 
 
+def other_notes(stderr: str) -> str:
+    """What stands on standard error besides the note of whose experts the times are, which every model that the
+    hardware's times were not measured for brings."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith("Note: times of "))
+
+
 def run_on_terminal(terminal: str, arguments: list[str]) -> None:
     """Run a command as a process that writes its progress to this terminal, and ends with the command's exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
