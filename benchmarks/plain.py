@@ -13,7 +13,8 @@ from optimizer.traces.corpus import TraceFile
 
 
 def latency_us(placement: Placement, batches: Batches, experts: int, mesh: Mesh, cost: Cost) -> Floats:
-    """The latency of each batch under even routing, `[batch]` microseconds, with one result per token and device."""
+    """The latency of each batch under even routing without its price, `[batch]` microseconds; one result is sent back
+    for each token and device."""
     start, slot = placement.replicas(experts)
     counted = [_count(start, slot, *batch, mesh) for batch in zip(batches.experts, batches.source_row, strict=True)]
     slot_load, out, back = (np.stack(arrays) for arrays in zip(*counted, strict=True))

@@ -25,6 +25,7 @@ from optimizer.search.multistart import latency_goal
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.state import SearchState
 from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import simulate
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.statistics.summary import SummaryBuilder
@@ -53,15 +54,17 @@ def simulation(problem: Problem, test: Batches) -> Measured:
     """Simulate even routing with loads, tiles and both directions of the rings; numpy must find the same latencies."""
     placement, experts = greedy(problem), problem.model.experts
     few = test.part(0, 32)
-    ours = simulate(placement, few, problem.model, MESH, problem.cost, Conditions()).latency_us
-    if not np.allclose(ours, plain.latency_us(placement, few, experts, MESH, problem.cost)):
+
+    def simulated(batches: Batches) -> SimulationReport:
+        return simulate(placement, batches, problem.model, MESH, problem.cost, Conditions("even-ideal"))
+
+    ours = simulated(few)
+    if not np.allclose(ours.latency_us - ours.price_us, plain.latency_us(placement, few, experts, MESH, problem.cost)):
         raise AssertionError("numpy and the simulator disagree")
     return Measured(
         "simulate, even, both rings",
         "M pairs/s",
-        rate(
-            test.experts.size / 1e6, lambda: simulate(placement, test, problem.model, MESH, problem.cost, Conditions())
-        ),
+        rate(test.experts.size / 1e6, lambda: simulated(test)),
         rate(few.experts.size / 1e6, lambda: plain.latency_us(placement, few, experts, MESH, problem.cost)),
     )
 
