@@ -38,6 +38,8 @@ from optimizer import (
 from optimizer.planning.plan_layer import LayerSolution
 from optimizer.traces.formats.counts import Counts
 
+pytestmark = pytest.mark.usefixtures("few_batches")
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = Model("eight", 8, 0, 2)
 MACHINE = Hardware.of(mesh=Mesh(2, 2, 3))

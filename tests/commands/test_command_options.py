@@ -17,6 +17,8 @@ from optimizer.commands.failures import OPTION_OF_FIELD, option_of
 from optimizer.errors import InputError
 from optimizer.planning.options import SolveOptions
 
+pytestmark = pytest.mark.usefixtures("few_batches")
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [command for command in main.commands.values() if isinstance(command, OptionsCommand)]
 

@@ -10,7 +10,8 @@ from threading import Thread, Timer
 from typing import Any
 
 import pytest
-from dying_workers import MARKS, plan_layer_with_mark, wait_for
+from dying_planners import plan_layer_with_mark
+from dying_workers import MARKS, wait_for
 from small_model import with_few_batches
 
 from cli import main

@@ -1,4 +1,4 @@
-"""Work with accidents, in a module of its own, so that worker processes can import it."""
+"""Work with accidents, in a module of its own, so that worker processes can import it, quickly."""
 
 import os
 import signal
@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.planning.many_layers.layer import LayerTask, plan_layer
-from optimizer.planning.plan_file import LayerPlan
 from optimizer.search.stop import Deadline
 
 MARKS = "MOEPLAN_TEST_MARKS"  # in the environment: a folder
@@ -103,25 +101,3 @@ def _wait_for_the_other_worker(job: Job) -> None:
     """Wait until job 1 has begun. joblib hands nothing to a second worker where the first is ready before all have
     something, until that one is ready again."""
     wait_for(lambda: Job(1, job.folder).begun() > 0)
-
-
-def plan_layer_with_mark(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
-    """Leaves a file when it begins."""
-    (Path(os.environ[MARKS]) / str(task.layer)).touch()
-    return plan_layer(task, deadline)
-
-
-def plan_layer_or_die(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
-    """Layer 1 takes its process with it."""
-    if task.layer == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plan_layer(task, deadline)
-
-
-def plan_layer_or_die_once(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
-    """Layer 1 takes its process with it the first time."""
-    mark = Path(os.environ[MARKS]) / "died"
-    if task.layer == 1 and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plan_layer(task, deadline)

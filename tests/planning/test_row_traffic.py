@@ -84,6 +84,7 @@ def test_policies_without_candidates_are_left_out_and_none_left_is_a_conflict() 
     assert f"{nearest:.1f} pairs per batch" in str(raised.value)
 
 
+@pytest.mark.usefixtures("few_batches")
 def test_the_command_keeps_to_the_limit_or_says_what_is_in_conflict(traces: Path) -> None:
     plan, first = solve(traces, "--routing", "nearest", "--json")
     row = json.loads(first.stdout)["rows"][-1]["row_traffic"]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.arrays import frozen
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.traffic import count_traffic
@@ -69,7 +70,7 @@ def draw(seed: int, shape: tuple[int, int], tokens: Tokens, links: Links, kind: 
     return Case(
         network=network,
         chosen=chosen,
-        source=network.source(row),
+        source=network.source(frozen(row)),
         out_us=_link_us(rng, len(network.remote)),
         back_us=_link_us(rng, len(network.remote)),
         base=(rng.integers(0, 40) / 8, rng.integers(0, 40) / 8),

@@ -18,6 +18,7 @@ import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.kernels import kernel
+from optimizer.domain.arrays import given_away
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.routing.servers.python_random import generator, sample, shuffle
@@ -72,13 +73,12 @@ def _after(network: Network, experts: int, shape: tuple[int, int], layers: tuple
     slots = np.arange(shape[0] * shape[1]) % experts if last is None else np.frombuffer(last, dtype=np.int32)
     found = generators.copy()
     _walked(found, *Placement(slots.reshape(shape)).replicas(experts), network, shape[1])
-    found.flags.writeable = False
-    return found
+    return given_away(found)
 
 
 def _fresh(network: Network) -> Ints:
-    """The generators of all ranks before the first layer, `[source, WORDS + 1]` uint32."""
-    return np.tile(generator(SEED), (network.sources, 1))
+    """The generators of all ranks before the first layer, `[source, WORDS + 1]` uint32, not to be written to."""
+    return given_away(np.tile(generator(SEED), (network.sources, 1)))
 
 
 def _walked(generators: Ints, start: Ints, slot: Ints, network: Network, slots_per_device: int) -> Ints:

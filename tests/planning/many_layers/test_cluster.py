@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from dying_workers import MARKS, PATIENCE, Job, plan_layer_or_die_once, square_or_die, wait_for
+from dying_planners import plan_layer_or_die_once
+from dying_workers import MARKS, PATIENCE, Job, square_or_die, wait_for
 from running_commands import fault, other_notes
 from running_commands import run as command
 from small_model import solving, with_few_batches, write_corpus

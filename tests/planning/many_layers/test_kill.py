@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dying_workers import MARKS, PATIENCE, plan_layer_or_die
+from dying_planners import plan_layer_or_die
+from dying_workers import MARKS, PATIENCE
 from joblib.externals.loky import get_reusable_executor
 from running_commands import fault, other_notes, run
 from small_model import solving, with_few_batches, write_corpus
