@@ -15,14 +15,13 @@ def replicas(slots: Slots, expert: int) -> list[tuple[int, int]]:
 def best_split_peak(load: list[int], holders: list[set[int]]) -> int:
     """The least peak device load in whole pairs over all routings of one batch: max over sets S of ceil(t(S) / |N(S)|).
 
-    t(S) is the load of the experts in S, and N(S) are the devices that hold any of them.
+    t(S) is the load of the experts in S, and N(S) are the devices that hold any of them, a bit each.
     """
-    best = 0
-    for size in range(1, len(load) + 1):
-        for chosen in combinations(range(len(load)), size):
-            neighbours = set().union(*(holders[e] for e in chosen))
-            best = max(best, -(-sum(load[e] for e in chosen) // len(neighbours)))
-    return best
+    sets = [(0, 0)]
+    for tokens, held in zip(load, holders, strict=True):
+        devices = sum(1 << device for device in held)
+        sets += [(t + tokens, n | devices) for t, n in sets]
+    return max((-(-t // n.bit_count()) for t, n in sets[1:]), default=0)
 
 
 def all_placements(counts: list[int], devices: int, depth: int) -> list[list[set[int]]]:

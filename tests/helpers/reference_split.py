@@ -47,8 +47,11 @@ def scipy_carries(units: list[int], holders: Holders, devices: int, peak: int) -
 
 
 def least_feasible(carries: Carries, units: list[int], holders: Holders, devices: int) -> int:
-    """The least peak for which `carries` holds, by bisection."""
-    low, high = 0, sum(units)
+    """The least peak for which `carries` holds, by longer and longer steps up from the mean, and then by bisection."""
+    low = high = -(-sum(units) // devices)
+    step = 1
+    while not carries(units, holders, devices, high):
+        low, high, step = high + 1, high + step, 2 * step
     while low < high:
         middle = (low + high) // 2
         if carries(units, holders, devices, middle):
