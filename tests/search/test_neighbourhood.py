@@ -16,13 +16,14 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.freeing import WAYS, Freed, Order, View, anywhere, extremes, linked, one_row
 from optimizer.search.moves import MoveRules
-from optimizer.search.neighbourhood import Neighbourhoods, objective, search_neighbourhoods
+from optimizer.search.neighbourhood import Neighbourhoods, NeighbourhoodSettings, objective, search_neighbourhoods
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
 from optimizer.search.split_state import PARTS, exact_peaks, split_of
 from optimizer.search.stop import Deadline, SearchBudget
 
 NEVER = np.inf
+FEW_BATCHES = NeighbourhoodSettings(sample=12)  # repairs look at no more batches than there are, twice each
 
 
 def worth(problem: Problem, placement: Placement, tile: int = 1) -> float:
@@ -30,7 +31,7 @@ def worth(problem: Problem, placement: Placement, tile: int = 1) -> float:
     return objective(exact_peaks(placement, -(-problem.load // tile) * PARTS) / PARTS)
 
 
-@settings(max_examples=6)
+@settings(max_examples=12)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([None, "auto", 1, 2]),
@@ -52,6 +53,7 @@ def test_every_step_is_feasible_and_never_worse(
         -(-problem.load // tile),
         MoveRules(problem.spread, cols, most := int((start >= 0).sum())),
         rng,
+        FEW_BATCHES,
     )
     in_rows = [[(start.reshape(rows, -1) == e).sum(axis=1).tolist() for e in np.flatnonzero(problem.spread)]]
     for _ in range(8):
@@ -156,7 +158,7 @@ def best_worth(problem: Problem) -> float:
 def test_small_layers_reach_the_best_of_all_placements(seed: int) -> None:
     problem, _ = small_problem(seed, rows=3, cols=1, slots=2, routed=4, shared=0, top_k=2)
     rng = np.random.default_rng(seed)
-    search = Neighbourhoods(random_permutation(problem, rng), problem.load, MoveRules.of(problem), rng)
+    search = Neighbourhoods(random_permutation(problem, rng), problem.load, MoveRules.of(problem), rng, FEW_BATCHES)
     for _ in range(20):
         search.step(Clock.until(NEVER))
     assert search.objective == pytest.approx(best_worth(problem))
