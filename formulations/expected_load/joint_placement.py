@@ -1,17 +1,19 @@
 """How many replicas each expert of a layer gets, and where: chosen together, for the least peak expected load.
 
 There is a local search for the placement, and there are two bounds that hold for every placement: the mean load of a
-device, and the least load of the heaviest replica that any counts allow (`counts_for_loads`, which is optimal).
+device, and the least load of the heaviest replica that any counts allow (`counts_for_loads`, which is optimal). Small
+layers, where these bounds are far below any placement, are solved exactly after the search (`device_contents`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import count, cycle
 
 import numpy as np
 
+from formulations.expected_load.device_contents import Devices, is_small, least_peak_below
 from formulations.expected_load.load_annealing import Layout, anneal, deal, layout_of, slots_of
 from formulations.expected_load.load_regrouping import regroup
 from formulations.expected_load.replication import ReplicaBudget, counts_for_loads
@@ -28,6 +30,7 @@ ANNEALED = (
 )
 LEAST_STEPS = 1000  # annealing steps of tiny layers, which have too few slots for 26 on each to be of use
 TRIES = 1000  # regroupings for each device between two looks at the clock, about 0.1 s at full size
+SEARCH_SHARE = 0.05  # of the time of a small layer, whose search ends at once and whose proof takes longer
 PATIENCE = 80  # regroupings in vain for each device before a target counts as out of reach; a compromise
 
 
@@ -50,6 +53,12 @@ class JointInstance:
     def devices(self) -> int:
         """Number of devices of the mesh, which is rows times columns."""
         return self.rows * self.cols
+
+    @property
+    def alike(self) -> Devices:
+        """The devices, where it does not matter in which row they are."""
+        slots = self.devices * self.slots_per_device
+        return Devices(self.devices, self.slots_per_device, slots if self.most_replicas is None else self.most_replicas)
 
     @cached_property
     def budget(self) -> ReplicaBudget:
@@ -90,21 +99,38 @@ def place_jointly(layer: JointInstance, hint: Ints | None, limits: Limits) -> Ou
 
     Every replica carries load / count, and the replicas of one expert are on distinct devices. hint: slots
     `[device, slot]` of a valid placement, -1 = empty. The value is a placement in the same form; objective and bound
-    are in units of `load`. One core works until the bound is reached or time is up; a deterministic limit counts
-    rounds of regrouping, so that the clock decides nothing.
+    are in units of `load`. One core searches until the bound is reached or time is up; a deterministic limit counts
+    rounds of regrouping, so that the clock decides nothing. Small layers without spread experts are solved exactly
+    after it.
     """
     clock = limits.clock()
     if not layer.budget.feasible:
         return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, clock.elapsed())
     best = layer.dealt() if hint is None else hint
     peak = layer.peak(best)
-    for slots in _rounds(layer, limits, clock):
+    exact = not layer.spread.any() and is_small(len(layer.load), layer.alike)
+    for slots in _rounds(layer, limits, clock.part(SEARCH_SHARE) if exact else clock):
         if peak == layer.bound:
             break
         if (reached := layer.peak(slots)) < peak:
             best, peak = slots, reached
-    status = SolveStatus.OPTIMAL if peak == layer.bound else SolveStatus.FEASIBLE
-    return Outcome(best, float(peak), float(layer.bound), status, clock.elapsed())
+    bound = layer.bound
+    if exact and peak > bound:
+        best, peak, bound = _proven(layer, best, peak, replace(limits, seconds=clock.left()))
+    status = SolveStatus.OPTIMAL if peak == bound else SolveStatus.FEASIBLE
+    return Outcome(best, float(peak), float(bound), status, clock.elapsed())
+
+
+def _proven(layer: JointInstance, best: Ints, peak: Fraction, limits: Limits) -> tuple[Ints, Fraction, Fraction]:
+    """The best placement, its peak and a bound, after an exact search for what is better than this placement."""
+    better = least_peak_below(layer.load, layer.alike, peak, limits)
+    if better.status is SolveStatus.INFEASIBLE:
+        return best, peak, peak
+    bound = max(layer.bound, min(Fraction(better.lower_bound), peak))
+    if better.value is None:
+        return best, peak, bound
+    reached = layer.peak(better.value)
+    return better.value, reached, reached if better.status is SolveStatus.OPTIMAL else min(bound, reached)
 
 
 def place_in_steps(layer: JointInstance, steps: int, rng: np.random.Generator) -> Ints:

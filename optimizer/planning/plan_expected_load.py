@@ -15,7 +15,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.errors import InputError
-from optimizer.planning.bounds import IMBALANCE, Gap, bound_steps, gaps
+from optimizer.planning.bounds import IMBALANCE, Bound, Gap, bound_steps, gaps
 from optimizer.planning.candidates import SEARCHES, Candidate, SearchShare, seeds_and_formulation, split_evenly
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
@@ -137,9 +137,25 @@ def solve_expected(
         None if formulated is None else _judged(formulated, test),
         chosen,
         None if formulated is None else formulated.outcome,
-        gaps(bound_steps(test, problem.mesh), {IMBALANCE: float(chosen.imbalance.mean())}),
+        gaps(
+            [*bound_steps(test, problem.mesh), *_by_formulation(problem, unseen, formulated)],
+            {IMBALANCE: float(chosen.imbalance.mean())},
+        ),
         unseen,
     )
+
+
+def _by_formulation(problem: Problem, unseen: bool, formulated: Candidate | None) -> list[Bound]:
+    """The bound that the formulation proves for any placement.
+
+    There is none where it kept counts, or planned on other loads than those of the one step that is judged.
+    """
+    outcome = None if formulated is None else formulated.outcome
+    if outcome is None or unseen or len(problem.load) > 1 or not problem.free_counts:
+        return []
+    says = "the formulation: no counts and placement of these experts have a lower peak"
+    mean = float(problem.total_load.sum()) / problem.mesh.devices
+    return [Bound("formulation", IMBALANCE, says, outcome.lower_bound / mean)]
 
 
 def constructed(problem: Problem, options: SolveOptions, effort: Effort, progress: Progress) -> Iterator[Candidate]:

@@ -49,7 +49,7 @@ def best_of_all(load: list[int], devices: int, depth: int, most: int | None = No
     return min(peak for peak in peaks if peak is not None)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.data())
 def test_the_optimum_lies_between_bound_and_value(data: st.DataObject) -> None:
     devices, depth = data.draw(st.sampled_from([(1, 3), (2, 1), (2, 2), (3, 1), (3, 2), (4, 1)]))
@@ -64,8 +64,26 @@ def test_the_optimum_lies_between_bound_and_value(data: st.DataObject) -> None:
     assert most is None or (outcome.value >= 0).sum() <= most
     peak, best = case.peak(outcome.value), best_of_all(load, devices, depth, most)
     assert outcome.objective == float(peak)
-    assert case.bound <= best <= peak
-    assert peak == best or outcome.status is SolveStatus.FEASIBLE
+    assert outcome.lower_bound == pytest.approx(float(best))
+    assert peak == best
+    assert outcome.status is SolveStatus.OPTIMAL
+
+
+@pytest.mark.parametrize(
+    ("load", "peak"),
+    [
+        ([90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86], Fraction(136)),  # EPLB's own example, both layers
+        ([20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27], Fraction(172)),
+        ([600, 560, 120, 120, 20, 10, 10, 10], Fraction(590, 3)),  # FlashLB's; EPLB's peak is 232, its own 205
+    ],
+)
+def test_published_examples_are_solved_with_a_proof(load: list[int], peak: Fraction) -> None:
+    """They are on 8 devices of 2 slots, and were left with bounds 5 and 19 per cent below what was found."""
+    outcome = place_jointly(layer(load, 8, 1, 2), None, Limits(seconds=20, seed=1))
+    assert outcome.status is SolveStatus.OPTIMAL
+    assert outcome.objective == outcome.lower_bound == float(peak)
+    assert outcome.value is not None
+    assert layer(load, 8, 1, 2).peak(outcome.value) == peak
 
 
 @pytest.mark.parametrize(
@@ -89,7 +107,7 @@ def test_what_does_not_fit_is_infeasible(case: JointInstance, feasible: bool) ->
             place_in_steps(case, 10, np.random.default_rng(0))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     st.integers(0, 10**6), st.sampled_from([(4, 1, 2), (2, 3, 3), (3, 2, 4), (5, 2, 1), (2, 2, 6)]), st.integers(0, 2)
 )
