@@ -226,7 +226,7 @@ def test_layers_of_a_plan_are_picked(traces: Path) -> None:
     """What is said of one layer does not depend on the others, and a layer that the plan lacks is refused."""
     plan = traces.parent / "whole.json"
     made = run("solve", traces, "--layer", "all", "--mesh", "2x2", "--batch-tokens", 24, "--iterations", 0,
-               "--routing", "even-source", "-o", plan)  # fmt: skip
+               "--jobs", 1, "--routing", "even-source", "-o", plan)  # fmt: skip
     assert made.exit_code == 0, made.output
     every, two = (json.loads(run("simulate", plan, traces, *more, "--json").stdout)["layers"]
                   for more in ((), ("--layer", "2,0")))  # fmt: skip
