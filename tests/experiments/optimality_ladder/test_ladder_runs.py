@@ -35,10 +35,18 @@ def run(path: Path, families: tuple[str, ...] = BOTH, limit: float = 0.2, seed: 
     return run_all(families, [SPARE, FULL], seed, limit, LadderJournal(path), lambda stage, share: None)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[LadderRow], str]:
+    """The rows of all runs, and the text of the file that holds them."""
+    path = tmp_path_factory.mktemp("rows") / "rows.csv"
+    return run(path), path.read_text()
+
+
 def test_every_method_is_run_on_every_case_once_and_never_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[list[LadderRow], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = run(tmp_path / "rows.csv")
+    rows, text = made
+    (tmp_path / "rows.csv").write_text(text)
     assert len({row.block for row in rows}) == len(rows) == 2 * sum(1 + len(FAMILIES[name].methods) for name in BOTH)
 
     def never(problem: Problem, effort: Effort) -> Placement:
@@ -52,10 +60,9 @@ def test_every_method_is_run_on_every_case_once_and_never_again(
         run(tmp_path / "rows.csv", limit=0.3)
 
 
-def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    rows = run(path)
-    lines = path.read_text().splitlines(keepends=True)
+def test_a_run_that_was_ended_goes_on_where_it_was(made: tuple[list[LadderRow], str], tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.csv", made[0]
+    lines = made[1].splitlines(keepends=True)
     for number in (1, 5, len(lines) - 1):
         path.write_text("".join(lines[:number]))
         again = run(path)
@@ -123,8 +130,8 @@ def test_one_descent_more_is_never_worse() -> None:
         assert even_peak(instance.problem, several) <= even_peak(instance.problem, one) + 1
 
 
-def test_figures_are_drawn_from_the_runs_of_a_family_a_size_and_a_method(tmp_path: Path) -> None:
-    rows = run(tmp_path / "rows.csv")
+def test_figures_are_drawn_from_the_runs_of_a_family_a_size_and_a_method(made: tuple[list[LadderRow], str]) -> None:
+    rows = made[0]
     found = as_json(rows)
     assert len(found) == sum(1 + len(FAMILIES[name].methods) for name in BOTH)
     some = [row for row in rows if (row.family, row.method) == ("batches", "random")]
