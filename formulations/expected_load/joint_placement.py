@@ -101,14 +101,14 @@ def place_jointly(layer: JointInstance, hint: Ints | None, limits: Limits) -> Ou
     `[device, slot]` of a valid placement, -1 = empty. The value is a placement in the same form; objective and bound
     are in units of `load`. One core searches until the bound is reached or time is up; a deterministic limit counts
     rounds of regrouping, so that the clock decides nothing. Small layers without spread experts are solved exactly
-    after it.
+    after the search, unless such a limit is given, as rounds say nothing of how long a proof takes.
     """
     clock = limits.clock()
     if not layer.budget.feasible:
         return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, clock.elapsed())
     best = layer.dealt() if hint is None else hint
     peak = layer.peak(best)
-    exact = not layer.spread.any() and is_small(len(layer.load), layer.alike)
+    exact = limits.deterministic is None and not layer.spread.any() and is_small(len(layer.load), layer.alike)
     for slots in _rounds(layer, limits, clock.part(SEARCH_SHARE) if exact else clock):
         if peak == layer.bound:
             break

@@ -57,7 +57,7 @@ def test_the_optimum_lies_between_bound_and_value(data: st.DataObject) -> None:
     load = data.draw(st.lists(st.integers(0, 40), min_size=experts, max_size=experts))
     most = data.draw(st.none() | st.integers(experts, devices * depth))
     case = layer(load, 1, devices, depth, most=most)
-    outcome = place_jointly(case, None, FEW_ROUNDS)
+    outcome = place_jointly(case, None, Limits(seconds=4))
     assert outcome.value is not None
     assert outcome.objective is not None
     assert_valid(case, outcome.value)
