@@ -1,6 +1,7 @@
 """Our plans beside those of published planners, on the same test batches.
 
-Usage: python benchmarks/quality.py [--sizes 128,512,1024,2048] [--seeds 0,1,2] [--seconds 60] [--json FILE] [TRACES]
+Usage: python benchmarks/quality.py [--sizes 128,512,1024,2048] [--seeds 0,1,2] [--seconds 60] [--kinds hint,fixed]
+    [--json FILE] [TRACES]
 
 Without TRACES the case is layer 12 of the built-in trace on 16x8 devices of 3 slots. TRACES are folders that have the
 names in MESHES below. For each size and seed all rivals and our plans for several kinds of servers (OURS below) are
@@ -94,10 +95,11 @@ def rivals(problem: Problem, sets: Sets, seed: int) -> dict[str, dict[str, Figur
     return found
 
 
-def ours(problem: Problem, sets: Sets, seed: int, seconds: float) -> dict[str, Figures]:
+def ours(problem: Problem, sets: Sets, seed: int, seconds: float, kinds: list[str]) -> dict[str, Figures]:
     """The figures of our plans, by the kind of server that they are made for."""
     found = {}
-    for kind, (unit, routings) in OURS.items():
+    for kind in kinds:
+        unit, routings = OURS[kind]
         started = time.monotonic()
         plan = solve(problem, sets, SolveOptions(seconds, seed, routings=routings, unit=unit)).chosen
         found[kind] = figures(plan.report) | {"seconds": time.monotonic() - started}
@@ -121,12 +123,14 @@ def show(case: str, beside: dict[str, dict[str, Figures]], plans: dict[str, Figu
         ("tiles", "optimal tiles", "any policy"),
     ]
     for figure, routed, kind in questions:
+        if kind not in plans:
+            continue
         name, rival = best(beside[routed], figure)
         value, against = plans[kind][figure], rival[figure]
         print(f"{case} | {figure} | {kind} | {value:.3f} | {name} ({routed}) | {against:.3f} | {value / against:.3f}")
     for kind, of in plans.items():
         print(f"{case} | {kind} | " + ", ".join(f"{name} {value:.3f}" for name, value in of.items()))
-    for kind in FREE:
+    for kind in (kind for kind in FREE if {kind, "optimal"} <= plans.keys()):
         parts = [won(plans[kind], plans["optimal"], beside["own"], f"latency {of}") for of in ("mean", "p99")]
         print(
             f"{case} | {kind} wins of what optimal would win without a price | "
@@ -147,6 +151,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="128,512,1024,2048")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--kinds", default=",".join(OURS), help="the kinds of servers; their plans alone are made")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     kept: dict[str, Any] = {}
@@ -159,7 +164,10 @@ def main() -> None:
                 cost = Cost(HARDWARE, load_hardware(HARDWARE))
                 problem = make_problem(source.model, mesh, cost, sets.train.load(experts))
                 case = f"{Path(trace).name if trace else 'built-in'}, {tokens} tokens, seed {seed}"
-                found = rivals(problem, sets, seed), ours(problem, sets, seed, given.seconds)
+                found = (
+                    rivals(problem, sets, seed),
+                    ours(problem, sets, seed, given.seconds, given.kinds.split(",")),
+                )
                 show(case, *found)
                 kept[case] = {"rivals": found[0], "ours": found[1]}
                 if given.json:
