@@ -66,7 +66,7 @@ def simulate(
     near-source (the same, but near replicas more often), hash, nearest (fewest hops), table (a learned dispatch
     table), weights (learned shares), capacity-fill, least-loaded, optimal (least peak, then fewest hops); by recent
     loads hint (shares), hint-table, hint-random and hint-device (to the device that has had least); and what servers
-    do: sglang-static, sglang-dynamic, vllm, tensorrt-llm, vllm-ascend.
+    do: sglang-static, sglang-dynamic, sglang-rows, vllm, tensorrt-llm, vllm-ascend.
     """
     from optimizer.api.judging import simulate as run
     from optimizer.commands.arguments import layer_ids, server_policies

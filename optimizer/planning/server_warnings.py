@@ -21,8 +21,8 @@ def warnings_of(plan: Plan, form: Format, placement: ServerPlacement, weighted: 
     """What the user should know before the server loads the file, in a sentence each."""
     found = []
     server = SERVERS.get(SERVER_OF.get(form.name, form.name))
-    if server is not None and plan.policy not in server.policies:
-        runs = " or ".join(server.policies)
+    if server is not None and not server.runs(plan.policy):
+        runs = " or ".join((*server.policies, *server.otherwise))
         found.append(f"the plan is for the policy {plan.policy}, but {form.title} runs {runs}; plan for this server")
     elif server is None and not (weighted and plan.policy == WEIGHTS) and plan.policy != "even-source":
         found.append(

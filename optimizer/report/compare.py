@@ -21,7 +21,7 @@ def parts(found: Comparison) -> list[Part]:
         return [compare_table(found), reference]
     last = found.rows[-1].report
     beyond = f"The last row is our placement under the best of {', '.join(AUTO)}: {routing(found.rows[-1])}"
-    beyond += "." if last.routing in found.server.policies else f", which {found.server.title} does not run."
+    beyond += "." if found.server.runs(last.routing) else f", which {found.server.title} does not run."
     return [verdict(found), compare_table(found), reference, beyond]
 
 

@@ -98,6 +98,7 @@ def _server_figures() -> dict[str, dict[str, Any]]:
         server.name: {
             "title": server.title,
             "policies": list(server.policies),
+            "policies_otherwise": list(server.otherwise),
             "shared_experts": "beside" if server.shared_beside else "slots",
             "needs": server.needs,
         }

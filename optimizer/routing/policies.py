@@ -172,6 +172,18 @@ def sglang_static(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     return static.by_table(experts, source, sglang.static_table(*of, context.layers_before))
 
 
+def sglang_rows(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """What SGLang does with `dynamic` where no all-to-all back end brings tokens to experts: the token's place in the
+    batch modulo the copies of each of its experts.
+
+    Every rank computes all tokens there, so all must choose alike, and no near copy comes first. Needs nothing at run
+    time but that place.
+    """
+    copies = np.diff(context.start)
+    row = np.arange(experts.shape[1])[:, None]
+    return context.slot[context.start[experts] + row % copies[experts]]
+
+
 def sglang_dynamic(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     """What SGLang does with `--ep-dispatch-algorithm dynamic`: a near replica if there is any, else a random one for
     each pair.
@@ -200,6 +212,7 @@ POLICIES: dict[str, Policy] = {
     "hint-device": hint_device,
     "sglang-static": sglang_static,
     "sglang-dynamic": sglang_dynamic,
+    "sglang-rows": sglang_rows,
     "vllm": vllm,
     "tensorrt-llm": tensorrt_llm,
     "vllm-ascend": vllm_ascend,
@@ -224,6 +237,7 @@ INFORMATION: dict[str, Information] = {
     "hint-device": "hint",
     "sglang-static": "none",
     "sglang-dynamic": "none",
+    "sglang-rows": "none",
     "vllm": "none",
     "tensorrt-llm": "own",
     "vllm-ascend": "none",

@@ -2,7 +2,7 @@
 
 Two kinds of rule can be told without replaying tokens. By *rank*: which copy a pair goes to depends on the number of
 copies, and on nothing else of the placement, so one table of loads by expert, number of copies and rank says it exactly
-(vLLM's hash of rows, TensorRT-LLM's round robin, vllm-ascend's ranks). By *nearness*: a source that has a near copy
+(vLLM, TensorRT-LLM, vllm-ascend, SGLang without an all-to-all back end). By *nearness*: a source that has a near copy
 uses it, and the others use any (SGLang). What they draw is taken as an even split here.
 """
 
@@ -18,7 +18,7 @@ from optimizer.routing.context import RoutingContext
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.batches import Batches
 
-BY_RANK = ("vllm", "tensorrt-llm", "vllm-ascend")
+BY_RANK = ("vllm", "sglang-rows", "tensorrt-llm", "vllm-ascend")
 """Policies that choose a copy by its rank and the number of copies."""
 
 BY_NEARNESS = ("sglang-static", "sglang-dynamic")

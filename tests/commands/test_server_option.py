@@ -20,6 +20,13 @@ def test_solve_plans_for_what_the_server_runs(traces: Path) -> None:
     assert read_plan(path).policy == "sglang-dynamic"
 
 
+def test_a_policy_of_another_set_up_of_the_server_is_taken_where_it_is_named(traces: Path) -> None:
+    path, result = solve(traces, "--server", "sglang", "--routing", "sglang-rows")
+    assert result.exit_code == 0, result.output
+    assert read_plan(path).policy == "sglang-rows"
+    assert "does not run" not in result.stderr
+
+
 def test_what_the_server_does_not_run_is_refused(traces: Path) -> None:
     path, result = solve(traces, "--server", "vllm", "--routing", "vllm,optimal")
     said = fault(result)

@@ -263,6 +263,12 @@ def sglang_dynamic(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
     return chosen
 
 
+def sglang_rows(layer: Layer, tokens: Tokens, held: Held) -> Chosen:
+    """Token t of the batch goes to copy t modulo the copies of each of its experts."""
+    copies = [[replicas(layer.slots, expert) for expert in token] for token in tokens]
+    return [[there[row % len(there)] for there in of] for row, of in enumerate(copies)]
+
+
 def by_source(layer: Layer, held: Held) -> list[list[int]]:
     """The tokens of each source, in the order in which sources are numbered; held as the oracles get it."""
     return [[token for token, home in enumerate(held) if home == own] for own in all_holders(layer.wires)]
@@ -275,6 +281,7 @@ ORACLES: dict[str, Callable[[Layer, Tokens, Held], Chosen]] = {
     "near-source": near_source,
     "sglang-static": sglang_static,
     "sglang-dynamic": sglang_dynamic,
+    "sglang-rows": sglang_rows,
     "vllm": vllm,
     "tensorrt-llm": tensorrt_llm,
     "vllm-ascend": vllm_ascend,

@@ -17,14 +17,16 @@ class Server:
     """A server, by the name that a user gives.
 
     title: as its makers write it. policies: those of `policies.POLICIES` that it runs as released, its default first.
-    needs: what it would need to run others, as a clause that follows "for more,". names_all: whether its files can
-    name shared experts and leave slots empty. (That all devices have equally many slots, as most files ask, holds for
-    every placement here.)
+    otherwise: those that it runs in another set-up than it has for `policies`, so that they must be
+    named. needs: what it would need to run others, as a clause that follows "for more,". names_all: whether its files
+    can name shared experts and leave slots empty. (That all devices have equally many slots, as most files ask, holds
+    for every placement here.)
     """
 
     name: str
     title: str
     policies: tuple[str, ...]
+    otherwise: tuple[str, ...] = ()
     needs: str = ""
     names_all: bool = False
 
@@ -38,17 +40,21 @@ class Server:
         """Whether the server keeps shared experts outside the slots, on every device, as its files name none."""
         return not self.names_all
 
+    def runs(self, policy: str) -> bool:
+        """Whether the server runs this policy, as it is or in another set-up."""
+        return policy in self.policies or policy in self.otherwise
+
     def check(self, policies: Iterable[str], field: str = "routing") -> None:
         """Raise InputError, of this field, for the first policy that the server does not run."""
         for policy in policies:
-            if policy not in self.policies:
-                runs = " and ".join(self.policies)
+            if not self.runs(policy):
+                runs = " and ".join((*self.policies, *self.otherwise))
                 raise InputError(f"{self.title} does not run '{policy}', but {runs}; for more, {self.needs}", field)
 
     def warnings(self, policy: str, model: Model, placements: Iterable[Placement]) -> list[str]:
         """What keeps the server from running placements of this model under this policy, in a sentence each."""
         found = []
-        if policy not in self.policies:
+        if not self.runs(policy):
             found.append(f"the plan is for the policy {policy}, which {self.title} does not run")
         if self.names_all:
             return found
@@ -71,35 +77,37 @@ SERVERS = {
             "sglang",
             "SGLang",
             ("sglang-static", "sglang-dynamic"),
-            "its static table, which it draws by itself, would have to be read from a file, and loads of the batch "
-            "need its lp dispatch, which is not replayed here",
+            otherwise=("sglang-rows",),
+            needs="its static table, which it draws by itself, would have to be read from a file, and loads of the "
+            "batch need its lp dispatch, which is not replayed here",
         ),
         Server(
             "vllm",
             "vLLM",
             ("vllm",),
-            "weighted shares need its log2phy map with repeated entries, and load hints need that map refreshed each "
-            "step",
+            needs="weighted shares need its log2phy map with repeated entries, and load hints need that map refreshed "
+            "each step",
         ),
         Server(
             "tensorrt-llm",
             "TensorRT-LLM",
             ("tensorrt-llm",),
-            "weighted shares need its lists of copies with repeated entries, and load hints need these lists refreshed "
-            "each step",
+            needs="weighted shares need its lists of copies with repeated entries, and load hints need these lists "
+            "refreshed each step",
         ),
         Server(
             "vllm-ascend",
             "vllm-ascend",
             ("vllm-ascend",),
-            "a dispatch table needs the log2phy map of each rank replaced, which its static expert map does not carry",
+            needs="a dispatch table needs the log2phy map of each rank replaced, which its static expert map does not "
+            "carry",
         ),
         Server(
             "tt-metal",
             "tt-metal",
             TABLE_POLICIES,
-            "its dispatch kernel, which looks up a table by source and expert, would have to count pairs or to choose "
-            "by chance",
+            needs="its dispatch kernel, which looks up a table by source and expert, would have to count pairs or to "
+            "choose by chance",
             names_all=True,
         ),
         Server("any", "any server", tuple(POLICIES), names_all=True),

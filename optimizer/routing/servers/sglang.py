@@ -5,7 +5,7 @@ each expert: the only one that there is; else the first on its own GPU; else the
 copies are on that node. Where there is one, the rank uses it and no other. `--ep-dispatch-algorithm` decides about the
 rest: `static` (the default with such a back end and a file of placements) by a table that is drawn once, `dynamic` by
 a new random number for every pair. (Without an all-to-all back end all ranks compute the same tokens and must agree;
-SGLang refuses `static` then, and `dynamic` takes the token's row modulo the copies. That is not replayed here.)
+SGLang refuses `static` then, and `dynamic` takes the token's row modulo the copies: `policies.sglang_rows`.)
 
 A rank is a source here. Where tokens live on mesh rows, a row acts as a rank, and all devices without a hop from it as
 its GPU. A node is a mesh row.

@@ -36,7 +36,7 @@ def routed(policy: str, experts: Ints, rows: Ints) -> Ints:
 
 
 @pytest.mark.parametrize(
-    "policy", ["even-source", "sglang-static", "sglang-dynamic", "vllm", "tensorrt-llm", "vllm-ascend"]
+    "policy", ["even-source", "sglang-static", "sglang-dynamic", "sglang-rows", "vllm", "tensorrt-llm", "vllm-ascend"]
 )
 def test_long_batches_are_routed_as_the_oracle_does(policy: str, rng: np.random.Generator) -> None:
     """One source has 2,000 tokens and so six blocks of pairs, one has few, and one has none."""
@@ -55,6 +55,12 @@ def test_vllm_hashes_a_tokens_row_in_its_own_rank() -> None:
     found = routed("vllm", experts, rows)
     assert found[0::2, 0].tolist() == found[1::2, 0].tolist() == [copies[rank] for rank in (0, 0, 2, 2, 1)]
     assert (found[:, 1] == 5).all()
+
+
+def test_sglang_without_an_all_to_all_goes_by_the_row_in_the_whole_batch() -> None:
+    """Expert 0 has three copies, in slots 0, 6 and 8, and expert 1 two, in slots 1 and 7, whatever source a row has."""
+    found = routed("sglang-rows", np.array([[0, 1]] * 5), np.array([2, 0, 1, 1, 0]))
+    assert found.tolist() == [[0, 1], [6, 7], [8, 1], [0, 7], [6, 1]]
 
 
 def test_tensorrt_llm_begins_anew_in_each_block_one_copy_further() -> None:
