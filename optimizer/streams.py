@@ -45,9 +45,11 @@ class Purpose(IntEnum):
     REPLICA_CURVES = 69
     DISPATCH_TABLE = 70
     RULE_SEARCH = 71
+    REBALANCE = 72
     # the seeds of exact models, of their solvers, restarts and descents
     LAYER_FORMULATION = 80
     CHOICE_OVER_DATA_SETS = 81
+    REBALANCE_FORMULATION = 82
     # rivals and experiments
     RIVAL_RANDOM_PLACEMENT = 100
     ROW_BALANCE = 101

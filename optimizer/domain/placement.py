@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Bools, Ints
 from optimizer.domain.arrays import fitting, frozen
 
 EMPTY = -1
@@ -52,6 +52,20 @@ class Placement:
     def counts(self, experts: int) -> Ints:
         """Count the replicas of each expert, `[expert]`."""
         return np.bincount(self.slots[self.slots != EMPTY], minlength=experts)
+
+    def weights_to_load(self, before: "Placement") -> int:
+        """Count the expert weights that devices must load where this placement follows another of the same shape: the
+        pairs of a device and an expert on it that the device did not hold before. In which slot it is does not count.
+        """
+        there = (self.slots[:, :, None] == before.slots[:, None, :]).any(axis=2)
+        return int((~there & (self.slots != EMPTY)).sum())
+
+    def held(self, experts: int) -> Bools:
+        """Whether a device holds an expert, `[device, expert]`."""
+        found = np.zeros((len(self.slots), experts), dtype=np.bool_)
+        device, slot = np.nonzero(self.slots != EMPTY)
+        found[device, self.slots[device, slot]] = True
+        return found
 
     def replicas(self, experts: int) -> tuple[Ints, Ints]:
         """Find the flat slots of each expert: expert e has `slot[start[e]:start[e + 1]]`, in ascending order.

@@ -15,6 +15,17 @@ from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
 
 
+class MoveBudget(NamedTuple):
+    """How far a placement may be from the one that is in force.
+
+    current: the placement in force; most: how many expert weights devices may load, as `Placement.weights_to_load`
+    counts them.
+    """
+
+    current: Placement
+    most: int
+
+
 class Constraints(NamedTuple):
     """The limits that a plan must keep to; `make_problem` takes them.
 
@@ -43,8 +54,9 @@ class Problem:
     most_row_traffic: how many pairs per batch may come to a mesh row from other rows, as the row assignment counts
     them. start: a placement from which the search starts too. layers_before: the placements of the model's layers
     before this one, by layer id, None where one is not known; empty for a layer of its own. any_shared: whether a plan
-    may give shared experts other numbers of replicas, so that constructions alone begin with shared_replicas. Raises
-    ValueError for a load of another shape.
+    may give shared experts other numbers of replicas, so that constructions alone begin with shared_replicas. budget:
+    how far placements may be from one that is in force, None for any distance. Raises ValueError for a load of another
+    shape.
     """
 
     model: Model
@@ -57,6 +69,7 @@ class Problem:
     start: Placement | None = None
     any_shared: bool = False
     layers_before: tuple[Placement | None, ...] = ()
+    budget: MoveBudget | None = None
 
     def __post_init__(self) -> None:
         if self.load.ndim != 2 or self.load.shape[1] != self.model.experts:
@@ -142,6 +155,8 @@ class Problem:
         ]
         if self.extra_replicas is not None and extra > self.extra_replicas:
             faults.append(f"{extra} replicas beyond one of each expert instead of {self.extra_replicas} at most")
+        if self.budget is not None and (loaded := placement.weights_to_load(self.budget.current)) > self.budget.most:
+            faults.append(f"{loaded} expert weights to load instead of {self.budget.most} at most")
         return faults
 
 

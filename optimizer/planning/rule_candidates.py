@@ -49,15 +49,17 @@ UNTIL_DEALT = 0.25
 def by_rule(
     policy: str, problem: Problem, train: Batches, found: list[Candidate], weights: DescentWeights, spell: SearchShare
 ) -> Iterator[Placement]:
-    """What a search for one of `RULES` passes, from the found candidates and FlashLB's, which comes first.
+    """What a search for one of `RULES` passes, from the found candidates and FlashLB's, which comes first. Where the
+    problem has a budget of moves, searches begin at the found candidates alone.
 
     Where a plan may give shared experts any number of replicas, that number is kept in the first half of the descents
     and may change in the second, which also begin from what FlashLB does with shared experts as if they were routed.
     """
     free = problem.loose is not problem
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
-    starts.append(risk_tree(problem))
-    yield starts[-1]
+    if problem.budget is None:
+        starts.append(risk_tree(problem))
+        yield starts[-1]
     rng = random_stream(Purpose.RULE_SEARCH, spell.seed, RULES.index(policy))
     few = _every(train, max(-(-train.experts.size // MOST_PAIRS), -(-train.count * problem.mesh.devices // MOST_CELLS)))
     few = batches_of_few_users(few, rng)
@@ -67,8 +69,9 @@ def by_rule(
         starts.append(placement)
         yield placement
     if free:
-        starts.append(risk_tree(problem.loose))
-        yield starts[-1]
+        if problem.budget is None:
+            starts.append(risk_tree(problem.loose))
+            yield starts[-1]
         loose = replace(spell, budget=descents)
         for placement in _descents(policy, problem.loose, few, [*starts], weights, loose, rng):
             starts.append(placement)

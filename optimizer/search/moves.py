@@ -14,28 +14,47 @@ under optimal split, and `ring_moves` the loads of links. In all three `delta` n
 
 from typing import NamedTuple
 
+import numpy as np
+
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.kernels import kernel
+from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 
-NO_LIMIT = 1 << 62  # stands for no limit to the number of replicas; far above any number of slots
+NO_LIMIT = 1 << 62  # stands for no limit to a number of replicas or weights; far above any number of slots
+
+ANYWHERE = np.zeros((0, 0), dtype=np.bool_)  # what devices hold where it does not matter
 
 
 class MoveRules(NamedTuple):
     """What legal moves have to respect.
 
     spread `[expert]`: experts whose number of replicas is fixed and whose replicas stay in their mesh rows; cols:
-    devices of a mesh row; most: the largest number of replicas of all experts together.
+    devices of a mesh row; most: the largest number of replicas of all experts together. held `[device, expert]`: what
+    devices hold in the placement in force; most_loaded: how many experts they may hold besides. A placement beyond that
+    number may only come nearer.
     """
 
     spread: Bools
     cols: int
     most: int = NO_LIMIT
+    held: Bools = ANYWHERE
+    most_loaded: int = NO_LIMIT
 
     @classmethod
     def of(cls, problem: Problem) -> "MoveRules":
         """The rules that keep a valid placement of this problem valid."""
-        return cls(problem.spread, problem.mesh.cols, problem.most_replicas)
+        rules = cls(problem.spread, problem.mesh.cols, problem.most_replicas)
+        if problem.budget is None:
+            return rules
+        held = problem.budget.current.held(problem.model.experts)
+        return rules._replace(held=held, most_loaded=problem.budget.most)
+
+    def near_enough(self, placement: Placement) -> bool:
+        """Whether devices would have to load no more weights than they may."""
+        if self.most_loaded == NO_LIMIT:
+            return True
+        return int((placement.held(self.held.shape[1]) & ~self.held).sum()) <= self.most_loaded
 
 
 class Move(NamedTuple):
@@ -107,12 +126,44 @@ def is_legal(move: int, slots: Ints, copies: Ints, rules: MoveRules) -> bool:
     if b < 0:
         if x == y or rules.spread[y] or copies[y] == devices or holds(slots, at_a, y):
             return False
-        if x < 0:
-            return int(copies.sum()) < rules.most
-        return bool(copies[x] > 1 and not rules.spread[x])
+        if x < 0 and int(copies.sum()) >= rules.most:
+            return False
+        if x >= 0 and (copies[x] <= 1 or rules.spread[x]):
+            return False
+        return is_near_enough(a, b, x, y, slots, rules)
     if a >= b or at_a == at_b or x == y:
         return False
     pinned = (x >= 0 and rules.spread[x]) or (y >= 0 and rules.spread[y])
     if pinned and at_a // rules.cols != at_b // rules.cols:
         return False
-    return not (x >= 0 and holds(slots, at_b, x)) and not (y >= 0 and holds(slots, at_a, y))
+    if (x >= 0 and holds(slots, at_b, x)) or (y >= 0 and holds(slots, at_a, y)):
+        return False
+    return is_near_enough(a, b, x, y, slots, rules)
+
+
+@kernel
+def is_near_enough(a: int, b: int, x: int, y: int, slots: Ints, rules: MoveRules) -> bool:
+    """Whether devices have to load few enough weights after a move, or at least fewer than before it; see `Move`.
+
+    All weights are counted anew: that takes less time than what a search needs to evaluate a move.
+    """
+    if rules.most_loaded == NO_LIMIT:
+        return True
+    depth, more = slots.shape[1], 0
+    at_a, at_b = a // depth, b // depth
+    more += is_new(at_a, y, rules.held) - is_new(at_a, x, rules.held)
+    if b >= 0:
+        more += is_new(at_b, x, rules.held) - is_new(at_b, y, rules.held)
+    if more < 0:
+        return True
+    loaded = 0
+    for device in range(len(slots)):
+        for slot in range(depth):
+            loaded += is_new(device, slots[device, slot], rules.held)
+    return bool(loaded + more <= rules.most_loaded)
+
+
+@kernel
+def is_new(device: int, expert: int, held: Bools) -> int:
+    """1 for an expert that a device does not hold in the placement in force, else 0; expert -1 is an empty slot."""
+    return 0 if expert < 0 or held[device, expert] else 1

@@ -87,6 +87,7 @@ class Neighbourhoods:
         found = descend_row(freed.row.compact(), freed.slots, self._rng, clock)
         filled = freed.filled(self.placement, found)
         legal = freed.is_legal(found) and int((filled.slots >= 0).sum()) <= self._rules.most
+        legal = legal and self._rules.near_enough(filled)
         gained = legal and self._settle(filled)
         self.weights[way] = max((1 - reaction) * self.weights[way] + reaction * gained, least_weight)
         return (1 + SHAKES) * freed.slots.size * (freed.slots.size + len(freed.names))

@@ -1,6 +1,7 @@
 """Figures of the loads of experts: how uneven they are, how much they vary and whether more than by chance."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,11 +51,36 @@ def confidence(figures: dict[str, Floats | Ints]) -> dict[str, dict[str, tuple[f
     batches share most of their requests: drawing single batches would make the intervals too narrow. There is no
     interval for the maximum, as no resample can exceed it. The draws are the same in every run.
     """
-    batches = len(next(iter(figures.values())))
+    drawn = _drawn(len(next(iter(figures.values()))))
+    return {name: _interval(values[drawn]) for name, values in figures.items()}
+
+
+class PairedGain(NamedTuple):
+    """The share of a mean that is saved, such as 0.1 where 100 us become 90, and the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_gain(before: Floats, after: Floats) -> PairedGain:
+    """What the mean falls by from before to after, both `[batch]` of the same batches in the order of time.
+
+    The interval is of the bootstrap that `confidence` describes, with the same stretches of batches drawn for both, so
+    that what makes a batch slow under either does not widen it.
+    """
+    drawn = _drawn(len(before))
+    resampled = 1 - after[drawn].mean(axis=1) / before[drawn].mean(axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return PairedGain(float(1 - after.mean() / before.mean()), float(low), float(high))
+
+
+def _drawn(batches: int) -> Ints:
+    """The numbers of the batches of each resample, `[resample, batch]`."""
     stretch = max(1, min(STRETCH, batches // 8))
     starts = random_stream(Purpose.BOOTSTRAP, batches).integers(batches, size=(RESAMPLES, -(-batches // stretch)))
-    drawn = ((starts[:, :, None] + np.arange(stretch)) % batches).reshape(RESAMPLES, -1)[:, :batches]
-    return {name: _interval(np.asarray(values)[drawn]) for name, values in figures.items()}
+    drawn: Ints = ((starts[:, :, None] + np.arange(stretch)) % batches).reshape(RESAMPLES, -1)[:, :batches]
+    return drawn
 
 
 def _interval(resampled: Floats | Ints) -> dict[str, tuple[float, float]]:

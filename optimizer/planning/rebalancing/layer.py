@@ -1,0 +1,200 @@
+"""One layer rebalanced: the best placement within each of several budgets of expert weights that devices must load."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from formulations.kit.arrays import Floats
+from formulations.kit.kernels import CompilationEnded, compiling_until
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import MoveBudget, Problem
+from optimizer.planning.candidates import SearchShare
+from optimizer.planning.options import Effort, Progress, SolveOptions, silent
+from optimizer.planning.pool import LayerJudge
+from optimizer.planning.rebalancing.relabelling import relabelled, with_slots_kept
+from optimizer.planning.rebalancing.search import brought_nearer, planned_afresh, within_budget
+from optimizer.search.choose import DECISIVE, LATENCIES, figures
+from optimizer.search.stop import SearchBudget
+from optimizer.simulation.report import SimulationReport
+from optimizer.statistics.loads import PairedGain, paired_gain
+from optimizer.traces.batches import Sets
+
+FRESH_SHARE = 0.45
+"""The share of the time for a plan without a limit to moves: what is best far from the current plan, and the end of the
+curve. The searches within budgets share the rest. Not tuned."""
+
+JUDGING_SHARE = 0.1
+"""The share of the time that is left for judging on test batches."""
+
+PARTS = (1 / 8, 1 / 4, 1 / 2)
+"""The parts of a budget for which a curve has points, besides the budget itself; as small budgets win most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A placement, how many weights devices must load for it, and its figures on selection batches (see `figures`)."""
+
+    placement: Placement
+    moves: int
+    judged: Floats
+
+
+@dataclass(eq=False)
+class Candidates:
+    """All placements that were judged on selection batches. The first is the one in force."""
+
+    judge: LayerJudge
+    current: Placement
+    found: dict[bytes, Candidate] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.add(self.current)
+
+    def add(self, placement: Placement) -> None:
+        """Judge a placement, unless it was judged before, with the experts that stay in their slots."""
+        kept = with_slots_kept(self.current, placement)
+        if kept.slots.tobytes() not in self.found:
+            moves, report = kept.weights_to_load(self.current), self.judge.selection(kept)
+            self.found[kept.slots.tobytes()] = Candidate(kept, moves, figures(report))
+
+    def value(self, candidate: Candidate) -> float:
+        """How a candidate compares with the placement in force, which has 1: the mean ratio of the figures that decide
+        for the policy. Less is better."""
+        first, decisive = next(iter(self.found.values())), DECISIVE[self.judge.goal]
+        return float((candidate.judged / first.judged)[decisive].mean())
+
+    def best(self, most: int | None) -> Candidate:
+        """The best candidate with at most so many weights to load, None for any number; of equally good ones the
+        nearest. As all that fit into a budget fit into a larger one, more moves are never worse."""
+        near = [each for each in self.found.values() if most is None or each.moves <= most]
+        return min(near, key=lambda each: (self.value(each), each.moves))
+
+
+@dataclass(frozen=True, eq=False)
+class Rebalanced:
+    """What a budget of expert weights to load wins in one layer.
+
+    most: the budget, None for no limit. moves: how many weights devices must load. selection_us: the mean of the
+    latency figures on selection batches, microseconds. before, after: the placement in force and the new one, judged on
+    the same test batches under the same policy; what the policy learns is learnt anew for both. gain: of the mean
+    latency there.
+    """
+
+    most: int | None
+    current: Placement
+    placement: Placement
+    moves: int
+    selection_us: float
+    before: SimulationReport
+    after: SimulationReport
+
+    @cached_property
+    def gain(self) -> PairedGain:
+        """The share of the mean latency on test batches that is saved, with its 95 % interval."""
+        return paired_gain(self.before.latency_us, self.after.latency_us)
+
+
+@dataclass(eq=False)
+class LayerCurve:
+    """The placements that were found for one layer, from which a budget's best is taken and judged.
+
+    budgets: for which a search has run, ascending.
+    """
+
+    candidates: Candidates
+    budgets: tuple[int, ...]
+    tested: dict[bytes, SimulationReport] = field(default_factory=dict)
+
+    @property
+    def judge(self) -> LayerJudge:
+        """The simulator that judges the layer."""
+        return self.candidates.judge
+
+    def at(self, most: int | None) -> Rebalanced:
+        """What a budget wins, None for no limit; any number, not only one of `budgets`."""
+        best = self.candidates.best(most)
+        current, selection_us = self.candidates.current, float(best.judged[LATENCIES].mean())
+        reports = self._test(current), self._test(best.placement)
+        return Rebalanced(most, current, best.placement, best.moves, selection_us, *reports)
+
+    def points(self) -> list[Rebalanced]:
+        """What no move, each of the budgets and no limit win."""
+        return [self.at(most) for most in (0, *self.budgets, None)]
+
+    def _test(self, placement: Placement) -> SimulationReport:
+        key = placement.slots.tobytes()
+        if key not in self.tested:
+            self.tested[key] = self.judge.test(placement)
+        return self.tested[key]
+
+
+def rebalance_layer(
+    problem: Problem,
+    sets: Sets,
+    current: Placement,
+    most: int | None,
+    options: SolveOptions,
+    effort: Effort | None = None,
+    progress: Progress = silent,
+) -> Rebalanced:
+    """The best placement of a layer for which devices load at most so many expert weights, None for any number.
+
+    problem: the layer, without a budget; current: the placement in force, valid for the problem; options: with one
+    routing policy, under which both placements are judged. effort: None for that of the options, from now on. Once its
+    cancel token is asked, the best so far is taken, which may be the placement in force.
+    """
+    found = curve_of(problem, sets, current, () if most is None else (most,), options, effort, progress)
+    return found.at(most)
+
+
+def parts_of(budget: int) -> tuple[int, ...]:
+    """The budgets of a curve up to this budget, ascending; none that is 0."""
+    return tuple(sorted({round(part * budget) for part in (*PARTS, 1)} - {0}))
+
+
+def curve_of(
+    problem: Problem,
+    sets: Sets,
+    current: Placement,
+    budgets: Sequence[int],
+    options: SolveOptions,
+    effort: Effort | None = None,
+    progress: Progress = silent,
+) -> LayerCurve:
+    """The placements found for a layer within each of the budgets, and without a limit; parameters as of
+    `rebalance_layer`."""
+    effort, (policy,) = effort or options.effort(), options.routings
+    started = replace(problem, start=current, budget=None)
+    judge = LayerJudge(started, sets, replace(options.conditions, routing=policy))
+    curve = LayerCurve(Candidates(judge, current), tuple(sorted(set(budgets))))
+    with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):
+        _fill(curve, options, effort, progress)
+    return curve
+
+
+def _fill(curve: LayerCurve, options: SolveOptions, effort: Effort, progress: Progress) -> None:
+    """Search: without a limit, from what that finds back to the budgets, then within each budget, the least first."""
+    candidates, judge = curve.candidates, curve.judge
+    now = effort.deadline.elapsed()
+    end = now + (1 - JUDGING_SHARE) * max(effort.deadline.seconds - now, 0.0)
+    fresh = planned_afresh(judge.problem, judge.sets, options, effort, now + FRESH_SHARE * (end - now), progress)
+    for placement in fresh:
+        exchanged = [*relabelled(candidates.current, placement, judge.problem.mesh)]
+        for kept in exchanged:
+            candidates.add(kept)
+        for kept in exchanged[1:] or exchanged:
+            if curve.budgets and not effort.cancel.asked and effort.deadline.elapsed() < end:
+                for nearer in brought_nearer(judge, kept, candidates.current, curve.budgets, options):
+                    candidates.add(nearer)
+    for number, most in enumerate(curve.budgets):
+        if effort.cancel.asked:
+            return
+        now = effort.deadline.elapsed()
+        until = now + max(end - now, 0.0) / (len(curve.budgets) - number)
+        iterations = None if effort.iterations is None else effort.iterations // len(curve.budgets)
+        told = lambda stage, share: progress(f"within {most} moves", share)  # noqa: B023, E731
+        spell = SearchShare(SearchBudget(effort.deadline, until, iterations), effort.seed, effort.jobs, told)
+        budget, start = MoveBudget(candidates.current, most), candidates.best(most).placement
+        for placement in within_budget(judge, budget, start, spell, options):
+            candidates.add(placement)
