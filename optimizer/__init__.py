@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optimizer.api.models import plan_model as plan_model
     from optimizer.api.planning import plan_expected as plan_expected
     from optimizer.api.planning import plan_layer as plan_layer
+    from optimizer.api.rebalancing import rebalance as rebalance
     from optimizer.api.serving import open_router as open_router
     from optimizer.api.traces import open_traces as open_traces
     from optimizer.domain.deployment import ExpertRanks as ExpertRanks
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from optimizer.planning.plan_file import Plan as Plan
     from optimizer.planning.plan_file import read_plan as read_plan
     from optimizer.planning.plan_file import write_plan as write_plan
+    from optimizer.planning.rebalancing.plan import MoveLimits as MoveLimits
     from optimizer.routing.hints import HintSettings as HintSettings
     from optimizer.runtime.router import Router as Router
     from optimizer.simulation.conditions import Conditions as Conditions
@@ -45,6 +47,7 @@ _HOME = {
     "Mesh": "optimizer.domain.mesh",
     "Model": "optimizer.domain.model",
     "ModelRun": "optimizer.api.models",
+    "MoveLimits": "optimizer.planning.rebalancing.plan",
     "Placement": "optimizer.domain.placement",
     "Plan": "optimizer.planning.plan_file",
     "Router": "optimizer.runtime.router",
@@ -58,6 +61,7 @@ _HOME = {
     "plan_layer": "optimizer.api.planning",
     "plan_model": "optimizer.api.models",
     "read_plan": "optimizer.planning.plan_file",
+    "rebalance": "optimizer.api.rebalancing",
     "simulate": "optimizer.api.judging",
     "with_shared_beside": "optimizer.domain.deployment",
     "write_plan": "optimizer.planning.plan_file",
@@ -65,10 +69,10 @@ _HOME = {
 """The module that each name of the face is defined in."""
 
 __all__ = [  # noqa: RUF022 (in the order in which a reader meets them)
-    "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "bound", "compare", "read_plan",
-    "write_plan", "Plan", "Placement", "Mesh", "Model", "load_model", "Hardware", "ExpertRanks", "with_shared_beside",
-    "SolveOptions", "Constraints", "Conditions", "ModelRun", "open_router", "Router", "HintSettings", "Cancel",
-    "InputError", "__version__",
+    "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "rebalance", "bound", "compare",
+    "read_plan", "write_plan", "Plan", "Placement", "Mesh", "Model", "load_model", "Hardware", "ExpertRanks",
+    "with_shared_beside", "SolveOptions", "Constraints", "Conditions", "MoveLimits", "ModelRun", "open_router",
+    "Router", "HintSettings", "Cancel", "InputError", "__version__",
 ]  # fmt: skip
 
 __version__ = "0.2.0"  # the only place that says it: the package's metadata are made from this line

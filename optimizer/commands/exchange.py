@@ -114,7 +114,7 @@ def export(plan: PlanArgument, what: ExportOptions) -> None:
     try:
         placement, notes = export_plan(read, named_format(form.name), what.settings())
     except InputError as error:
-        raise _advised(error) from None
+        raise advised(error) from None
     write_placement(what.output, placement)
     say(notes)
     started = form.start.format(
@@ -201,7 +201,7 @@ def import_(source: FileArgument, model: ModelOptions, missing: ImportOptions, t
     try:
         plan, notes = import_plan(placement, missing.settings(model))
     except InputError as error:
-        raise _advised(InputError(f"{source.file}: {error}", error.field)) from None
+        raise advised(InputError(f"{source.file}: {error}", error.field)) from None
     write_plan(target.output, plan)
     say(notes)
     click.echo(
@@ -222,7 +222,7 @@ def placement_of(path: Path, origin: str | None, model: ModelOptions) -> "Server
     try:
         form = format_of(path, *((known.layers, known.moe_layers) if known else ()))
     except InputError as error:
-        raise _advised(error) from None
+        raise advised(error) from None
     return form.read(path)
 
 
@@ -235,7 +235,7 @@ def _named(name: str, option: str) -> "Format":
         raise BadInput(f"--{option}: {error}") from None
 
 
-def _advised(error: InputError) -> BadInput | InputError:
+def advised(error: InputError) -> BadInput | InputError:
     """The error with what to do about it, where that is known of its field; else the error as it is."""
     if error.field not in ADVICE:
         return error

@@ -68,6 +68,15 @@ class Cost:
         preset = self.preset.for_expert(*sizes) if all(sizes) else self.preset
         return replace(self, preset=preset, beside=model.shared_beside)
 
+    def expert_bytes(self, model: Model) -> float | None:
+        """The bytes of the weights of one of this model's experts, in the precision of the preset; None where the
+        preset does not say. Where the size of the model's experts is not known it is that of the preset's."""
+        preset = self.for_model(model).preset
+        own, there = preset.expert, preset.compute.weight_bytes
+        if there is None or own is None or not model.hidden_size:
+            return there
+        return there * model.hidden_size * model.expert_width / (own.hidden_size * own.expert_width)
+
     def notes(self, model: Model) -> list[str]:
         """A sentence where the times for this model are those of experts of another size, or where its own size is not
         known; else none."""

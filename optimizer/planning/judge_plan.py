@@ -41,7 +41,7 @@ def judge(
         said = f"a batch file holds one layer, but {len(layers)} of the plan are to be run; name one, or give traces"
         raise InputError(said, field="batches")
     limited = any(conditions.capacity_factor is not None for conditions in trials)
-    named = replace(_as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
+    named = replace(as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
     at, reading = cost.preset.network.tokens, partial(progress, "reading traces")
     source = checked_source(named, layers, plan.model, plan.mesh, reading, at)
     reports, notes = {}, [source.origin, *source.notes]
@@ -105,7 +105,7 @@ def _untaught(plan: Plan, of: Sequence[int], cost: Cost, trials: Sequence[Condit
     return said
 
 
-def _as_planned(named: TraceInput, made: dict[str, Any]) -> TraceInput:
+def as_planned(named: TraceInput, made: dict[str, Any]) -> TraceInput:
     """The plan's seed, and its batches' make-up where nothing else was named."""
     seed, phase, users = made.get("seed", TraceInput.seed), made.get("phase"), made.get("row_users")
     whole = isinstance(users, list) and all(isinstance(number, int) for number in users)

@@ -270,3 +270,14 @@ def test_shared_experts_beside_the_slots_take_as_long_as_slots() -> None:
     model = replace(load_model("deepseek-v3"), shared_experts=0, shared_beside=2)
     assert (usual.for_model(model).beside_ns(own) == 2 * usual.slot_ns(300)[own]).all()
     assert usual.beside_ns(own).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize(("hardware", "bits"), [(WORMHOLE, 4.5), ("h800", 8)])
+def test_bytes_of_an_expert_are_those_of_the_model_whether_times_scale_or_not(hardware: str, bits: float) -> None:
+    cost = Cost(hardware, load_hardware(hardware))
+    for name in ("deepseek-v3", "deepseek-v2-lite"):
+        model = load_model(name)
+        assert cost.expert_bytes(model) == 3 * model.hidden_size * model.expert_width * bits / 8
+        assert cost.for_model(model).expert_bytes(model) == cost.expert_bytes(model)
+    unknown = Model("unknown", 4, 0, 1)
+    assert cost.expert_bytes(unknown) == cost.expert_bytes(load_model("deepseek-v3"))

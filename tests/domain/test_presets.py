@@ -164,6 +164,8 @@ def test_every_preset_says_of_which_expert_its_figures_are(name: str) -> None:
     if isinstance(preset.compute, RooflineCompute):
         assert preset.compute.weight_bytes == 3 * v3.hidden_size * v3.expert_width
         assert preset.compute.flops_per_token == 2 * preset.compute.weight_bytes
+    else:  # bfp4 takes 4.5 bits
+        assert preset.compute.weight_bytes == 3 * v3.hidden_size * v3.expert_width * 4.5 / 8
     assert preset.combine.bytes_per_token == 2 * v3.hidden_size
 
 

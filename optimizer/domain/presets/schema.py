@@ -85,9 +85,13 @@ DEFAULT_NETWORK = NetworkSection(
 
 
 class TileCompute(Sourced):
-    """The staircase: an active slot pays for its first tile of tokens and for each further one."""
+    """The staircase: an active slot pays for its first tile of tokens and for each further one.
+
+    weight_bytes are those of one expert, None where they are not known; times do not depend on them.
+    """
 
     kind: Literal["tiles"]
+    weight_bytes: PositiveFloat | None = None
     tile_tokens: PositiveInt
     first_tile_us: PositiveFloat
     further_tile_us: PositiveFloat

@@ -10,10 +10,13 @@ from formulations.kit.kernels import CompilationEnded, compiling_until
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import MoveBudget, Problem
 from optimizer.planning.candidates import SearchShare
+from optimizer.planning.hint_choice import choose_hints
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.pool import LayerJudge
 from optimizer.planning.rebalancing.relabelling import relabelled, with_slots_kept
 from optimizer.planning.rebalancing.search import brought_nearer, planned_afresh, within_budget
+from optimizer.routing.hints import HintSettings
+from optimizer.routing.policies import REMEMBERING
 from optimizer.search.choose import DECISIVE, LATENCIES, figures
 from optimizer.search.stop import SearchBudget
 from optimizer.simulation.report import SimulationReport
@@ -51,6 +54,11 @@ class Candidates:
     def __post_init__(self) -> None:
         self.add(self.current)
 
+    @property
+    def first(self) -> Candidate:
+        """The placement in force."""
+        return next(iter(self.found.values()))
+
     def add(self, placement: Placement) -> None:
         """Judge a placement, unless it was judged before, with the experts that stay in their slots."""
         kept = with_slots_kept(self.current, placement)
@@ -61,8 +69,7 @@ class Candidates:
     def value(self, candidate: Candidate) -> float:
         """How a candidate compares with the placement in force, which has 1: the mean ratio of the figures that decide
         for the policy. Less is better."""
-        first, decisive = next(iter(self.found.values())), DECISIVE[self.judge.goal]
-        return float((candidate.judged / first.judged)[decisive].mean())
+        return float((candidate.judged / self.first.judged)[DECISIVE[self.judge.goal]].mean())
 
     def best(self, most: int | None) -> Candidate:
         """The best candidate with at most so many weights to load, None for any number; of equally good ones the
@@ -75,10 +82,10 @@ class Candidates:
 class Rebalanced:
     """What a budget of expert weights to load wins in one layer.
 
-    most: the budget, None for no limit. moves: how many weights devices must load. selection_us: the mean of the
-    latency figures on selection batches, microseconds. before, after: the placement in force and the new one, judged on
-    the same test batches under the same policy; what the policy learns is learnt anew for both. gain: of the mean
-    latency there.
+    most: the budget, None for no limit. moves: how many weights devices must load. selection_us: what decided, on
+    selection batches: `Candidates.value` times the mean of the latency figures of the placement in force. before,
+    after: the placement in force and the new one, judged on the same test batches under the same policy; what the
+    policy learns is learnt anew for both.
     """
 
     most: int | None
@@ -107,14 +114,19 @@ class LayerCurve:
     tested: dict[bytes, SimulationReport] = field(default_factory=dict)
 
     @property
+    def hints(self) -> HintSettings:
+        """How hints are made for all that is judged."""
+        return self.judge.conditions.hints
+
+    @property
     def judge(self) -> LayerJudge:
         """The simulator that judges the layer."""
         return self.candidates.judge
 
     def at(self, most: int | None) -> Rebalanced:
         """What a budget wins, None for no limit; any number, not only one of `budgets`."""
-        best = self.candidates.best(most)
-        current, selection_us = self.candidates.current, float(best.judged[LATENCIES].mean())
+        best, current = self.candidates.best(most), self.candidates.current
+        selection_us = self.candidates.value(best) * float(self.candidates.first.judged[LATENCIES].mean())
         reports = self._test(current), self._test(best.placement)
         return Rebalanced(most, current, best.placement, best.moves, selection_us, *reports)
 
@@ -161,15 +173,22 @@ def curve_of(
     options: SolveOptions,
     effort: Effort | None = None,
     progress: Progress = silent,
+    hints: HintSettings | None = None,
 ) -> LayerCurve:
     """The placements found for a layer within each of the budgets, and without a limit; parameters as of
-    `rebalance_layer`."""
+    `rebalance_layer`. hints: how hints are made for a policy that chooses by them, None to choose it here, by what is
+    best for the placement in force."""
     effort, (policy,) = effort or options.effort(), options.routings
     started = replace(problem, start=current, budget=None)
     judge = LayerJudge(started, sets, replace(options.conditions, routing=policy))
+    if policy in REMEMBERING:
+        hints = hints or choose_hints(judge, current, effort.cancel)
+        judge = replace(judge, conditions=replace(judge.conditions, hints=hints))
     curve = LayerCurve(Candidates(judge, current), tuple(sorted(set(budgets))))
-    with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):
-        _fill(curve, options, effort, progress)
+    effort.cancel.heed()
+    if not effort.cancel.asked:
+        with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):
+            _fill(curve, options, effort, progress)
     return curve
 
 

@@ -1,0 +1,170 @@
+"""The command `rebalance`, as a user meets it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hostile_files import one_line
+from placement_files import FILES
+from random_problems import request_experts, write_request
+from running_commands import fault, run
+
+from optimizer.planning.plan_file import read_plan
+
+pytestmark = pytest.mark.usefixtures("few_batches")
+
+QUICK = ("--time-limit", "20", "--iterations", "200", "--jobs", "1", "--batch-tokens", "24")
+
+
+def rebalance(current: Path, traces: Path, *more: object) -> tuple[Path, Any]:
+    out = traces.parent / "new.json"
+    return out, run("rebalance", current, traces, *QUICK, "-o", out, *more)
+
+
+@pytest.fixture
+def drifted(tmp_path: Path) -> Path:
+    """Requests that choose a few experts far more often than those that the plan was made of."""
+    rng = np.random.default_rng(1)
+    for number in range(12):
+        experts = request_experts(rng, 20, 3, 8, 2)
+        experts[:, :, 1] = np.where(experts[:, :, 0] == 5, 6, 5)
+        write_request(tmp_path / "drifted" / f"r{number}.npz", experts)
+    return tmp_path / "drifted"
+
+
+def test_a_plan_is_rebalanced_within_its_budget_and_said_so(plan: Path, drifted: Path) -> None:
+    out, result = rebalance(plan, drifted, "--max-moves", 2)
+    assert result.exit_code == 0, result.output
+    old, new = read_plan(plan), read_plan(out)
+    moves = new.layers[1].placement.weights_to_load(old.layers[1].placement)
+    assert 0 < moves <= 2
+    assert new.policy == old.policy
+    assert result.stdout.startswith(f"{moves} moves within a budget of 2: mean latency falls by ")
+    assert "Gain against moves" in result.stdout
+    assert f"The plan is written to {out}" in result.stdout
+
+
+def test_figures_come_as_json_with_every_move(plan: Path, drifted: Path) -> None:
+    out, result = rebalance(plan, drifted, "--max-moves", 2, "--json")
+    said = json.loads(result.stdout)
+    assert said["plan"] == str(out)
+    assert [point["budget"] for point in said["curve"]] == [0, 1, 2, None]
+    assert said["curve"][0]["gain"] == {"mean": 0, "low": 0, "high": 0}
+    decided = [point["selection_us"] for point in said["curve"]]
+    assert decided == sorted(decided, reverse=True)
+    old, new = read_plan(plan).layers[1].placement.slots, read_plan(out).layers[1].placement.slots
+    moves = [move for chunk in said["chunks"] for moves in chunk["rounds"] for move in moves]
+    assert len(moves) == said["moves"] == said["asked"]["moves"]
+    for move in moves:
+        assert move["expert"] in old[move["source"]]
+        assert new[move["target"], move["slot"]] == move["expert"]
+    assert said["bytes"] == said["moves"] * said["expert_bytes"]
+    assert (said["transfer_us"] > 0) == (said["moves"] > 0)
+
+
+def test_a_budget_of_nothing_leaves_the_placement(plan: Path, drifted: Path) -> None:
+    for budget in (("--max-moves", 0), ("--max-bytes", 1e6)):
+        out, result = rebalance(plan, drifted, *budget)
+        assert result.exit_code == 0, result.output
+        assert "The placement stays as it is" in result.stdout
+        assert read_plan(out).layers[1].placement.slots.tolist() == read_plan(plan).layers[1].placement.slots.tolist()
+
+
+def test_moves_that_do_not_pay_are_not_made(plan: Path, drifted: Path) -> None:
+    out, result = rebalance(plan, drifted, "--max-moves", 2, "--min-gain", 0.99)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("The plan is left as it is: ")
+    assert json.loads(out.read_text()) == json.loads(plan.read_text())
+
+
+def test_a_budget_in_bytes_is_one_of_whole_experts(plan: Path, drifted: Path) -> None:
+    """An expert of DeepSeek-V3's size, which the small model is taken to have, is 24,772,608 bytes in bfp4."""
+    _, result = rebalance(plan, drifted, "--max-bytes", 2 * 24_772_608 + 5, "--json")
+    assert json.loads(result.stdout)["asked"]["budget"] == 2
+
+
+def test_without_a_budget_the_curve_ends_without_a_limit(plan: Path, drifted: Path) -> None:
+    _, result = rebalance(plan, drifted, "--json")
+    said = json.loads(result.stdout)
+    assert said["asked"]["budget"] is None
+    assert [point["budget"] for point in said["curve"]] == [0, 1, 3, 6, None]
+
+
+def test_a_servers_file_is_rebalanced_by_the_servers_rule(drifted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "location.json"
+    row = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]
+    path.write_text(json.dumps({"physical_to_logical_map": [row] * 3}))
+    more = (
+        "--top-k",
+        2,
+        "--mesh",
+        "2x2",
+        "--first-moe-layer",
+        0,
+        "--hardware",
+        "h800",
+        "--layer",
+        "1",
+        "--max-moves",
+        2,
+    )
+    out, result = rebalance(path, drifted, *more)
+    assert result.exit_code == 0, result.output
+    found = read_plan(out)
+    assert found.policy == "sglang-static"
+    assert found.layers[0].placement.slots.ravel().tolist() == row
+    assert found.layers[1].placement.weights_to_load(found.layers[0].placement) <= 2
+
+
+def test_several_layers_share_a_budget(drifted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "location.json"
+    path.write_text(json.dumps({"physical_to_logical_map": [[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]] * 3}))
+    more = ("--top-k", 2, "--mesh", "2x2", "--first-moe-layer", 0, "--hardware", "h800", "--routing", "even-source")
+    out, result = rebalance(path, drifted, *more, "--max-moves", 4, "--layers-per-chunk", 2, "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert sum(said["asked"]["layers"].values()) == said["moves"] <= 4
+    assert all(len(chunk["layers"]) <= 2 for chunk in said["chunks"])
+    assert read_plan(out).policy == "even-source"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--max-moves", 2, "--max-bytes", 1e9), "--max-bytes: a budget is given in moves or in bytes, not in both"),
+        (("--layer", 2), "--layer: the plan has no layer 2; it has 1"),
+        (("--routing", "even-source,nearest"), "names 2 policies; give one of"),
+        (("--routing", "nowhere"), "--routing: 'nowhere' is not a known policy"),
+        (("--routing", "optimal", "--server", "vllm"), "vLLM does not run 'optimal'"),
+        (("--mesh", "2x2"), "--mesh is for a server's file"),
+        (("--top-k", 2), "--top-k is for a server's file"),
+        (("--replicas", 3), "the current plan breaks what is asked for: layer 1 has 4 replicas beyond one"),
+        (("--from", "nothing"), "--from: "),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(
+    plan: Path, drifted: Path, more: tuple[object, ...], said: str
+) -> None:
+    out, result = rebalance(plan, drifted, *more)
+    assert said in fault(result)
+    assert not out.exists()
+
+
+def test_counts_are_refused(plan: Path, tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"
+    path.write_text(json.dumps({"logical_count": [[9, 1, 1, 1, 5, 1, 1, 1]] * 2}))
+    assert "rebalancing needs token traces" in fault(rebalance(plan, path)[1])
+
+
+@pytest.mark.parametrize("name", ["plan", *FILES])
+def test_whatever_a_damaged_file_holds_it_is_refused_in_one_line(name: str, plan: Path, tmp_path: Path) -> None:
+    """Every tenth part of a plan and of each server's file, with and without a byte exchanged in the middle."""
+    content, path = plan.read_bytes() if name == "plan" else FILES[name], tmp_path / "damaged"
+    for part in range(1, 10):
+        cut = content[: len(content) * part // 10]
+        for damaged in (cut, cut[: len(cut) // 2] + b"\x00" + cut[len(cut) // 2 + 1 :]):
+            path.write_bytes(damaged)
+            one_line(ValueError(fault(run("rebalance", path, tmp_path / "none", "-o", tmp_path / "new.json"))))
+    assert not (tmp_path / "new.json").exists()
