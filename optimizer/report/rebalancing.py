@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from optimizer.planning.rebalancing.plan import CurvePoint, RebalancedPlan
+from optimizer.planning.rebalancing.plan import CurvePoint, LayerPoint, RebalancedPlan
 from optimizer.planning.rebalancing.rounds import Chunk
 from optimizer.report.tables import Part, make_table
 from optimizer.statistics.loads import PairedGain
@@ -19,6 +19,7 @@ INTERVAL_SAID = (
 def parts(found: RebalancedPlan) -> list[Part]:
     """The verdict in words, the table of the curve, how its intervals are made, and the table of the moves."""
     shown: list[Part] = [verdict(found), curve_table(found), INTERVAL_SAID]
+    shown += [bound_said(layer, point) for layer, point in found.asked.layers.items() if point.expected is not None]
     return shown if not found.chunks else [*shown, moves_table(found)]
 
 
@@ -90,6 +91,15 @@ def curve_table(found: RebalancedPlan) -> Table:
     return table
 
 
+def bound_said(layer: int, point: LayerPoint) -> str:
+    """A sentence with the bound that holds for all placements of a layer within its budget."""
+    assert point.expected is not None
+    return (
+        f"Layer {layer}: no placement {_within(point.most)} has an expected imbalance under even split below "
+        f"{point.expected.least:.3f}, on train batches; this one has {point.expected.reached:.3f}."
+    )
+
+
 def moves_table(found: RebalancedPlan) -> Table:
     """A table with a row for each kind of link that moves pass."""
     moves = sum(len(moves) for chunk in found.chunks for moves in chunk.rounds)
@@ -129,6 +139,9 @@ def _point(point: CurvePoint) -> dict[str, Any]:
         "imbalance": point.imbalance,
         "selection_us": point.selection_us,
         "layers": {str(layer): each.moves for layer, each in point.layers.items()},
+        "expected_imbalance": {
+            str(layer): each.expected._asdict() for layer, each in point.layers.items() if each.expected is not None
+        },
     }
 
 

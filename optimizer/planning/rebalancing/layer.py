@@ -5,14 +5,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from formulations.kit.arrays import Floats
+from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import CompilationEnded, compiling_until
+from formulations.kit.outcome import Outcome
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import MoveBudget, Problem
 from optimizer.planning.candidates import SearchShare
 from optimizer.planning.hint_choice import choose_hints
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.pool import LayerJudge
+from optimizer.planning.rebalancing.expected import ExpectedBound, expected_bound, formulated
 from optimizer.planning.rebalancing.relabelling import relabelled, with_slots_kept
 from optimizer.planning.rebalancing.search import brought_nearer, planned_afresh, within_budget
 from optimizer.routing.hints import HintSettings
@@ -85,7 +87,7 @@ class Rebalanced:
     most: the budget, None for no limit. moves: how many weights devices must load. selection_us: what decided, on
     selection batches: `Candidates.value` times the mean of the latency figures of the placement in force. before,
     after: the placement in force and the new one, judged on the same test batches under the same policy; what the
-    policy learns is learnt anew for both.
+    policy learns is learnt anew for both. expected: a bound for even split, where the layer is small.
     """
 
     most: int | None
@@ -95,6 +97,7 @@ class Rebalanced:
     selection_us: float
     before: SimulationReport
     after: SimulationReport
+    expected: ExpectedBound | None
 
     @cached_property
     def gain(self) -> PairedGain:
@@ -106,11 +109,12 @@ class Rebalanced:
 class LayerCurve:
     """The placements that were found for one layer, from which a budget's best is taken and judged.
 
-    budgets: for which a search has run, ascending.
+    budgets: for which a search has run, ascending; outcomes: of the formulation for a budget, for small layers.
     """
 
     candidates: Candidates
     budgets: tuple[int, ...]
+    outcomes: dict[int, Outcome[Ints]] = field(default_factory=dict)
     tested: dict[bytes, SimulationReport] = field(default_factory=dict)
 
     @property
@@ -128,7 +132,9 @@ class LayerCurve:
         best, current = self.candidates.best(most), self.candidates.current
         selection_us = self.candidates.value(best) * float(self.candidates.first.judged[LATENCIES].mean())
         reports = self._test(current), self._test(best.placement)
-        return Rebalanced(most, current, best.placement, best.moves, selection_us, *reports)
+        outcome = None if most is None else self.outcomes.get(most)
+        expected = None if outcome is None else expected_bound(self.judge.problem, outcome, best.placement)
+        return Rebalanced(most, current, best.placement, best.moves, selection_us, *reports, expected)
 
     def points(self) -> list[Rebalanced]:
         """What no move, each of the budgets and no limit win."""
@@ -214,6 +220,19 @@ def _fill(curve: LayerCurve, options: SolveOptions, effort: Effort, progress: Pr
         iterations = None if effort.iterations is None else effort.iterations // len(curve.budgets)
         told = lambda stage, share: progress(f"within {most} moves", share)  # noqa: B023, E731
         spell = SearchShare(SearchBudget(effort.deadline, until, iterations), effort.seed, effort.jobs, told)
-        budget, start = MoveBudget(candidates.current, most), candidates.best(most).placement
+        budget = MoveBudget(candidates.current, most)
+        _formulate(curve, budget, effort)
+        start = candidates.best(most).placement
         for placement in within_budget(judge, budget, start, spell, options):
             candidates.add(placement)
+
+
+def _formulate(curve: LayerCurve, budget: MoveBudget, effort: Effort) -> None:
+    """Keep what the formulation says of a budget, and judge its placement, which knows no other constraint."""
+    problem = curve.judge.problem
+    outcome = formulated(problem, budget, effort)
+    if outcome is None:
+        return
+    curve.outcomes[budget.most] = outcome
+    if outcome.value is not None and not problem.violations(found := Placement(outcome.value)):
+        curve.candidates.add(found)

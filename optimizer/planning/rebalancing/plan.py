@@ -17,6 +17,7 @@ from optimizer.planning.bounds import Gap, bound_any, gaps, reached_by
 from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import part_of, provenance_of
+from optimizer.planning.rebalancing.expected import ExpectedBound
 from optimizer.planning.rebalancing.layer import LayerCurve, Rebalanced, curve_of, parts_of
 from optimizer.planning.rebalancing.rounds import Chunk, chunks
 from optimizer.planning.rebalancing.transfer import TransferTime, WeightLinks
@@ -71,7 +72,7 @@ class MoveLimits:
 class LayerPoint:
     """What one layer has within a budget of moves, None for no limit: its part of a plan, with figures on test batches;
     moves: those that it takes; selection_us: as of `Rebalanced`; latency_us `[batch]`:
-    on test batches; imbalance: mean on test batches."""
+    on test batches; imbalance: mean on test batches; expected: as of `Rebalanced`."""
 
     most: int | None
     moves: int
@@ -79,6 +80,7 @@ class LayerPoint:
     selection_us: float
     latency_us: Floats
     imbalance: float
+    expected: ExpectedBound | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,14 +239,14 @@ def _layer_points(
         key = point.placement.slots.tobytes()
         if key not in parts:
             parts[key] = _point(curve, point, gaps(bounds, reached_by(point.after)), provenance)
-        found.append(replace(parts[key], most=point.most))
+        found.append(replace(parts[key], most=point.most, expected=point.expected))
     return found, curve.hints
 
 
 def _point(curve: LayerCurve, point: Rebalanced, found: Sequence[Gap], provenance: dict[str, object]) -> LayerPoint:
     part = part_of(curve.judge, point.placement, point.after, found, provenance)
     figures = point.selection_us, point.after.latency_us, float(point.after.imbalance.mean())
-    return LayerPoint(point.most, point.moves, part, *figures)
+    return LayerPoint(point.most, point.moves, part, *figures, point.expected)
 
 
 def _shared(points: Mapping[int, Sequence[LayerPoint]], grid: Sequence[int], most: int | None) -> CurvePoint:

@@ -10,6 +10,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import solve
+from optimizer.planning.rebalancing.expected import expected_bound
 from optimizer.planning.rebalancing.layer import LayerCurve, curve_of, parts_of, rebalance_layer
 from optimizer.search.choose import DECISIVE, figures
 from optimizer.traces.batches import Sets
@@ -58,6 +59,18 @@ def test_gains_are_of_test_batches_under_one_policy(curve: LayerCurve) -> None:
     assert point.gain.mean == pytest.approx(1 - point.after.latency_us.mean() / point.before.latency_us.mean())
     assert point.gain.low <= point.gain.mean <= point.gain.high
     assert curve.at(0).gain == (0, 0, 0)
+
+
+def test_a_bound_holds_for_all_that_was_tried(curve: LayerCurve) -> None:
+    problem = curve.judge.problem
+    for most in curve.budgets:
+        bound = curve.at(most).expected
+        assert bound is not None
+        assert bound == expected_bound(problem, curve.outcomes[most], curve.at(most).placement)
+        for candidate in curve.candidates.found.values():
+            if candidate.moves <= most:
+                assert expected_bound(problem, curve.outcomes[most], candidate.placement).reached >= bound.least - 1e-9
+    assert curve.at(None).expected is None
 
 
 def test_the_seed_alone_decides_where_moves_are_counted() -> None:
