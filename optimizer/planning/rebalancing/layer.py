@@ -15,7 +15,7 @@ from optimizer.planning.hint_choice import choose_hints
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.pool import LayerJudge
 from optimizer.planning.rebalancing.expected import ExpectedBound, expected_bound, formulated
-from optimizer.planning.rebalancing.relabelling import relabelled, with_slots_kept
+from optimizer.planning.rebalancing.relabelling import refilled, relabelled, with_slots_kept
 from optimizer.planning.rebalancing.search import brought_nearer, planned_afresh, within_budget
 from optimizer.routing.hints import HintSettings
 from optimizer.routing.policies import REMEMBERING
@@ -234,5 +234,8 @@ def _formulate(curve: LayerCurve, budget: MoveBudget, effort: Effort) -> None:
     if outcome is None:
         return
     curve.outcomes[budget.most] = outcome
-    if outcome.value is not None and not problem.violations(found := Placement(outcome.value)):
+    if outcome.value is None:
+        return
+    found = refilled(budget.current, Placement(outcome.value))
+    if not problem.violations(found):
         curve.candidates.add(found)

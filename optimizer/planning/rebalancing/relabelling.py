@@ -45,6 +45,13 @@ def with_slots_kept(current: Placement, target: Placement) -> Placement:
     return Placement(slots)
 
 
+def refilled(current: Placement, target: Placement) -> Placement:
+    """The target with the present experts in slots that it would empty: many servers want no slot empty, and nothing
+    has to be loaded for it."""
+    kept = with_slots_kept(current, target).slots
+    return Placement(np.where(kept == EMPTY, current.slots, kept))
+
+
 def _common(current: Placement, target: Placement) -> Ints:
     """How many experts a device of the target has in common with a device of the current placement,
     `[target device, current device]`."""

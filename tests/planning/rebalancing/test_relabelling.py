@@ -8,7 +8,7 @@ from random_problems import random_placement
 
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import EMPTY, Placement
-from optimizer.planning.rebalancing.relabelling import relabelled, with_slots_kept
+from optimizer.planning.rebalancing.relabelling import refilled, relabelled, with_slots_kept
 
 SEEDS = range(12)
 SQUARE = Mesh(2, 2, 3)
@@ -76,6 +76,16 @@ def test_rows_stay_together_where_they_are_exchanged_as_a_whole(seed: int) -> No
     ]  # fmt: skip
     assert min(loaded(current, placement) for placement in together) == min(by_rows)
     assert loaded(current, found[-1]) <= min(by_rows)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_slot_is_emptied(seed: int) -> None:
+    current, target = pair(seed)
+    emptied = np.where(np.random.default_rng(seed).random(target.slots.shape) < 0.3, EMPTY, target.slots)
+    full = refilled(current, Placement(emptied))
+    assert not ((full.slots == EMPTY) & (current.slots != EMPTY)).any()
+    assert not [fault for fault in full.violations(9, 4, 3) if "twice" in fault]
+    assert loaded(current, full) == loaded(current, Placement(emptied))
 
 
 def test_a_placement_with_its_devices_exchanged_costs_nothing() -> None:
