@@ -232,8 +232,8 @@ def _foreign(path: Path) -> str | None:
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"]) or "the file"
-    if where == "format" and fault["type"] == "missing":
-        return "is no plan, as it has no key format; give one that `moeplan solve` wrote"
+    if where in ("format", "version") and fault["type"] == "missing":
+        return f"is no plan, as it has no key {where}; give one that `moeplan solve` wrote"
     if where in ("format", "version"):
         wanted = FORMAT if where == "format" else VERSION
         return f"{where} is {fault['input']!r}, but this moeplan reads {wanted!r}"

@@ -92,6 +92,7 @@ def test_the_package_has_a_version_in_a_checkout_that_is_not_installed() -> None
         "api.planning",
         "api.models",
         "api.judging",
+        "api.rebalancing",
         "api.traces",
         "api.serving",
         "runtime.router",

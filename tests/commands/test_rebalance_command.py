@@ -1,6 +1,8 @@
 """The command `rebalance`, as a user meets it."""
 
 import json
+from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,39 @@ def test_whatever_a_damaged_file_holds_it_is_refused_in_one_line(name: str, plan
             path.write_bytes(damaged)
             one_line(ValueError(fault(run("rebalance", path, tmp_path / "none", "-o", tmp_path / "new.json"))))
     assert not (tmp_path / "new.json").exists()
+
+
+STRANGE: tuple[Any, ...] = (None, -1, 1e300, "x", [], {}, [[]], True)
+"""What stands in place of a part of a plan or of a server's file."""
+
+
+def with_parts_exchanged(content: Any) -> Iterator[Any]:
+    """The content with each of its parts in turn replaced by something strange, and with each left out."""
+    keys = (
+        list(content) if isinstance(content, dict) else range(min(len(content), 2)) if isinstance(content, list) else []
+    )
+    for key in keys:
+        for value in STRANGE:
+            changed = copy(content)
+            changed[key] = value
+            yield changed
+        changed = copy(content)
+        del changed[key]
+        yield changed
+        for inner in with_parts_exchanged(content[key]):
+            changed = copy(content)
+            changed[key] = inner
+            yield changed
+
+
+@pytest.mark.parametrize("kind", ["plan", "sglang", "vllm-ascend", "vllm"])
+def test_strange_values_are_refused_in_one_line(kind: str, plan: Path, tmp_path: Path) -> None:
+    """There are no traces, so that a file in which nothing is wrong is refused, too."""
+    path = tmp_path / "strange"
+    content = json.loads(plan.read_text() if kind == "plan" else FILES[kind])
+    if kind == "plan":
+        for key in ("quality", "bounds", "load", "share"):  # read as they are, or not at all
+            content["layers"]["1"].pop(key, None)
+    for changed in with_parts_exchanged(content):
+        path.write_text(json.dumps(changed))
+        one_line(ValueError(fault(run("rebalance", path, tmp_path / "none", "-o", tmp_path / "new.json"))))
