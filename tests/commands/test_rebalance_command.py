@@ -17,7 +17,7 @@ from optimizer.planning.plan_file import read_plan
 
 pytestmark = pytest.mark.usefixtures("few_batches")
 
-QUICK = ("--time-limit", "20", "--iterations", "200", "--jobs", "1", "--batch-tokens", "24")
+QUICK = ("--time-limit", "600", "--iterations", "200", "--jobs", "1", "--batch-tokens", "24")
 
 
 def rebalance(current: Path, traces: Path, *more: object) -> tuple[Path, Any]:
@@ -64,6 +64,14 @@ def test_figures_come_as_json_with_every_move(plan: Path, drifted: Path) -> None
         assert new[move["target"], move["slot"]] == move["expert"]
     assert said["bytes"] == said["moves"] * said["expert_bytes"]
     assert (said["transfer_us"] > 0) == (said["moves"] > 0)
+
+
+def test_the_simulator_gives_what_the_curve_says(plan: Path, drifted: Path) -> None:
+    """On the same traces a plan is judged by the test requests alone."""
+    out, result = rebalance(plan, drifted, "--max-moves", 2, "--json")
+    judged = json.loads(run("simulate", out, drifted, "--json").stdout)["layers"]["1"]
+    said = json.loads(result.stdout)["asked"]["latency_us"]
+    assert judged["latency_us"]["mean"] == pytest.approx(said["mean"])
 
 
 def test_a_budget_of_nothing_leaves_the_placement(plan: Path, drifted: Path) -> None:

@@ -25,9 +25,9 @@ from optimizer.simulation.report import SimulationReport
 from optimizer.statistics.loads import PairedGain, paired_gain
 from optimizer.traces.batches import Sets
 
-FRESH_SHARE = 0.45
-"""The share of the time for a plan without a limit to moves: what is best far from the current plan, and the end of the
-curve. The searches within budgets share the rest. Not tuned."""
+FRESH_SHARE, UNLIMITED_SHARE = 0.45, 0.75
+"""The share of the time for a plan without a limit to moves, where a budget is wanted and where none is: it is what is
+best far from the current plan, and the end of the curve. The searches within budgets share the rest. Not tuned."""
 
 JUDGING_SHARE = 0.1
 """The share of the time that is left for judging on test batches."""
@@ -180,10 +180,14 @@ def curve_of(
     effort: Effort | None = None,
     progress: Progress = silent,
     hints: HintSettings | None = None,
+    limited: bool = True,
 ) -> LayerCurve:
     """The placements found for a layer within each of the budgets, and without a limit; parameters as of
-    `rebalance_layer`. hints: how hints are made for a policy that chooses by them, None to choose it here, by what is
-    best for the placement in force."""
+    `rebalance_layer`.
+
+    hints: how hints are made for a policy that chooses by them, None to choose it here, by what is best for the
+    placement in force. limited: whether a budget is what is wanted, and not the plan without a limit.
+    """
     effort, (policy,) = effort or options.effort(), options.routings
     started = replace(problem, start=current, budget=None)
     judge = LayerJudge(started, sets, replace(options.conditions, routing=policy))
@@ -194,16 +198,18 @@ def curve_of(
     effort.cancel.heed()
     if not effort.cancel.asked:
         with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):
-            _fill(curve, options, effort, progress)
+            _fill(curve, options, effort, progress, FRESH_SHARE if limited else UNLIMITED_SHARE)
     return curve
 
 
-def _fill(curve: LayerCurve, options: SolveOptions, effort: Effort, progress: Progress) -> None:
-    """Search: without a limit, from what that finds back to the budgets, then within each budget, the least first."""
+def _fill(curve: LayerCurve, options: SolveOptions, effort: Effort, progress: Progress, share: float) -> None:
+    """Search: without a limit in this share of the time, from what that finds back to the budgets, then within each
+    budget, the least first."""
     candidates, judge = curve.candidates, curve.judge
     now = effort.deadline.elapsed()
     end = now + (1 - JUDGING_SHARE) * max(effort.deadline.seconds - now, 0.0)
-    fresh = planned_afresh(judge.problem, judge.sets, options, effort, now + FRESH_SHARE * (end - now), progress)
+    until = now + (share if curve.budgets else 1.0) * (end - now)
+    fresh = planned_afresh(judge.problem, judge.sets, options, effort, until, progress)
     for placement in fresh:
         exchanged = [*relabelled(candidates.current, placement, judge.problem.mesh)]
         for kept in exchanged:

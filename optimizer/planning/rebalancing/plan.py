@@ -11,7 +11,7 @@ from formulations.choice.slot_budget import share_budget
 from formulations.kit.arrays import Floats
 from optimizer.domain.cost import Cost
 from optimizer.domain.placement import Placement
-from optimizer.domain.problem import make_problem
+from optimizer.domain.problem import Problem, make_problem
 from optimizer.errors import InputError
 from optimizer.planning.bounds import Gap, bound_any, gaps, reached_by
 from optimizer.planning.options import Effort, Progress, SolveOptions
@@ -25,6 +25,7 @@ from optimizer.routing.hints import HintSettings
 from optimizer.routing.policies import REMEMBERING, price_us
 from optimizer.search.stop import Deadline
 from optimizer.statistics.loads import PairedGain, paired_gain
+from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
 
 SHARES_OF_LAYERS = (1 / 4, 1 / 2, 1, 2, 4)
@@ -166,15 +167,13 @@ def rebalance_plan(
     """
     expert_bytes = cost.expert_bytes(current.model)
     budget = limits.moves(expert_bytes)
-    grid = _grid(current, budget, len(layers))
+    work = _Work(current, cost, options, _grid(current, budget, len(layers)), budget is not None)
     points: dict[int, list[LayerPoint]] = {}
     hints: HintSettings | None = None
     for number, layer in enumerate(layers):
         told = partial(_told, progress, layer, number, len(layers))
-        of_layer = _part(effort, len(layers) - number)
-        found = _layer_points(current, sources(layer), layer, cost, grid, options, of_layer, told, hints)
-        points[layer], hints = found
-    curve = tuple(_shared(points, grid, most) for most in _totals(current, budget, len(layers)))
+        points[layer], hints = work.points(sources(layer), layer, _part(effort, len(layers) - number), told, hints)
+    curve = tuple(_shared(points, work.grid, most) for most in _totals(current, budget, len(layers)))
     asked = next(point for point in curve if point.most == budget)
     pays = limits.min_gain is None or (asked.gain.mean >= limits.min_gain and asked.gain.low > 0)
     made = _made(current, asked, cost, options, hints)
@@ -211,39 +210,50 @@ def _grid(current: Plan, budget: int | None, layers: int) -> tuple[int, ...]:
     return tuple(sorted({min(most, current.mesh.slots) for most in totals} - {0}))
 
 
-def _layer_points(
-    current: Plan,
-    source: Source,
-    layer: int,
-    cost: Cost,
-    grid: Sequence[int],
-    options: SolveOptions,
-    effort: Effort,
-    progress: Progress,
-    hints: HintSettings | None,
-) -> tuple[list[LayerPoint], HintSettings]:
-    """A layer's points at no move, at each budget of the grid and without a limit; and how hints are made for it."""
-    sets, placement = source.sets(layer), current.layers[layer].placement
-    load = sets.train.load(current.model.experts)
-    problem = make_problem(current.model, current.mesh, cost, load, options.constraints, layer)
-    problem = replace(problem, layers_before=current.before(layer))
-    if faults := problem.violations(placement):
-        raise InputError(f"the current plan breaks what is asked for: layer {layer} has {'; '.join(faults)}", "current")
-    curve = curve_of(problem, sets, placement, grid, options, effort, progress, hints)
-    progress("judging", 1.0)
-    provenance = provenance_of(source, layer, sets, options.seed) | {"method": "rebalance"}
-    bounds = [] if effort.cancel.asked else bound_any(sets.test, problem.model, problem.mesh, cost)
-    parts: dict[bytes, LayerPoint] = {}
-    found = []
-    for point in curve.points():
-        key = point.placement.slots.tobytes()
-        if key not in parts:
-            parts[key] = _point(curve, point, gaps(bounds, reached_by(point.after)), provenance)
-        found.append(replace(parts[key], most=point.most, expected=point.expected))
-    return found, curve.hints
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What all layers of a run have in common. grid: the budgets for which each is searched; limited: whether a budget
+    is what is wanted in the end."""
+
+    current: Plan
+    cost: Cost
+    options: SolveOptions
+    grid: tuple[int, ...]
+    limited: bool
+
+    def points(
+        self, source: Source, layer: int, effort: Effort, progress: Progress, hints: HintSettings | None
+    ) -> tuple[list[LayerPoint], HintSettings]:
+        """A layer's points at no move, at each budget of the grid and without a limit; and how hints are made for it,
+        where `hints` does not say."""
+        sets = source.sets(layer)
+        problem, placement = self._problem(layer, sets), self.current.layers[layer].placement
+        asked = self.options, effort, progress, hints, self.limited
+        curve = curve_of(problem, sets, placement, self.grid, *asked)
+        progress("judging", 1.0)
+        provenance = provenance_of(source, layer, sets, self.options.seed) | {"method": "rebalance"}
+        bounds = [] if effort.cancel.asked else bound_any(sets.test, problem.model, problem.mesh, self.cost)
+        parts: dict[bytes, LayerPoint] = {}
+        found = []
+        for point in curve.points():
+            key = point.placement.slots.tobytes()
+            if key not in parts:
+                parts[key] = _point(curve, point, gaps(bounds, reached_by(point.after)), provenance)
+            found.append(replace(parts[key], most=point.most, expected=point.expected))
+        return found, curve.hints
+
+    def _problem(self, layer: int, sets: Sets) -> Problem:
+        """The layer to be placed. Raises InputError where the placement in force breaks a constraint."""
+        current, load = self.current, sets.train.load(self.current.model.experts)
+        problem = make_problem(current.model, current.mesh, self.cost, load, self.options.constraints, layer)
+        if faults := problem.violations(current.layers[layer].placement):
+            said = f"the current plan breaks what is asked for: layer {layer} has {'; '.join(faults)}"
+            raise InputError(said, "current")
+        return replace(problem, layers_before=current.before(layer))
 
 
 def _point(curve: LayerCurve, point: Rebalanced, found: Sequence[Gap], provenance: dict[str, object]) -> LayerPoint:
+    """What a budget wins, without the arrays that only its figures are drawn from."""
     part = part_of(curve.judge, point.placement, point.after, found, provenance)
     figures = point.selection_us, point.after.latency_us, float(point.after.imbalance.mean())
     return LayerPoint(point.most, point.moves, part, *figures, point.expected)

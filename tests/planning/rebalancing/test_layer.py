@@ -22,7 +22,7 @@ def case(seed: int) -> tuple[Problem, Sets, Placement]:
 
 
 def options(policy: str) -> SolveOptions:
-    return SolveOptions(time_limit=60, iterations=300, routings=(policy,), jobs=1)
+    return SolveOptions(time_limit=600, iterations=300, routings=(policy,), jobs=1)
 
 
 @pytest.fixture(scope="module", params=["even-source", "hint-device", "vllm", "weights"])
