@@ -128,6 +128,25 @@ def test_a_servers_file_is_rebalanced_by_the_servers_rule(drifted: Path, tmp_pat
     assert found.layers[1].placement.weights_to_load(found.layers[0].placement) <= 2
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_every_servers_file_may_be_what_is_in_force(name: str, tmp_path: Path) -> None:
+    """Whatever a search finds, a budget of nothing leaves it there."""
+    rng, path = np.random.default_rng(0), tmp_path / "placement"
+    for number in range(12):
+        write_request(tmp_path / "traces" / f"r{number}.npz", request_experts(rng, 20, 5, 3, 1))
+    path.write_bytes(FILES[name])
+    named = ("--from", name) if name in ("vllm-json", "rtp-llm") else ()
+    more = ("--top-k", 1, "--mesh", "1x2", "--first-moe-layer", 0, "--max-moves", 0)
+    out, result = rebalance(path, tmp_path / "traces", *named, *more)
+    assert result.exit_code == 0, result.output
+    imported = tmp_path / "imported.json"
+    run("import", path, *named, *more[:-2], "-o", imported)
+    before, after = read_plan(imported), read_plan(out)
+    assert after.policy == before.policy
+    for layer, part in before.layers.items():
+        assert after.layers[layer].placement.slots.tolist() == part.placement.slots.tolist()
+
+
 def test_several_layers_share_a_budget(drifted: Path, tmp_path: Path) -> None:
     path = tmp_path / "location.json"
     path.write_text(json.dumps({"physical_to_logical_map": [[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]] * 3}))
