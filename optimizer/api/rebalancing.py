@@ -100,7 +100,8 @@ def rebalance(
     >>> own = Placement(np.array([[0, 1], [2, 3]]))
     >>> plan = Plan.of(own, 0, Model("tiny", 4, 0, 1), Hardware.of(mesh=Mesh(1, 2, 2)))
     >>> chosen = np.random.default_rng(0).integers(0, 4, (40, 32, 1))
-    >>> rebalance(plan, chosen, MoveLimits(most_moves=0)).found.moves
+    >>> wanted = SolveOptions(time_limit=20, iterations=200, routings=("even-source",))
+    >>> rebalance(plan, chosen, MoveLimits(most_moves=0), options=wanted).found.moves
     0
     """
     wanted = options or SolveOptions(routings=(current.policy,), unit=current.unit)

@@ -88,6 +88,22 @@ def test_a_cancelled_run_keeps_what_it_has() -> None:
     assert found.moves <= 3
 
 
+@pytest.mark.parametrize("stage", ["seeds", "within 3 moves"])
+def test_a_run_that_is_ended_in_its_midst_keeps_a_plan_within_its_budget(stage: str) -> None:
+    problem, sets, current = case(5)
+    wanted = options("even-source")
+    effort, told = wanted.effort(), []
+
+    def tell(now: str, share: float) -> None:
+        told.append(now)
+        if now == stage:
+            effort.cancel.ask()
+
+    found = rebalance_layer(problem, sets, current, 3, wanted, effort, tell)
+    assert stage in told
+    assert found.moves == found.placement.weights_to_load(current) <= 3
+
+
 @pytest.mark.parametrize(("budget", "parts"), [(0, ()), (1, (1,)), (2, (1, 2)), (24, (3, 6, 12, 24))])
 def test_parts_of_a_budget(budget: int, parts: tuple[int, ...]) -> None:
     assert parts_of(budget) == parts
