@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from optimizer.planning.plan_file import Plan as Plan
     from optimizer.planning.plan_file import read_plan as read_plan
     from optimizer.planning.plan_file import write_plan as write_plan
-    from optimizer.planning.rebalancing.plan import MoveLimits as MoveLimits
+    from optimizer.planning.rebalancing.budgets import MoveLimits as MoveLimits
     from optimizer.routing.hints import HintSettings as HintSettings
     from optimizer.runtime.router import Router as Router
     from optimizer.simulation.conditions import Conditions as Conditions
@@ -47,7 +47,7 @@ _HOME = {
     "Mesh": "optimizer.domain.mesh",
     "Model": "optimizer.domain.model",
     "ModelRun": "optimizer.api.models",
-    "MoveLimits": "optimizer.planning.rebalancing.plan",
+    "MoveLimits": "optimizer.planning.rebalancing.budgets",
     "Placement": "optimizer.domain.placement",
     "Plan": "optimizer.planning.plan_file",
     "Router": "optimizer.runtime.router",

@@ -14,7 +14,8 @@ from optimizer.planning.judge_plan import as_planned
 from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_file import Plan
-from optimizer.planning.rebalancing.plan import MoveLimits, RebalancedPlan, rebalance_plan
+from optimizer.planning.rebalancing.budgets import MoveLimits
+from optimizer.planning.rebalancing.plan import RebalancedPlan, rebalance_plan
 from optimizer.report import rebalancing as report
 from optimizer.report.rendering import Printable
 from optimizer.report.tables import Part

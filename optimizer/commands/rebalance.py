@@ -28,7 +28,7 @@ from optimizer.errors import InputError
 
 if TYPE_CHECKING:
     from optimizer.planning.plan_file import Plan
-    from optimizer.planning.rebalancing.plan import MoveLimits
+    from optimizer.planning.rebalancing.budgets import MoveLimits
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class LimitOptions:
 
     def limits(self) -> "MoveLimits":
         """The limits as the program's own type. Raises InputError for both of the budgets."""
-        from optimizer.planning.rebalancing.plan import MoveLimits
+        from optimizer.planning.rebalancing.budgets import MoveLimits
 
         return MoveLimits(self.most_moves, self.most_bytes, self.min_gain, self.layers_each)
 

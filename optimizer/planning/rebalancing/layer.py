@@ -32,9 +32,6 @@ best far from the current plan, and the end of the curve. The searches within bu
 JUDGING_SHARE = 0.1
 """The share of the time that is left for judging on test batches."""
 
-PARTS = (1 / 8, 1 / 4, 1 / 2)
-"""The parts of a budget for which a curve has points, besides the budget itself; as small budgets win most."""
-
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -164,11 +161,6 @@ def rebalance_layer(
     """
     found = curve_of(problem, sets, current, () if most is None else (most,), options, effort, progress)
     return found.at(most)
-
-
-def parts_of(budget: int) -> tuple[int, ...]:
-    """The budgets of a curve up to this budget, ascending; none that is 0."""
-    return tuple(sorted({round(part * budget) for part in (*PARTS, 1)} - {0}))
 
 
 def curve_of(

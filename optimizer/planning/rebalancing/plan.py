@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from math import inf
 
 import numpy as np
 
@@ -17,8 +16,9 @@ from optimizer.planning.bounds import Gap, bound_any, gaps, reached_by
 from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import part_of, provenance_of
+from optimizer.planning.rebalancing.budgets import MoveLimits, budgets_of_layers, totals
 from optimizer.planning.rebalancing.expected import ExpectedBound
-from optimizer.planning.rebalancing.layer import LayerCurve, Rebalanced, curve_of, parts_of
+from optimizer.planning.rebalancing.layer import LayerCurve, Rebalanced, curve_of
 from optimizer.planning.rebalancing.rounds import Chunk, chunks
 from optimizer.planning.rebalancing.transfer import TransferTime, WeightLinks
 from optimizer.routing.hints import HintSettings
@@ -27,46 +27,6 @@ from optimizer.search.stop import Deadline
 from optimizer.statistics.loads import PairedGain, paired_gain
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
-
-SHARES_OF_LAYERS = (1 / 4, 1 / 2, 1, 2, 4)
-"""The budgets that a layer of several may get, as multiples of its equal part; not tuned."""
-
-USUAL_PARTS = (0.05, 0.1, 0.25, 0.5)
-"""The points of a curve where no budget is given, as shares of all slots."""
-
-
-@dataclass(frozen=True)
-class MoveLimits:
-    """What a rebalancing may do.
-
-    most_moves: expert weights that devices may load, all layers together, None for any number. most_bytes: the same in
-    bytes of weights. min_gain: the share of the mean latency that moves must save at least, such as 0.02, None for any.
-    layers_each: how many layers change together. Raises InputError for numbers out of range.
-    """
-
-    most_moves: int | None = None
-    most_bytes: float | None = None
-    min_gain: float | None = None
-    layers_each: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("most_moves", 0), ("most_bytes", 0), ("layers_each", 1)):
-            value = getattr(self, name)
-            if value is not None and not least <= value < inf:
-                raise InputError(f"{value} is not a number from {least} on", name)
-        if self.min_gain is not None and not 0 <= self.min_gain < 1:
-            raise InputError(f"a share of the latency lies in 0..1, not at {self.min_gain}", "min_gain")
-        if self.most_moves is not None and self.most_bytes is not None:
-            raise InputError("a budget is given in moves or in bytes, not in both", "most_bytes")
-
-    def moves(self, expert_bytes: float | None) -> int | None:
-        """The budget in moves, None for no limit. Raises InputError for a budget in bytes where those of an expert are
-        not known."""
-        if self.most_bytes is None:
-            return self.most_moves
-        if expert_bytes is None:
-            raise InputError("the hardware does not say how many bytes an expert has; limit the moves", "most_bytes")
-        return int(self.most_bytes // expert_bytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,13 +127,13 @@ def rebalance_plan(
     """
     expert_bytes = cost.expert_bytes(current.model)
     budget = limits.moves(expert_bytes)
-    work = _Work(current, cost, options, _grid(current, budget, len(layers)), budget is not None)
+    work = _Work(current, cost, options, budgets_of_layers(budget, len(layers), current.mesh.slots), budget is not None)
     points: dict[int, list[LayerPoint]] = {}
     hints: HintSettings | None = None
     for number, layer in enumerate(layers):
         told = partial(_told, progress, layer, number, len(layers))
         points[layer], hints = work.points(sources(layer), layer, _part(effort, len(layers) - number), told, hints)
-    curve = tuple(_shared(points, work.grid, most) for most in _totals(current, budget, len(layers)))
+    curve = tuple(_shared(points, work.grid, most) for most in totals(budget, len(layers) * current.mesh.slots))
     asked = next(point for point in curve if point.most == budget)
     pays = limits.min_gain is None or (asked.gain.mean >= limits.min_gain and asked.gain.low > 0)
     made = _made(current, asked, cost, options, hints)
@@ -192,22 +152,6 @@ def _part(effort: Effort, layers_left: int) -> Effort:
     """What one of the layers that are left may spend: an equal part of the time that is left."""
     seconds = effort.deadline.remaining() / layers_left
     return replace(effort, deadline=Deadline(seconds, cancel=effort.deadline.cancel))
-
-
-def _totals(current: Plan, budget: int | None, layers: int) -> list[int | None]:
-    """The budgets of the curve's points: nothing, parts of the budget, all of it, and no limit."""
-    if budget is None:
-        slots = layers * current.mesh.slots
-        return [0, *sorted({round(part * slots) for part in USUAL_PARTS} - {0}), None]
-    return [0, *parts_of(budget), None]
-
-
-def _grid(current: Plan, budget: int | None, layers: int) -> tuple[int, ...]:
-    """The budgets for which each layer is searched, ascending: what a layer may get of the points of the curve."""
-    totals = [most for most in _totals(current, budget, layers) if most]
-    if layers > 1 and totals:
-        totals = [round(share * totals[-1] / layers) for share in SHARES_OF_LAYERS]
-    return tuple(sorted({min(most, current.mesh.slots) for most in totals} - {0}))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from optimizer.domain.problem import Problem
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.rebalancing.expected import expected_bound
-from optimizer.planning.rebalancing.layer import LayerCurve, curve_of, parts_of, rebalance_layer
+from optimizer.planning.rebalancing.layer import LayerCurve, curve_of, rebalance_layer
 from optimizer.search.choose import DECISIVE, figures
 from optimizer.traces.batches import Sets
 
@@ -102,8 +102,3 @@ def test_a_run_that_is_ended_in_its_midst_keeps_a_plan_within_its_budget(stage: 
     found = rebalance_layer(problem, sets, current, 3, wanted, effort, tell)
     assert stage in told
     assert found.moves == found.placement.weights_to_load(current) <= 3
-
-
-@pytest.mark.parametrize(("budget", "parts"), [(0, ()), (1, (1,)), (2, (1, 2)), (24, (3, 6, 12, 24))])
-def test_parts_of_a_budget(budget: int, parts: tuple[int, ...]) -> None:
-    assert parts_of(budget) == parts
