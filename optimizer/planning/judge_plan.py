@@ -17,7 +17,7 @@ from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation
 from optimizer.statistics.checked import checked_source
 from optimizer.traces.composition import PHASES
-from optimizer.traces.source import BATCHES_PER_SET, Source, TraceInput
+from optimizer.traces.source import BATCHES_PER_SET, Source, TraceInput, batches_of
 
 
 def judge(
@@ -50,6 +50,7 @@ def judge(
         if unseen:
             notes.append(f"layer {layer} was planned on this trace: judged on its test part alone")
         chunks = source.stream(layer, unseen, batch_count)
+        expected = batch_count or (BATCHES_PER_SET if source.composition is None else batches_of(source.composition))
         simulations: list[Simulation] = []
         for chunk in chunks:
             if not simulations:
@@ -59,7 +60,7 @@ def judge(
                     notes.append(f"layer {layer}: next experts are estimated from the very requests that are judged")
             for simulation in simulations:
                 simulation.feed(chunk)
-            share = simulations[0].batches / (batch_count or BATCHES_PER_SET)
+            share = simulations[0].batches / expected
             progress(f"layer {layer}", (done + share) / len(layers))
         reports[layer] = [simulation.report() for simulation in simulations]
     return reports, notes + _untaught(plan, layers, cost, trials)

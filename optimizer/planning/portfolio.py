@@ -1,9 +1,10 @@
 """Which searches run for which routing policies, in what share of the time, and which of their results is best."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from formulations.kit.kernels import CompilationEnded, compiling_until
 from optimizer.domain.placement import Placement
@@ -21,7 +22,8 @@ from optimizer.planning.judged_pools import JudgedPools
 from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress
 from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING
-from optimizer.planning.rule_candidates import by_rule
+from optimizer.planning.rule_candidates import batches_of_few_users, by_rule
+from optimizer.routing.policies import FIXED
 from optimizer.search.choose import LATENCIES, SelectionGoal
 from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal
@@ -29,10 +31,16 @@ from optimizer.search.ring_state import RingDemand
 from optimizer.search.rule_loads import BY_NEARNESS, RULES
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import SearchBudget
+from optimizer.streams import Purpose, random_stream
 
 ABOVE_FLOOR = 0.02
 """Share of batches in which a device may have a tile too much, if links are to be what is left to win. Where tiles can
 still be won, the search for latency finds nothing that routing can use."""
+
+
+AS_GOOD_UNDER = {"even-source": FIXED}
+"""Policies for which the last placements are worth judging that a search for a rule finds, besides the rule's own: what
+they learn takes a second for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +96,8 @@ class Portfolio(JudgedPools):
     def _split_evenly(
         self, found: list[Candidate], effort: Effort, until: float, progress: Progress
     ) -> Iterator[Placement]:
-        search, share = SEARCHES[effort.search][0], self._even_share(effort)
-        if search is None or share == 0 or set(self.pools) <= {*RULES}:
+        search, share = SEARCHES[effort.search][0], self._even_share(effort) / (1 + len(self._rules))
+        if search is None or share == 0 or not self._beyond_rules:
             return iter(())
         goal, now = latency_goal(self.problem, self.sets.train, self.options.descent), effort.deadline.elapsed()
         spell = _spell(effort, now + share * max(until - now, 0.0), share, progress)
@@ -105,23 +113,33 @@ class Portfolio(JudgedPools):
         unit = pool.judge.conditions.unit or self.problem.cost.unit
         spell = _spell(effort, until, 1 - self._even_share(effort), progress)
         tiles, start = unit == "tiles" and leading in SPLITTING, pool.placements[pool.best()]
-        known = known_loads(self.problem, leading)
-        return split_at_best(self.problem.loose, start, tiles, known, search, spell, self.options)
+        problem = self._of_few_users(effort.seed) if leading in FIXED else self.problem
+        return split_at_best(problem.loose, start, tiles, known_loads(problem, leading), search, spell, self.options)
+
+    def _of_few_users(self, seed: int) -> Problem:
+        """The problem with batches of few users each, for policies that do not follow loads: where batches have many
+        users, all train batches hold the same requests, and a search fits these."""
+        few = batches_of_few_users(self.sets.train, random_stream(Purpose.RULE_SEARCH, seed, len(RULES)))
+        return replace(self.problem, load=few.load(self.problem.model.experts))
 
     def _offer_by_rule(self, found: list[Candidate], effort: Effort, until: float, progress: Progress) -> None:
-        """Judge what searches find whose objective is the load under a server's own rule, each for its rule alone."""
-        names = [name for name in self.pools if name in RULES]
+        """Judge what searches find whose objective is the load under a fixed rule, each for its rule, and the last ones
+        for the policies that it is as good for."""
         if SEARCHES[effort.search][0] is None:
             return
+        names, even = self._rules, self._even_share(effort)
+        others = self._beyond_rules
         for turn, name in enumerate(names):
-            now = effort.deadline.elapsed()
-            others = len(names) - turn - 1 + (len(self.pools) > len(names))
-            share = self._even_share(effort) / (1 + others)
-            spell = _spell(effort, now + share * max(until - now, 0.0), share, progress)
+            now, left = effort.deadline.elapsed(), len(names) - turn + others
+            end = now + even / left * max(until - now, 0.0)
+            spell = _spell(effort, end, even / (len(names) + others), progress)
+            last: deque[Placement] = deque(maxlen=FINALISTS)
             for placement in by_rule(name, self.problem, self.sets.train, found, self.options.descent, spell):
+                last.append(placement)
                 self._offer([placement], [name], effort, needed=True)
                 if name in BY_NEARNESS:
                     self._offer([placement], [name], effort, arranged=True)
+            self._offer([*last][::-1], AS_GOOD_UNDER.get(name, ()), effort, needed=True)
 
     def _shortened(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """What a search for the latency of column rings finds from the best candidate, where links alone are left to
@@ -151,10 +169,21 @@ class Portfolio(JudgedPools):
             self.options,
         )
 
+    @property
+    def _rules(self) -> list[str]:
+        """The rules that are searched for: those that are to be chosen from, or as good for what is."""
+        return [name for name in RULES if {name, *AS_GOOD_UNDER.get(name, ())} & set(self.pools)]
+
+    @property
+    def _beyond_rules(self) -> bool:
+        """Whether there are policies for which the searches for rules find nothing."""
+        return not set(self.pools) <= {*RULES, *FIXED}
+
     def _even_share(self, effort: Effort) -> float:
         """What the search for even routing gets of the time and of the moves."""
         even, split = SEARCHES[effort.search]
-        if even is None or (split is not None and set(self.pools) == {*self._following}):
+        follows = set(self.pools) == {*self._following} and not self.pools.keys() & {*FIXED}
+        if even is None or (split is not None and follows):
             return 0.0
         return self.options.shares.even if split is not None and self._following else 1.0
 

@@ -1,4 +1,4 @@
-"""Candidates for a server's own rule: what a search finds whose objective is the load that the rule brings."""
+"""Candidates for a fixed rule, such as a server's: what a search finds whose objective is the load that it brings."""
 
 from collections.abc import Iterator
 from dataclasses import replace

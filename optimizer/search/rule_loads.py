@@ -1,9 +1,10 @@
-"""What a server's own rule gives each replica of an expert, for searches that need it for every list of replicas.
+"""What a fixed rule gives each replica of an expert, for searches that need it for every list of replicas.
 
-Two kinds of rule can be told without replaying tokens. By *rank*: which copy a pair goes to depends on the number of
-copies, and on nothing else of the placement, so one table of loads by expert, number of copies and rank says it exactly
-(vLLM, TensorRT-LLM, vllm-ascend, SGLang without an all-to-all back end). By *nearness*: a source that has a near copy
-uses it, and the others use any (SGLang). What they draw is taken as an even split here.
+The rules are those of servers, and round robin inside each source. Two kinds of rule can be told without replaying
+tokens. By *rank*: which copy a pair goes to depends on the number of copies, and on nothing else of the placement, so
+one table of loads by expert, number of copies and rank says it exactly (round robin, vLLM, TensorRT-LLM, vllm-ascend,
+SGLang without an all-to-all back end). By *nearness*: a source that has a near copy uses it, and the others use any
+(SGLang). What they draw is taken as an even split here.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from optimizer.routing.context import RoutingContext
 from optimizer.routing.policies import POLICIES
 from optimizer.traces.batches import Batches
 
-BY_RANK = ("vllm", "sglang-rows", "tensorrt-llm", "vllm-ascend")
+BY_RANK = ("even-source", "vllm", "sglang-rows", "tensorrt-llm", "vllm-ascend")
 """Policies that choose a copy by its rank and the number of copies."""
 
 BY_NEARNESS = ("sglang-static", "sglang-dynamic")

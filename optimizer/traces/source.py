@@ -27,6 +27,10 @@ from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
 
 BATCHES_PER_SET = 1024  # a compromise: a set's 99th percentile then rests on its ten slowest batches
+TOKENS_PER_SET = 1024 * 2048
+"""Tokens of a set's batches, beyond which it has fewer of them. Large batches are alike, and take long to judge: under
+all policies 1,024 batches of 16,384 tokens took three times as long as a search of a minute."""
+FEWEST_BATCHES = 128  # of a set whose batches are large, so that its 99th percentile still lies below its slowest batch
 BATCH_TOKENS = 512  # the default of a decode step
 TURNS = (Purpose.TRAIN_BATCHES, Purpose.SELECTION_BATCHES, Purpose.TEST_BATCHES, Purpose.ALL_BATCHES)
 TEST, ALL = Sets._fields.index("test"), len(Sets._fields)  # turns, of which each has a random stream of its own
@@ -129,18 +133,19 @@ class TraceSource:
         return fingerprints(self.trace, [layer])[0]
 
     def sets(self, layer: int, counts: Sequence[int] | None = None) -> Sets:
-        """Batches of 60, 20 and 20 per cent of the requests; counts: how many of each, by default `BATCHES_PER_SET`."""
-        counts = counts or (BATCHES_PER_SET,) * ALL
+        """Batches of 60, 20 and 20 per cent of the requests; counts: how many of each, by default as many as
+        `batches_of` says."""
+        counts = counts or (batches_of(self.composition),) * ALL
         return Sets(*(self._sample(layer, turn, counts[turn]) for turn in range(ALL)))
 
     def everything(self, layer: int) -> Batches:
         """As many batches as a set has, drawn from all requests, whichever set these belong to."""
-        return self._sample(layer, ALL, BATCHES_PER_SET)
+        return self._sample(layer, ALL, batches_of(self.composition))
 
     def stream(self, layer: int, test_only: bool, count: int | None = None) -> Iterator[Batches]:
         """Yield any number of batches, as requests that have been used up come again; memory does not grow with it."""
         turn = TEST if test_only else ALL
-        number = BATCHES_PER_SET if count is None else count
+        number = batches_of(self.composition) if count is None else count
         rng = self._rng(layer, turn)
         return stream_batches(self.trace, layer, self._requests(turn), self.model, self.composition, number, rng)
 
@@ -155,6 +160,11 @@ class TraceSource:
 
     def _rng(self, layer: int, turn: int) -> np.random.Generator:
         return random_stream(TURNS[turn], self.seed, layer)
+
+
+def batches_of(composition: Composition) -> int:
+    """How many batches a set has: `BATCHES_PER_SET`, or fewer where they are large."""
+    return min(BATCHES_PER_SET, max(FEWEST_BATCHES, TOKENS_PER_SET // composition.tokens))
 
 
 @dataclass(frozen=True)

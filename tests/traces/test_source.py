@@ -16,11 +16,11 @@ from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.traces import corpus
 from optimizer.traces.batches import Batches
-from optimizer.traces.composition import CHUNK, PHASES
+from optimizer.traces.composition import CHUNK, PHASES, Composition
 from optimizer.traces.counted_source import open_counts, synthesised
 from optimizer.traces.formats.sniff import Format, sniff
 from optimizer.traces.infer import ModelChoice
-from optimizer.traces.source import BATCHES_PER_SET, BatchSource, Source, TraceInput, open_source
+from optimizer.traces.source import BATCHES_PER_SET, BatchSource, Source, TraceInput, batches_of, open_source
 from optimizer.traces.trace import digest
 
 MODEL, MESH = Model("m", 8, 1, 3), Mesh(2, 2, 3)
@@ -63,6 +63,14 @@ def test_a_stream_has_the_batches_of_its_set(folder: Path, phase: str) -> None:
         assert same(parts, [whole])
         assert sum(part.count for part in source.stream(1, test_only, 300)) == 300
     assert sum(part.count for part in source.stream(1, True, 3000)) == 3000
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batches"), [(512, 1024), (2048, 1024), (2049, 1023), (4096, 512), (16384, 128), (65536, 128)]
+)
+def test_large_batches_are_fewer(tokens: int, batches: int) -> None:
+    """A set of a thousand batches of 16,384 tokens took longer to judge than the whole time limit of a search."""
+    assert batches_of(Composition("decode", (tokens,))) == batches
 
 
 def test_a_longer_stream_goes_on_from_a_shorter_one(folder: Path) -> None:
