@@ -79,7 +79,7 @@ def compiling_until(cancelled: Callable[[], bool]) -> Iterator[None]:
         yield
 
 
-class _Ending(Listener):
+class _Ending(Listener):  # type: ignore[misc]  # numba has no types
     def __init__(self, cancelled: Callable[[], bool]) -> None:
         self.cancelled = cancelled
 

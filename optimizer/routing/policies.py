@@ -181,7 +181,8 @@ def sglang_rows(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     """
     copies = np.diff(context.start)
     row = np.arange(experts.shape[1])[:, None]
-    return context.slot[context.start[experts] + row % copies[experts]]
+    chosen: Ints = context.slot[context.start[experts] + row % copies[experts]]
+    return chosen
 
 
 def sglang_dynamic(experts: Ints, source: Ints, context: RoutingContext) -> Ints:

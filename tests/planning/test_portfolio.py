@@ -10,6 +10,7 @@ from random_problems import small_problem
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
+from optimizer.planning import candidates, rule_candidates
 from optimizer.planning import portfolio as module
 from optimizer.planning.candidates import FINALISTS, SEARCHES, seeds_and_formulation
 from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, silent
@@ -101,7 +102,8 @@ def test_what_cannot_follow_loads_is_searched_on_batches_of_few_users(
 ) -> None:
     """Searches on whole train batches, all of which have the same requests, ended worse than FlashLB on others. So the
     search for an even split, which looks at few users, hands its last placements on, and annealing looks at few."""
-    passed, annealed, real, real_split = list[Placement](), list[Problem](), module.by_rule, module.split_at_best
+    passed, annealed = list[Placement](), list[Problem]()
+    real, real_split = rule_candidates.by_rule, candidates.split_at_best
 
     def by_rule(*arguments: Any) -> Iterator[Placement]:
         assert arguments[0] == "even-source"
