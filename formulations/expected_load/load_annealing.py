@@ -18,6 +18,8 @@ REFRESH = (
 )
 DISTANCES = 256  # partners of an exchange are at one of these distances; more would resolve no finer differences
 
+FULL = -1  # in place of a least number of empty slots: slots that are filled stay so
+
 
 class Layout(NamedTuple):
     """A placement under change. The last "expert" stands for an empty slot and has load 0.
@@ -27,7 +29,7 @@ class Layout(NamedTuple):
     there; home `[slot]` device of each slot; weight `[expert + 1]` load of one replica; device `[device]` loads;
     spread `[expert + 1]` experts that every mesh row must keep a replica of: they are exchanged within a row only, so
     that the row keeps its number of replicas; cols devices of a row; depth slots of a device; least_empty: the number
-    of slots that must stay empty.
+    of slots that must stay empty, or FULL.
     """
 
     load: Floats
@@ -63,7 +65,7 @@ def deal(load: Ints | Floats, counts: Ints, rows: int, cols: int, depth: int) ->
 def layout_of(load: Floats, slots: Ints, spread: Bools, cols: int, least_empty: int = 0) -> Layout:
     """A layout of slots `[device, slot]`, -1 = empty, with load and spread `[expert]`, in rows of `cols` devices.
 
-    Spread experts must be in every row. least_empty: how many of the empty slots must stay empty.
+    Spread experts must be in every row. least_empty: how many of the empty slots must stay empty, or FULL.
     """
     (devices, depth), experts = slots.shape, len(load)
     layout = Layout(
@@ -158,7 +160,7 @@ def _accepted(change: float, temperature: float, rng: np.random.Generator) -> bo
 
 
 @kernel
-def _fits(layout: Layout, expert: int, device: int) -> bool:
+def fits(layout: Layout, expert: int, device: int) -> bool:
     """Whether the device does not hold the expert yet; the empty slot fits any number of times."""
     if expert == len(layout.load) - 1:
         return True
@@ -186,7 +188,7 @@ def _spared(layout: Layout, slot: int) -> bool:
 
 
 @kernel
-def _shift(layout: Layout, device: int, change: float, target: float) -> float:
+def shift(layout: Layout, device: int, change: float, target: float) -> float:
     """Change the load of a device, and return how much more overload that makes."""
     before = layout.device[device]
     layout.device[device] = before + change
@@ -194,13 +196,13 @@ def _shift(layout: Layout, device: int, change: float, target: float) -> float:
 
 
 @kernel
-def _reweigh(layout: Layout, expert: int, weight: float, target: float) -> float:
+def reweigh(layout: Layout, expert: int, weight: float, target: float) -> float:
     """Give the replicas of an expert another weight, and return how much more overload that makes."""
     change, more = weight - layout.weight[expert], 0.0
     layout.weight[expert] = weight
     if change != 0:
         for number in range(layout.replicas[expert]):
-            more += _shift(layout, layout.home[layout.holder[expert, number]], change, target)
+            more += shift(layout, layout.home[layout.holder[expert, number]], change, target)
     return more
 
 
@@ -209,19 +211,21 @@ def _give(layout: Layout, target: float, temperature: float, rng: np.random.Gene
     """Try to give a random slot to another random expert, or to empty it."""
     slot, taker = draw(len(layout.slots), rng), draw(len(layout.load), rng)
     giver, device = layout.slots[slot], layout.home[slot]
-    if giver == taker or not _spared(layout, slot) or not _fits(layout, taker, device):
+    if giver == taker or not _spared(layout, slot) or not fits(layout, taker, device):
+        return
+    if taker == len(layout.load) - 1 and layout.least_empty == FULL:
         return
     light, heavy = layout.weight[giver], layout.weight[taker]
-    more = _reweigh(layout, giver, layout.load[giver] / max(layout.replicas[giver] - 1, 1), target)
-    more += _reweigh(layout, taker, layout.load[taker] / (layout.replicas[taker] + 1), target)
+    more = reweigh(layout, giver, layout.load[giver] / max(layout.replicas[giver] - 1, 1), target)
+    more += reweigh(layout, taker, layout.load[taker] / (layout.replicas[taker] + 1), target)
     change = layout.weight[taker] - layout.weight[giver]
-    more += _shift(layout, device, change, target)
+    more += shift(layout, device, change, target)
     if _accepted(more, temperature, rng):
         _hand_over(layout, slot, taker)
     else:
-        _shift(layout, device, -change, target)
-        _reweigh(layout, taker, heavy, target)
-        _reweigh(layout, giver, light, target)
+        shift(layout, device, -change, target)
+        reweigh(layout, taker, heavy, target)
+        reweigh(layout, giver, light, target)
 
 
 @kernel
@@ -255,7 +259,7 @@ def _exchange(
     change, before_a, before_b = layout.weight[q] - layout.weight[p], layout.device[a], layout.device[b]
     more = overload(before_a + change, target) - overload(before_a, target)
     more += overload(before_b - change, target) - overload(before_b, target)
-    if not _accepted(more, temperature, rng) or not _fits(layout, q, a) or not _fits(layout, p, b):
+    if not _accepted(more, temperature, rng) or not fits(layout, q, a) or not fits(layout, p, b):
         return
     layout.device[a], layout.device[b] = before_a + change, before_b - change
     layout.slots[one], layout.slots[two] = q, p
