@@ -31,6 +31,9 @@ ROOMS = (
 LOOSE = {"errors", "files", "interrupts", "streams"}
 """Modules that stand under `optimizer/` itself: every room may import them, and they import no room."""
 
+DOORS = {"eplb": "api"}
+"""Modules under `optimizer/` itself that give a room's names to programs, under a name that these programs look for."""
+
 FACE = ROOT / "optimizer" / "__init__.py"
 FILES = sorted([*ROOT.glob("formulations/**/*.py"), *ROOT.glob("optimizer/**/*.py"), ROOT / "cli.py"])
 
@@ -69,8 +72,9 @@ def floor(name: str) -> tuple[int, int]:
     rooms = {"formulations": FORMULATION_ROOMS, "optimizer": ROOMS}.get(top, ())
     if not rest:  # the package itself, from which rooms take the version; `cli` stands above all
         return TOPS.index(top), -1
-    if rest[0] in rooms:
-        return TOPS.index(top), rooms.index(rest[0])
+    room = DOORS.get(rest[0], rest[0])
+    if room in rooms:
+        return TOPS.index(top), rooms.index(room)
     return TOPS.index(top), -1
 
 
@@ -85,6 +89,14 @@ def test_what_runs_beside_a_server_imports_little() -> None:
     """A server must not wait for what only planning needs, nor have to install it."""
     heavy = "{'pydantic', 'ortools', 'networkx', 'joblib', 'plotly', 'click', 'rich', 'filelock', 'safetensors'}"
     code = f"import sys, optimizer.runtime.router; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_what_a_server_imports_for_its_balancer_is_little() -> None:
+    """It is imported into the server's own process, where a model is waiting to be loaded."""
+    heavy = "{'pydantic', 'ortools', 'networkx', 'joblib', 'plotly', 'click', 'rich', 'filelock', 'torch'}"
+    code = f"import sys, optimizer.eplb; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -114,7 +126,7 @@ def test_rooms_take_nothing_but_the_version_from_the_face(path: Path) -> None:
 
 def test_the_loose_modules_are_those_that_are_meant_to_be() -> None:
     found = {path.stem for path in ROOT.glob("optimizer/*.py")} - {"__init__"}
-    assert found == LOOSE
+    assert found == LOOSE | DOORS.keys()
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if "commands" not in path.parts], ids=module_name)
