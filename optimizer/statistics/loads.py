@@ -51,7 +51,7 @@ def confidence(figures: dict[str, Floats | Ints]) -> dict[str, dict[str, tuple[f
     batches share most of their requests: drawing single batches would make the intervals too narrow. There is no
     interval for the maximum, as no resample can exceed it. The draws are the same in every run.
     """
-    drawn = _drawn(len(next(iter(figures.values()))))
+    drawn = drawn_batches(len(next(iter(figures.values()))))
     return {name: _interval(values[drawn]) for name, values in figures.items()}
 
 
@@ -69,13 +69,13 @@ def paired_gain(before: Floats, after: Floats) -> PairedGain:
     The interval is of the bootstrap that `confidence` describes, with the same stretches of batches drawn for both, so
     that what makes a batch slow under either does not widen it.
     """
-    drawn = _drawn(len(before))
+    drawn = drawn_batches(len(before))
     resampled = 1 - after[drawn].mean(axis=1) / before[drawn].mean(axis=1)
     low, high = np.percentile(resampled, [2.5, 97.5])
     return PairedGain(float(1 - after.mean() / before.mean()), float(low), float(high))
 
 
-def _drawn(batches: int) -> Ints:
+def drawn_batches(batches: int) -> Ints:
     """The numbers of the batches of each resample, `[resample, batch]`."""
     stretch = max(1, min(STRETCH, batches // 8))
     starts = random_stream(Purpose.BOOTSTRAP, batches).integers(batches, size=(RESAMPLES, -(-batches // stretch)))
