@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from optimizer import __version__
+from optimizer.commands.advise import advise
 from optimizer.commands.benchmark import benchmark
 from optimizer.commands.bound import bound
 from optimizer.commands.compare import compare
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(solve, rebalance, compare, simulate, sweep, bound, stats, slots),
+    *(solve, advise, rebalance, compare, simulate, sweep, bound, stats, slots),
     *(convert, synth, export, import_, validate, presets, benchmark, experiment),
 )
 for command in COMMANDS:

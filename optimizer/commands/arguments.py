@@ -17,6 +17,9 @@ MOST_LAYERS = 10_000
 """Layer ids lie below this number, which no model comes near: a slip of the keyboard would otherwise make a list of
 billions."""
 
+MOST_TOKENS = 1_000_000
+"""Tokens of a batch lie below this number, which no server comes near: batches of more would not fit in memory."""
+
 
 def format_named(name: str | None) -> Format | None:
     """The trace format of this name, or None where no name is given."""
@@ -114,6 +117,14 @@ def dead_devices(text: str | None) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() for part in parts):
         raise InputError(f"'{text}' is not a list of devices; write it like 3,17", "dead")
     return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def token_counts(text: str | None) -> list[int]:
+    """The numbers of tokens in a text, with commas between, each once; empty where no text is given."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdecimal() and 0 < int(part) < MOST_TOKENS for part in parts):
+        raise InputError(f"'{text}' is not a list of numbers of tokens; write it like 128,2048", "sizes")
+    return list(dict.fromkeys(int(part) for part in parts))
 
 
 def layer_ids(text: str) -> list[int] | None:
