@@ -24,13 +24,15 @@ def parts(found: Advice) -> list[Part]:
 
 def verdict(found: Advice) -> str:
     """Whether anything is worth it, and which step comes first."""
-    said = f"Not tried, as the time was up: {', '.join(found.left_out)}. " if found.left_out else ""
+    said = ""
     step, other = found.recommended, beyond(found.levers)
     if step is not None:
         said += f"Worth it: {name(step)} lowers the mean latency of layer {found.layer} by {per_cent(step.mean)}, "
         said += f"its p99 by {per_cent(step.p99)}."
         worse = [str(each.tokens) for each in found.sizes if each.gains is not None and each.gains[0].high < 0]
         said += f" But not with {' or '.join(worse)} tokens in a batch, where it costs time." if worse else ""
+    elif other is None and found.left_out:
+        said += f"Nothing is known to be worth it yet for layer {found.layer}."
     elif other is None:
         said += f"No gain to be had: no step lowers the mean latency of layer {found.layer} by {WORTH:.0%} for sure."
     else:
@@ -38,6 +40,8 @@ def verdict(found: Advice) -> str:
     if other is not None:
         said += f" {name(other).capitalize()} would gain {per_cent(other.mean)}, but {found.server.title} does not run "
         said += f"that: {found.server.needs}."
+    if found.left_out:
+        said += f" Not tried, as the time was up: {', '.join(found.left_out)}; a first run compiles, a second does not."
     return said
 
 
@@ -58,12 +62,13 @@ def present(found: Advice) -> str:
 def where_it_goes(found: Advice) -> str:
     """The parts of the present cost in words."""
     of, whole = found.parts, found.parts.latency
+    chance = max(of.chance, 0.0) / whole  # rounding to whole half messages may leave it a little below nothing
     shares = [
         f"{of.communication / whole:.0%} is communication, at best",
         f"{of.work / whole:.0%} work that nothing avoids",
         f"{of.expected / whole:.0%} imbalance of the expected load, which placement and redundant experts remove",
-        f"{of.chance / whole:.0%} chance from batch to batch, which routing by recent loads or by the batch's own "
-        "lessens, and a placement hardly",
+        f"{chance:.0%} chance from batch to batch, which routing by recent loads or by the batch's own lessens, and a "
+        "placement hardly",
     ]
     shares += [f"{of.routing / whole:.0%} waiting for the choice of replicas"] if of.routing > 0 else []
     return (

@@ -1,10 +1,13 @@
 """The command `advise`: the verdict first, the placement that is there now, and one line for what cannot be used."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from running_commands import fault, run
+
+from cli import main
 
 pytestmark = pytest.mark.usefixtures("few_batches")
 
@@ -58,3 +61,11 @@ def test_counts_are_refused(tmp_path: Path) -> None:
     result = run("advise", counts, "--layer", 1, "--mesh", "1x2", "--slots", 3, "--top-k", 1)
     assert "advice needs token traces" in result.stderr
     assert result.exit_code == 2
+
+
+def test_the_commands_of_its_document_have_options_that_there_are() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "advising.md").read_text()
+    lines = [line.partition("#")[0] for line in page.splitlines() if line.startswith("moeplan advise ")]
+    assert len(lines) == 3
+    for line in lines:
+        main.commands["advise"].make_context("advise", shlex.split(line)[2:])
