@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from optimizer.experiments.advice.levers import NEAR, WORTH, Lever, beyond
+from optimizer.experiments.advice.levers import NEAR, WORTH, Lever, at_a_price, beyond
 from optimizer.experiments.advice.study import Advice, Judged
 from optimizer.report.tables import Part, make_table
 from optimizer.statistics.loads import RESAMPLES, STRETCH, five_figures
 from optimizer.statistics.paired import Gain
 
-COLUMNS = ("slots", "routing", "mean, us", "gain", "p99, us", "gain", "asks for")
+COLUMNS = ("slots", "routing", "mean, us", "gain, 95 %", "p99, us", "gain", "asks for")
 
 
 def parts(found: Advice) -> list[Part]:
@@ -25,7 +25,7 @@ def parts(found: Advice) -> list[Part]:
 def verdict(found: Advice) -> str:
     """Whether anything is worth it, and which step comes first."""
     said = ""
-    step, other = found.recommended, beyond(found.levers)
+    step, other, limit = found.recommended, beyond(found.levers), at_a_price(found.levers)
     if step is not None:
         said += f"Worth it: {name(step)} lowers the mean latency of layer {found.layer} by {per_cent(step.mean)}, "
         said += f"its p99 by {per_cent(step.p99)}."
@@ -33,6 +33,8 @@ def verdict(found: Advice) -> str:
         said += f" But not with {' or '.join(worse)} tokens in a batch, where it costs time." if worse else ""
     elif other is None and found.left_out:
         said += f"Nothing is known to be worth it yet for layer {found.layer}."
+    elif other is None and limit is not None:
+        said += f"Nothing that leaves the model's outputs as they are is worth it for layer {found.layer}."
     elif other is None:
         said += f"No gain to be had: no step lowers the mean latency of layer {found.layer} by {WORTH:.0%} for sure."
     else:
@@ -40,6 +42,10 @@ def verdict(found: Advice) -> str:
     if other is not None:
         said += f" {name(other).capitalize()} would gain {per_cent(other.mean)}, but {found.server.title} does not run "
         said += f"that: {found.server.needs}."
+    if limit is not None:
+        said += (
+            f" A capacity would gain {per_cent(limit.mean)}, but sends {limit.rerouted:.1%} of pairs to other experts."
+        )
     if found.left_out:
         said += f" Not tried, as the time was up: {', '.join(found.left_out)}; a first run compiles, a second does not."
     return said
@@ -85,14 +91,16 @@ def table(found: Advice) -> Table:
     for lever in found.levers:
         figures = five_figures(lever.report.latency_us)
         cells = [str(lever.slots), lever.policy, f"{figures['mean']:.1f}", interval(lever.mean)]
-        cells += [f"{figures['p99']:.1f}", interval(lever.p99), asks(found, lever)]
+        cells += [f"{figures['p99']:.1f}", f"{lever.p99.share:.1%}", asks(found, lever)]
         rows.add_row(short(lever), *cells, style="bold" if lever is found.recommended else None)
     return rows
 
 
 def short(lever: Lever) -> str:
     """The step as a row's name."""
-    return f"{lever.extra} redundant" if lever.kind == "redundant experts" else lever.kind
+    if lever.kind == "redundant experts":
+        return f"{lever.extra} redundant"
+    return "optimal" if lever.kind == "optimal routing" else lever.kind
 
 
 def name(lever: Lever) -> str:

@@ -66,7 +66,8 @@ def advise(
         if effort.cancel.asked or (levers and effort.deadline.remaining() <= 0):
             left_out.append(step.says)
             continue
-        left = max(effort.deadline.remaining() / (len(study.steps) - turn), LEAST_SECONDS)
+        share = step.weight / sum(each.weight for each in study.steps[turn:])
+        left = max(share * effort.deadline.remaining(), LEAST_SECONDS)
         told = partial(_told, progress, step.says, turn / len(study.steps))
         levers += study.tried(step, levers, left, effort.cancel, told)
     sizes = []

@@ -69,8 +69,16 @@ def sufficient(levers: Sequence[Lever]) -> Lever | None:
 
 
 def beyond(levers: Sequence[Lever]) -> Lever | None:
-    """What would gain most of all that the server does not run as released, where that is worth it and more than what
-    it runs; None otherwise."""
+    """What would gain most of all that the server does not run as released and that reroutes nothing, where that is
+    worth it and more than what it runs; None otherwise."""
     ready = max((lever.mean.share for lever in levers if lever.runs), default=0.0)
-    others = [lever for lever in levers if not lever.runs and lever.worth and lever.mean.share > ready]
+    exact = [lever for lever in levers if not lever.runs and lever.kind != "capacity"]
+    others = [lever for lever in exact if lever.worth and lever.mean.share > ready]
     return max(others, key=lambda lever: lever.mean.share, default=None)
+
+
+def at_a_price(levers: Sequence[Lever]) -> Lever | None:
+    """The capacity, where it is worth it and gains more than all that reroutes nothing; None otherwise."""
+    others = max((lever.mean.share for lever in levers if lever.kind != "capacity"), default=0.0)
+    limits = [lever for lever in levers if lever.kind == "capacity" and lever.worth and lever.mean.share > others]
+    return max(limits, key=lambda lever: lever.mean.share, default=None)

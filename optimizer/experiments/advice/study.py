@@ -39,6 +39,10 @@ EXTRA = (8, 16, 32, 64)
 ROUTINGS: dict[str, Kind] = {"table": "tables", "hint-device": "hints", "optimal": "optimal routing"}
 """The policies that are tried besides the server's own, and what they are called."""
 
+OTHER_ROUTING, SEARCHED = 2.0, 0.6
+"""How many times as much time other routing gets as a step, and the part of that in which plans are searched for: what
+`solve` does about a capacity comes on top of its limit. Compromises, not tuned."""
+
 MOST_REROUTED = 0.01
 """The share of pairs that a capacity may send to other experts; more is seldom acceptable. Not tuned."""
 
@@ -66,6 +70,11 @@ class Step:
     kind: Kind
     mesh: Mesh
     extra: int
+
+    @property
+    def weight(self) -> float:
+        """Its part of the time beside other steps: other routing are three policies, and a capacity on top."""
+        return OTHER_ROUTING if self.kind == "tables" else 1.0
 
     @property
     def says(self) -> str:
@@ -192,7 +201,7 @@ class Study:
         routings = tuple(name for name in ROUTINGS if name not in own)
         problem = self.layer.problem(step.mesh, constrained(self.server, step.extra))
         problem = replace(problem, start=chosen.placement)
-        options = replace(self.options, time_limit=seconds, routings=routings, max_rerouted=MOST_REROUTED)
+        options = replace(self.options, time_limit=SEARCHED * seconds, routings=routings, max_rerouted=MOST_REROUTED)
         found = solve(problem, self.layer.sets, options, options.effort(cancel), progress)
         runs = not self.server.own_rule
         levers = [

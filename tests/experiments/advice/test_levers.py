@@ -9,7 +9,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
-from optimizer.experiments.advice.levers import WORTH, Kind, Lever, beyond, sufficient
+from optimizer.experiments.advice.levers import WORTH, Kind, Lever, at_a_price, beyond, sufficient
 from optimizer.simulation.report import SimulationReport
 
 
@@ -64,6 +64,14 @@ def test_no_step_is_named_that_is_not_worth_it(step: Lever) -> None:
 
 def test_what_the_server_does_not_run_is_named_only_where_it_gains_more() -> None:
     assert beyond([lever("placement", 0.2), lever("hints", 0.15, runs=False)]) is None
+    assert beyond([lever("placement", 0.2), lever("capacity", 0.3, runs=False)]) is None
+
+
+def test_a_capacity_is_named_on_its_own_where_it_gains_most() -> None:
+    steps = [lever("placement", 0.2), lever("capacity", 0.3, runs=False)]
+    assert sufficient(steps) is steps[0]
+    assert at_a_price(steps) is steps[1]
+    assert at_a_price([lever("placement", 0.2), lever("capacity", 0.1)]) is None
 
 
 def test_the_price_of_routing_is_in_the_gain() -> None:
