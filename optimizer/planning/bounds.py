@@ -1,7 +1,7 @@
 """What no placement of a layer can beat: every bound with its unit, and in words what it bounds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,16 @@ from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
+from optimizer.planning.link_bounds import LeastTimes, Links, least_latency
 from optimizer.simulation.report import SimulationReport
-from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 IMBALANCE, TILES, COPIES, HOPS, TIME = "imbalance", "tiles", "copies_per_token", "hops_per_token", "compute_us"
+DISPATCH, COMBINE, LATENCY = "dispatch_us", "combine_us", "latency_us"
 ALONE = "the mean load, or replicas that hot experts need; even with a placement for each batch alone"
 STATIC = "replicas that one batch needs take slots that another needs"
+BUSIEST = "fixed times, and links that share evenly what tokens must travel"
+STAGES = "fixed times, compute, and what links carry, each at its least"
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,16 @@ class Bound:
 class Gap:
     """What a plan reaches of one unit, and the strongest bounds: for any placement, and for its own, if there is one.
 
-    Ratios are relative to the bound: .1 is a tenth above it; None above a bound of nothing at all.
+    reached is a mean over batches; tails: p50 and p99 over batches by these names, where any placement's are bounded
+    and the plan's are of interest. Ratios are relative to the bound: .1 is a tenth above it; None above a bound of
+    nothing at all.
     """
 
     unit: str
     reached: float
     any_placement: Bound
     this_placement: Bound | None
+    tails: Mapping[str, "Tail"] = field(default_factory=dict)
 
     @property
     def to_any(self) -> float | None:
@@ -76,7 +82,22 @@ class Gap:
         }
         if self.this_placement is not None:
             found |= {"this_placement": self.this_placement.mean, "gap_to_this_placement": self.to_this}
+        for name, tail in self.tails.items():
+            found[name] = {"reached": tail.reached, "any_placement": tail.bound, "gap_to_any_placement": tail.gap}
         return found
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What a plan reaches of a quantile over batches, and what no plan goes below."""
+
+    reached: float
+    bound: float
+
+    @property
+    def gap(self) -> float | None:
+        """How far the plan is above the bound, as a share of that bound."""
+        return self.reached / self.bound - 1 if self.bound > 0 else None
 
 
 def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bound]:
@@ -93,12 +114,25 @@ def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bo
     found = list(_peaks(load, mesh, IMBALANCE, load.sum(axis=1) / mesh.devices))
     if cost.unit == "tiles":
         found += _peaks(tiles, mesh, TILES, np.ones(len(load)))
-    found += _communication(batches, model, mesh, Network.of(mesh, cost.preset.network))
+    links = Links(batches, model, mesh, cost)
+    together = links.together(np.arange(batches.count))
+    found += _communication(links, together)
+    least = links.least_us(together)
+    found += _transfers(links, least)
     if cost.moe_op == "optimized":
-        peak = any_placement_bound(tiles, mesh.devices, mesh.slots)
         says = "a device with the least peak, and devices that share all work evenly"
-        found.append(_of("compute", TIME, says, _compute_us(tiles, peak, mesh, cost) + _beside_us(batches, mesh, cost)))
+        time = least_compute_us(batches, model, mesh, cost)
+        latency = least_latency(links, time + links.fixed_us, least.both)
+        found += [_of("compute", TIME, says, time), Bound("latency", LATENCY, STAGES, *astuple(latency))]
     return found
+
+
+def least_compute_us(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> Floats:
+    """The least time in which devices compute each batch with any placement, `[batch]` microseconds, by the op that
+    packs tokens."""
+    tiles = cost.tiles(batches.load(model.experts))
+    peak = any_placement_bound(tiles, mesh.devices, mesh.slots)
+    return _compute_us(tiles, peak, mesh, cost) + _beside_us(batches, mesh, cost)
 
 
 def bound_given(batches: Batches, model: Model, mesh: Mesh, cost: Cost, placement: Placement) -> list[Bound]:
@@ -136,14 +170,43 @@ def gaps(bounds: Sequence[Bound], reached: Mapping[str, float]) -> list[Gap]:
     return found
 
 
+def gaps_of(bounds: Sequence[Bound], report: SimulationReport) -> list[Gap]:
+    """How far a simulation on the same batches is from the strongest bounds. Plans whose policy has the same price are
+    meant by any placement: the price is part of the bounds on their latency."""
+    price, quantiles = report.price_us, np.percentile(report.latency_us, [50, 99])
+    found = gaps([_priced(each, price) if each.unit == LATENCY else each for each in bounds], reached_by(report))
+    return [_with_tails(gap, *map(float, quantiles)) if gap.unit == LATENCY else gap for gap in found]
+
+
+def _priced(bound: Bound, price_us: float) -> Bound:
+    """The bound on the latency under a policy that takes so long to decide."""
+    if price_us == 0:
+        return bound
+    p50, p99 = (None if each is None else each + price_us for each in (bound.p50, bound.p99))
+    says = f"{bound.says}, and the {price_us:g} us that the policy takes"
+    return replace(bound, mean=bound.mean + price_us, p50=p50, p99=p99, says=says)
+
+
+def _with_tails(gap: Gap, p50: float, p99: float) -> Gap:
+    """The gap with these quantiles, where they are bounded."""
+    free = gap.any_placement
+    bounded = {"p50": (p50, free.p50), "p99": (p99, free.p99)}
+    return replace(
+        gap, tails={name: Tail(reached, least) for name, (reached, least) in bounded.items() if least is not None}
+    )
+
+
 def reached_by(report: SimulationReport) -> dict[str, float]:
     """What a simulation reached of everything that is bounded, mean over batches."""
     values = {
+        LATENCY: report.latency_us,
         IMBALANCE: report.imbalance,
         TILES: report.tiles,
         COPIES: report.per_token("copies"),
         HOPS: report.hops,
+        DISPATCH: report.dispatch_us,
         TIME: report.compute_us,
+        COMBINE: report.combine_us,
     }
     return {unit: float(value.mean()) for unit, value in values.items()}
 
@@ -173,23 +236,23 @@ def _peaks(units: Ints, mesh: Mesh, unit: str, scale: Floats) -> Iterator[Bound]
     yield Bound(f"static_counts{suffix}", unit, STATIC, static / float(scale.max()))
 
 
-def _communication(batches: Batches, model: Model, mesh: Mesh, network: Network) -> Iterator[Bound]:
+def _communication(links: Links, together: Ints) -> Iterator[Bound]:
     """Bounds on copies and hops. They are taken of all experts and of the routed ones alone, and the stronger counts:
     shared experts go with every token, which weakens the bound of all."""
-    source, routed, tokens = batches.source_on(network), model.routed_experts, batches.source_row.size
-    together = np.array([_together(batches.experts[source == home], model) for home in range(network.sources)])
+    mesh, model, routed = links.mesh, links.model, links.model.routed_experts
+    tokens, distance = links.batches.source_row.size, links.network.distance
     everyone, alone = (mesh.slots, together), (mesh.slots - model.shared_experts, together[:, :routed, :routed])
     copies = max(copies_bound(each.sum(axis=0), mesh.devices, mesh.slots_per_device) for _, each in (everyone, alone))
     yield Bound("copies", COPIES, "a device has few slots, so few of a token's experts can be on one", copies / tokens)
-    hops = max(hops_bound(each, network.distance, mesh.slots_per_device, slots) for slots, each in (everyone, alone))
+    hops = max(hops_bound(each, distance, mesh.slots_per_device, slots) for slots, each in (everyone, alone))
     yield Bound("hops", HOPS, "an expert has few replicas, and few sources are near to each", hops / tokens)
 
 
-def _together(chosen: Ints, model: Model) -> Ints:
-    """Tokens that chose both experts, `[expert, expert]`, and on the diagonal the expert; chosen `[token, k]`."""
-    counts = np.bincount(chosen.ravel(), minlength=model.experts)
-    together: Ints = pair_counts(chosen, model.experts) + np.diag(counts)
-    return together
+def _transfers(links: Links, least: LeastTimes) -> Iterator[Bound]:
+    """Bounds on the times of dispatch and of combine; least: what links take at least in all batches."""
+    fixed, count = links.alternatives[0], links.batches.count
+    yield Bound("dispatch", DISPATCH, BUSIEST, fixed.dispatch_fixed_us + least.dispatch / count)
+    yield Bound("combine", COMBINE, BUSIEST, fixed.combine_fixed_us + least.combine / count)
 
 
 def _compute_us(units: Ints, peak: Ints, mesh: Mesh, cost: Cost) -> Floats:

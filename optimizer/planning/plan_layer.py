@@ -15,7 +15,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.interrupts import Cancel
-from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps, reached_by
+from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps_of
 from optimizer.planning.candidates import Candidate, seeds_and_formulation
 from optimizer.planning.capacity_choice import limited, run
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
@@ -124,7 +124,7 @@ def solve(
         rerouted,
         seeds.outcome,
         problem.free_counts,
-        gaps(bounds, reached_by(plan.report)),
+        gaps_of(bounds, plan.report),
         portfolio.candidates,
         seeds.first_result,
     )

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
-from optimizer.experiments.optimisation_steps.floor import SAYS
 from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
 from optimizer.experiments.optimisation_steps.runs import FACTORS, OPTIMAL, OPTIMIZED, POLICIES, SEARCH
 from optimizer.experiments.optimisation_steps.step_row import StepRow
+from optimizer.planning.bounds import STAGES
 from optimizer.report.tables import Part, make_table
 
 KEYS = ("setting", "experts", "slots", "moe_op", "method", "policy", "capacity_factor")
@@ -99,7 +99,7 @@ def sentences(rows: Sequence[StepRow]) -> Iterator[str]:
     steps that place routed experts alone leave out."""
     rungs = ladder(rows)
     if any(rung.bound for rung in rungs):
-        yield f"The bound holds for every plan of all experts that reroutes nothing: {SAYS}."
+        yield f"The bound holds for every plan of all experts that reroutes nothing: {STAGES}."
     begin = [in_order(list(of_layer)) for _, of_layer in groupby(rows, key=lambda row: row.layer)]
     p50, p99 = (fmean(getattr(row, f"latency_{name}_us") for row in begin) for name in ("p50", "p99"))
     experts, fewest = begin[0].experts, min(row.experts for row in rows)

@@ -11,9 +11,12 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.planning.bounds import (
+    COMBINE,
     COPIES,
+    DISPATCH,
     HOPS,
     IMBALANCE,
+    LATENCY,
     TILES,
     TIME,
     Bound,
@@ -40,7 +43,10 @@ def figures(report: SimulationReport) -> dict[str, np.ndarray]:
         TILES: report.tiles,
         COPIES: report.per_token("copies"),
         HOPS: report.hops,
+        DISPATCH: report.dispatch_us,
         TIME: report.compute_us,
+        COMBINE: report.combine_us,
+        LATENCY: report.latency_us - report.price_us,
     }
 
 
@@ -111,7 +117,8 @@ def test_gaps_are_to_the_strongest_bound_and_say_whose_it_is() -> None:
 def test_what_is_reached_is_a_mean_over_batches() -> None:
     drawn = case(3, (3, 2), 2)
     report = simulate(drawn.placement, drawn.batches, drawn.model, drawn.mesh, cost(), Conditions())
-    assert reached_by(report) == {unit: pytest.approx(values.mean()) for unit, values in figures(report).items()}
+    found = figures(report) | {LATENCY: report.latency_us}
+    assert reached_by(report) == {unit: pytest.approx(values.mean()) for unit, values in found.items()}
 
 
 def test_no_placement_beats_the_bounds_of_steps() -> None:

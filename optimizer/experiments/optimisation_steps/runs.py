@@ -203,7 +203,7 @@ def _row(case: StepCase, portfolio: Portfolio, op: Op, trial: Trial, seconds: fl
     imbalance, latency = (np.percentile(of, [50, 99]).tolist() for of in (report.imbalance, report.latency_us))
     mean, what = float(report.latency_us.mean()), report.rerouting
     bounded = what is None and op.moe_op == OPTIMIZED
-    least = case.setting.floor if bounded else None
+    least = case.setting.bound if bounded else None
     return StepRow(
         version=program_version(),
         dataset=case.dataset,

@@ -9,8 +9,7 @@ import numpy as np
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.problem import Constraints, Problem, make_problem
-from optimizer.experiments.optimisation_steps.floor import Floor, floor
-from optimizer.planning.bounds import bound_any
+from optimizer.planning.bounds import LATENCY, Bound, bound_any
 from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.source import Source
 from optimizer.traces.trace import digest
@@ -35,11 +34,11 @@ class StepSetting:
         return digest(shape, np.frombuffer(preset, dtype=np.uint8), *arrays)
 
     @cached_property
-    def floor(self) -> Floor | None:
-        """The latency that no placement goes below on the test batches; None where no bound is known."""
-        problem, test = self.problem, self.sets.test
-        bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
-        return floor(bounds, problem.cost, problem.mesh, test.tokens)
+    def bound(self) -> Bound | None:
+        """What the latency of no placement goes below on the test batches; None where no bound is known."""
+        problem = self.problem
+        bounds = bound_any(self.sets.test, problem.model, problem.mesh, problem.cost)
+        return next((each for each in bounds if each.unit == LATENCY), None)
 
 
 def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[StepSetting]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from formulations.kit.arrays import Floats
 from optimizer.domain.problem import Problem, check, make_problem
-from optimizer.planning.bounds import TIME, bound_any, bound_given, gaps, reached_by
+from optimizer.planning.bounds import TIME, bound_any, bound_given, gaps_of
 from optimizer.planning.candidates import Candidate, seeds, seeds_and_formulation
 from optimizer.planning.judged_pools import FLEXIBLE
 from optimizer.planning.many_layers.settings import Settings
@@ -99,7 +99,7 @@ def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
     if not effort.cancel.asked:  # they take seconds, as in `optimizer.planning.plan_layer.solve`
         bounds += bound_given(test, problem.model, problem.mesh, problem.cost, placement)
     provenance = task.provenance | {"method": "search", "candidates": portfolio.candidates}
-    return part_of(pool.judge, placement, report, gaps(bounds, reached_by(report)), provenance)
+    return part_of(pool.judge, placement, report, gaps_of(bounds, report), provenance)
 
 
 def seeds_for(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:

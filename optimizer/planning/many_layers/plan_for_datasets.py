@@ -9,7 +9,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats
 from optimizer.domain.placement import Placement
-from optimizer.planning.bounds import Bound, bound_any, gaps, reached_by
+from optimizer.planning.bounds import Bound, bound_any, gaps_of
 from optimizer.planning.choose_for_datasets import FIGURES, LATENCY, LayerPool, Measure, latency_figures
 from optimizer.planning.many_layers.layer import LayerTask, seeds_for
 from optimizer.planning.options import silent
@@ -110,7 +110,7 @@ class DataSetsJudge:
         latency = {other: latency_figures(judge.on(placement, of.test)).tolist() for other, of in sets.items()}
         test = {other: dict(zip(FIGURES, of, strict=True)) for other, of in latency.items()}
         provenance = task.mix.provenance | {"method": "search", MADE_ON: name}
-        part = part_of(judge, placement, report, gaps(self.bounds, reached_by(report)), provenance)
+        part = part_of(judge, placement, report, gaps_of(self.bounds, report), provenance)
         return replace(part, quality=part.quality | {SELECTION: selection, TEST: test})
 
 

@@ -1,23 +1,20 @@
-"""The steps of optimisation: no run is made twice, no plan goes below the floor, and each rung shows its step."""
+"""The steps of optimisation: no run is made twice, no plan goes below the bound, and each rung shows its step."""
 
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from experiment_row import ROW
-from random_layers import WIRINGS, case, wired
-from random_problems import cost, random_batches, random_placement, request_experts, write_request
+from random_problems import cost, request_experts, write_request
 
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.errors import InputError
 from optimizer.experiments.optimisation_steps import runs
-from optimizer.experiments.optimisation_steps.floor import floor
 from optimizer.experiments.optimisation_steps.ladder import Rung, in_order, ladder
 from optimizer.experiments.optimisation_steps.run_experiment import StepsRequest, experiment
 from optimizer.experiments.optimisation_steps.runs import (
@@ -33,16 +30,13 @@ from optimizer.experiments.optimisation_steps.runs import (
 from optimizer.experiments.optimisation_steps.settings import StepSetting, settings_of
 from optimizer.experiments.optimisation_steps.step_row import Place, StepJournal, StepRow
 from optimizer.interrupts import Cancel
-from optimizer.planning.bounds import TIME, bound_any
 from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.portfolio import Portfolio
-from optimizer.routing.policies import POLICIES as ALL_POLICIES
 from optimizer.routing.policies import price_us
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation, simulate
-from optimizer.traces.batches import Batches
 from optimizer.traces.infer import ModelChoice
 from optimizer.traces.source import Source, TraceInput, TraceSource, open_source
 
@@ -127,68 +121,9 @@ def test_a_digest_is_of_all_that_figures_follow_from(corpus: Path) -> None:
     assert len(set.union(digests(), *changed)) == 7  # the routed experts do not know of more slots
 
 
-# The floor
-
-
-@pytest.mark.parametrize("wiring", WIRINGS, ids=str)
-def test_no_policy_on_any_placement_goes_below_the_floor(wiring: Any) -> None:
-    shapes = [(2, 2), (3, 2), (4, 3), (1, 4), (5, 2), (1, 1)]
-    for seed in range(12):
-        drawn, hardware = case(seed, shapes[seed % len(shapes)], 1 + seed % 3, shared=seed % 3), wired(wiring)
-        bounds = bound_any(drawn.batches, drawn.model, drawn.mesh, hardware)
-        least = floor(bounds, hardware, drawn.mesh, drawn.batches.tokens)
-        assert least is not None
-        placement = random_placement(np.random.default_rng(seed), drawn.model.experts, drawn.mesh)
-        taught = replace(drawn.learned, share=drawn.learned.nothing(placement, drawn.model.experts).share)
-        for policy in ALL_POLICIES:
-            about = (drawn.model, drawn.mesh, hardware, Conditions(policy), taught)
-            latency = simulate(placement, drawn.batches, *about).latency_us
-            found = (latency.mean(), *np.percentile(latency, [50, 99]))
-            assert all(value >= bound * (1 - 1e-9) for value, bound in zip(found, astuple(least), strict=True))
-
-
-def test_the_floor_is_met_where_nothing_travels() -> None:
-    model, mesh = Model("one", 1, 0, 1), Mesh(1, 1, 1)
-    batches = random_batches(np.random.default_rng(1), 9, 40, model, 1)
-    least = floor(bound_any(batches, model, mesh, cost()), cost(), mesh, 40)
-    latency = simulate(Placement(np.zeros((1, 1), dtype=int)), batches, model, mesh, cost(), Conditions()).latency_us
-    assert least is not None
-    assert (least.mean, least.p50, least.p99) == pytest.approx((latency.mean(), *np.percentile(latency, [50, 99])))
-
-
-def test_each_percentile_is_that_of_compute_and_what_is_fixed() -> None:
-    model, mesh, chosen = Model("skewed", 2, 0, 1), Mesh(2, 1, 1), np.zeros((50, 120, 1), dtype=int)
-    for batch in range(50):
-        chosen[batch, : 60 + batch] = 1  # the other expert has the rest, and no replica
-    batches = Batches(chosen, np.broadcast_to(np.arange(120) % 2, (50, 120)))
-    bounds = bound_any(batches, model, mesh, cost())
-    least = floor(bounds, cost(), mesh, 120)
-    (compute,) = (bound for bound in bounds if bound.unit == TIME)
-    fixed = cost().preset.dispatch.base_us + cost().preset.combine.base_us
-    assert least is not None
-    assert compute.p50 is not None
-    assert compute.p99 is not None
-    assert len({compute.p50, compute.mean, compute.p99}) == 3
-    assert (least.p50, least.p99) == pytest.approx((compute.p50 + fixed, compute.p99 + fixed))
-    assert least.mean > compute.mean + fixed
-
-
-def test_the_way_back_is_in_the_floor_of_the_mean() -> None:
-    """Half of each row's tokens go to the other row, wherever experts are, and as many one way round as the other."""
-    model, mesh = Model("two", 2, 0, 1), Mesh(2, 1, 1)
-    row = np.repeat([0, 1], 40)
-    batches = Batches((np.arange(80) % 2).reshape(1, 80, 1), row[None])
-    least = floor(bound_any(batches, model, mesh, cost()), cost(), mesh, 80)
-    report = simulate(Placement(np.array([[0], [1]])), batches, model, mesh, cost(), Conditions())
-    assert least is not None
-    assert least.p50 < least.mean
-    base = cost().preset.dispatch.base_us
-    assert least.mean == pytest.approx(float((report.compute_us + report.combine_us).mean()) + base)
-
-
-def test_the_functional_op_has_no_floor(corpus: Path) -> None:
+def test_the_functional_op_has_no_bound(corpus: Path) -> None:
     setting = next(iter(settings_of(source_of(corpus), 1, MESH, replace(cost(), moe_op="functional"))))
-    assert setting.floor is None
+    assert setting.bound is None
 
 
 # Runs

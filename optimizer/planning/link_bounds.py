@@ -1,0 +1,246 @@
+"""The latency that no plan of a layer goes below: fixed times, compute, and what links carry at the least.
+
+The busiest link is at least as busy as the mean of those links over which all traffic of its kind runs. What it carries
+in total is bounded for one placement of all batches by `formulations.bounds.crossings`. The rest follows for each batch
+alone, so that quantiles of the sum are bounded, too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from formulations.bounds.crossings import Sharing, crossings_bounds, crossings_of_batches
+from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.cost import Cost
+from optimizer.domain.mesh import Mesh
+from optimizer.domain.model import Model
+from optimizer.domain.network import Network
+from optimizer.statistics.coactivation import pair_counts
+from optimizer.traces.batches import Batches
+
+BLOCK_PAIRS = 1 << 24
+"""Loads of sources and experts that are held at a time, so that memory does not grow with the batches; not tuned."""
+
+SLOWEST = 5
+"""A bound on the p99 is looked for among one in so many batches, those with the longest compute. Any number is valid:
+few slow batches have a longer compute, and more of them a better bound on links. Not tuned."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Dispatch and combine as `crossings` takes them, in microseconds of the busiest link; None for a stage that the
+    links do not bound. dispatch_fixed_us, combine_fixed_us: what each takes without any traffic."""
+
+    dispatch: Sharing | None
+    combine: Sharing
+    dispatch_fixed_us: float
+    combine_fixed_us: float
+
+    @property
+    def out(self) -> tuple[Sharing, ...]:
+        """Dispatch, if links bound it."""
+        return () if self.dispatch is None else (self.dispatch,)
+
+    @property
+    def both(self) -> tuple[Sharing, ...]:
+        """The stages that links bound."""
+        return (*self.out, self.combine)
+
+
+def stages_of(cost: Cost, network: Network, top_k: int) -> list[Stages]:
+    """How dispatch and combine load the links of this network: alternatives, all of which are valid.
+
+    top_k: experts of a token, the shared ones that take slots included.
+    """
+    fixed = _fixed_us(cost, network, top_k)
+    back_company = 0 if cost.combine_per_expert else network.mesh.slots_per_device - 1
+    out_company = 0 if cost.dispatch_per_expert else network.mesh.slots_per_device - 1
+    combine_us, dispatch_us = cost.combine_message_us(network.remote), cost.dispatch_message_us(network.remote)
+    found = []
+    for back, out in zip(_prices(network, combine_us), _prices(network, dispatch_us), strict=True):
+        combine = _sharing(back, np.full(len(back), back_company), top_k)
+        company = _multicast_company(network, top_k) if network.links == "rings" else np.full(len(out), out_company)
+        found.append(Stages(None if cost.uses_table else _sharing(out, company, top_k), combine, *fixed))
+    return found
+
+
+def _fixed_us(cost: Cost, network: Network, top_k: int) -> tuple[float, float]:
+    """What dispatch and combine take without any traffic. By the table model some column has its part of a token's
+    experts, all of which may be in the token's own row."""
+    idle: Ints = np.zeros((1, len(network.remote)), dtype=np.int64)
+    combine = float(cost.combine_us(idle, network.remote)[0])
+    if cost.uses_table:
+        return float(cost.table_us(np.array(-(-top_k // network.mesh.cols)), np.array(0))), combine
+    return float(cost.dispatch_us(idle, network.remote)[0]), combine
+
+
+def _sharing(cost: Floats, company: Ints, top_k: int) -> Sharing:
+    return Sharing(cost, company, min(top_k, int(company.max(initial=0)) + 1))
+
+
+def _multicast_company(network: Network, top_k: int) -> Ints:
+    """How many other experts can share hop level + 1 of a multicast with a replica, `[level]`: those in the slots of
+    its side of its ring that are as far away or farther. Where messages travel along rows too, all of a token's experts
+    may share its way along the column."""
+    levels, depth = int(network.distance.max()), network.mesh.slots_per_device
+    if network.across:
+        return np.full(levels, network.mesh.slots)
+    company: Ints = (network.mesh.rows // 2 - np.arange(levels)) * depth - 1
+    return company
+
+
+def _prices(network: Network, message_us: Floats) -> list[Floats]:
+    """What a message's hops add to the busiest link at least, `[level]` microseconds, in one or two alternatives.
+
+    message_us `[link]`. On rings, hops are spread over all links at best. A port out of every sender is passed by every
+    message, in the fast network or in the slow one. Of M messages, R of them slow, some port is busy for at least the
+    mean over senders: R slow, and (M - R) fast. So it is for their weighted mean, in which R cancels out, and for R
+    alone.
+    """
+    levels = int(network.distance.max())
+    if network.links == "rings":
+        return [np.full(levels, float(message_us[0]) / len(message_us))]
+    fast, slow = float(message_us[0]), float(message_us[-1])
+    senders = len(np.unique(network.sender))
+    if levels < 2:
+        return [np.full(levels, fast / senders)]
+    any_port = fast * slow / (fast + slow) if fast + slow > 0 else 0.0
+    return [np.array([any_port, 0.0]) / senders, np.array([0.0, slow]) / senders]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What mean, p50 and p99 over batches of a latency do not go below, in microseconds."""
+
+    mean: float
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class LeastTimes:
+    """What links take at least in dispatch and in combine, and in both together, in microseconds of the busiest one."""
+
+    dispatch: float
+    combine: float
+    both: float
+
+
+@dataclass(frozen=True, eq=False)
+class Links:
+    """What the batches of a layer put on links at least, in microseconds of the busiest one."""
+
+    batches: Batches
+    model: Model
+    mesh: Mesh
+    cost: Cost
+
+    @cached_property
+    def network(self) -> Network:
+        """The network of the mesh on this hardware."""
+        return Network.of(self.mesh, self.cost.preset.network)
+
+    @cached_property
+    def alternatives(self) -> list[Stages]:
+        """The stages, as alternatives all of which are valid."""
+        return stages_of(self.cost, self.network, self.model.top_k + self.model.shared_experts)
+
+    @property
+    def fixed_us(self) -> float:
+        """What dispatch and combine take without any traffic."""
+        return self.alternatives[0].dispatch_fixed_us + self.alternatives[0].combine_fixed_us
+
+    @cached_property
+    def source(self) -> Ints:
+        """The source of each token, `[batch, token]`."""
+        return self.batches.source_on(self.network)
+
+    @cached_property
+    def per_batch_us(self) -> Floats:
+        """What links take in each batch at least, `[batch]`, even with a placement for that batch alone."""
+        most = max(1, BLOCK_PAIRS // (self.network.sources * self.model.experts))
+        parts = [self._of_part(first, first + most) for first in range(0, self.batches.count, most)]
+        return np.concatenate(parts)
+
+    def _of_part(self, first: int, stop: int) -> Floats:
+        """`per_batch_us` of batches first..stop - 1."""
+        experts, source = self.batches.experts[first:stop], self.source[first:stop]
+        sources, number = self.network.sources, self.model.experts
+        place = (np.arange(len(experts))[:, None] * sources + source)[:, :, None] * number + experts
+        load = np.bincount(place.ravel(), minlength=len(experts) * sources * number)
+        load = load.reshape(len(experts), sources, number)
+        least = [
+            crossings_of_batches(load, self.network.distance, each.both, self.mesh.slots) for each in self.alternatives
+        ]
+        found: Floats = np.max(least, axis=0)
+        return found
+
+    def together(self, chosen: Sequence[int] | Ints) -> Ints:
+        """Tokens of each source that chose both experts, in the batches of these numbers, `[source, expert, expert]`;
+        on the diagonal those that chose the expert."""
+        experts, source = self.batches.experts[chosen], self.source[chosen]
+        return np.array([self._pairs(experts[source == home]) for home in range(self.network.sources)])
+
+    def _pairs(self, experts: Ints) -> Ints:
+        number = self.model.experts
+        counts: Ints = pair_counts(experts, number) + np.diag(np.bincount(experts.ravel(), minlength=number))
+        return counts
+
+    def least_us(self, together: Ints) -> LeastTimes:
+        """What links take at least, summed over the batches that `together` counts.
+
+        Bounds are taken of all experts and of the routed ones alone, and the stronger counts: shared experts go with
+        every token, and so are company to all.
+        """
+        sums = [stages for each in self.alternatives for stages in ((each.combine,), each.both, each.out)]
+        routed, distance = self.model.routed_experts, self.network.distance
+        alone, slots = together[:, :routed, :routed], self.mesh.slots - self.model.shared_experts
+        every = (
+            crossings_bounds(together, distance, sums, self.mesh.slots),
+            crossings_bounds(alone, distance, sums, slots),
+        )
+        combine, both, dispatch = np.max(every, axis=0).reshape(-1, 3).max(axis=0).tolist()
+        return LeastTimes(dispatch, combine, both)
+
+    @cached_property
+    def most_us(self) -> float:
+        """What the hops of a batch cost at most if every expert of a token is sent its own messages."""
+        k = self.model.top_k + self.model.shared_experts
+        whole = max(sum(float(stage.cost.sum()) for stage in each.both) for each in self.alternatives)
+        return self.batches.tokens * k * whole
+
+
+def least_latency(links: Links, rest_us: Floats, total_us: float) -> Latency:
+    """What no latency goes below, without the price of routing.
+
+    rest_us `[batch]`: what a batch takes at least besides what its links carry; total_us: what links take at least in
+    all batches together, as of `Links.least_us`. The mean holds for one placement of all batches. So does the p99, as
+    not all of the slowest batches can have less than their part of the bound.
+    """
+    alone = rest_us + links.per_batch_us
+    mean = max(float(alone.mean()), float(rest_us.mean()) + total_us / len(rest_us))
+    p50, p99 = np.percentile(alone, [50, 99])
+    return Latency(mean, float(p50), max(float(p99), _least_p99(links, rest_us, total_us)))
+
+
+def _least_p99(links: Links, rest_us: Floats, total_us: float) -> float:
+    """A lower bound on the p99 over batches of the latency, by the mean over the slowest batches, or over all.
+
+    Let y of h batches be slower than the p99: no more than the batches above it. The others take at least what all h
+    take, less what these y take, which is `most_us` each at most. Their mean is below the p99, and the bound on it is
+    the lower the larger y is. total_us: what links take in all batches at least.
+    """
+    batches = len(rest_us)
+    above = batches - 1 - int(0.99 * (batches - 1))
+    slowest = np.argsort(-rest_us, kind="stable")
+    found = 0.0
+    for number in (-(-batches // SLOWEST), batches):
+        below = number - above
+        if below > 0:
+            chosen = slowest[:number]
+            total = total_us if number == batches else links.least_us(links.together(chosen)).both
+            link_us = max(0.0, total - above * links.most_us) / below
+            found = max(found, float(rest_us[chosen[above:]].mean()) + link_us)
+    return found
