@@ -23,6 +23,7 @@ from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.warm_start import started
+from optimizer.routing.context import Unit
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
@@ -48,9 +49,9 @@ class LayerSolution:
     seeds: of the given start and the constructions, in the order in which they were made. formulation: None where an
     early end came before it. searched: the best candidate by routing policy, that of the chosen policy last; after an
     early end the chosen policy's alone. rerouted: with a capacity factor, where one was asked for and pays. outcome: of
-    the formulation, which chose replica counts too if free_counts, and else kept greedy's. gaps: of the chosen result
-    to its bounds, after an early end to those of any placement alone. candidates: how many were compared.
-    first_result: seconds until a complete plan was judged.
+    the formulation, which chose replica counts too if free_counts, and else kept greedy's. unit: what the cost of
+    compute counts. gaps: of the chosen result to its bounds, after an early end to those of any placement alone.
+    candidates: how many were compared. first_result: seconds until a complete plan was judged.
     """
 
     seeds: tuple[MethodResult, ...]
@@ -59,6 +60,7 @@ class LayerSolution:
     rerouted: MethodResult | None
     outcome: Outcome[Ints] | None
     free_counts: bool
+    unit: Unit
     gaps: list[Gap]
     candidates: int
     first_result: float
@@ -124,6 +126,7 @@ def solve(
         rerouted,
         seeds.outcome,
         problem.free_counts,
+        problem.cost.unit,
         gaps_of(bounds, plan.report),
         portfolio.candidates,
         seeds.first_result,

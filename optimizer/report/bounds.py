@@ -33,8 +33,9 @@ def bound_table(title: str, bounds: Sequence[Bound]) -> Table:
 
 def gap_table(gaps: Sequence[Gap]) -> Table:
     """A table of how far a plan is above the bounds for its own placement and for any placement: one row per unit, with
-    means over the test batches (or, for a plan on counts, over the test steps)."""
-    table = make_table("What the plan reaches on average, and what is proven to be out of reach", "mean of", ["plan"])
+    means over the test batches (or, for a plan on counts, over the test steps), and rows of p50 and p99 where these are
+    bounded."""
+    table = make_table("What the plan reaches, and what is proven to be out of reach", "mean, if not said", ["plan"])
     for column in ("its own best routing", "gap", "any placement", "gap"):
         table.add_column(column, justify="right")
     table.add_column("by the bound")
@@ -42,7 +43,11 @@ def gap_table(gaps: Sequence[Gap]) -> Table:
         own = "-" if gap.this_placement is None else _figure(gap.this_placement.mean)
         free = _figure(gap.any_placement.mean)
         cells = (_figure(gap.reached), own, _percent(gap.to_this), free, _percent(gap.to_any))
-        table.add_row(gap.unit.replace("_", " "), *cells, gap.any_placement.name)
+        unit = gap.unit.replace("_", " ")
+        table.add_row(unit, *cells, gap.any_placement.name)
+        for name, tail in gap.tails.items():
+            cells = (_figure(tail.reached), "-", "-", _figure(tail.bound), _percent(tail.gap))
+            table.add_row(f"{unit}, {name}", *cells, gap.any_placement.name)
     return table
 
 

@@ -6,17 +6,21 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from optimizer.planning.bounds import IMBALANCE
 from optimizer.planning.plan_layer import LayerSolution, MethodResult
 from optimizer.report.bounds import gap_table
 from optimizer.report.tables import Part, make_table
+from optimizer.report.verdict import Verdict
+from optimizer.routing.policies import TILE_AWARE
 from optimizer.simulation.report import Rerouting
 
 
 def parts(solution: LayerSolution, layer: int) -> list[Part]:
-    """The table of methods, the gaps to the bounds, what a capacity means where the plan has one, and a sentence on
-    what the formulation proved and how the search went."""
-    shown: list[Part] = [solution_table(solution, layer)]
-    shown += [gap_table(solution.gaps)] if solution.gaps else []
+    """The verdict, the table of methods, the gaps to the bounds, what a capacity means where the plan has one, and a
+    sentence on what the formulation proved and how the search went."""
+    shown: list[Part] = [Verdict.of(solution).sentence(), solution_table(solution, layer)]
+    gaps = [gap for gap in solution.gaps if gap.unit != IMBALANCE or not balances_tiles(solution)]
+    shown += [gap_table(gaps)] if gaps else []
     shown += break_even(solution.searched)
     rerouting = solution.chosen.report.rerouting
     shown += [] if rerouting is None else [rerouted(rerouting)]
@@ -25,29 +29,37 @@ def parts(solution: LayerSolution, layer: int) -> list[Part]:
 
 def solution_table(solution: LayerSolution, layer: int) -> Table:
     """A table with one row per method, for the search one per routing policy, all judged on the test batches; latencies
-    are in microseconds, and the row of the plan is bold."""
+    are in microseconds, and the row of the plan is bold. Columns that do not matter to the plan are left out: imbalance
+    in tokens where its policy balances tiles, and tiles where compute does not count them."""
     report = solution.rows[0].report
     title = f"Layer {layer} on {len(report.hops)} test batches of {report.tokens} tokens"
-    columns = ["imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "planned in, s"]
+    imbalance, tiles = not balances_tiles(solution), solution.unit == "tiles"
+    columns = ["imbalance p50", "p99"] * imbalance + ["latency p50, us", "p99, us"] + ["tiles (mean)"] * tiles
     table = make_table(title, "method", [])
     table.add_column("routing")
-    for column in columns:
+    for column in (*columns, "planned in, s"):
         table.add_column(column, justify="right")
     for row in solution.rows:
-        table.add_row(*_solution_cells(row), style="bold" if row is solution.chosen else None)
+        table.add_row(*_solution_cells(row, imbalance, tiles), style="bold" if row is solution.chosen else None)
     return table
 
 
-def _solution_cells(row: MethodResult) -> list[str]:
-    """The cells of one method's row in the table of methods."""
-    imbalance = np.percentile(row.report.imbalance, [50, 99])
+def balances_tiles(solution: LayerSolution) -> bool:
+    """Whether the plan's policy levels the tiles of devices, so that it does not matter how their tokens are spread."""
+    report = solution.chosen.report
+    return report.unit == "tiles" and report.routing in TILE_AWARE
+
+
+def _solution_cells(row: MethodResult, imbalance: bool, tiles: bool) -> list[str]:
+    """The cells of one method's row in the table of methods, with imbalance and tiles if these are wanted."""
+    spread = np.percentile(row.report.imbalance, [50, 99]) if imbalance else ()
     latency = np.percentile(row.report.latency_us, [50, 99])
     return [
         row.method,
         row.report.routing,
-        *(f"{value:.3f}" for value in imbalance),
+        *(f"{value:.3f}" for value in spread),
         *(f"{value:.1f}" for value in latency),
-        f"{row.report.tiles.mean():.2f}",
+        *([f"{row.report.tiles.mean():.2f}"] if tiles else []),
         f"{row.seconds:.3f}" if row.seconds < 1 else f"{row.seconds:.1f}",
     ]
 
@@ -106,10 +118,11 @@ def holds_for(solution: LayerSolution) -> str:
 
 
 def as_json(solution: LayerSolution) -> dict[str, Any]:
-    """The figures of the tables as a dictionary in a stable JSON form: one entry per method, the bounds, what the
-    formulation proved (None where an early end came before it), and how the search went."""
+    """The figures of the tables as a dictionary in a stable JSON form: the verdict, one entry per method, the bounds,
+    what the formulation proved (None where an early end came before it), and how the search went."""
     outcome = solution.outcome
     return {
+        "verdict": Verdict.of(solution).as_json(),
         "rows": [{"method": row.method, "seconds": row.seconds, **row.report.summary()} for row in solution.rows],
         "bounds": {gap.unit: gap.summary() for gap in solution.gaps},
         "formulation": None

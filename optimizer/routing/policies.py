@@ -270,5 +270,8 @@ LEARNING = ("nearest", "table", "weights", "optimal", "hint", "hint-table", "hin
 REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
 """The policies that choose by load hints, and so by the batches that came before."""
 
+TILE_AWARE = ("capacity-fill", "least-loaded", "optimal")
+"""The policies that count loads in tiles where the unit is tiles, and so fill a tile before they begin another."""
+
 FIXED = ("weights", "table")
 """The policies that choose by what train batches taught alone: shares of replicas, or one replica for each source."""

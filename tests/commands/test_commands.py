@@ -359,12 +359,14 @@ def test_every_command_that_prints_figures_has_help_and_json(command: str) -> No
 
 def test_bounds_are_those_that_solve_reports(traces: Path) -> None:
     plan, result = solve(traces, "--json")
-    reported = json.loads(result.stdout)["bounds"]
+    figures = json.loads(result.stdout)
+    reported, price = figures["bounds"], {"latency_us": figures["verdict"]["price_us"]}
     assert json.loads(plan.read_text())["layers"]["1"]["bounds"] == reported
     arguments = ("bound", traces, "--layer", 1, "--mesh", "2x2", "--batch-tokens", 24)
     bounds = json.loads(run(*arguments, "--json").stdout)["bounds"]
     for unit, gap in reported.items():
-        assert max(bound["mean"] for bound in bounds if bound["unit"] == unit) == gap["any_placement"]
+        least = max(bound["mean"] for bound in bounds if bound["unit"] == unit)
+        assert least + price.get(unit, 0.0) == pytest.approx(gap["any_placement"])
     shown = run(*arguments).stdout
     assert "no placement in these slots goes below" in shown
     assert all(bound["name"] in shown for bound in bounds)

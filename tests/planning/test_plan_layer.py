@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numba
+import numpy as np
 import pytest
 from random_problems import small_problem
 
@@ -65,7 +66,11 @@ def test_bounds_are_below_what_was_reached() -> None:
     solution = solved()
     report = solution.chosen.report
     found = {gap.unit: gap for gap in solution.gaps}
-    assert set(found) == {"imbalance", "tiles", "copies_per_token", "hops_per_token", "compute_us"}
+    times = {"dispatch_us", "compute_us", "combine_us", "latency_us"}
+    assert set(found) == {"imbalance", "tiles", "copies_per_token", "hops_per_token", *times}
+    assert {name: tail.reached for name, tail in found["latency_us"].tails.items()} == {
+        name: np.percentile(report.latency_us, share) for name, share in (("p50", 50), ("p99", 99))
+    }
     assert found["imbalance"].reached == pytest.approx(report.imbalance.mean())
     assert found["imbalance"].this_placement is not None
     assert "Interrupted" not in proof(solution)
@@ -73,6 +78,7 @@ def test_bounds_are_below_what_was_reached() -> None:
         assert 0 < gap.any_placement.mean <= gap.reached * (1 + 1e-9)
         assert gap.this_placement is None or gap.any_placement.mean <= gap.this_placement.mean <= gap.reached + 1e-9
         assert gap.to_any == pytest.approx(gap.reached / gap.any_placement.mean - 1)
+        assert all(0 < tail.bound <= tail.reached for tail in gap.tails.values())
 
 
 def test_the_formulation_is_at_least_as_good_as_its_hint() -> None:
