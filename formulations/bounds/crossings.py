@@ -74,18 +74,19 @@ def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], 
     Raises ValueError with fewer slots than experts.
     """
     spare, sources = _spare(load.shape[2], slots), load.shape[1]
-    lightest = np.sort(load, axis=1).cumsum(axis=1, dtype=np.int64)
-    lightest = np.concatenate([np.zeros_like(lightest[:, :1]), lightest], axis=1)
-    price = sum((stage.cost / stage.most for stage in stages), np.zeros(int(distance.max())))
+    lightest = np.sort(load, axis=1).cumsum(axis=1, dtype=np.float64).swapaxes(1, 2)
     within = _within(distance)
     counts = np.arange(1, _useful(distance, within, spare) + 1)
-    cost = np.zeros((len(load), len(counts), load.shape[2]))
-    for near, of_level in zip(within, price, strict=True):
-        cost += of_level * lightest[:, np.maximum(sources - counts * near, 0)]
-    saved = -np.diff(cost, axis=1).reshape(len(load), -1)
+    price = np.zeros((sources, len(counts)))  # of the sources that are left, by how many they are, for each count
+    for level, near in enumerate(within):
+        left = sources - counts * near
+        of_level = sum(float(stage.cost[level]) / stage.most for stage in stages)
+        price[left[left > 0] - 1, np.flatnonzero(left > 0)] += of_level
+    cost = lightest @ price
+    saved = -np.diff(cost, axis=2).reshape(len(load), -1)
     if spare < saved.shape[1]:
         saved = -np.partition(-saved, spare, axis=1)[:, :spare]
-    least: Floats = cost[:, 0].sum(axis=1) - saved.sum(axis=1)
+    least: Floats = cost[:, :, 0].sum(axis=1) - saved.sum(axis=1)
     return least
 
 

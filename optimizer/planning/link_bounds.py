@@ -5,7 +5,7 @@ in total is bounded for one placement of all batches by `formulations.bounds.cro
 alone, so that quantiles of the sum are bounded, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -160,22 +160,43 @@ class Links:
     @cached_property
     def per_batch_us(self) -> Floats:
         """What links take in each batch at least, `[batch]`, even with a placement for that batch alone."""
-        most = max(1, BLOCK_PAIRS // (self.network.sources * self.model.experts))
-        parts = [self._of_part(first, first + most) for first in range(0, self.batches.count, most)]
-        return np.concatenate(parts)
+        return self._each_part(self._least_of)
 
-    def _of_part(self, first: int, stop: int) -> Floats:
-        """`per_batch_us` of batches first..stop - 1."""
+    @cached_property
+    def most_us(self) -> Floats:
+        """What the hops of a batch cost at most under the best routing of any placement, `[batch]`: as if every expert
+        had one replica, as far from its tokens as can be, and nothing were shared."""
+        return self._each_part(self._most_of)
+
+    def _each_part(self, of_load: Callable[[Ints], Floats]) -> Floats:
+        """A figure of each batch, from its load `[batch, source, expert]`, made for some batches at a time."""
+        step = max(1, BLOCK_PAIRS // (self.network.sources * self.model.experts))
+        return np.concatenate([of_load(self._load(at, at + step)) for at in range(0, self.batches.count, step)])
+
+    def _load(self, first: int, stop: int) -> Ints:
+        """The pairs of each source and expert in batches first..stop - 1, `[batch, source, expert]`."""
         experts, source = self.batches.experts[first:stop], self.source[first:stop]
-        sources, number = self.network.sources, self.model.experts
-        place = (np.arange(len(experts))[:, None] * sources + source)[:, :, None] * number + experts
-        load = np.bincount(place.ravel(), minlength=len(experts) * sources * number)
-        load = load.reshape(len(experts), sources, number)
-        least = [
-            crossings_of_batches(load, self.network.distance, each.both, self.mesh.slots) for each in self.alternatives
-        ]
-        found: Floats = np.max(least, axis=0)
-        return found
+        shape = len(experts), self.network.sources, self.model.experts
+        place = (np.arange(len(experts))[:, None] * shape[1] + source)[:, :, None] * shape[2] + experts
+        load: Ints = np.bincount(place.ravel(), minlength=int(np.prod(shape))).reshape(shape)
+        return load
+
+    def _least_of(self, load: Ints) -> Floats:
+        distance, slots = self.network.distance, self.mesh.slots
+        least: Floats = np.max(
+            [crossings_of_batches(load, distance, each.both, slots) for each in self.alternatives], axis=0
+        )
+        return least
+
+    def _most_of(self, load: Ints) -> Floats:
+        distance = np.unique(self.network.distance, axis=1)
+        found = []
+        for each in self.alternatives:
+            price = np.concatenate([[0.0], np.sum([stage.cost for stage in each.both], axis=0).cumsum()])
+            cost = load.swapaxes(1, 2) @ price[distance]
+            found.append(cost.max(axis=2).sum(axis=1))
+        most: Floats = np.max(found, axis=0)
+        return most
 
     def together(self, chosen: Sequence[int] | Ints) -> Ints:
         """Tokens of each source that chose both experts, in the batches of these numbers, `[source, expert, expert]`;
@@ -204,13 +225,6 @@ class Links:
         combine, both, dispatch = np.max(every, axis=0).reshape(-1, 3).max(axis=0).tolist()
         return LeastTimes(dispatch, combine, both)
 
-    @cached_property
-    def most_us(self) -> float:
-        """What the hops of a batch cost at most if every expert of a token is sent its own messages."""
-        k = self.model.top_k + self.model.shared_experts
-        whole = max(sum(float(stage.cost.sum()) for stage in each.both) for each in self.alternatives)
-        return self.batches.tokens * k * whole
-
 
 def least_latency(links: Links, rest_us: Floats, total_us: float) -> Latency:
     """What no latency goes below, without the price of routing.
@@ -229,8 +243,8 @@ def _least_p99(links: Links, rest_us: Floats, total_us: float) -> float:
     """A lower bound on the p99 over batches of the latency, by the mean over the slowest batches, or over all.
 
     Let y of h batches be slower than the p99: no more than the batches above it. The others take at least what all h
-    take, less what these y take, which is `most_us` each at most. Their mean is below the p99, and the bound on it is
-    the lower the larger y is. total_us: what links take in all batches at least.
+    take, less what these y take, which is `most_us` at most. Their mean is below the p99, and the bound on it is the
+    lower the larger y is. total_us: what links take in all batches at least.
     """
     batches = len(rest_us)
     above = batches - 1 - int(0.99 * (batches - 1))
@@ -241,6 +255,7 @@ def _least_p99(links: Links, rest_us: Floats, total_us: float) -> float:
         if below > 0:
             chosen = slowest[:number]
             total = total_us if number == batches else links.least_us(links.together(chosen)).both
-            link_us = max(0.0, total - above * links.most_us) / below
+            left_out = np.sort(links.most_us[chosen])[below:].sum()
+            link_us = max(0.0, total - float(left_out)) / below
             found = max(found, float(rest_us[chosen[above:]].mean()) + link_us)
     return found
