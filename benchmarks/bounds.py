@@ -115,7 +115,7 @@ def figures(report: SimulationReport) -> dict[str, Floats]:
 def compared(bounds: list[Bound], report: SimulationReport, about: str) -> int:
     """How many figures are at or above their bounds. Raises SystemExit, which says about which case, for one below."""
     found, number = figures(report), 0
-    for bound in bounds:
+    for bound in (each for each in bounds if each.holds_for(report.routing)):
         values = found[bound.unit]
         reached = {"mean": values.mean(), "p50": np.percentile(values, 50), "p99": np.percentile(values, 99)}
         for name, value in reached.items():
@@ -133,7 +133,7 @@ def run(seed: int) -> tuple[int, float]:
     about = batches, problem.model, problem.mesh, problem.cost
     free, links = bound_any(*about), Links(*about)
     alone = links.fixed_us + links.per_batch_us + least_compute_us(*about)
-    (latency,) = (each.mean for each in free if each.unit == LATENCY)
+    latency = next(each.mean for each in free if each.unit == LATENCY and not each.only_for)
     number, nearest = 0, np.inf
     for placement in placements(case, seed):
         bounds = free + bound_given(*about, placement)

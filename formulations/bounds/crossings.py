@@ -4,11 +4,11 @@ A token is sent to every device that serves any of its experts. Where m of its e
 bears 1/m of every hop that they share. So the cost of all hops is a sum over tokens and experts. Everything here
 follows from two facts about an expert with n replicas:
 
-1. *Company.* Its replicas can share a hop with at most n * company other experts, those that are near enough. Let c
-   tokens have chosen it, and let P be the (token, other expert) pairs that share the hop with it. P is at most the
-   number of tokens that also chose one of the other experts, summed over those that are chosen with it most often. As
-   1/m is convex, the line through its values at k and k + 1 is below it at all whole m, so sum 1/m >= (2 k c - P) / (k
-   (k + 1)), for each k.
+1. *Company.* Its replicas can share a hop with at most n * company other experts, those that are near enough; with
+   company alone for the tokens of one source, if they all use one replica. Let c tokens have chosen it, and let P be
+   the (token, other expert) pairs that share the hop with it. P is at most the number of tokens that also chose one of
+   the other experts, summed over those that are chosen with it most often. As 1/m is convex, the line through its
+   values at k and k + 1 is below it at all whole m, so sum 1/m >= (2 k c - P) / (k (k + 1)), for each k.
 2. *Reach.* No device has more than K_h sources within h hops, so the replicas have at most n K_h of them; tokens of all
    other sources travel farther than h, for each h.
 
@@ -36,12 +36,14 @@ class Sharing:
 
     cost `[level]`: of a message that travels farther than `level` hops, for its hop number level + 1. company
     `[level]`: how many other experts can share that hop with a replica, whatever the tokens are. most: how many experts
-    of one token share it at most.
+    of one token share it at most. fixed: whether each source uses one replica of an expert for all of its tokens, so
+    that the company of one replica is all that they can have.
     """
 
     cost: Floats
     company: Ints
     most: int
+    fixed: bool = False
 
 
 def crossings_bounds(together: Ints, distance: Ints, sums: Sequence[Sequence[Sharing]], slots: int) -> list[float]:
@@ -126,7 +128,8 @@ def _least_cost(chosen: Ints, friends: Ints, within: list[int], stage: Sharing, 
     for near, price, company in zip(within, stage.cost, stage.company, strict=True):
         reached = count * near
         if price > 0 and reached < len(chosen):
-            pairs = friends[min(count * int(company), len(friends) - 1)]
+            others = int(company) * (1 if stage.fixed else count)
+            pairs = friends[min(others, len(friends) - 1)]
             share = np.sort(_shares(chosen, pairs, stage.most), axis=0)
             cost += price * share[: len(share) - reached].sum(axis=0)
     return cost

@@ -1,7 +1,7 @@
 """What no placement of a layer can beat: every bound with its unit, and in words what it bounds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
 from optimizer.planning.link_bounds import LeastTimes, Links, least_latency
+from optimizer.routing.policies import ONE_REPLICA
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Batches
 
@@ -32,7 +33,7 @@ STAGES = "fixed times, compute, and what links carry, each at its least"
 class Bound:
     """A lower bound on the mean over batches of a figure of the simulator, in this unit, and on its p50 and p99, None
     where it is one on the mean alone; says: what is bounded and why. given: it holds for the placement given, and
-    otherwise for any."""
+    otherwise for any. only_for: the routing policies for which it holds; empty for all."""
 
     name: str
     unit: str
@@ -41,6 +42,11 @@ class Bound:
     p50: float | None = None
     p99: float | None = None
     given: bool = False
+    only_for: tuple[str, ...] = ()
+
+    def holds_for(self, routing: str) -> bool:
+        """Whether it holds for plans of this routing policy."""
+        return not self.only_for or routing in self.only_for
 
 
 @dataclass(frozen=True)
@@ -117,13 +123,12 @@ def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bo
     links = Links(batches, model, mesh, cost)
     together = links.together(np.arange(batches.count))
     found += _communication(links, together)
-    least = links.least_us(together)
-    found += _transfers(links, least)
+    found += _transfers(links, links.least_us(together))
     if cost.moe_op == "optimized":
         says = "a device with the least peak, and devices that share all work evenly"
         time = least_compute_us(batches, model, mesh, cost)
-        latency = least_latency(links, time + links.fixed_us, least.both)
-        found += [_of("compute", TIME, says, time), Bound("latency", LATENCY, STAGES, *astuple(latency))]
+        found.append(_of("compute", TIME, says, time))
+        found += _latency(links, time + links.fixed_us, together)
     return found
 
 
@@ -171,10 +176,11 @@ def gaps(bounds: Sequence[Bound], reached: Mapping[str, float]) -> list[Gap]:
 
 
 def gaps_of(bounds: Sequence[Bound], report: SimulationReport) -> list[Gap]:
-    """How far a simulation on the same batches is from the strongest bounds. Plans whose policy has the same price are
-    meant by any placement: the price is part of the bounds on their latency."""
+    """How far a simulation on the same batches is from the strongest bounds that hold for its policy. The price of the
+    policy is part of the bounds on latency."""
     price, quantiles = report.price_us, np.percentile(report.latency_us, [50, 99])
-    found = gaps([_priced(each, price) if each.unit == LATENCY else each for each in bounds], reached_by(report))
+    held = [each for each in bounds if each.holds_for(report.routing)]
+    found = gaps([_priced(each, price) if each.unit == LATENCY else each for each in held], reached_by(report))
     return [_with_tails(gap, *map(float, quantiles)) if gap.unit == LATENCY else gap for gap in found]
 
 
@@ -253,6 +259,14 @@ def _transfers(links: Links, least: LeastTimes) -> Iterator[Bound]:
     fixed, count = links.alternatives[0], links.batches.count
     yield Bound("dispatch", DISPATCH, BUSIEST, fixed.dispatch_fixed_us + least.dispatch / count)
     yield Bound("combine", COMBINE, BUSIEST, fixed.combine_fixed_us + least.combine / count)
+
+
+def _latency(links: Links, rest_us: Floats, together: Ints) -> Iterator[Bound]:
+    """Bounds on the latency under any policy, and under those that are a dispatch table."""
+    for tables, says in ((False, STAGES), (True, f"{STAGES}; each source uses one replica of each expert")):
+        least = least_latency(links, rest_us, together, tables)
+        name, held = ("latency_by_table", ONE_REPLICA) if tables else ("latency", ())
+        yield Bound(name, LATENCY, says, least.mean, least.p50, least.p99, only_for=held)
 
 
 def _compute_us(units: Ints, peak: Ints, mesh: Mesh, cost: Cost) -> Floats:

@@ -6,7 +6,7 @@ alone, so that quantiles of the sum are bounded, too.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +37,12 @@ class Stages:
     combine: Sharing
     dispatch_fixed_us: float
     combine_fixed_us: float
+
+    @property
+    def of_tables(self) -> "Stages":
+        """The same where each source uses one replica of each expert."""
+        dispatch = None if self.dispatch is None else replace(self.dispatch, fixed=True)
+        return replace(self, dispatch=dispatch, combine=replace(self.combine, fixed=True))
 
     @property
     def out(self) -> tuple[Sharing, ...]:
@@ -209,13 +215,15 @@ class Links:
         counts: Ints = pair_counts(experts, number) + np.diag(np.bincount(experts.ravel(), minlength=number))
         return counts
 
-    def least_us(self, together: Ints) -> LeastTimes:
-        """What links take at least, summed over the batches that `together` counts.
+    def least_us(self, together: Ints, tables: bool = False) -> LeastTimes:
+        """What links take at least, summed over the batches that `together` counts; tables: where each source uses one
+        replica of each expert, the same in all batches.
 
         Bounds are taken of all experts and of the routed ones alone, and the stronger counts: shared experts go with
         every token, and so are company to all.
         """
-        sums = [stages for each in self.alternatives for stages in ((each.combine,), each.both, each.out)]
+        known = [each.of_tables if tables else each for each in self.alternatives]
+        sums = [stages for each in known for stages in ((each.combine,), each.both, each.out)]
         routed, distance = self.model.routed_experts, self.network.distance
         alone, slots = together[:, :routed, :routed], self.mesh.slots - self.model.shared_experts
         every = (
@@ -226,25 +234,26 @@ class Links:
         return LeastTimes(dispatch, combine, both)
 
 
-def least_latency(links: Links, rest_us: Floats, total_us: float) -> Latency:
+def least_latency(links: Links, rest_us: Floats, together: Ints, tables: bool = False) -> Latency:
     """What no latency goes below, without the price of routing.
 
-    rest_us `[batch]`: what a batch takes at least besides what its links carry; total_us: what links take at least in
-    all batches together, as of `Links.least_us`. The mean holds for one placement of all batches. So does the p99, as
-    not all of the slowest batches can have less than their part of the bound.
+    rest_us `[batch]`: what a batch takes at least besides what its links carry; together: `Links.together` of all
+    batches; tables: as of `Links.least_us`. The mean holds for one placement of all batches. So does the p99, as not
+    all of the slowest batches can have less than their part of the bound.
     """
     alone = rest_us + links.per_batch_us
-    mean = max(float(alone.mean()), float(rest_us.mean()) + total_us / len(rest_us))
+    total = links.least_us(together, tables).both
+    mean = max(float(alone.mean()), float(rest_us.mean()) + total / len(rest_us))
     p50, p99 = np.percentile(alone, [50, 99])
-    return Latency(mean, float(p50), max(float(p99), _least_p99(links, rest_us, total_us)))
+    return Latency(mean, float(p50), max(float(p99), _least_p99(links, rest_us, together, tables)))
 
 
-def _least_p99(links: Links, rest_us: Floats, total_us: float) -> float:
+def _least_p99(links: Links, rest_us: Floats, together: Ints, tables: bool) -> float:
     """A lower bound on the p99 over batches of the latency, by the mean over the slowest batches, or over all.
 
     Let y of h batches be slower than the p99: no more than the batches above it. The others take at least what all h
     take, less what these y take, which is `most_us` at most. Their mean is below the p99, and the bound on it is the
-    lower the larger y is. total_us: what links take in all batches at least.
+    lower the larger y is.
     """
     batches = len(rest_us)
     above = batches - 1 - int(0.99 * (batches - 1))
@@ -254,7 +263,7 @@ def _least_p99(links: Links, rest_us: Floats, total_us: float) -> float:
         below = number - above
         if below > 0:
             chosen = slowest[:number]
-            total = total_us if number == batches else links.least_us(links.together(chosen)).both
+            total = links.least_us(together if number == batches else links.together(chosen), tables).both
             left_out = np.sort(links.most_us[chosen])[below:].sum()
             link_us = max(0.0, total - float(left_out)) / below
             found = max(found, float(rest_us[chosen[above:]].mean()) + link_us)

@@ -270,6 +270,9 @@ LEARNING = ("nearest", "table", "weights", "optimal", "hint", "hint-table", "hin
 REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
 """The policies that choose by load hints, and so by the batches that came before."""
 
+ONE_REPLICA = ("primary", "nearest", "table", "sglang-static", "vllm-ascend")
+"""The policies by which each source uses one replica of each expert, the same in every batch."""
+
 TILE_AWARE = ("capacity-fill", "least-loaded", "optimal")
 """The policies that count loads in tiles where the unit is tiles, and so fill a tile before they begin another."""
 

@@ -38,7 +38,7 @@ class StepSetting:
         """What the latency of no placement goes below on the test batches; None where no bound is known."""
         problem = self.problem
         bounds = bound_any(self.sets.test, problem.model, problem.mesh, problem.cost)
-        return next((each for each in bounds if each.unit == LATENCY), None)
+        return next((each for each in bounds if each.unit == LATENCY and not each.only_for), None)
 
 
 def settings_of(source: Source, layer: int, mesh: Mesh, cost: Cost) -> Iterator[StepSetting]:
