@@ -1,6 +1,7 @@
 """Bounds on the time of links and on latency: no placement with any routing goes below them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_layers import WIRINGS, case, wired
+from random_layers import TOKENS_AT, WIRINGS, TokensAt, case, wired
 from random_problems import WORMHOLE, cost, random_batches, random_placement
+from reference_traffic import Wires, all_holders, carry
 
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.cost import Cost
@@ -29,6 +31,7 @@ from optimizer.simulation.timing import Clock
 from optimizer.traces.batches import Batches
 
 SMALL = 1 + 1e-9
+NO_LINK = np.zeros(1, dtype=np.bool_)
 KINDS = [(wiring, *kind) for wiring in WIRINGS for kind in product(("device", "expert"), repeat=2)]
 
 
@@ -97,6 +100,57 @@ def test_no_placement_with_its_best_routing_beats_a_bound(drawn: tuple[Batches, 
     bounds = {each.unit: each for each in bound_any(batches, model, mesh, hardware) if not each.only_for}
     for unit in (DISPATCH, TIME, COMBINE, LATENCY):
         below(bounds[unit], [times[unit] for times in found])
+
+
+@st.composite
+def on_rings(draw: st.DrawFn) -> tuple[Batches, Model, Mesh]:
+    """A batch on rings in which the same few sets of experts are chosen in every row, so that much can be shared; every
+    slot is needed, or three experts share some more slots."""
+    every = [(3, 1, 1), (4, 1, 1), (5, 1, 1), (6, 1, 1), (3, 1, 2), (2, 2, 1), (3, 2, 1), (2, 1, 3)]
+    mesh = Mesh(*draw(st.sampled_from([*every, (4, 1, 2), (2, 2, 2), (3, 1, 3)])))
+    experts = mesh.slots if mesh.slots <= 6 and draw(st.booleans()) else 3
+    model = Model("small", experts, 0, draw(st.integers(2, experts)))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    sets = np.argsort(rng.random((draw(st.integers(1, 3)), experts)), axis=1)[:, : model.top_k]
+    rows = np.repeat(np.arange(mesh.rows), len(sets))
+    return Batches(np.tile(sets, (mesh.rows, 1))[None], rows[None]), model, mesh
+
+
+def token_costs(wires: Wires, hardware: Cost, links: int) -> Callable[[int, tuple[int, ...]], Floats]:
+    """What a token of a source costs in dispatch and in combine, `[2]` microseconds of the mean link, by the devices
+    that serve its experts."""
+    message_us = hardware.dispatch_message_us(NO_LINK), hardware.combine_message_us(NO_LINK)
+    prices = [float(of[0]) / links for of in message_us]
+
+    @cache
+    def costs(source: int, devices: tuple[int, ...]) -> Floats:
+        found = carry(wires, [all_holders(wires)[source]], [list(devices)], False, hardware.combine_per_expert)
+        messages = sum(found.out.values()), sum(found.back.values())
+        return np.array([float(of) * price for of, price in zip(messages, prices, strict=True)])
+
+    return costs
+
+
+@settings(max_examples=40)
+@given(on_rings(), st.sampled_from(TOKENS_AT), st.sampled_from(("device", "expert")))
+def test_no_placement_sends_tokens_fewer_hops_on_rings(
+    drawn: tuple[Batches, Model, Mesh], at: TokensAt, back: str
+) -> None:
+    (batches, model, mesh), hardware = drawn, wired((at, "rings"), back)
+    links = Links(batches, model, mesh, hardware)
+    costs = token_costs(Wires(mesh.rows, mesh.cols, at), hardware, len(links.network.remote))
+    tokens = list(zip(links.source[0].tolist(), batches.experts[0].tolist(), strict=True))
+    fewest = np.full(3, np.inf)
+    for count in reference.count_vectors(model.experts, mesh.slots, mesh.devices):
+        for holders in reference.all_placements(count, mesh.devices, mesh.slots_per_device):
+            found = np.zeros(3)
+            for source, experts in tokens:
+                ways = np.array([costs(source, way) for way in product(*(sorted(holders[e]) for e in experts))])
+                found += [*ways.min(axis=0), ways.sum(axis=1).min()]
+            fewest = np.minimum(fewest, found)
+    least = links.least_us(links.together([0]))
+    assert np.all(np.array([least.dispatch, least.combine, least.both]) <= fewest * SMALL + 1e-9)
+    assert links.per_batch_us[0] <= fewest[2] * SMALL + 1e-9
 
 
 def every_table(placement: Placement, sources: int, experts: int) -> Iterator[Ints]:
