@@ -118,8 +118,9 @@ def bound(
     Returns
     -------
     Bounded
-        Lower bounds on the mean over test batches of imbalance, tiles, copies of tokens, hops and compute time
-        (microseconds), and, where a bound holds for each batch alone, on p50 and p99 too.
+        Lower bounds on the mean over test batches of latency, imbalance, tiles, copies of tokens, hops and the times of
+        dispatch, compute and combine (microseconds), and, where they are known, on p50 and p99 too. Latency is without
+        the price of routing.
 
     Raises
     ------

@@ -21,8 +21,9 @@ class BoundTarget:
 def bound(target: BoundTarget, given: LayerInput, figures: JsonOptions) -> None:
     """Print what no placement of a layer can beat, on the test batches by which `solve` judges its plans.
 
-    Bounds are of the mean over batches and, where they hold for each batch alone, of p50 and p99 too: imbalance, tiles,
-    copies of tokens, hops, time of compute. Where TRACES are counts without tokens, the expected load is bounded.
+    Bounds are of the mean over batches and, where they can be had, of p50 and p99 too: latency, and by themselves
+    imbalance, tiles, copies of tokens, hops and the times of dispatch, compute and combine. Where TRACES are counts
+    without tokens, the expected load is bounded.
     """
     from optimizer.api.judging import bound as bound_layer
 

@@ -16,7 +16,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
-from optimizer.planning.link_bounds import LeastTimes, Links, least_latency
+from optimizer.planning.link_bounds import LeastTimes, Links, SomeBatches, least_latency, slowest_batches
 from optimizer.routing.policies import ONE_REPLICA
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Batches
@@ -262,11 +262,16 @@ def _transfers(links: Links, least: LeastTimes) -> Iterator[Bound]:
 
 
 def _latency(links: Links, rest_us: Floats, together: Ints) -> Iterator[Bound]:
-    """Bounds on the latency under any policy, and under those that are a dispatch table."""
-    for tables, says in ((False, STAGES), (True, f"{STAGES}; each source uses one replica of each expert")):
-        least = least_latency(links, rest_us, together, tables)
-        name, held = ("latency_by_table", ONE_REPLICA) if tables else ("latency", ())
-        yield Bound(name, LATENCY, says, least.mean, least.p50, least.p99, only_for=held)
+    """Bounds on the latency under any policy, and under those that are a dispatch table; rest_us `[batch]`: what a
+    batch takes at least besides what its links carry; together: `Links.together` of all batches."""
+    batches = SomeBatches(np.arange(len(rest_us)), together), slowest_batches(links, rest_us)
+    least = least_latency(links, rest_us, *batches, tables=False)
+    yield Bound("latency", LATENCY, STAGES, least.mean, least.p50, least.p99)
+    least, says = (
+        least_latency(links, rest_us, *batches, tables=True),
+        f"{STAGES}; sources use one replica of an expert",
+    )
+    yield Bound("latency_by_table", LATENCY, says, least.mean, least.p50, least.p99, only_for=ONE_REPLICA)
 
 
 def _compute_us(units: Ints, peak: Ints, mesh: Mesh, cost: Cost) -> Floats:

@@ -234,37 +234,47 @@ class Links:
         return LeastTimes(dispatch, combine, both)
 
 
-def least_latency(links: Links, rest_us: Floats, together: Ints, tables: bool = False) -> Latency:
+@dataclass(frozen=True, eq=False)
+class SomeBatches:
+    """Batches by their numbers `[chosen]`, and `Links.together` of them."""
+
+    number: Ints
+    together: Ints
+
+
+def least_latency(links: Links, rest_us: Floats, every: SomeBatches, slowest: SomeBatches, tables: bool) -> Latency:
     """What no latency goes below, without the price of routing.
 
-    rest_us `[batch]`: what a batch takes at least besides what its links carry; together: `Links.together` of all
-    batches; tables: as of `Links.least_us`. The mean holds for one placement of all batches. So does the p99, as not
-    all of the slowest batches can have less than their part of the bound.
+    rest_us `[batch]`: what a batch takes at least besides what its links carry. every: all batches; slowest: those with
+    the largest rest. tables: as of `Links.least_us`. The mean holds for one placement of all batches. So does the p99,
+    as not all of the slowest batches, nor all batches, can have less than their part of the bound.
     """
     alone = rest_us + links.per_batch_us
-    total = links.least_us(together, tables).both
+    total = links.least_us(every.together, tables).both
     mean = max(float(alone.mean()), float(rest_us.mean()) + total / len(rest_us))
     p50, p99 = np.percentile(alone, [50, 99])
-    return Latency(mean, float(p50), max(float(p99), _least_p99(links, rest_us, together, tables)))
+    of_every = _least_p99(links, rest_us, every.number, total)
+    of_slowest = _least_p99(links, rest_us, slowest.number, links.least_us(slowest.together, tables).both)
+    return Latency(mean, float(p50), max(float(p99), of_every, of_slowest))
 
 
-def _least_p99(links: Links, rest_us: Floats, together: Ints, tables: bool) -> float:
-    """A lower bound on the p99 over batches of the latency, by the mean over the slowest batches, or over all.
+def slowest_batches(links: Links, rest_us: Floats) -> SomeBatches:
+    """One in `SLOWEST` batches, those with the largest rest_us `[batch]`."""
+    number = np.argsort(-rest_us, kind="stable")[: -(-len(rest_us) // SLOWEST)]
+    return SomeBatches(number, links.together(number))
 
-    Let y of h batches be slower than the p99: no more than the batches above it. The others take at least what all h
-    take, less what these y take, which is `most_us` at most. Their mean is below the p99, and the bound on it is the
-    lower the larger y is.
+
+def _least_p99(links: Links, rest_us: Floats, chosen: Ints, total_us: float) -> float:
+    """A lower bound on the p99 of the latency over all batches, by the mean over the chosen ones.
+
+    Let y of h chosen batches be slower than the p99: no more than the batches above it. The others take at least what
+    all h take, less what these y take, which is `most_us` at most. Their mean is below the p99, and the bound on it is
+    the lower the larger y is. total_us: what links take in the chosen batches at least.
     """
     batches = len(rest_us)
     above = batches - 1 - int(0.99 * (batches - 1))
-    slowest = np.argsort(-rest_us, kind="stable")
-    found = 0.0
-    for number in (-(-batches // SLOWEST), batches):
-        below = number - above
-        if below > 0:
-            chosen = slowest[:number]
-            total = links.least_us(together if number == batches else links.together(chosen), tables).both
-            left_out = np.sort(links.most_us[chosen])[below:].sum()
-            link_us = max(0.0, total - float(left_out)) / below
-            found = max(found, float(rest_us[chosen[above:]].mean()) + link_us)
-    return found
+    below = len(chosen) - above
+    if below <= 0:
+        return 0.0
+    left_out = float(np.sort(links.most_us[chosen])[below:].sum())
+    return float(np.sort(rest_us[chosen])[:below].mean()) + max(0.0, total_us - left_out) / below

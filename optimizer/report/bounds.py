@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from optimizer.planning.bound_traces import LayerBounds
-from optimizer.planning.bounds import Bound, Gap
+from optimizer.planning.bounds import LATENCY, Bound, Gap
 from optimizer.report.tables import Part, make_table
 
 
@@ -15,7 +15,9 @@ def parts(found: LayerBounds) -> list[Part]:
     """The table of one layer's bounds, and a sentence that says under which condition the bounds hold."""
     title = f"Layer {found.layer}, {found.of}: no placement in these slots goes below"
     condition = "All hold as long as every token is served by its own experts: none dropped, none rerouted."
-    return [bound_table(title, found.bounds), condition]
+    priced = "Latency is without what a policy takes to decide, which is to be added."
+    timed = any(bound.unit == LATENCY for bound in found.bounds)
+    return [bound_table(title, found.bounds), *([f"{condition} {priced}"] if timed else [condition])]
 
 
 def bound_table(title: str, bounds: Sequence[Bound]) -> Table:

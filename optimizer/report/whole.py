@@ -10,7 +10,7 @@ from optimizer.report.tables import Part, make_table
 
 EXPECTED = {"mean": "mean", "worst step": "max"}  # the columns of expected load, and their names in a plan file
 STATISTICS = ("mean", "p50", "p99")
-COLUMNS = ("imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "compute above bound")
+COLUMNS = ("imbalance p50", "p99", "latency p50, us", "p99, us", "tiles (mean)", "mean above bound")
 
 
 def parts(plan: Plan) -> list[Part]:
@@ -75,9 +75,9 @@ def _title(plan: Plan) -> str:
 def _cells(part: LayerPlan) -> list[str]:
     """The figures of one layer's row, in the order of `COLUMNS`; a dash stands for a figure that the plan does not
     have."""
-    quality, compute = part.quality, part.bounds.get("compute_us")
+    quality, bound = part.quality, part.bounds.get("latency_us")
     tiles = quality.get("tiles", {}).get("mean")
-    above = None if compute is None else compute["gap_to_any_placement"]
+    above = None if bound is None else bound["gap_to_any_placement"]
     return [
         *(f"{quality['imbalance'][name]:.3f}" for name in ("p50", "p99")),
         *(f"{quality['latency_us'][name]:.1f}" for name in ("p50", "p99")),
