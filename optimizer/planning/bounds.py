@@ -121,7 +121,7 @@ def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bo
     if cost.unit == "tiles":
         found += _peaks(tiles, mesh, TILES, np.ones(len(load)))
     links = Links(batches, model, mesh, cost)
-    together = links.together(np.arange(batches.count))
+    together = links.together(slice(None))
     found += _communication(links, together)
     found += _transfers(links, links.least_us(together))
     if cost.moe_op == "optimized":

@@ -5,7 +5,7 @@ in total is bounded for one placement of all batches by `formulations.bounds.cro
 alone, so that quantiles of the sum are bounded, too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -204,9 +204,9 @@ class Links:
         most: Floats = np.max(found, axis=0)
         return most
 
-    def together(self, chosen: Sequence[int] | Ints) -> Ints:
-        """Tokens of each source that chose both experts, in the batches of these numbers, `[source, expert, expert]`;
-        on the diagonal those that chose the expert."""
+    def together(self, chosen: slice | Ints) -> Ints:
+        """Tokens of each source that chose both experts, in the chosen batches, `[source, expert, expert]`; on the
+        diagonal those that chose the expert."""
         experts, source = self.batches.experts[chosen], self.source[chosen]
         return np.array([self._pairs(experts[source == home]) for home in range(self.network.sources)])
 
