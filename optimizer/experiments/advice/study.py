@@ -20,9 +20,8 @@ from optimizer.experiments.advice.present import (
     read_present,
     room_for,
 )
-from optimizer.experiments.optimisation_steps.floor import floor
 from optimizer.interrupts import Cancel
-from optimizer.planning.bounds import bound_any
+from optimizer.planning.bounds import LATENCY, bound_any
 from optimizer.planning.options import Progress, SolveOptions
 from optimizer.planning.plan_layer import MethodResult, solve
 from optimizer.planning.pool import LayerJudge
@@ -236,7 +235,7 @@ class Study:
         """What all of it comes to, with the bounds of the present slots."""
         problem, test = self.problem, self.layer.sets.test
         bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
-        least = floor(bounds, problem.cost, problem.mesh, test.tokens)
+        least = next((each for each in bounds if each.unit == LATENCY and not each.only_for), None)
         return Advice(
             layer=self.layer.number,
             server=self.server,
