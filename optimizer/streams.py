@@ -45,6 +45,7 @@ class Purpose(IntEnum):
     REPLICA_CURVES = 69
     DISPATCH_TABLE = 70
     RULE_SEARCH = 71
+    ROW_ASSIGNMENT = 73
     # the seeds of exact models, of their solvers, restarts and descents
     LAYER_FORMULATION = 80
     CHOICE_OVER_DATA_SETS = 81

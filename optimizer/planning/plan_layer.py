@@ -16,12 +16,13 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.interrupts import Cancel
 from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps, reached_by
-from optimizer.planning.candidates import Candidate, seeds_and_formulation
+from optimizer.planning.candidates import Candidate
 from optimizer.planning.capacity_choice import limited, run
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
 from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.token_seeds import all_seeds
 from optimizer.planning.warm_start import started
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
@@ -33,12 +34,14 @@ MOST_BOUNDING = 3
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """One method's placement, how long it took to plan (seconds), and its test figures."""
+    """One method's placement, how long it took to plan (seconds), its test figures, and what a user should know of how
+    it was made, in words."""
 
     method: str
     placement: Placement
     seconds: float
     report: SimulationReport
+    says: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +149,8 @@ class Seeds:
         """Plan and judge each in turn, until the end is asked for; there is always one."""
         seeds = cls()
         with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked and len(seeds.found) > 0):
-            for candidate in seeds_and_formulation(portfolio.problem, effort, progress, portfolio.options.shares):
+            options, train = portfolio.options, portfolio.sets.train
+            for candidate in all_seeds(portfolio.problem, train, options, effort, progress):
                 seeds._add(candidate, portfolio.judge_of(candidate.method).test(candidate.placement))
                 seeds.first_result = seeds.first_result or effort.deadline.elapsed()
                 effort.cancel.heed()
@@ -154,7 +158,7 @@ class Seeds:
 
     def _add(self, candidate: Candidate, report: SimulationReport) -> None:
         """Keep a candidate, and its result."""
-        result = MethodResult(candidate.method, candidate.placement, candidate.seconds, report)
+        result = MethodResult(candidate.method, candidate.placement, candidate.seconds, report, candidate.says)
         if candidate.outcome is None:
             self.constructed.append(result)
         else:
