@@ -14,7 +14,7 @@ from random_problems import cost, small_problem
 from reference import best_split_peak
 from running_commands import fault, run, solve
 
-from formulations.batches.replica_routing import CriticalSet
+from formulations.batches.replica_routing import CriticalSet, least_peaks
 from optimizer.domain.placement import Placement
 from optimizer.planning import certificates as module
 from optimizer.planning.certificates import Certificate, certificates
@@ -95,7 +95,7 @@ def test_where_all_devices_share_all_work_no_placement_is_better() -> None:
 
 def test_a_certificate_that_proves_nothing_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever names the set, its load and its devices are counted again."""
-    real, placement, load = module.least_peaks, Placement(np.array([[0, 1], [2, 3]])), np.array([[9, 1, 2, 3]])
+    real, placement, load = least_peaks, Placement(np.array([[0, 1], [2, 3]])), np.array([[9, 1, 2, 3]])
     wrong = CriticalSet((0,), (0,), 9, "tokens")
     monkeypatch.setattr(module, "least_peaks", lambda *given: real(*given)._replace(critical=[wrong]))
     with pytest.raises(ValueError, match="proves a peak of 9, not 10"):
