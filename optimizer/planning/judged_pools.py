@@ -1,7 +1,7 @@
 """The candidates for one layer under each routing policy, and under which policies each is worth judging."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from typing import Self
@@ -48,12 +48,14 @@ little enough, and at 128 devices enough for most of what arranging gains."""
 
 @dataclass(frozen=True, eq=False)
 class JudgedPools:
-    """One pool for each policy that is to be chosen from, and what planning was asked for."""
+    """One pool for each policy that is to be chosen from, and what planning was asked for; remarks: what formulations
+    proved or changed while the pools were filled, in sentences."""
 
     problem: Problem
     sets: Sets
     options: SolveOptions
     pools: dict[str, CandidatePool]
+    remarks: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, problem: Problem, sets: Sets, options: SolveOptions) -> Self:

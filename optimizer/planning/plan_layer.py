@@ -53,7 +53,8 @@ class LayerSolution:
     early end the chosen policy's alone. rerouted: with a capacity factor, where one was asked for and pays. outcome: of
     the formulation, which chose replica counts too if free_counts, and else kept greedy's. gaps: of the chosen result
     to its bounds, after an early end to those of any placement alone. candidates: how many were compared.
-    first_result: seconds until a complete plan was judged.
+    first_result: seconds until a complete plan was judged. remarks: what formulations proved or changed beside the
+    searches, in sentences.
     """
 
     seeds: tuple[MethodResult, ...]
@@ -65,6 +66,7 @@ class LayerSolution:
     gaps: list[Gap]
     candidates: int
     first_result: float
+    remarks: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> MethodResult:
@@ -130,6 +132,7 @@ def solve(
         gaps(bounds, reached_by(plan.report)),
         portfolio.candidates,
         seeds.first_result,
+        tuple(portfolio.remarks),
     )
 
 

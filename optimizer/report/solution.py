@@ -14,13 +14,15 @@ from optimizer.simulation.report import Rerouting
 
 def parts(solution: LayerSolution, layer: int) -> list[Part]:
     """The table of methods, the gaps to the bounds, what a capacity means where the plan has one, how seeds by exact
-    models were made, and a sentence on what the formulation proved and how the search went."""
+    models were made and what such models proved, and a sentence on what the formulation proved and how the search
+    went."""
     shown: list[Part] = [solution_table(solution, layer)]
     shown += [gap_table(solution.gaps)] if solution.gaps else []
     shown += break_even(solution.searched)
     rerouting = solution.chosen.report.rerouting
     shown += [] if rerouting is None else [rerouted(rerouting)]
     shown += [f"Seed {row.method}: {row.says}." for row in solution.rows if row.says]
+    shown += solution.remarks
     return [*shown, proof(solution)]
 
 
