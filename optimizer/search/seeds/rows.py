@@ -50,6 +50,8 @@ class AssignedRows:
         rows = "rows are greedy's, as there was no time for the assignment of rows"
         if self.rows is not None:
             rows = f"rows {self.rows.status}, their hops within {self.rows.gap:.2%} of the bound"
+        if self.columns.value is None:
+            return f"{rows}; columns are dealt out in turn, as there was no time for their assignment"
         return f"{rows}; columns {self.columns.status}, within {self.columns.gap:.2%} of the bound"
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from random_layers import WIRINGS, wired
 from random_problems import small_problem
 
-from formulations.kit.outcome import SolveStatus
+from formulations.kit.arrays import Ints
+from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
 from formulations.rows.row_assignment import assign_rows
 from optimizer.domain.mesh import Mesh
@@ -124,3 +125,12 @@ def test_replicas_that_are_dealt_out_are_no_violation() -> None:
     case = column_case(problem, sets.train, module._held(greedy(problem), problem))
     assert case.violations(module._dealt(case)) == []
     assert len(case.expert) == greedy_counts(problem).sum()
+
+
+def test_columns_that_were_not_assigned_are_said_to_be_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, sets = small_problem(1)
+    nothing = Outcome[Ints](None, None, 0.0, SolveStatus.UNKNOWN, 0.0)
+    monkeypatch.setattr(module, "assign_columns", lambda *given: nothing)
+    found = rows(problem, sets.train, SHORT)
+    assert problem.violations(found.placement) == []
+    assert found.in_words().endswith("columns are dealt out in turn, as there was no time for their assignment")
