@@ -39,14 +39,17 @@ MOST_SETS = 200_000
 
 @dataclass(frozen=True, eq=False)
 class AssignedRows:
-    """The placement, and how its rows and columns were found; rows: None where greedy's rows had to stand in."""
+    """The placement, and how its rows and columns were found; rows: None where greedy's rows had to stand in; columns:
+    None where there was no time for them either, so that the placement is greedy's."""
 
     placement: Placement
     rows: Outcome[Ints] | None
-    columns: Outcome[Ints]
+    columns: Outcome[Ints] | None
 
     def in_words(self) -> str:
         """How rows and columns were found, in a sentence."""
+        if self.columns is None:
+            return "the placement is greedy's, as there was no time for the assignment of rows and columns"
         rows = "rows are greedy's, as there was no time for the assignment of rows"
         if self.rows is not None:
             rows = f"rows {self.rows.status}, their hops within {self.rows.gap:.2%} of the bound"
@@ -62,6 +65,8 @@ def rows(problem: Problem, train: Batches, limits: Limits) -> AssignedRows:
     """
     clock, case = limits.clock(), row_case(problem, train, greedy_counts(problem))
     found = _rows(case, replace(limits, seconds=ROW_SHARE * limits.seconds))
+    if clock.over() and (found is None or found.value is None):
+        return AssignedRows(greedy(problem), None, None)
     if found is None or found.value is None:
         found, held = None, _held(greedy(problem), problem)
     else:
