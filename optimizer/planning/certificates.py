@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from formulations.batches.replica_routing import CriticalSet, holders_of, least_peaks, proven_bound
+from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Bools, Ints
 from optimizer.domain.cost import Cost
 from optimizer.domain.placement import Placement
@@ -22,8 +23,8 @@ class Certificate:
     """What forces the peak of one batch, checked from loads and placement alone.
 
     batch: its number, counted from 0, of `batches`; which: its place among them, "median" or "worst"; mean: the mean
-    load of a device in it; peak: the least load of its fullest device with any routing of whole tokens or tiles; whole:
-    whether the set is all that the batch asks for and all devices, so that no placement of these devices is better.
+    load of a device in it; peak: the least load of its fullest device with any routing of whole tokens or tiles; best:
+    whether no placement in as many slots has a lower one in this batch.
     """
 
     which: str
@@ -32,17 +33,14 @@ class Certificate:
     mean: float
     peak: int
     critical: CriticalSet
-    whole: bool
+    best: bool
 
     def in_words(self) -> str:
         """The certificate as a sentence, which begins with the batch."""
-        unit, times = self.critical.unit, self.peak / self.mean
         which = f"{self.which.capitalize()} of {self.batches} batches, number {self.batch}"
-        reach = f"some device has {self.peak} or more with any routing, {times:.3f} times the mean"
-        if self.whole:
-            said = f"{self.critical.total} {unit} over all {len(self.critical.devices)} devices"
-            return f"{which}: {said}, so {reach}, and no placement does better."
-        return f"{which}: {self.critical.in_words()}, so {reach}."
+        reach = f"some device has {self.peak} or more with any routing, {self.peak / self.mean:.3f} times the mean"
+        best = ", which no placement can better" if self.best else ""
+        return f"{which}: {self.critical.in_words()}, so {reach}{best}."
 
     def as_json(self) -> dict[str, Any]:
         """The certificate as a dictionary in a stable JSON form."""
@@ -67,16 +65,18 @@ def _of_unit(units: Ints, placement: Placement, unit: str) -> list[Certificate]:
     mean = units.sum(axis=1) / devices
     order = np.argsort(exact_peaks(placement, units) / np.maximum(mean, 1 / devices), kind="stable").tolist()
     places = {"median": order[(len(order) - 1) // 2], "worst": order[-1]}
-    return [_of_batch(units, batch, which, holders, unit) for which, batch in places.items()]
+    bound, found = any_placement_bound(units, devices, placement.slots.size), []
+    for which, batch in places.items():
+        peak, critical = _proof(units[batch], holders, unit)
+        usual = max(float(mean[batch]), 1 / devices)
+        found.append(Certificate(which, batch, len(units), usual, peak, critical, peak <= int(bound[batch])))
+    return found
 
 
-def _of_batch(units: Ints, batch: int, which: str, holders: Bools, unit: str) -> Certificate:
-    """The certificate of one batch, checked."""
-    of_batch = units[batch]
+def _proof(of_batch: Ints, holders: Bools, unit: str) -> tuple[int, CriticalSet]:
+    """The least peak of a batch `[expert]`, and the set of experts that proves it, checked."""
     peaks, (critical,) = least_peaks(of_batch[None], holders, unit)
     peak, proven = int(peaks[0]), proven_bound(critical, of_batch, holders)
     if -(-proven.numerator // proven.denominator) != peak:
         raise ValueError(f"{critical.in_words()} proves a peak of {float(proven):g}, not {peak}")
-    whole = len(critical.devices) == holders.shape[1] and critical.total == int(of_batch.sum())
-    mean = max(float(of_batch.sum()) / holders.shape[1], 1 / holders.shape[1])
-    return Certificate(which, batch, len(units), mean, peak, critical, whole)
+    return peak, critical

@@ -77,7 +77,8 @@ class SolveOptions:
     jobs: how many things run at once: threads of a search, or processes that plan layers.
     search: which search runs; "auto" takes the one that suits each routing policy.
     seeds: names of constructions, of `SEEDS`, that are made, shown, and judged under every policy; greedy, which all
-        others have to beat, is always among them. None for the usual ones, each under the policies that it suits.
+        others have to beat, is always among them. None for the usual ones, each under the policies that it suits. What
+        "rows" comes to depends on the time that it gets, also where iterations are limited.
     routings: names of the routing policies of which the best is chosen.
     unit: what policies count loads in, None for what the hardware's compute cost counts.
     constraints: what every placement must keep to.
