@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optimizer.api.judging import bound as bound
     from optimizer.api.judging import compare as compare
+    from optimizer.api.judging import explain as explain
     from optimizer.api.judging import simulate as simulate
     from optimizer.api.models import ModelRun as ModelRun
     from optimizer.api.models import plan_model as plan_model
@@ -54,6 +55,7 @@ _HOME = {
     "SolveOptions": "optimizer.planning.options",
     "bound": "optimizer.api.judging",
     "compare": "optimizer.api.judging",
+    "explain": "optimizer.api.judging",
     "load_model": "optimizer.domain.presets",
     "open_router": "optimizer.api.serving",
     "open_traces": "optimizer.api.traces",
@@ -69,7 +71,7 @@ _HOME = {
 """The module that each name of the face is defined in."""
 
 __all__ = [  # noqa: RUF022 (in the order in which a reader meets them)
-    "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "rebalance", "bound", "compare",
+    "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "rebalance", "bound", "explain", "compare",
     "read_plan", "write_plan", "Plan", "Placement", "Mesh", "Model", "load_model", "Hardware", "ExpertRanks",
     "with_shared_beside", "SolveOptions", "Constraints", "Conditions", "MoveLimits", "ModelRun", "open_router",
     "Router", "HintSettings", "Cancel", "InputError", "__version__",

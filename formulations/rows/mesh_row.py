@@ -73,8 +73,21 @@ class MeshRow:
         elsewhere = np.concatenate([self.elsewhere[:, touched], none], axis=1)
         return replace(self, elsewhere=elsewhere, fixed=np.concatenate([self.fixed[:, touched], rest[:, None]], axis=1))
 
+    def floor(self) -> Floats:
+        """What the peak of each batch does not go below, `[batch]`, whatever is in the row.
+
+        It is the largest of the load that stays on an outside device, the mean of all devices that the pool may use,
+        and the mean of the row's devices if they serve the experts alone that no other device can serve.
+        """
+        used = self.elsewhere.any(axis=0)
+        everything = self.load.sum(axis=1) + self.fixed[:, used].sum(axis=1)
+        bound = self.load[:, self.bound_to_row].sum(axis=1)
+        means = np.maximum(everything / (self.devices + used.sum()), bound / self.devices)
+        floor: Floats = np.maximum(means, self.fixed.max(axis=1, initial=0))
+        return floor
+
     def split(self) -> RowSplit:
-        """The row for the kernels; the floor of a batch is the largest load that stays on an outside device."""
+        """The row for the kernels."""
         fixed = np.concatenate([np.zeros((len(self.load), self.devices)), self.fixed], axis=1)
-        load, fixed = (np.ascontiguousarray(part, dtype=np.float64) for part in (self.load, fixed))
-        return RowSplit(load, fixed, fixed.max(axis=1))
+        load, fixed, floor = (np.ascontiguousarray(part, dtype=np.float64) for part in (self.load, fixed, self.floor()))
+        return RowSplit(load, fixed, floor)

@@ -4,8 +4,9 @@ import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.clock import Clock
+from formulations.kit.outcome import PROVEN
 from formulations.rows.mesh_row import MeshRow
-from formulations.rows.row_split import Moves, RowGoal, find_better, peaks, work_for
+from formulations.rows.row_split import Moves, RowGoal, find_better, peaks, tail_mean, work_for
 
 TRIES = 200  # moves between two looks at the clock, which take 10-40 ms at 24 slots and 64 batches
 SHAKES, EXCHANGES = 10, 3  # shaken placements tried in vain before the end, and exchanges in each; a compromise
@@ -36,10 +37,15 @@ def fill(row: MeshRow, wanted: list[tuple[int, Ints]]) -> Ints:
 def descend_row(row: MeshRow, slots: Ints, rng: np.random.Generator, clock: Clock) -> Ints:
     """Exchanges within the row and with the rest of the pool while they help, and again from shaken placements.
 
-    Returns slots `[device, slot]` that are no worse than the ones given; ends early when the clock is over.
+    Returns slots `[device, slot]` that are no worse than the ones given; ends early when the clock is over, and where
+    they meet the bound that holds for all fillings of the row, so that there is nothing to look for.
     """
-    best, vain = _to_rest(row, slots, rng, clock), 0
-    while vain < SHAKES and not clock.over():
+    least = float(tail_mean(row.floor(), row.level)) * (1 + PROVEN)
+    best: Ints = slots.astype(np.int64)
+    vain = 0
+    if row.worth(best) > least:
+        best = _to_rest(row, best, rng, clock)
+    while vain < SHAKES and row.worth(best) > least and not clock.over():
         tried = _to_rest(row, _shaken(row, best, rng), rng, clock)
         better = row.worth(tried) < row.worth(best) * (1 - 1e-9)
         best, vain = (tried, 0) if better else (best, vain + 1)

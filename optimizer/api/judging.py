@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from optimizer.api.results import Bounded, Compared, Simulated
+from optimizer.api.results import Bounded, Compared, Explained, Simulated
 from optimizer.api.traces import Traces, choice_of, opened
 from optimizer.domain.cost import Cost
 from optimizer.domain.hardware import Hardware
@@ -15,6 +15,7 @@ from optimizer.errors import InputError
 from optimizer.experiments.compare_rivals import compare as compare_planners
 from optimizer.interrupts import Cancel
 from optimizer.planning.bound_traces import bound_layer
+from optimizer.planning.explain_plan import explain as explain_layers
 from optimizer.planning.judge_plan import judge
 from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_file import Plan
@@ -104,6 +105,7 @@ def bound(
     hardware: Hardware | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    plan: Plan | None = None,
 ) -> Bounded:
     """Prove what no placement of a layer can go below, on the test batches on which its plans are judged.
 
@@ -114,6 +116,9 @@ def bound(
     seed
         The seed by which requests are split into train, selection and test. To compare a plan with the bounds, give the
         seed of that plan's options.
+    plan
+        A plan whose placement of the layer is bounded, too, by what the best routing of each batch reaches, and
+        explained by the experts and devices that force it; None for the bounds of any placement alone.
 
     Returns
     -------
@@ -137,7 +142,48 @@ def bound(
     """
     machine = hardware or Hardware.of()
     given, reading = replace(opened(traces), seed=seed), partial(progress, "reading traces")
-    return Bounded(bound_layer(given, choice_of(model), layer, machine.mesh, machine.cost, reading))
+    return Bounded(bound_layer(given, choice_of(model), layer, machine.mesh, machine.cost, reading, plan))
+
+
+def explain(
+    plan: Plan,
+    traces: Traces = (),
+    hardware: Hardware | None = None,
+    progress: Progress = silent,
+    layers: Sequence[int] | None = None,
+) -> Explained:
+    """Tell why the fullest devices of a plan have as much to do as they have, whatever the routing.
+
+    All requests count, unless the plan was made from these very traces: then its test requests alone do.
+
+    Parameters
+    ----------
+    plan, traces, hardware, progress, layers
+        See `simulate`.
+
+    Returns
+    -------
+    Explained
+        For each layer certificates of the median and of the worst batch: experts that can use certain devices alone,
+        and their load, which proves the peak without any solver.
+
+    Raises
+    ------
+    InputError
+        For traces that do not fit the plan, and layers that it lacks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optimizer import Mesh, Placement
+    >>> machine = Hardware.of(mesh=Mesh(1, 2, 2))
+    >>> own = Plan.of(Placement(np.array([[0, 1], [2, 3]])), 0, Model("tiny", 4, 0, 1), machine)
+    >>> explain(own, np.zeros((3, 8, 1), dtype=int)).layers[0].certificates[0].in_words()  # doctest: +ELLIPSIS
+    'Median of 3 batches, number 1: expert 0 can only use device 0: 8 tokens over 1, so some device has 8 or more...'
+    """
+    cost = (load_cost(plan) if hardware is None else hardware.cost).for_model(plan.model)
+    found, notes = explain_layers(plan, opened(traces), cost, progress, layers)
+    return Explained(found, tuple(notes))
 
 
 def compare(

@@ -7,6 +7,7 @@ from typing import Any
 from optimizer.domain.placement import Placement
 from optimizer.experiments.compare_rivals import Comparison
 from optimizer.planning.bound_traces import LayerBounds
+from optimizer.planning.explain_plan import ExplainedLayer
 from optimizer.planning.many_layers.robust import RobustPlan
 from optimizer.planning.plan_expected_load import ExpectedSolution
 from optimizer.planning.plan_fast import FastLayer
@@ -99,6 +100,25 @@ class Bounded(Printable):
     def as_json(self) -> dict[str, Any]:
         """All bounds as a dictionary in a stable JSON form."""
         return bounds_report.as_json(self.bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class Explained(Printable):
+    """What forces the peaks of a plan's layers; it prints as sentences.
+
+    notes: sentences about the traces that a user should read.
+    """
+
+    layers: list[ExplainedLayer]
+    notes: tuple[str, ...]
+
+    def parts(self) -> list[Part]:
+        """For each layer what its best routing cannot go below, and the experts and devices that force that."""
+        return bounds_report.explained(self.layers)
+
+    def as_json(self) -> dict[str, Any]:
+        """The certificates of all layers as a dictionary in a stable JSON form."""
+        return {"layers": bounds_report.explained_json(self.layers)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,6 +61,13 @@ def routings_named(text: str, server: Server = ANY) -> tuple[str, ...]:
     return tuple(server_policies(text, server))
 
 
+def seeds_named(text: str | None) -> tuple[str, ...] | None:
+    """The seeds that a text names, with commas between, each once; None where no text is given."""
+    if text is None:
+        return None
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
 def server_policies(text: str, server: Server) -> list[str]:
     """The policies that a text names, all of which the server must run; `all` names all that it runs."""
     named = list(server.policies) if text == "all" else policy_names(text)

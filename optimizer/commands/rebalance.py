@@ -160,7 +160,7 @@ class RebalanceSearch:
 
     def as_of_solve(self, policy: str) -> SearchOptions:
         """The same as options of `solve`, for one policy."""
-        return SearchOptions(policy, self.time_limit, self.iterations, self.search, self.jobs)
+        return SearchOptions(policy, self.time_limit, self.iterations, self.search, jobs=self.jobs)
 
 
 @dataclass(frozen=True)

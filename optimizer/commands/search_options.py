@@ -59,6 +59,17 @@ class SearchOptions:
             "a batch; auto: descent, annealing.",
         ),
     ] = "auto"
+    seeds: Annotated[
+        str | None,
+        Option(
+            ("--seeds",),
+            "Placements that searches begin from, made, shown and judged under every policy: sequential, random, "
+            "pairing, greedy (always among them), risk, steps, flexibility; by tokens partition (few rows, needs the "
+            "extra partition) and rows (row and column assignment by exact models, some 15 s for 128 devices). By "
+            "default all but rows, each under the policies that it suits.",
+            metavar="NAME,...",
+        ),
+    ] = None
     jobs: Annotated[
         int,
         Option(
@@ -76,7 +87,7 @@ def solve_options(search: SearchOptions, seed: SeedOptions, cost: CostOptions, c
 
     The time limit is as the user gave it: what has passed of it since the command started is not subtracted yet.
     """
-    from optimizer.commands.arguments import routings_named
+    from optimizer.commands.arguments import routings_named, seeds_named
     from optimizer.planning.options import SolveOptions
 
     return SolveOptions(
@@ -85,6 +96,7 @@ def solve_options(search: SearchOptions, seed: SeedOptions, cost: CostOptions, c
         iterations=search.iterations,
         jobs=search.jobs,
         search=search.search,
+        seeds=seeds_named(search.seeds),
         routings=routings_named(search.routing, server.to_server()),
         unit=cost.unit,
         constraints=constraints,

@@ -9,11 +9,13 @@ from optimizer.commands.declare import Option, command
 from optimizer.commands.exchange import FileArgument, placement_of
 from optimizer.commands.failures import BadInput
 from optimizer.commands.options import JsonOptions, ModelOptions
-from optimizer.commands.output import say, show_json
+from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from optimizer.api.results import Explained
     from optimizer.domain.model import Model
     from optimizer.exchange.server_placement import ServerPlacement
 
@@ -28,32 +30,83 @@ class RankOptions:
     )
 
 
-@command(example="moeplan validate plan.json")
-def validate(source: FileArgument, model: ModelOptions, ranks: RankOptions, figures: JsonOptions) -> None:
+@dataclass(frozen=True)
+class WhyOptions:
+    """The options that ask why the fullest devices of a plan have as much to do as they have."""
+
+    SECTION: ClassVar[str] = "Why"
+    why: Annotated[
+        bool,
+        Option(
+            ("--why",),
+            "Of a plan: which experts and devices force the peak load of the median and of the worst batch of TRACES, "
+            "whatever the routing.",
+            essential=True,
+        ),
+    ] = False
+    layer: Annotated[
+        str, Option(("--layer",), "Layers of the plan to explain: 12, or 12,15, or 3-60, or all.", metavar="LAYERS")
+    ] = "all"
+
+
+@command(example="moeplan validate plan.json traces/ --why")
+def validate(
+    source: FileArgument,
+    traces: TraceOptions,
+    batches: BatchOptions,
+    why: WhyOptions,
+    model: ModelOptions,
+    ranks: RankOptions,
+    figures: JsonOptions,
+) -> None:
     """Check FILE, a plan or a placement in any server's format. Exit code 2, and the first faults, if it may not be
-    deployed."""
+    deployed.
+
+    With --why, and TRACES as simulate takes them, it also names the experts that can only use certain devices, and
+    whose load thus forces the peak: what more replicas would help.
+    """
     from optimizer.exchange.formats import PLAN, formats_of
 
+    if traces.traces and not why.why:
+        raise BadInput("TRACES go with --why, which tells on them what forces the peaks of a plan")
     if source.origin is None and formats_of(source.file) in ([], [PLAN]):
-        _plan(source.file, figures.as_json)
+        _plan(source.file, figures.as_json, _explained(source.file, traces, batches, why.layer) if why.why else None)
+    elif why.why:
+        raise BadInput("--why is for plans; make one of this file with moeplan import")
     else:
         _server_file(source, model, ranks.mesh, figures.as_json)
 
 
-def _plan(path: "Path", as_json: bool) -> None:
-    """Check a plan, and say what it is of."""
+def _explained(path: "Path", traces: TraceOptions, batches: BatchOptions, layer: str) -> "Explained":
+    """What forces the peaks of a plan on these traces."""
+    from optimizer.api.judging import explain
+    from optimizer.commands.arguments import layer_ids
+    from optimizer.planning.plan_file import read_plan
+
+    plan, given = read_plan(path), trace_input(traces, batches)
+    with progress() as tell:
+        found = explain(plan, given, None, tell, layer_ids(layer))
+    say(found.notes)
+    return found
+
+
+def _plan(path: "Path", as_json: bool, explained: "Explained | None") -> None:
+    """Check a plan, and say what it is of, and what forces its peaks if that was asked for."""
     from optimizer.planning.plan_file import read_plan
 
     read = read_plan(path)
     layers = {str(layer): {"replicas": int((part.placement.slots >= 0).sum())} for layer, part in read.layers.items()}
     if as_json:
-        show_json({"valid": True, "model": read.model.name, "layers": layers})
+        more = {} if explained is None else {"why": explained.as_json()}
+        show_json({"valid": True, "model": read.model.name, "layers": layers} | more)
         return
     mesh = read.mesh
     click.echo(
         f"{path} is valid: {len(layers)} layer(s) of {read.model.name}, {read.model.experts} experts in "
         f"{mesh.slots} slots on {mesh.rows}x{mesh.cols} devices, routing {read.policy}."
     )
+    if explained is not None:
+        show(explained.parts())
 
 
 def _server_file(source: FileArgument, options: ModelOptions, mesh: str | None, as_json: bool) -> None:

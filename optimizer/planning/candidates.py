@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from formulations.expected_load.joint_placement import JointInstance, place_jointly
@@ -35,7 +36,7 @@ FLEXIBILITY = "flexibility"
 """The seed for policies that follow the load of the batch."""
 
 FORMULATION_WORK = 4.0  # deterministic units that limit the formulation where moves are counted; untuned: a few seconds
-STARTS = ("start", "greedy", "steps", "formulation", "pairing")
+STARTS = ("start", "greedy", "steps", "rows", "partition", "formulation", "pairing")
 """The candidates from which descents for even routing begin, in turn."""
 
 FINALISTS = 2  # placements that a search hands on to be judged: judging all that it passes would take its time
@@ -64,24 +65,33 @@ class SearchShare:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A placement, the method that made it, and the seconds it took; outcome: the formulation's, with its bound."""
+    """A placement, the method that made it, and the seconds it took; outcome: the formulation's, with its bound; says:
+    what a user should know of how it was made, in words."""
 
     method: str
     placement: Placement
     seconds: float
     outcome: Outcome[Ints] | None = None
+    says: str = ""
 
 
 def seeds_and_formulation(
-    problem: Problem, effort: Effort, progress: Progress, shares: PortfolioShares = USUAL
+    problem: Problem,
+    effort: Effort,
+    progress: Progress,
+    shares: PortfolioShares = USUAL,
+    wanted: Collection[str] | None = None,
+    more: Iterable[Candidate] = (),
 ) -> Iterator[Candidate]:
     """One candidate of each: the given start, the constructions, and the formulation, which begins at greedy's.
 
-    Once the end is asked for there is no further one; the first is always there.
+    wanted: the names of the constructions besides greedy, None for all that look at loads; more: candidates that come
+    before the formulation. Once the end is asked for there is no further one; the first is always there.
     """
     progress("seeds", 0.0)
     hint = None
-    for candidate in seeds(problem, effort.seed):
+    made = seeds(problem, effort.seed, None if wanted is None else {"greedy", *wanted})
+    for candidate in chain(made, more):
         hint = candidate.placement if candidate.method == "greedy" else hint
         yield candidate
         if effort.cancel.asked:

@@ -36,10 +36,7 @@ def judge(
     plan's were, unless something else was named. Raises InputError for layers that the plan lacks, and for one batch
     file for several layers.
     """
-    layers = _wanted(plan, wanted)
-    if named.batches is not None and len(layers) > 1:
-        said = f"a batch file holds one layer, but {len(layers)} of the plan are to be run; name one, or give traces"
-        raise InputError(said, field="batches")
+    layers = wanted_layers(plan, wanted, named)
     limited = any(conditions.capacity_factor is not None for conditions in trials)
     named = replace(as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
     at, reading = cost.preset.network.tokens, partial(progress, "reading traces")
@@ -66,12 +63,17 @@ def judge(
     return reports, notes + _untaught(plan, layers, cost, trials)
 
 
-def _wanted(plan: Plan, wanted: Sequence[int] | None) -> list[int]:
-    """The layers to run, in ascending order."""
+def wanted_layers(plan: Plan, wanted: Sequence[int] | None, named: TraceInput) -> list[int]:
+    """The layers to run, in ascending order. Raises InputError for layers that the plan lacks, and for one batch file
+    for several layers."""
     if lacking := sorted(set(wanted or ()) - set(plan.layers)):
         there = ", ".join(map(str, sorted(plan.layers)))
         raise InputError(f"the plan has no layer {lacking[0]}; it has {there}", field="layer")
-    return sorted(plan.layers if wanted is None else set(wanted))
+    layers = sorted(plan.layers if wanted is None else set(wanted))
+    if named.batches is not None and len(layers) > 1:
+        said = f"a batch file holds one layer, but {len(layers)} of the plan are to be run; name one, or give traces"
+        raise InputError(said, field="batches")
+    return layers
 
 
 def _simulations(

@@ -1,7 +1,7 @@
 """The candidates for one layer under each routing policy, and under which policies each is worth judging."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from typing import Self
@@ -48,12 +48,14 @@ little enough, and at 128 devices enough for most of what arranging gains."""
 
 @dataclass(frozen=True, eq=False)
 class JudgedPools:
-    """One pool for each policy that is to be chosen from, and what planning was asked for."""
+    """One pool for each policy that is to be chosen from, and what planning was asked for; remarks: what formulations
+    proved or changed while the pools were filled, in sentences."""
 
     problem: Problem
     sets: Sets
     options: SolveOptions
     pools: dict[str, CandidatePool]
+    remarks: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, problem: Problem, sets: Sets, options: SolveOptions) -> Self:
@@ -72,9 +74,14 @@ class JudgedPools:
         """Judge the seeds that are good for each policy, arranged where it looks at distances.
 
         A given start and the most flexible seed come first and in any case, the others until the clock reads `until`
-        seconds.
+        seconds. Seeds that the user named are judged under all policies, in any case.
         """
-        for candidate in sorted(found, key=lambda candidate: candidate.method not in FIRST):
+        named = set(self.options.seeds or ())
+        for candidate in sorted(found, key=lambda candidate: candidate.method not in {*FIRST, *named}):
+            if candidate.method in named:
+                self._offer([candidate.placement], set(self.pools), effort)
+                self._offer([candidate.placement], NEAR, effort, arranged=True)
+                continue
             if candidate.method not in FIRST and is_late(effort, until):
                 return
             if candidate.method in WELL_PLACED:
@@ -89,7 +96,8 @@ class JudgedPools:
         """Judge flexible seeds with other numbers of replicas of shared experts, where a plan may choose them: in any
         case one that treats them like routed experts, and others until the clock reads `until` seconds."""
         problem, fixed = self.problem, self.problem.shared_replicas
-        if not problem.free_shared or fixed is None or not self._following or effort.cancel.asked:
+        named = self.options.seeds is None or FLEXIBILITY in self.options.seeds
+        if not problem.free_shared or fixed is None or not self._following or not named or effort.cancel.asked:
             return
         room = min((problem.mesh.slots - problem.model.routed_experts) // problem.model.shared_experts,
                    problem.mesh.devices)  # fmt: skip
@@ -101,11 +109,11 @@ class JudgedPools:
                 self._offer([flexibility(tried)], FOLLOWING, effort, arranged=True)
 
     def _offer_rows_together(self, effort: Effort, until: float) -> None:
-        """The seed that keeps tokens in few rows, where any policy looks at distances, there is time for it, and its
-        library is installed."""
+        """The seed that keeps tokens in few rows, where any policy looks at distances, there is time for it, its
+        library is installed, and the user names no seeds."""
         near = {*NEAR} & set(self.pools)
         enough = effort.iterations is not None or effort.deadline.seconds >= self.options.shares.partition_from
-        if not (near and enough) or effort.cancel.asked or is_late(effort, until):
+        if not (near and enough) or self.options.seeds is not None or effort.cancel.asked or is_late(effort, until):
             return
         found = partition(self.problem, self.sets.train, derived_seed(Purpose.PARTITION, effort.seed))
         if found is not None:

@@ -28,6 +28,10 @@ AUTO = ("even-source", "near-source", "nearest", "hint-device", "optimal")
 those that know hops besides, one for those that read a table, one for those that are told of recent loads, and one for
 those that know all loads, at its price."""
 
+BY_TOKENS = ("partition", "rows")
+SEEDS = ("sequential", "random", "pairing", "greedy", "risk", "steps", "flexibility", *BY_TOKENS)
+"""The constructions that searches begin from, those that look at tokens last; the others look at loads alone."""
+
 SEARCH_PARAMETERS = ("annealing", "tabu", "descent", "latency", "neighbourhood", "shares")
 """The fields of `SolveOptions` that hold search parameters; each is a table of a TOML file."""
 
@@ -72,6 +76,9 @@ class SolveOptions:
     iterations: moves that the searches may evaluate, None for no limit but the time's.
     jobs: how many things run at once: threads of a search, or processes that plan layers.
     search: which search runs; "auto" takes the one that suits each routing policy.
+    seeds: names of constructions, of `SEEDS`, that are made, shown, and judged under every policy; greedy, which all
+        others have to beat, is always among them. None for the usual ones, each under the policies that it suits. What
+        "rows" comes to depends on the time that it gets, also where iterations are limited.
     routings: names of the routing policies of which the best is chosen.
     unit: what policies count loads in, None for what the hardware's compute cost counts.
     constraints: what every placement must keep to.
@@ -88,6 +95,7 @@ class SolveOptions:
     iterations: int | None = None
     jobs: int = JOBS
     search: SearchName = "auto"
+    seeds: tuple[str, ...] | None = None
     routings: tuple[str, ...] = AUTO
     unit: Unit | None = None
     constraints: Constraints = field(default_factory=Constraints)
@@ -106,6 +114,9 @@ class SolveOptions:
         _require(self.jobs >= 1, "jobs", f"at least one job runs at once, not {self.jobs}")
         searches, units = get_args(SearchName), get_args(Unit)
         _require(self.search in searches, "search", f"'{self.search}' is no search; there are {', '.join(searches)}")
+        for name in self.seeds or ():
+            _require(name in SEEDS, "seeds", f"'{name}' is no seed; there are {', '.join(SEEDS)}")
+        _require(self.seeds is None or len(self.seeds) > 0, "seeds", "at least one seed is needed")
         _require(bool(self.routings), "routings", "at least one routing policy is needed")
         for name in self.routings:
             check_policy(name, "routings")

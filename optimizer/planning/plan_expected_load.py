@@ -17,7 +17,7 @@ from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.errors import InputError
 from optimizer.planning.bounds import IMBALANCE, Bound, Gap, bound_steps, gaps
 from optimizer.planning.candidates import SEARCHES, Candidate, SearchShare, seeds_and_formulation, split_evenly
-from optimizer.planning.options import Effort, Progress, SolveOptions, silent
+from optimizer.planning.options import BY_TOKENS, Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.warm_start import started
 from optimizer.routing.policies import price_us
@@ -96,7 +96,10 @@ def equal_steps(load: Ints | Floats) -> Ints:
 
 
 def check_limits(options: SolveOptions) -> None:
-    """Raise InputError for a limit that counts cannot keep to: the traffic between rows."""
+    """Raise InputError for what counts cannot give: a limit to the traffic between rows, and seeds by tokens."""
+    unmade = [name for name in options.seeds or () if name in BY_TOKENS]
+    if unmade:
+        raise InputError(f"the seed {unmade[0]} needs token traces: counts do not say what is chosen together", "seeds")
     if options.constraints.row_traffic is not None:
         raise InputError(
             "a limit to the traffic between rows needs token traces: counts do not say from which rows tokens come",
@@ -160,7 +163,7 @@ def _by_formulation(problem: Problem, unseen: bool, formulated: Candidate | None
 
 def constructed(problem: Problem, options: SolveOptions, effort: Effort, progress: Progress) -> Iterator[Candidate]:
     """One candidate of each seed and of the formulation; from the first on the effort's cancel token is heeded."""
-    for candidate in seeds_and_formulation(problem, effort, progress, options.shares):
+    for candidate in seeds_and_formulation(problem, effort, progress, options.shares, options.seeds):
         yield candidate
         effort.cancel.heed()
 

@@ -16,12 +16,13 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.interrupts import Cancel
 from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps_of
-from optimizer.planning.candidates import Candidate, seeds_and_formulation
+from optimizer.planning.candidates import Candidate
 from optimizer.planning.capacity_choice import limited, run
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
 from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.token_seeds import all_seeds
 from optimizer.planning.warm_start import started
 from optimizer.routing.context import Unit
 from optimizer.simulation.report import SimulationReport
@@ -35,12 +36,14 @@ they take about as long."""
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """One method's placement, how long it took to plan (seconds), and its test figures."""
+    """One method's placement, how long it took to plan (seconds), its test figures, and what a user should know of how
+    it was made, in words."""
 
     method: str
     placement: Placement
     seconds: float
     report: SimulationReport
+    says: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,8 @@ class LayerSolution:
     early end the chosen policy's alone. rerouted: with a capacity factor, where one was asked for and pays. outcome: of
     the formulation, which chose replica counts too if free_counts, and else kept greedy's. unit: what the cost of
     compute counts. gaps: of the chosen result to its bounds, after an early end to those of any placement alone.
-    candidates: how many were compared. first_result: seconds until a complete plan was judged.
+    candidates: how many were compared. first_result: seconds until a complete plan was judged. remarks: what
+    formulations proved or changed beside the searches, in sentences.
     """
 
     seeds: tuple[MethodResult, ...]
@@ -65,6 +69,7 @@ class LayerSolution:
     gaps: list[Gap]
     candidates: int
     first_result: float
+    remarks: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> MethodResult:
@@ -131,6 +136,7 @@ def solve(
         gaps_of(bounds, plan.report),
         portfolio.candidates,
         seeds.first_result,
+        tuple(portfolio.remarks),
     )
 
 
@@ -150,7 +156,8 @@ class Seeds:
         """Plan and judge each in turn, until the end is asked for; there is always one."""
         seeds = cls()
         with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked and len(seeds.found) > 0):
-            for candidate in seeds_and_formulation(portfolio.problem, effort, progress, portfolio.options.shares):
+            options, train = portfolio.options, portfolio.sets.train
+            for candidate in all_seeds(portfolio.problem, train, options, effort, progress):
                 seeds._add(candidate, portfolio.judge_of(candidate.method).test(candidate.placement))
                 seeds.first_result = seeds.first_result or effort.deadline.elapsed()
                 effort.cancel.heed()
@@ -158,7 +165,7 @@ class Seeds:
 
     def _add(self, candidate: Candidate, report: SimulationReport) -> None:
         """Keep a candidate, and its result."""
-        result = MethodResult(candidate.method, candidate.placement, candidate.seconds, report)
+        result = MethodResult(candidate.method, candidate.placement, candidate.seconds, report, candidate.says)
         if candidate.outcome is None:
             self.constructed.append(result)
         else:

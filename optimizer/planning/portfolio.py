@@ -22,6 +22,7 @@ from optimizer.planning.judged_pools import JudgedPools
 from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress
 from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING
+from optimizer.planning.row_polish import is_proven, polished
 from optimizer.planning.rule_candidates import batches_of_few_users, by_rule
 from optimizer.routing.policies import FIXED
 from optimizer.search.choose import LATENCIES, SelectionGoal
@@ -75,6 +76,7 @@ class Portfolio(JudgedPools):
             self._offer([placement], NEAR, effort, arranged=True, needed=True)
         self._offer(self._shortened(effort, until, progress), FOLLOWING, effort, needed=True)
         self._offer(self._split_at_best(effort, until, progress), FOLLOWING, effort, arranged=True, needed=True)
+        self._offer(self._polished(effort, until, progress), FOLLOWING, effort)
 
     def _finish_seconds(self, placement: Placement, effort: Effort) -> float:
         """How long finalists take, and the test batches at the end, from doing the like for a placement, once all that
@@ -109,6 +111,10 @@ class Portfolio(JudgedPools):
         search, leading = SEARCHES[effort.search][1], self._leading
         if search is None or leading is None or effort.cancel.asked:
             return []
+        if self._proven(leading):
+            said = "no placement has lower peaks in any train batch than what seeds and earlier searches found"
+            self.remarks.append(f"The {search} was left out, as for {leading} {said}.")
+            return []
         pool = self.pools[leading]
         unit = pool.judge.conditions.unit or self.problem.cost.unit
         spell = _spell(effort, until, 1 - self._even_share(effort), progress)
@@ -121,6 +127,29 @@ class Portfolio(JudgedPools):
         users, all train batches hold the same requests, and a search fits these."""
         few = batches_of_few_users(self.sets.train, random_stream(Purpose.RULE_SEARCH, seed, len(RULES)))
         return replace(self.problem, load=few.load(self.problem.model.experts))
+
+    def _proven(self, policy: str) -> bool:
+        """Whether no placement has lower peaks than the policy's best candidate, in the unit that it levels."""
+        if policy not in SPLITTING or not self.pools[policy].placements:
+            return False
+        pool, problem = self.pools[policy], self.problem
+        tiles = (pool.judge.conditions.unit or problem.cost.unit) == "tiles"
+        units = problem.cost.tiles(problem.load) if tiles else problem.load
+        return is_proven(problem, pool.placements[pool.best()], units)
+
+    def _polished(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
+        """The best candidate of the leading policy that follows loads with its rows filled by their formulation, in the
+        time that searches have left over."""
+        leading = self._leading
+        if leading is None or effort.cancel.asked:
+            return []
+        pool = self.pools[leading]
+        progress("rows", 0.0)
+        found = polished(self.problem.loose, pool.placements[pool.best()], self.problem.load, effort, until)
+        if found is None or not found.changed:
+            return []
+        self.remarks.append(f"With time left over, {found.in_words()}.")
+        return [found.placement]
 
     def _offer_by_rule(self, found: list[Candidate], effort: Effort, until: float, progress: Progress) -> None:
         """Judge what searches find whose objective is the load under a fixed rule, each for its rule, and the last ones
@@ -157,7 +186,8 @@ class Portfolio(JudgedPools):
         if _above_floor(problem, start) > ABOVE_FLOOR:
             return []
         demand, now = RingDemand.of(self.sets.train, network, problem.model.experts), effort.deadline.elapsed()
-        share, end = shares.latency * (1 - self._even_share(effort)), now + shares.latency * max(until - now, 0.0)
+        part = 1.0 if self._proven(self._splitting[0]) else shares.latency
+        share, end = part * (1 - self._even_share(effort)), now + part * max(until - now, 0.0)
         least = float(pool.judged[pool.best()][LATENCIES].mean())
         return shorten(
             problem.loose,

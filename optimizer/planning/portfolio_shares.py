@@ -23,6 +23,8 @@ class PortfolioShares:
         for a slow disk; not measured.
     partition_from: seconds of time limit from which the partition seed runs. 20, as it takes about one second, which a
         shorter search spends better.
+    rows: of the time left after the seeds by loads, what the seed of row and column assignment may take where a user
+        names it. .25, which is 15 s of a minute: 16 rows take up to 12 s and their columns 3 s.
 
     Raises InputError for a share outside 0..1 and for negative seconds.
     """
@@ -35,6 +37,7 @@ class PortfolioShares:
     formulation_seconds: float = 5.0
     finish: float = 0.02
     partition_from: float = 20.0
+    rows: float = 0.25
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -19,7 +19,7 @@ from optimizer.search.stop import SearchBudget
 from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Batches
 
-STARTS = ("start", "greedy", "risk", "pairing", "steps", "formulation")
+STARTS = ("start", "greedy", "risk", "pairing", "steps", "rows", "partition", "formulation")
 """The candidates from which descents under a rule begin, besides FlashLB's."""
 
 MOST_PAIRS = 1 << 24

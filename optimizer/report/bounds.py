@@ -8,16 +8,46 @@ from rich.table import Table
 
 from optimizer.planning.bound_traces import LayerBounds
 from optimizer.planning.bounds import LATENCY, Bound, Gap
+from optimizer.planning.certificates import Certificate
+from optimizer.planning.explain_plan import ExplainedLayer
 from optimizer.report.tables import Part, make_table
 
 
 def parts(found: LayerBounds) -> list[Part]:
-    """The table of one layer's bounds, and a sentence that says under which condition the bounds hold."""
+    """The table of one layer's bounds, what forces the peaks of the plan if one was given, and a sentence that says
+    under which condition the bounds hold."""
     title = f"Layer {found.layer}, {found.of}: no placement in these slots goes below"
+    if found.certificates:
+        title += ", and no routing of the plan below its own (this_placement)"
     condition = "All hold as long as every token is served by its own experts: none dropped, none rerouted."
     priced = "Latency is without what a policy takes to decide, which is to be added."
     timed = any(bound.unit == LATENCY for bound in found.bounds)
-    return [bound_table(title, found.bounds), *([f"{condition} {priced}"] if timed else [condition])]
+    said = f"{condition} {priced}" if timed else condition
+    return [bound_table(title, found.bounds), *certified(found.certificates), said]
+
+
+def certified(found: Sequence[Certificate]) -> list[str]:
+    """A sentence for each certificate."""
+    return [each.in_words() for each in found]
+
+
+def explained(layers: Sequence[ExplainedLayer]) -> list[Part]:
+    """For each layer of a plan what its best routing cannot go below, and what forces that."""
+    shown: list[Part] = []
+    for each in layers:
+        tokens = [certificate for certificate in each.certificates if certificate.critical.unit == "tokens"]
+        reach = ", ".join(f"{found.peak / found.mean:.3f} in the {found.which} batch" for found in tokens)
+        shown.append(f"Layer {each.layer}, {each.of}: with the best routing of each, peak / mean load is {reach}.")
+        shown += certified(each.certificates)
+    return shown
+
+
+def explained_json(layers: Sequence[ExplainedLayer]) -> dict[str, Any]:
+    """The certificates of all layers in their stable JSON form."""
+    return {
+        str(each.layer): {"of": each.of, "certificates": [found.as_json() for found in each.certificates]}
+        for each in layers
+    }
 
 
 def bound_table(title: str, bounds: Sequence[Bound]) -> Table:
@@ -65,4 +95,5 @@ def _percent(ratio: float | None) -> str:
 
 def as_json(found: LayerBounds) -> dict[str, Any]:
     """The bounds of one layer in their stable JSON form; p50 and p99 are None where only the mean is bounded."""
-    return {"layer": found.layer, "of": found.of, "bounds": [asdict(each) for each in found.bounds]}
+    given = {"certificates": [each.as_json() for each in found.certificates]} if found.certificates else {}
+    return {"layer": found.layer, "of": found.of, "bounds": [asdict(each) for each in found.bounds]} | given

@@ -16,14 +16,17 @@ from optimizer.simulation.report import Rerouting
 
 
 def parts(solution: LayerSolution, layer: int) -> list[Part]:
-    """The verdict, the table of methods, the gaps to the bounds, what a capacity means where the plan has one, and a
-    sentence on what the formulation proved and how the search went."""
+    """The verdict, the table of methods, the gaps to the bounds, what a capacity means where the plan has one, how
+    seeds by exact models were made and what such models proved, and a sentence on what the formulation proved and how
+    the search went."""
     shown: list[Part] = [Verdict.of(solution).sentence(), solution_table(solution, layer)]
     gaps = [gap for gap in solution.gaps if gap.unit != IMBALANCE or not balances_tiles(solution)]
     shown += [gap_table(gaps)] if gaps else []
     shown += break_even(solution.searched)
     rerouting = solution.chosen.report.rerouting
     shown += [] if rerouting is None else [rerouted(rerouting)]
+    shown += [f"Seed {row.method}: {row.says}." for row in solution.rows if row.says]
+    shown += solution.remarks
     return [*shown, proof(solution)]
 
 

@@ -70,7 +70,7 @@ class Neighbourhoods:
         self.placement, self.weights = start, np.ones(len(WAYS))
         self._units, self._rules, self._rng, self._settings = units, rules, rng, settings
         self._row = np.arange(len(start.slots)) // rules.cols
-        self._peaks = _peaks(start, units)
+        self._peaks = fine_peaks(start, units)
         self.objective = objective(self._peaks, settings)
 
     def step(self, clock: Clock) -> int:
@@ -81,7 +81,7 @@ class Neighbourhoods:
         reaction, least_weight = self._settings.reaction, self._settings.least_weight
         way = int(self._rng.choice(len(WAYS), p=self.weights / self.weights.sum()))
         sample = self._sample()
-        flow = _flow(self.placement, self._units[sample])
+        flow = flow_of(self.placement, self._units[sample])
         devices = self._devices(*WAYS[way], flow[0].sum(axis=1))
         freed = Freed.of(self.placement, devices, self._rules.spread, self._units[sample], flow)
         found = descend_row(freed.row.compact(), freed.slots, self._rng, clock)
@@ -94,7 +94,7 @@ class Neighbourhoods:
 
     def _settle(self, placement: Placement) -> bool:
         """Go on from this placement if it is no worse; returns whether it is better."""
-        peaks, before = _peaks(placement, self._units), self.objective
+        peaks, before = fine_peaks(placement, self._units), self.objective
         found = objective(peaks, self._settings)
         if found <= before:
             self.placement, self._peaks, self.objective = placement, peaks, found
@@ -121,14 +121,14 @@ def objective(peaks: Floats, settings: NeighbourhoodSettings = NeighbourhoodSett
     return float(peaks.mean() + settings.tail_weight * worst.mean())
 
 
-def _flow(placement: Placement, units: Ints) -> Floats:
+def flow_of(placement: Placement, units: Ints) -> Floats:
     """Units that each slot serves, split as evenly as possible, `[batch, device, slot]`; units `[batch, expert]`."""
     split = split_of(placement, units)
     flow: Floats = split.flow.transpose(2, 0, 1).reshape(-1, *placement.slots.shape)[: len(units)] / split.parts
     return flow
 
 
-def _peaks(placement: Placement, units: Ints) -> Floats:
+def fine_peaks(placement: Placement, units: Ints) -> Floats:
     """Exact least peaks to a fraction of a unit, `[batch]`: how near the next unit is tells placements apart."""
     return exact_peaks(placement, units.astype(np.int64) * PARTS) / PARTS
 

@@ -20,6 +20,8 @@ from optimizer.search.stop import Deadline, SearchBudget
         ("iterations", -1),
         ("jobs", 0),
         ("search", "luck"),
+        ("seeds", ("greedy", "luck")),
+        ("seeds", ()),
         ("routings", ()),
         ("routings", ("even-source", "odd")),
         ("unit", "pounds"),

@@ -9,16 +9,17 @@ from random_problems import small_problem
 
 from formulations.kit.outcome import SolveStatus
 from optimizer.domain.problem import Problem
-from optimizer.planning.candidates import Candidate, seeds_and_formulation
+from optimizer.planning.candidates import Candidate
 from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.plan_layer import LayerSolution, solve
 from optimizer.planning.portfolio import Portfolio
-from optimizer.planning.portfolio_shares import PortfolioShares
-from optimizer.report.solution import as_json, proof
+from optimizer.planning.token_seeds import all_seeds
+from optimizer.report.solution import as_json, parts, proof
 from optimizer.search.choose import figures
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
+from optimizer.traces.batches import Batches
 
 METHODS = ["sequential", "random", "pairing", "greedy", "risk", "steps", "flexibility", "formulation", "search"]
 
@@ -116,14 +117,14 @@ def test_an_early_end_does_not_wait_for_kernels_to_be_compiled(monkeypatch: pyte
 @pytest.mark.parametrize("after", [1, 4, 6])
 def test_an_early_end_among_the_seeds_leaves_those_that_there_are(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(
-        problem: Problem, effort: Effort, progress: Progress, shares: PortfolioShares
+        problem: Problem, train: Batches, options: SolveOptions, effort: Effort, progress: Progress
     ) -> Iterator[Candidate]:
-        for number, candidate in enumerate(seeds_and_formulation(problem, effort, progress, shares), 1):
+        for number, candidate in enumerate(all_seeds(problem, train, options, effort, progress), 1):
             if number == after:
                 effort.cancel.ask()
             yield candidate
 
-    monkeypatch.setattr("optimizer.planning.plan_layer.seeds_and_formulation", interrupted)
+    monkeypatch.setattr("optimizer.planning.plan_layer.all_seeds", interrupted)
     solution = solved()
     assert [row.method for row in solution.rows] == [*METHODS[:after], "search"]
     best = "greedy" if after >= 4 else METHODS[after - 1]
@@ -148,3 +149,21 @@ def test_the_token_is_heeded_once_there_is_a_complete_plan() -> None:
     assert all(heeded[1:])
     effort.cancel.ask()
     assert [row.method for row in solve(problem, sets, options, effort).rows] == ["sequential", "search"]
+
+
+def test_named_seeds_are_made_shown_and_judged_under_every_policy() -> None:
+    problem, sets = small_problem(5, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    options = SolveOptions(time_limit=20, iterations=200, seeds=("rows", "risk"), routings=("even-source", "optimal"))
+    solution = solve(problem, sets, options)
+    assert [row.method for row in solution.rows] == ["greedy", "risk", "rows", "formulation", "search", "search"]
+    (said,) = [part for part in parts(solution, 3) if isinstance(part, str) and part.startswith("Seed rows: ")]
+    assert "columns" in said
+    portfolio = Portfolio.of(problem, sets, options)
+    found = [Candidate(row.method, row.placement, 0.0) for row in solution.seeds]
+    portfolio.offer_seeds(found, options.effort(), until=0.0)
+    named = {row.placement.slots.tobytes() for row in solution.seeds if row.method in ("rows", "risk")}
+    for pool in portfolio.pools.values():
+        assert named <= {placement.slots.tobytes() for placement in pool.placements}
+    usual = Portfolio.of(problem, sets, SolveOptions(routings=("even-source", "optimal")))
+    usual.offer_seeds(found, SolveOptions().effort(), until=0.0)
+    assert usual.candidates == 0  # rows are for those who name them, and it is late for the others

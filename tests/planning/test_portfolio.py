@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from random_problems import small_problem
 
+from formulations.bounds.load import any_placement_bound
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning import candidates, rule_candidates
@@ -17,12 +18,17 @@ from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, s
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import NEAR, SHORTENING, SPLITTING, LayerJudge
 from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.row_polish import is_proven, polished
 from optimizer.routing.policies import FIXED, POLICIES
 from optimizer.search.choose import ALL, LATENCIES, MEAN_LATENCY, SelectionGoal, figures
+from optimizer.search.neighbourhood import fine_peaks, objective
+from optimizer.search.row_filling import FilledRows
 from optimizer.search.rule_loads import RULES
 from optimizer.search.seeds.greedy import greedy
+from optimizer.search.seeds.orders import sequential
 from optimizer.search.seeds.risk import risk
 from optimizer.search.seeds.risk_tree import risk_tree
+from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 
@@ -158,6 +164,7 @@ def test_the_search_for_optimal_routing_begins_at_the_best_candidate(
         return []
 
     monkeypatch.setattr(module, "split_at_best", noted)
+    monkeypatch.setattr(module, "is_proven", lambda *given: False)
     pool = searched((routing,)).pools[routing]
     (start, by_tiles, known), *others = began
     assert start is pool.placements[pool.best()]
@@ -196,6 +203,7 @@ def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "by_rule", by_rule)
     monkeypatch.setattr(module, "split_evenly", noted("descents"))
     monkeypatch.setattr(module, "split_at_best", noted("annealed"))
+    monkeypatch.setattr(module, "is_proven", lambda *given: False)
     for routings, expected in (
         (AUTO, {"even-source": 450, "descents": 450, "annealed": 2100}),
         (("even-source",), {"even-source": 3000}),
@@ -241,3 +249,52 @@ def test_other_searches_keep_to_the_limits_of_replicas_too(search: SearchName) -
     portfolio.search(list(seeds_and_formulation(problem, effort, silent)), effort, 60, silent)
     for pool in portfolio.pools.values():
         assert all(problem.violations(placement) == [] for placement in pool.placements)
+
+
+def test_what_a_bound_proves_to_be_best_is_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the small problem seeds have as few tiles on the fullest device of each batch as its bound says."""
+    monkeypatch.setattr(module, "split_at_best", lambda *given: pytest.fail("there was nothing to find"))
+    portfolio = searched(("optimal",))
+    pool = portfolio.pools["optimal"]
+    tiles = portfolio.problem.cost.tiles(portfolio.problem.load)
+    peaks = exact_peaks(pool.placements[pool.best()], tiles)
+    assert (peaks == any_placement_bound(tiles, 8, 24)).all()
+    assert portfolio.remarks == [
+        "The annealing was left out, as for optimal no placement has lower peaks in any train batch than what seeds "
+        "and earlier searches found."
+    ]
+
+
+def test_a_bound_above_or_below_the_peaks_tells_what_is_proven() -> None:
+    problem, _ = small_problem(4, rows=1, cols=2, slots=2, routed=3, shared=0, top_k=1)
+    load = np.array([[4, 4, 4], [9, 1, 2]])
+    even, uneven = Placement(np.array([[0, 1], [1, 2]])), Placement(np.array([[0, 1], [2, -1]]))
+    assert is_proven(problem, even, load[:1])
+    assert not is_proven(problem, uneven, load[:1])
+    assert not is_proven(problem, even, load)
+
+
+def test_rows_are_filled_in_time_that_is_left_and_not_where_moves_are_counted() -> None:
+    problem, _ = small_problem(12, rows=2, cols=3, slots=3, routed=12, top_k=4, tokens=300)
+    timed, start = replace(EFFORT, iterations=None, deadline=Deadline(60)), sequential(problem)
+    found = polished(problem, start, problem.load, timed, until=5.0)
+    assert found is not None
+    assert found.changed > 0
+    assert objective(fine_peaks(found.placement, problem.load)) < objective(fine_peaks(start, problem.load))
+    assert polished(problem, start, problem.load, EFFORT, until=5.0) is None
+    assert polished(problem, start, problem.load, timed, until=0.0) is None
+
+
+def test_filled_rows_are_one_more_candidate_that_selection_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filling that is worse on selection batches is not what is chosen, whatever it promised on train batches."""
+    problem, sets = small_problem(12, rows=2, cols=3, slots=3, routed=12, top_k=4, tokens=300)
+    worse = FilledRows(sequential(problem), 2, (0.1, 0.3))
+    monkeypatch.setattr(module, "split_at_best", lambda *given: [])
+    monkeypatch.setattr(module, "polished", lambda *given: worse)
+    portfolio = Portfolio.of(problem, sets, SolveOptions(routings=("optimal",), unit="tokens"))
+    portfolio.search(list(seeds_and_formulation(problem, EFFORT, silent)), EFFORT, 60, silent)
+    pool = portfolio.pools["optimal"]
+    assert pool.placements[-1] is worse.placement
+    assert pool.placements[pool.best()] is not worse.placement
+    said = "With time left over, 2 of 2 rows filled anew, peaks within 20.00% of the bound on average."
+    assert portfolio.remarks[-1] == said

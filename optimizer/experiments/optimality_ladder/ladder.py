@@ -1,7 +1,7 @@
 """The instances of the benchmark: layers of the built-in generator for each mesh size, and layers of traces."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from optimizer.domain.problem import Constraints, Problem, make_problem
 from optimizer.errors import InputError
 from optimizer.planning.options import Progress
 from optimizer.planning.plan_expected_load import step_loads
+from optimizer.traces.batches import Batches
 from optimizer.traces.corpus import TraceFile, stream
 from optimizer.traces.counted_source import open_counts
 from optimizer.traces.formats.npz import layer_ids
@@ -44,12 +45,14 @@ HARDWARE = "tt-wormhole-quad-galaxy"  # a problem needs some hardware; loads do 
 
 @dataclass(frozen=True, eq=False)
 class LadderInstance:
-    """One layer to place on one mesh; counted: whether its batches are recorded steps without tokens."""
+    """One layer to place on one mesh; counted: whether its batches are recorded steps without tokens; batches: the
+    tokens behind the loads, None where there are none."""
 
     name: str
     size: str
     problem: Problem
     counted: bool = False
+    batches: Batches | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -67,7 +70,7 @@ def generated(sizes: Iterable[str], notify: Progress) -> Iterator[LadderInstance
         named = TraceInput(batch_tokens=_tokens(model, mesh))
         source = TraceSource(model, named.composition(mesh), builtin_trace(model, layers, named.seed), named.seed)
         for layer in layers:
-            yield _instance(f"generated layer {layer}", size, model, _loads(source, layer))
+            yield _of_tokens(f"generated layer {layer}", size, model, _batches(source, layer))
 
 
 def of_trace(path: str, sizes: Sequence[str], notify: Progress) -> Iterator[LadderInstance]:
@@ -89,7 +92,7 @@ def of_trace(path: str, sizes: Sequence[str], notify: Progress) -> Iterator[Ladd
     named = TraceInput(traces=[path], batch_tokens=_tokens(model, mesh))
     source = open_source(named, layers, model, mesh, lambda share: notify(f"reading {path}", share))
     for layer in layers:
-        yield _instance(f"{name} layer {layer}", size, model, _loads(source, layer))
+        yield _of_tokens(f"{name} layer {layer}", size, model, _batches(source, layer))
 
 
 def tiny() -> list[LadderInstance]:
@@ -101,15 +104,27 @@ def tiny() -> list[LadderInstance]:
     ]
 
 
-def _loads(source: Source, layer: int) -> Ints:
-    """The loads `[batch, expert]` of batches that are drawn from all requests."""
-    parts = source.stream(layer, test_only=False, count=BATCHES * APART)
-    return np.concatenate([part.load(source.model.experts) for part in parts])
+def _batches(source: Source, layer: int) -> Batches:
+    """Up to BATCHES evenly spaced batches of those that are drawn from all requests."""
+    parts = list(source.stream(layer, test_only=False, count=BATCHES * APART))
+    experts = np.concatenate([part.experts for part in parts])
+    drawn = _drawn_from(len(experts))
+    return Batches(experts[drawn], np.concatenate([part.source_row for part in parts])[drawn])
+
+
+def _of_tokens(name: str, size: str, model: Model, batches: Batches) -> LadderInstance:
+    """The instance of these batches."""
+    return replace(_instance(name, size, model, batches.load(model.experts)), batches=batches)
+
+
+def _drawn_from(number: int) -> Ints:
+    """Up to BATCHES evenly spaced places among this number."""
+    return np.linspace(0, number - 1, min(BATCHES, number)).astype(np.int64)
 
 
 def _instance(name: str, size: str, model: Model, load: Ints, counted: bool = False) -> LadderInstance:
     """The instance of up to BATCHES evenly spaced batches, or recorded steps, of load `[batch, expert]`."""
-    drawn = load[np.linspace(0, len(load) - 1, min(BATCHES, len(load))).astype(np.int64)]
+    drawn = load[_drawn_from(len(load))]
     cost = Cost(HARDWARE, load_hardware(HARDWARE))
     return LadderInstance(
         name, size, make_problem(model, Mesh.parse(size, SLOTS), cost, drawn, Constraints("auto")), counted

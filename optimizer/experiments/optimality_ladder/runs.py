@@ -13,6 +13,7 @@ from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES
 from optimizer.experiments.optimality_ladder.ladder import LadderInstance, tiny
 from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal, LadderRow, LadderRun
+from optimizer.experiments.optimality_ladder.token_methods import TOKEN_METHODS, TokenMethod
 from optimizer.experiments.program_version import program_version
 from optimizer.planning.options import Effort, Progress
 from optimizer.search.stop import Deadline
@@ -20,6 +21,7 @@ from optimizer.streams import Purpose, derived_seed
 
 FORMULATION = "formulation"  # the name of the exact method, beside the names of the heuristics
 COMPILATION_SECONDS, COMPILATION_MOVES = 60.0, 1000  # allowed for a tiny instance; generous, not tuned
+LOOK_SECONDS = 2.0  # for a method by tokens to run through all that it compiles; not tuned
 ROUNDING = 1e-6  # relative tolerance, as the bounds of solvers are floats
 
 
@@ -49,7 +51,12 @@ class LadderCase:
     @property
     def methods(self) -> tuple[str, ...]:
         """The names of all methods. The formulation comes first, as its bound is the one for all others."""
-        return (FORMULATION, *FAMILIES[self.family].methods)
+        return (FORMULATION, *FAMILIES[self.family].methods, *self.token_methods)
+
+    @property
+    def token_methods(self) -> dict[str, TokenMethod]:
+        """The methods that look at tokens, by name; none where the instance has none."""
+        return {} if self.instance.batches is None else TOKEN_METHODS.get(self.family, {})
 
     def ran(self, method: str) -> LadderRun:
         """What is run when a method is applied to the case."""
@@ -67,10 +74,17 @@ class LadderCase:
             bound = found.lower_bound if isfinite(found.lower_bound) else None
         else:
             effort = Effort(Deadline(self.limit), self.seed, self.moves)
-            placement = FAMILIES[self.family].methods[method](self.problem, effort)
+            placement = self._placed(method, effort)
         seconds = time.monotonic() - started
         value = None if placement is None else self._valued(placement, method, bound)
         return self._row(method, value, bound, seconds)
+
+    def _placed(self, method: str, effort: Effort) -> Placement:
+        """The placement that a heuristic finds."""
+        batches, by_tokens = self.instance.batches, self.token_methods
+        if batches is not None and method in by_tokens:
+            return by_tokens[method](self.problem, batches, effort)
+        return FAMILIES[self.family].methods[method](self.problem, effort)
 
     def _valued(self, placement: Placement, method: str, bound: float | None) -> float:
         """The value of a placement, from the placement alone. Raises WrongAnswerError where it cannot be right."""
@@ -120,6 +134,7 @@ def run_all(
     cases = list(_cases(families, instances, seed, limit))
     if any(journal.row(case.ran(method)) is None for case in cases for method in case.methods):
         _compile(families, notify)
+        _compile_by_tokens(cases, notify)
     return [row for number, case in enumerate(cases) for row in _rows(case, journal, number / len(cases), notify)]
 
 
@@ -138,6 +153,14 @@ def _compile(families: Sequence[str], notify: Progress) -> None:
         for method in case.methods:
             notify(f"compiling {case.family} {method}", 0.0)
             replace(case, moves=COMPILATION_MOVES).run(method, None)
+
+
+def _compile_by_tokens(cases: Sequence[LadderCase], notify: Progress) -> None:
+    """Run the methods that look at tokens for a moment on the first, which is the smallest, case that has any."""
+    for case in [case for case in cases if case.token_methods][:1]:
+        for method in case.token_methods:
+            notify(f"compiling {case.family} {method}", 0.0)
+            replace(case, limit=LOOK_SECONDS).run(method, None)
 
 
 def _rows(case: LadderCase, journal: LadderJournal, share: float, notify: Progress) -> Iterator[LadderRow]:

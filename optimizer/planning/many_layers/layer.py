@@ -7,7 +7,7 @@ from typing import Any
 from formulations.kit.arrays import Floats
 from optimizer.domain.problem import Problem, check, make_problem
 from optimizer.planning.bounds import TIME, bound_any, bound_given, gaps_of
-from optimizer.planning.candidates import Candidate, seeds, seeds_and_formulation
+from optimizer.planning.candidates import Candidate, seeds
 from optimizer.planning.judged_pools import FLEXIBLE
 from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.options import Effort, silent
@@ -15,6 +15,7 @@ from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import MOST_BOUNDING, part_of
 from optimizer.planning.pool import SPLITTING
 from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.token_seeds import all_seeds
 from optimizer.planning.warm_start import started
 from optimizer.search.choose import IMBALANCES, LATENCIES
 from optimizer.search.stop import Deadline
@@ -104,7 +105,8 @@ def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
 
 def seeds_for(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:
     """The candidates that a search begins from. Where all policies follow the load of the batch there is no
-    formulation, as it places the expected load."""
-    if set(portfolio.pools) <= {*SPLITTING}:
+    formulation, as it places the expected load, unless the user names seeds."""
+    options = portfolio.options
+    if set(portfolio.pools) <= {*SPLITTING} and options.seeds is None:
         return list(seeds(problem, effort.seed, ("greedy", *FLEXIBLE)))
-    return list(seeds_and_formulation(problem, effort, silent, portfolio.options.shares))
+    return list(all_seeds(problem, portfolio.sets.train, options, effort, silent))

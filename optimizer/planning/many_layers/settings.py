@@ -41,6 +41,7 @@ class Settings:
         priced |= {"dispatch_model": cost.dispatch_model, "unit": options.unit}
         searched = {"routing": options.routings, "seed": options.seed, "iterations": options.iterations}
         searched |= {"search": options.search, "chains": self.chains} | options.constraints._asdict()
+        searched |= {} if options.seeds is None else {"seeds": options.seeds}
         tuned = {name: asdict(getattr(options, name)) for name in SEARCH_PARAMETERS}
         return {"model": asdict(self.model), "mesh": asdict(self.mesh)} | priced | searched | tuned
 

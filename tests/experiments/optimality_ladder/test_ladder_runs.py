@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Ints
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.experiments.optimality_ladder.families import FAMILIES, even_peak
-from optimizer.experiments.optimality_ladder.ladder import LadderInstance, tiny
+from optimizer.experiments.optimality_ladder.ladder import LadderInstance, generated, tiny
 from optimizer.experiments.optimality_ladder.ladder_row import LadderJournal, LadderRow
 from optimizer.experiments.optimality_ladder.methods import METHODS
 from optimizer.experiments.optimality_ladder.runs import (
@@ -146,3 +147,16 @@ def test_figures_are_drawn_from_the_runs_of_a_family_a_size_and_a_method(made: t
 
 def test_the_version_names_the_program() -> None:
     assert program_version().startswith("0.")
+
+
+def test_methods_by_tokens_run_where_there_are_tokens(tmp_path: Path) -> None:
+    (instance, *_) = generated(["1x8"], lambda stage, share: None)
+    assert instance.batches is not None
+    assert (instance.batches.load(instance.problem.model.experts) == instance.problem.load).all()
+    case = LadderCase("batches", instance, 0, 2.0)
+    assert case.methods[-1] == "rows"
+    found = case.run("rows", None)
+    assert found.value is not None
+    assert found.value >= any_placement_bound(instance.problem.load, 8, 24).mean()
+    assert "rows" not in LadderCase("expected", instance, 0, 2.0).methods
+    assert "rows" not in LadderCase("batches", SPARE, 0, 2.0).methods

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.clock import Clock
 from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer
-from formulations.rows import row_placement
+from formulations.rows import row_descent, row_placement
 from formulations.rows.mesh_row import MeshRow
 from formulations.rows.row_placement import place_row
 from formulations.rows.row_split import tail_mean, tail_weights
@@ -111,6 +112,27 @@ def test_optimum_equals_brute_force_and_its_value_is_recomputed(row: MeshRow, mo
     assert outcome.objective == pytest.approx(best, abs=1e-6)
     assert outcome.lower_bound <= best + 1e-6
     assert outcome.gap <= 1e-4  # at which HiGHS stops
+
+
+@settings(max_examples=15, deadline=None)
+@given(rows())
+def test_no_filling_goes_below_the_floor(row: MeshRow) -> None:
+    """The floor is worked out without a solver, and the best filling by brute force is no lower."""
+    best = best_worth(row)
+    assume(best is not None)
+    assert best is not None
+    assert worst_mean(row.floor().tolist(), row.level) <= best + 1e-6
+    assert (row.compact().floor() == row.floor()).all()
+
+
+def test_descent_does_not_begin_where_the_floor_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the bound proves ends the search: four equal experts, one on each slot, cannot be placed better."""
+    row = instance([[6, 6, 6, 6], [3, 3, 3, 3]], [[0]] * 4, [[0], [0]], 2, 2)
+    monkeypatch.setattr(row_descent, "_to_rest", lambda *arguments: pytest.fail("nothing was left to look for"))
+    slots = np.array([[0, 1], [2, 3]])
+    found = row_descent.descend_row(row, slots, np.random.default_rng(0), Clock.start(60))
+    assert (found == slots).all()
+    assert place_row(row, slots, LIMITS).status is SolveStatus.OPTIMAL
 
 
 def test_six_experts_on_three_devices_equal_brute_force() -> None:
@@ -239,7 +261,8 @@ def test_without_time_the_start_is_the_answer_with_an_honest_bound() -> None:
     assert outcome.status is SolveStatus.FEASIBLE
     assert outcome.value is not None
     assert (outcome.value == now).all()
-    assert outcome.lower_bound == pytest.approx(row.fixed.max(axis=1).mean())
+    assert outcome.lower_bound == pytest.approx(row.floor().mean())
+    assert (row.floor() >= row.fixed.max(axis=1)).all()
 
 
 def test_wrong_rows_and_hints_are_named() -> None:
