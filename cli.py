@@ -13,6 +13,7 @@ from optimizer.commands.exchange import export, import_
 from optimizer.commands.experiment import experiment
 from optimizer.commands.failures import BadInput, FailedRun
 from optimizer.commands.presets import presets
+from optimizer.commands.report import report
 from optimizer.commands.session import begun
 from optimizer.commands.simulate import simulate
 from optimizer.commands.slots import slots
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(solve, compare, simulate, sweep, bound, stats, slots),
+    *(solve, compare, simulate, report, sweep, bound, stats, slots),
     *(convert, synth, export, import_, validate, presets, benchmark, experiment),
 )
 for command in COMMANDS:

@@ -36,12 +36,12 @@ def judge(
     plan's were, unless something else was named. Raises InputError for layers that the plan lacks, and for one batch
     file for several layers.
     """
-    layers = _wanted(plan, wanted)
+    layers = wanted_layers(plan, wanted)
     if named.batches is not None and len(layers) > 1:
         said = f"a batch file holds one layer, but {len(layers)} of the plan are to be run; name one, or give traces"
         raise InputError(said, field="batches")
     limited = any(conditions.capacity_factor is not None for conditions in trials)
-    named = replace(_as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
+    named = replace(as_planned(named, plan.layers[layers[0]].provenance), extras=limited)
     at, reading = cost.preset.network.tokens, partial(progress, "reading traces")
     source = checked_source(named, layers, plan.model, plan.mesh, reading, at)
     reports, notes = {}, [source.origin, *source.notes]
@@ -53,7 +53,7 @@ def judge(
         simulations: list[Simulation] = []
         for chunk in chunks:
             if not simulations:
-                guess = _guess(source, layer, unseen) if limited and chunk.candidates is None else None
+                guess = next_experts(source, layer, unseen) if limited and chunk.candidates is None else None
                 simulations = _simulations(plan, layer, cost, trials, guess)
                 if guess is not None and not unseen:
                     notes.append(f"layer {layer}: next experts are estimated from the very requests that are judged")
@@ -65,8 +65,9 @@ def judge(
     return reports, notes + _untaught(plan, layers, cost, trials)
 
 
-def _wanted(plan: Plan, wanted: Sequence[int] | None) -> list[int]:
-    """The layers to run, in ascending order."""
+def wanted_layers(plan: Plan, wanted: Sequence[int] | None) -> list[int]:
+    """The layers to run, in ascending order; all of the plan where `wanted` is None. Raises InputError for a layer that
+    the plan lacks."""
     if lacking := sorted(set(wanted or ()) - set(plan.layers)):
         there = ", ".join(map(str, sorted(plan.layers)))
         raise InputError(f"the plan has no layer {lacking[0]}; it has {there}", field="layer")
@@ -83,7 +84,7 @@ def _simulations(
     ]
 
 
-def _guess(source: Source, layer: int, unseen: bool) -> Coactivation:
+def next_experts(source: Source, layer: int, unseen: bool) -> Coactivation:
     """How to estimate next experts: from train batches where the test part is judged, else from all there is."""
     return Coactivation.of(source.sets(layer).train if unseen else source.everything(layer), source.model)
 
@@ -105,8 +106,11 @@ def _untaught(plan: Plan, of: Sequence[int], cost: Cost, trials: Sequence[Condit
     return said
 
 
-def _as_planned(named: TraceInput, made: dict[str, Any]) -> TraceInput:
-    """The plan's seed, and its batches' make-up where nothing else was named."""
+def as_planned(named: TraceInput, made: dict[str, Any]) -> TraceInput:
+    """The named traces with the plan's seed, and with the make-up of its batches where nothing else was named.
+
+    made: the provenance of one of the plan's layers. Raises InputError for one that no plan has.
+    """
     seed, phase, users = made.get("seed", TraceInput.seed), made.get("phase"), made.get("row_users")
     whole = isinstance(users, list) and all(isinstance(number, int) for number in users)
     if not isinstance(seed, int) or seed < 0 or not (phase is None or phase in PHASES) or not (users is None or whole):
