@@ -1,6 +1,7 @@
 """What pages show of plans, as numbers: they are those of the simulator, of plan files and of plain counting."""
 
 import json
+from base64 import b64decode
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
@@ -12,13 +13,18 @@ from page_facts import COUNT, LAYERS, MESH, MODEL, TOKENS, small_facts, small_pl
 from random_problems import cost
 
 from optimizer.domain.mesh import Mesh
+from optimizer.domain.network import Network
+from optimizer.domain.presets import load_hardware, names
 from optimizer.domain.problem import make_problem
 from optimizer.errors import InputError
 from optimizer.planning.judge_plan import judge
 from optimizer.planning.options import silent
 from optimizer.planning.plan_file import read_plan
+from optimizer.report.page.experts import LIFT_STEPS, MOST_DOUBLINGS, in_bytes, row_order
 from optimizer.report.page.facts import GREEDY, PLAN
 from optimizer.report.page.gather import PageRequest, gather, hint_knowledge
+from optimizer.report.page.layers import UNITS, bounds_table
+from optimizer.report.page.links import critical_table, link_rows
 from optimizer.report.page.mesh_map import FEWEST_TOGETHER, cell_grid, partners
 from optimizer.routing.hints import HintSettings
 from optimizer.search.seeds.greedy import greedy
@@ -135,3 +141,55 @@ def test_a_placement_before_that_does_not_fit_the_plan_is_refused(tmp_path: Path
         with pytest.raises(InputError, match=said) as error:
             small_facts(tmp_path, before=("old.json", before))
         assert error.value.field == "before"
+
+
+def test_every_link_has_a_place_of_its_own_in_the_row_of_its_ring_or_port() -> None:
+    for hardware in names("hardware"):
+        preset = load_hardware(hardware)
+        network = Network.of(Mesh(4, 3, 2), preset.network)
+        rows, places = link_rows(network)
+        assert sorted(places[places >= 0].tolist()) == list(range(len(network.remote)))
+        for name, row in zip(rows, places, strict=True):
+            words = [network.link_name(link) for link in row[row >= 0].tolist()]
+            if network.links == "rings":
+                line, number, way = name.split()
+                starts = [int(word.split()[3]) for word in words]
+                ends = [int(word.split()[-1]) for word in words]
+                assert all(word.startswith(f"{line} {number},") for word in words)
+                step = 1 if way == "up" else -1
+                assert ends == [(start + step) % len(words) for start in starts]
+            else:
+                assert {word.split(", ")[1] for word in words} == {name.split(",")[0]}
+
+
+def test_experts_stand_in_the_order_of_their_first_device() -> None:
+    slots = np.array([[4, -1], [0, 5], [2, 4], [1, 3], [3, 0], [5, 2]])  # three rows of two devices; 5 is a shared one
+    order, rows = row_order(slots, 5, 2)
+    assert order.tolist() == [4, 0, 2, 1, 3]
+    assert rows.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_lifts_in_bytes_are_those_that_were_put_in() -> None:
+    lifts = np.array([[np.nan, 2.0, 0.0], [0.3, np.nan, 100.0], [1.0, 1.5, np.nan]])
+    steps = np.frombuffer(b64decode(in_bytes(lifts)), dtype=np.int8).reshape(3, 3)
+    seen = 2.0 ** (steps / LIFT_STEPS)
+    expected = [[1, 2, 2.0**-MOST_DOUBLINGS], [0.3, 1, 2.0**MOST_DOUBLINGS], [1, 1.5, 1]]
+    assert seen == pytest.approx(np.array(expected), rel=2 ** (0.5 / LIFT_STEPS) - 1)
+
+
+def test_tables_of_bounds_are_those_of_the_plan_file(traces: Path, plan: Path) -> None:
+    read = read_plan(plan)
+    facts = gather(PageRequest(read, cost(), TraceInput(traces=[str(traces)], batch_tokens=TOKENS)))
+    rows = {row[0]: row for row in bounds_table(facts).views["1"]}
+    for unit, found in read.layers[1].bounds.items():
+        row = rows[UNITS[unit]]
+        assert float(row[1].replace(",", "")) == pytest.approx(found["reached"], abs=0.05)
+        assert row[5] == f"{found['gap_to_any_placement']:.1%}"
+
+
+def test_critical_shares_are_those_of_the_simulator(tmp_path: Path) -> None:
+    facts = small_facts(tmp_path)
+    rows = critical_table(facts).views["0"]
+    often = facts.first.plan.report.often()
+    assert rows[4][:3] == [facts.first.plan.name, "slowest device",
+                           f"{often['device'][0]['id']}: {often['device'][0]['share']:.1%}"]  # fmt: skip

@@ -1,6 +1,6 @@
 """What a page shows of a plan, as numbers: nothing here knows how it is drawn."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from optimizer.domain.placement import Placement
 from optimizer.planning.plan_file import Plan
 from optimizer.simulation.report import SimulationReport
 from optimizer.statistics.loads import five_figures
+from optimizer.statistics.suspicion import Suspicion
 
 PLAN = "moeplan"
 """The name of the plan that a page is of, beside the placement before it."""
@@ -91,7 +92,8 @@ class PlanFacts:
     """What a page shows of a plan.
 
     layers: by id. before: whose the placement before is. origin: where the traces came from. notes: sentences on the
-    traces that a reader should know. command: the line that made the page.
+    traces that a reader should know. command: the line that made the page. looks_wrong: in the traces, the worst
+    first. generated: whether these are the built-in trace.
     """
 
     plan: Plan
@@ -100,7 +102,8 @@ class PlanFacts:
     before: str
     notes: tuple[str, ...]
     command: str = ""
-    looks_wrong: tuple[str, ...] = field(default_factory=tuple)
+    looks_wrong: tuple[Suspicion, ...] = ()
+    generated: bool = False
 
     @property
     def first(self) -> LayerFacts:

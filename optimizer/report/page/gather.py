@@ -20,7 +20,7 @@ from optimizer.routing.hints import USUAL_HINTS, HintSettings
 from optimizer.search.seeds.greedy import greedy
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation
-from optimizer.statistics.checked import checked_source
+from optimizer.statistics.checked import checked_source, suspicions_of
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 from optimizer.traces.source import BATCHES_PER_SET, Source, TraceInput
@@ -116,7 +116,9 @@ def gather(asked: PageRequest, progress: Progress = silent) -> PlanFacts:
         share = partial(_part_of, progress, layer, done, len(layers))
         facts[layer] = _layer(asked, source, layer, share)
     notes = (source.origin, *source.notes, *asked.cost.notes(plan.model))
-    return PlanFacts(plan, asked.cost, facts, asked.before_name, notes, asked.command)
+    wrong = suspicions_of(source, named)
+    generated = not (named.traces or named.batches or named.memory)
+    return PlanFacts(plan, asked.cost, facts, asked.before_name, notes, asked.command, tuple(wrong), generated)
 
 
 def _part_of(progress: Progress, layer: int, done: int, layers: int, share: float) -> None:

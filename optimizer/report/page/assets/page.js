@@ -84,6 +84,7 @@ function slotTexts(cells) {
 // Beside the picture where there is room, and else below it, where the picture grows by the legend's height.
 function placeLegend(layout, place, named) {
   if (place.clientWidth >= LEGEND_BESIDE) {
+    place.style.height = `${Math.max(place.clientHeight, 20 * named + 40)}px`; // else the legend would scroll
     layout.legend = merged({ x: 1.01, y: 1, xanchor: "left", yanchor: "top" }, layout.legend);
     return;
   }
@@ -94,14 +95,25 @@ function placeLegend(layout, place, named) {
     entrywidth: LEGEND_ENTRY - 60 }, layout.legend);
 }
 
+// The lift of every two experts, which the page keeps in bytes, as rows of numbers and as what pointing at one tells.
+function lifts(cells) {
+  const bytes = Int8Array.from(atob(cells.bytes), (letter) => letter.charCodeAt(0));
+  const rows = (of) => cells.order.map((one, y) => cells.order.map((other, x) =>
+    of(bytes[y * cells.order.length + x], one, other)));
+  return {
+    z: rows((step) => step),
+    text: rows((step, one, other) => one === other ? `expert ${one}`
+      : `experts ${one} and ${other}: lift ${(2 ** (step / cells.steps)).toFixed(2)}`),
+  };
+}
+
 function drawPicture(item) {
   const view = viewOf(item);
   const place = document.querySelector(`#${item.name} .plot`);
   const metric = chosen.metrics[place.closest("section").id];
-  const text = view.cells ? slotTexts(view.cells) : null;
+  const more = !view.cells ? {} : view.cells.kind === "lift" ? lifts(view.cells) : { text: slotTexts(view.cells) };
   const traces = item.traces.map((trace, number) => {
-    const found = merged(trace, view.traces[number]);
-    if (text) found.text = text;
+    const found = Object.assign(merged(trace, view.traces[number]), more);
     if (trace.meta && trace.meta.metric) found.visible = trace.meta.metric === metric;
     return found;
   });
@@ -133,8 +145,12 @@ function drawTable(item) {
 }
 
 function draw(item) {
-  if (item.kind === "picture") drawPicture(item);
-  else drawTable(item);
+  try {
+    if (item.kind === "picture") drawPicture(item);
+    else drawTable(item);
+  } catch (error) {
+    console.error(`${item.name}: ${error}`); // a picture that cannot be drawn must not keep others from it
+  }
 }
 
 // What is in sight first, then the others one at a time, so that the page answers meanwhile.
