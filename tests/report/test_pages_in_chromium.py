@@ -9,11 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 from chromium import chromium, drawn, open_page
-from page_facts import LAYERS, small_facts
+from experiment_row import ROW
+from page_facts import LAYERS, MESH, MODEL, small_facts
+from random_problems import cost, random_batches
 from small_model import with_few_batches
 
+from optimizer.domain.placement import Placement
+from optimizer.experiments.compare_rivals import OURS, ComparedPlan, Comparison, PlannerResult
+from optimizer.experiments.optimisation_steps.ladder import Rung
+from optimizer.report.page.compare_page import compare_page
+from optimizer.report.page.experiment_page import ladder_picture
 from optimizer.report.page.facts import PlanFacts
+from optimizer.report.page.matrix import matrix_picture
+from optimizer.report.page.parts import Section
 from optimizer.report.page.plan_page import plan_page
+from optimizer.report.page.skeleton import as_script
+from optimizer.report.page.skeleton import page as page_of
+from optimizer.report.page.sweep_page import sweep_page
+from optimizer.routing.capacity import Coactivation
+from optimizer.simulation.conditions import Conditions
+from optimizer.simulation.report import SimulationReport
+from optimizer.simulation.simulator import Simulation
+from optimizer.traces.batches import Batches
 
 WIDTHS = (1440, 800, 390)
 
@@ -179,9 +196,49 @@ def test_every_picture_has_a_text_instead(browser: Any, page: Path) -> None:
     assert all(role == "img" and len(label) > 40 and "batches" in caption for role, label, caption in says)
 
 
-def test_data_cannot_end_the_script_that_holds_it(facts: PlanFacts) -> None:
-    from optimizer.report.page.skeleton import as_script
+@pytest.mark.parametrize("width", [1440, 390])
+def test_pages_of_other_commands_have_no_errors_and_nothing_overlaps(
+    browser: Any, facts: PlanFacts, tmp_path: Path, width: int
+) -> None:
+    for name, text in other_pages(facts).items():
+        path = tmp_path / f"{name}.html"
+        path.write_text(text, encoding="utf-8")
+        open_page(browser, path, width)
+        assert browser.get_log("browser") == [], name
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width, name
+        assert overlapping(browser) == [], name
 
+
+def limited(placement: Placement, batches: Batches, factor: float) -> SimulationReport:
+    """A placement on these batches under a capacity."""
+    guess = Coactivation.of(batches, MODEL)
+    simulation = Simulation(placement, MODEL, MESH, cost(), Conditions(capacity_factor=factor), guess=guess)
+    simulation.feed(batches)
+    return simulation.report()
+
+
+def other_pages(facts: PlanFacts) -> dict[str, str]:
+    """Pages of `compare` and `sweep`, and one of the pictures of `experiment` and of several data sets."""
+    runs = dict(zip(("EPLB", "FlashLB", OURS), facts.first.runs, strict=False))
+    rows = [
+        ComparedPlan(PlannerResult(name, run.placement, 0.5, (run.report.routing,)), run.report, 0.1, 0.2)
+        for name, run in runs.items()
+    ]
+    plan, batches = facts.first.plan, random_batches(np.random.default_rng(1), 20, 24, MODEL, MESH.rows)
+    sweep = [limited(plan.placement, batches, factor) for factor in (0.8, 1.0, 1.5)]
+    rungs = [Rung(f"step {number} of a ladder", 500 - number, 600 - number, {"greedy": 1}, -0.1) for number in range(6)]
+    percent = np.array([[0.0, 12.5], [-3.0, 40.0]])
+    matrix = matrix_picture("Plans", "How.", "In words.", ["code", "robust (worst)"], ["code", "chat"], percent,
+                            [["1", "2"], ["3", "4"]], [["a", "b"], ["c", "d"]], ("made on", "judged on"))  # fmt: skip
+    pictures = Section("pictures", "Pictures", [ladder_picture("steps-0", "code", [ROW], rungs), matrix])
+    return {
+        "compare": compare_page(Comparison(0, rows, "tiles", 1.0, 2.0), ["a note"]),
+        "sweep": sweep_page({0: sweep}),
+        "pictures": page_of("Pictures", ["A verdict."], [pictures]),
+    }
+
+
+def test_data_cannot_end_the_script_that_holds_it(facts: PlanFacts) -> None:
     said = "</script><script>alert(1)</script>"
     assert "</" not in as_script({"note": said})
     assert json.loads(as_script({"note": said})) == {"note": said}
