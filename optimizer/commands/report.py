@@ -2,8 +2,9 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import IO, TYPE_CHECKING, Annotated, ClassVar
 
 import click
 
@@ -13,9 +14,12 @@ from optimizer.commands.output import progress, say
 from optimizer.commands.run_options import PlanArgument, hardware_of
 from optimizer.commands.simulate import LayerOptions
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
+from optimizer.errors import InputError
 
 if TYPE_CHECKING:
     from optimizer.planning.plan_file import Plan
+    from optimizer.report.page.facts import PlanFacts
+    from optimizer.report.page.pictures import Format
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,32 @@ class ReportOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class PictureOptions:
+    """The options that say where pictures alone are written."""
+
+    SECTION: ClassVar[str] = "Report"
+    png: Annotated[
+        Path | None,
+        Option(
+            ("--png",),
+            "Write each picture of the first layer into this folder, too, for slides. Needs Chromium or Chrome.",
+            metavar="DIR",
+        ),
+    ] = None
+    svg: Annotated[Path | None, Option(("--svg",), "The same as vector graphics, for papers.", metavar="DIR")] = None
+
+    def folders(self) -> "dict[Format, Path]":
+        """The folders that were named, by the format of the pictures in them."""
+        named: dict[Format, Path | None] = {"png": self.png, "svg": self.svg}
+        return {form: folder for form, folder in named.items() if folder is not None}
+
+
 @command(example="moeplan report plan.json traces/ -o report.html")
 def report(
     plan: PlanArgument,
     wanted: ReportOptions,
+    pictures: PictureOptions,
     layers: LayerOptions,
     traces: TraceOptions,
     batches: BatchOptions,
@@ -69,9 +95,11 @@ def report(
     from optimizer.planning.options import AUTO
     from optimizer.planning.plan_file import read_plan
     from optimizer.report.page.gather import PageRequest, gather
+    from optimizer.report.page.pictures import find_browser
     from optimizer.report.page.plan_page import plan_page
 
     check_writable(wanted.output, "output")
+    browsers = {form: find_browser(form) for form in pictures.folders()}
     read = read_plan(plan.plan)
     hardware = hardware_of(read, cost)
     before = None if wanted.before is None else _before(wanted.before, read)
@@ -84,6 +112,26 @@ def report(
     say(facts.notes)
     write_whole(wanted.output, plan_page(facts))
     click.echo(f"The page is written to {wanted.output}.")
+    for form, folder in pictures.folders().items():
+        number = _write_pictures(facts, browsers[form], form, folder)
+        click.echo(f"{number} pictures are written into {folder}.")
+
+
+def _write_pictures(facts: "PlanFacts", browser: str, form: "Format", folder: Path) -> int:
+    """Write the pictures of the first layer into a folder, which is made where it does not exist; gives how many."""
+    from optimizer.files import write_whole_binary
+    from optimizer.report.page.pictures import draw_pictures
+    from optimizer.report.page.plan_page import sections
+
+    drawn = draw_pictures(browser, sections(facts), facts.first.layer, form)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in drawn.items():
+        write_whole_binary(folder / f"{name}.{form}", partial(_write, content))
+    return len(drawn)
+
+
+def _write(content: bytes, file: "IO[bytes]") -> None:
+    file.write(content)
 
 
 def _before(path: Path, plan: "Plan") -> tuple[str, "Plan"]:
@@ -99,7 +147,10 @@ def _before(path: Path, plan: "Plan") -> tuple[str, "Plan"]:
     model, mesh = plan.model, plan.mesh
     known = ModelChoice(None, model.routed_experts, model.shared_experts, model.top_k)
     settings = ImportSettings(known, model.first_moe_layer, plan.hardware, f"{mesh.rows}x{mesh.cols}", True)
-    return path.name, import_plan(read_placement(path), settings)[0]
+    try:
+        return path.name, import_plan(read_placement(path), settings)[0]
+    except InputError as error:
+        raise InputError(f"{error}; or make a plan of it by `moeplan import`", "before") from None
 
 
 def _typed() -> str:

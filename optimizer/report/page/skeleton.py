@@ -19,7 +19,6 @@ ASSETS = files(__name__.rpartition(".")[0]) / "assets"
 def page(title: str, verdict: Sequence[str], sections: Sequence[Section], layers: Sequence[int] = ()) -> str:
     """The text of a page: the verdict, then the sections. layers: those that a reader may choose among."""
     first = str(layers[0]) if layers else ALL_LAYERS
-    data = {"layers": [str(layer) for layer in layers], "items": [_item(item) for item in _drawn(sections)]}
     return Template(asset("page.html")).substitute(
         title=escape(title),
         style=asset("page.css"),
@@ -27,10 +26,15 @@ def page(title: str, verdict: Sequence[str], sections: Sequence[Section], layers
         contents="\n".join(f'<a href="#{each.name}">{escape(each.title)}</a>' for each in sections),
         slider=_slider(layers),
         sections="\n".join(_section(each, first) for each in sections),
-        data=as_script(data),
+        data=as_script(data_of(sections, layers)),
         plotly=get_plotlyjs(),
-        script=asset("page.js"),
+        script=asset("page.js") + asset("reading.js"),
     )
+
+
+def data_of(sections: Sequence[Section], layers: Sequence[int]) -> dict[str, Any]:
+    """What scripts draw: all pictures and tables of the sections, for all layers."""
+    return {"layers": [str(layer) for layer in layers], "items": [_item(item) for item in _drawn(sections)]}
 
 
 @cache
@@ -59,7 +63,7 @@ def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {
         name: sorted(value) if isinstance(value, frozenset) else value
         for name, value in pairs
-        if value is not None and name not in ("title", "reads")
+        if value is not None and name != "reads"
     }
 
 

@@ -107,20 +107,25 @@ function lifts(cells) {
   };
 }
 
-function drawPicture(item) {
+// The traces and the layout of a picture for the chosen layer, in the colours of the page; where it can show several
+// metrics, that one alone is visible.
+function contents(item, metric) {
   const view = viewOf(item);
-  const place = document.querySelector(`#${item.name} .plot`);
-  const metric = chosen.metrics[place.closest("section").id];
   const more = !view.cells ? {} : view.cells.kind === "lift" ? lifts(view.cells) : { text: slotTexts(view.cells) };
   const traces = item.traces.map((trace, number) => {
     const found = Object.assign(merged(trace, view.traces[number]), more);
     if (trace.meta && trace.meta.metric) found.visible = trace.meta.metric === metric;
     return found;
   });
-  place.setAttribute("aria-label", view.says);
+  return { traces, layout: themed(merged(item.layout, view.layout)) };
+}
+
+function drawPicture(item) {
+  const place = document.querySelector(`#${item.name} .plot`);
+  const { traces, layout } = contents(item, chosen.metrics[place.closest("section").id]);
+  place.setAttribute("aria-label", viewOf(item).says);
   place.style.height = `${item.height * (printing ? PAPER_HEIGHT : 1)}px`;
   place.style.width = printing ? `${item.wide ? PAPER_WIDTH : PAPER_WIDTH / 2 - 10}px` : "";
-  const layout = themed(merged(item.layout, view.layout));
   const named = traces.filter((trace) => trace.name && trace.showlegend !== false).length;
   if (named > 1) placeLegend(layout, place, named);
   layout.width = place.clientWidth;
@@ -182,32 +187,3 @@ function drawForPaper(on) {
   page.items.forEach(draw);
   document.body.dataset.drawn = "yes";
 }
-
-for (const group of document.querySelectorAll(".metrics")) {
-  chosen.metrics[group.dataset.section] = group.querySelector("input:checked").value;
-  group.addEventListener("change", (event) => {
-    chosen.metrics[group.dataset.section] = event.target.value;
-    drawAll();
-  });
-}
-const slider = document.getElementById("layer");
-if (slider) {
-  slider.value = 0; // a browser keeps the value of a page that is loaded again
-  slider.addEventListener("input", () => {
-    chosen.layer = page.layers[slider.value];
-    document.getElementById("layer-name").textContent = chosen.layer;
-    slider.setAttribute("aria-valuetext", `layer ${chosen.layer}`);
-    drawAll();
-  });
-}
-let width = window.innerWidth;
-window.addEventListener("resize", () => {
-  if (printing || window.innerWidth === width) return; // a phone's address bar changes the height alone
-  width = window.innerWidth;
-  drawAll();
-});
-dark.addEventListener("change", drawAll);
-window.addEventListener("beforeprint", () => drawForPaper(true));
-window.addEventListener("afterprint", () => drawForPaper(false));
-paper.addEventListener("change", (event) => drawForPaper(event.matches));
-drawAll();
