@@ -1,7 +1,7 @@
 """The command `report`, which writes a page about a plan."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, ClassVar
@@ -94,9 +94,11 @@ def report(
     from optimizer.files import check_writable, write_whole
     from optimizer.planning.options import AUTO
     from optimizer.planning.plan_file import read_plan
+    from optimizer.report.page.datasets import with_datasets
     from optimizer.report.page.gather import PageRequest, gather
     from optimizer.report.page.pictures import find_browser
     from optimizer.report.page.plan_page import plan_page
+    from optimizer.traces.datasets import datasets_of
 
     check_writable(wanted.output, "output")
     browsers = {form: find_browser(form) for form in pictures.folders()}
@@ -106,9 +108,12 @@ def report(
     routings = AUTO if wanted.routing is None else tuple(policy_names(wanted.routing))
     of_model = hardware.cost.for_model(read.model)
     given = trace_input(traces, batches)
-    asked = PageRequest(read, of_model, given, routings, before, layer_ids(layers.layer), wanted.batch_count, _typed())
+    sets = {name: replace(given, traces=paths) for name, paths in (datasets_of(given.traces) or {}).items()}
+    together = replace(given, traces=tuple(path for each in sets.values() for path in each.traces)) if sets else given
+    shown, count = layer_ids(layers.layer), wanted.batch_count
+    asked = PageRequest(read, of_model, together, routings, before, shown, count, _typed(), curves=True)
     with progress() as tell:
-        facts = gather(asked, tell)
+        facts = with_datasets(gather(asked, tell), asked, sets, tell)
     say(facts.notes)
     write_whole(wanted.output, plan_page(facts))
     click.echo(f"The page is written to {wanted.output}.")

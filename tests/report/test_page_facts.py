@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from page_facts import COUNT, LAYERS, MESH, MODEL, TOKENS, small_facts, small_plan, small_request
-from random_problems import cost
+from random_problems import cost, write_traces
 
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
@@ -20,12 +20,15 @@ from optimizer.errors import InputError
 from optimizer.planning.judge_plan import judge
 from optimizer.planning.options import silent
 from optimizer.planning.plan_file import read_plan
+from optimizer.report.page.curves import curve_items
+from optimizer.report.page.datasets import datasets_picture, with_datasets
 from optimizer.report.page.experts import LIFT_STEPS, MOST_DOUBLINGS, in_bytes, row_order
 from optimizer.report.page.facts import GREEDY, PLAN
 from optimizer.report.page.gather import PageRequest, gather, hint_knowledge
 from optimizer.report.page.layers import UNITS, bounds_table
 from optimizer.report.page.links import critical_table, link_rows
 from optimizer.report.page.mesh_map import FEWEST_TOGETHER, cell_grid, partners
+from optimizer.report.page.parts import Picture
 from optimizer.routing.hints import HintSettings
 from optimizer.search.seeds.greedy import greedy
 from optimizer.simulation.conditions import Conditions
@@ -170,11 +173,41 @@ def test_experts_stand_in_the_order_of_their_first_device() -> None:
 
 
 def test_lifts_in_bytes_are_those_that_were_put_in() -> None:
-    lifts = np.array([[np.nan, 2.0, 0.0], [0.3, np.nan, 100.0], [1.0, 1.5, np.nan]])
-    steps = np.frombuffer(b64decode(in_bytes(lifts)), dtype=np.int8).reshape(3, 3)
+    lifts = np.array([[np.nan, 2.0, 0.0, np.nan], [2.0, np.nan, 100.0, 0.3], [0, 100, np.nan, 1.5], [9, 0.3, 1.5, 1]])
+    steps = np.frombuffer(b64decode(in_bytes(lifts)), dtype=np.int8)
     seen = 2.0 ** (steps / LIFT_STEPS)
-    expected = [[1, 2, 2.0**-MOST_DOUBLINGS], [0.3, 1, 2.0**MOST_DOUBLINGS], [1, 1.5, 1]]
+    expected = [2, 2.0**-MOST_DOUBLINGS, 1, 2.0**MOST_DOUBLINGS, 0.3, 1.5]
     assert seen == pytest.approx(np.array(expected), rel=2 ** (0.5 / LIFT_STEPS) - 1)
+
+
+def test_one_layer_is_judged_with_capacities_and_fewer_replicas(tmp_path: Path) -> None:
+    plan = small_plan()
+    slow = replace(plan.layers[1], quality={"latency_us": {"p99": 9.0}})
+    asked = small_request(tmp_path, replace(plan, layers=plan.layers | {1: slow}), curves=True)
+    facts = gather(asked)
+    found = facts.layers[1]
+    assert [each.capacities == () for each in facts.layers.values()] == [True, False, True]
+    assert found.capacities[0].latency_us.tolist() == found.plan.report.latency_us.tolist()
+    factors = [each.rerouting.capacity_factor for each in found.capacities if each.rerouting is not None]
+    assert factors == [2.0, 1.5, 1.25, 1.1, 1.0]
+    assert found.replicas is not None
+    assert found.replicas.extra[0] == 0
+    names = [item.name for item in curve_items(facts) if isinstance(item, Picture)]
+    assert names == ["replicas", "capacity"]
+
+
+def test_each_data_set_is_judged_by_itself(tmp_path: Path) -> None:
+    asked = small_request(tmp_path, routings=())
+    facts = gather(asked)
+    others = replace(asked.named, traces=[str(write_traces(tmp_path / "others", np.random.default_rng(8)))])
+    found = with_datasets(facts, asked, {"same": asked.named, "other": others}, silent)
+    assert [each.name for each in found.datasets] == ["same", "other"]
+    alone = replace(asked, named=others, before=("x", small_plan("even-source")))
+    assert found.datasets[1].plan["p99"] == gather(alone).summed("plan", "p99")
+    picture = datasets_picture(found)
+    (view,) = picture.views.values()
+    p99 = [found.datasets[1].before["p99"], found.datasets[1].plan["p99"]]
+    assert view.traces[0]["z"][1][1] == pytest.approx(100 * (p99[1] / p99[0] - 1), rel=1e-3)
 
 
 def test_tables_of_bounds_are_those_of_the_plan_file(traces: Path, plan: Path) -> None:

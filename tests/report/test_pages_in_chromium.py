@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 from chromium import chromium, drawn, open_page
 from experiment_row import ROW
-from page_facts import LAYERS, MESH, MODEL, small_facts
+from page_facts import LAYERS, MESH, MODEL, small_request
 from random_problems import cost, random_batches
 from small_model import with_few_batches
 
 from optimizer.domain.placement import Placement
 from optimizer.experiments.compare_rivals import OURS, ComparedPlan, Comparison, PlannerResult
 from optimizer.experiments.optimisation_steps.ladder import Rung
+from optimizer.planning.options import silent
 from optimizer.report.page.compare_page import compare_page
+from optimizer.report.page.datasets import with_datasets
 from optimizer.report.page.experiment_page import ladder_picture
 from optimizer.report.page.facts import PlanFacts
+from optimizer.report.page.gather import gather
 from optimizer.report.page.matrix import matrix_picture
 from optimizer.report.page.parts import Section
 from optimizer.report.page.plan_page import plan_page
@@ -45,7 +48,8 @@ def browser() -> Iterator[Any]:
 def facts(tmp_path_factory: pytest.TempPathFactory) -> PlanFacts:
     with pytest.MonkeyPatch.context() as patch:
         with_few_batches(patch)
-        return small_facts(tmp_path_factory.mktemp("facts"))
+        asked = small_request(tmp_path_factory.mktemp("facts"), curves=True)
+        return with_datasets(gather(asked), asked, {"code": asked.named, "a chat": asked.named}, silent)
 
 
 @pytest.fixture(scope="module")

@@ -120,11 +120,11 @@ def row_order(slots: Ints, routed: int, cols: int) -> tuple[Ints, Ints]:
 
 
 def in_bytes(lifts: Floats) -> str:
-    """Lifts `[expert, expert]` as base64 of signed bytes, row by row: `LIFT_STEPS` for each doubling, up to
-    `MOST_DOUBLINGS`; 0 where a lift is not known."""
+    """Lifts `[expert, expert]` above the diagonal as base64 of signed bytes, row by row: `LIFT_STEPS` a doubling,
+    up to `MOST_DOUBLINGS`; 0 where a lift is not known. Lifts are symmetric."""
     most = LIFT_STEPS * MOST_DOUBLINGS
     with np.errstate(divide="ignore"):
-        steps = np.clip(np.log2(lifts) * LIFT_STEPS, -most, most)
+        steps = np.clip(np.log2(lifts[np.triu_indices(len(lifts), 1)]) * LIFT_STEPS, -most, most)
     return b64encode(np.nan_to_num(np.rint(steps), nan=0.0).astype(np.int8).tobytes()).decode()
 
 

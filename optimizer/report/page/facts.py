@@ -8,6 +8,7 @@ from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.cost import Cost
 from optimizer.domain.placement import Placement
 from optimizer.planning.plan_file import Plan
+from optimizer.planning.replica_curves import ReplicaCurve
 from optimizer.simulation.report import SimulationReport
 from optimizer.statistics.loads import five_figures
 from optimizer.statistics.suspicion import Suspicion
@@ -61,7 +62,8 @@ class LayerFacts:
     before, plan: the placement before under its own routing, and the plan under its own. others: both under further
     policies. load `[batch, expert]`: pairs of each expert in each batch. pairs `[expert, expert]`: tokens that chose
     both of two routed experts, of `tokens` in all. known `[batch, expert]`: the load that a load hint expects before
-    each batch. unseen: whether the batches are of the test requests of the traces that the plan was made from.
+    each batch. unseen: whether the batches are of test requests alone. capacities: the plan under its own policy,
+    without and with limits on what replicas take, and replicas: what more of them win; both for one layer of a page.
     """
 
     layer: int
@@ -73,6 +75,8 @@ class LayerFacts:
     tokens: int
     known: Floats
     unseen: bool
+    capacities: tuple[SimulationReport, ...] = ()
+    replicas: ReplicaCurve | None = None
 
     @property
     def runs(self) -> tuple[JudgedRun, ...]:
@@ -88,12 +92,25 @@ class LayerFacts:
 
 
 @dataclass(frozen=True, eq=False)
+class DatasetFigures:
+    """The placement before and the plan on one data set: statistics of latency in microseconds, summed over layers.
+
+    batches: on which batches, in words.
+    """
+
+    name: str
+    before: dict[str, float]
+    plan: dict[str, float]
+    batches: str
+
+
+@dataclass(frozen=True, eq=False)
 class PlanFacts:
     """What a page shows of a plan.
 
     layers: by id. before: whose the placement before is. origin: where the traces came from. notes: sentences on the
     traces that a reader should know. command: the line that made the page. looks_wrong: in the traces, the worst
-    first. generated: whether these are the built-in trace.
+    first. generated: whether these are the built-in trace. datasets: the figures of each, where several are named.
     """
 
     plan: Plan
@@ -104,11 +121,16 @@ class PlanFacts:
     command: str = ""
     looks_wrong: tuple[Suspicion, ...] = ()
     generated: bool = False
+    datasets: tuple[DatasetFigures, ...] = ()
 
     @property
     def first(self) -> LayerFacts:
         """The first layer."""
         return next(iter(self.layers.values()))
+
+    def summed(self, which: str, statistic: str) -> float:
+        """A statistic of latency, summed over the layers, in microseconds; which: `before` or `plan`."""
+        return float(sum(getattr(each, which).latency[statistic] for each in self.layers.values()))
 
     @property
     def batches(self) -> str:

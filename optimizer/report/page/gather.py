@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from optimizer.errors import InputError
 from optimizer.planning.judge_plan import as_planned, next_experts, wanted_layers
 from optimizer.planning.options import Progress, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
+from optimizer.planning.replica_curves import ROUTINGS, ReplicaCurve, curve_of, task_of
 from optimizer.report.page.facts import GREEDY, PLAN, JudgedRun, LayerFacts, PlanFacts
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.forecast import Forecast, recall
@@ -33,6 +35,11 @@ SCALE = 10_000
 decimals, of the six that a plan file has, tell experts apart and fit into the integers of loads."""
 
 
+CAPACITIES = (inf, 2.0, 1.5, 1.25, 1.1, 1.0)
+"""Capacity factors of the curve: no limit, and from twice a replica's equal part to that part alone, closer together
+where it bends. Not tuned."""
+
+
 @dataclass(frozen=True)
 class PageRequest:
     """What a page is to show.
@@ -40,7 +47,7 @@ class PageRequest:
     plan, cost: the plan, and what its work costs. named: the traces. routings: policies under which both placements are
     judged besides their own. before: a plan to compare with, under the name that pages give it; None for EPLB's scheme.
     layers: ids, None for all of the plan. batch_count: None for as many as a plan is judged on when it is made.
-    command: the line that was typed.
+    command: the line that was typed. curves: whether one layer is judged with capacities and with fewer replicas, too.
     """
 
     plan: Plan
@@ -51,6 +58,7 @@ class PageRequest:
     layers: Sequence[int] | None = None
     batch_count: int | None = None
     command: str = ""
+    curves: bool = False
 
     @property
     def before_name(self) -> str:
@@ -112,9 +120,15 @@ def gather(asked: PageRequest, progress: Progress = silent) -> PlanFacts:
     at, reading = asked.cost.preset.network.tokens, partial(progress, "reading traces")
     source = checked_source(named, layers, plan.model, plan.mesh, reading, at)
     facts: dict[int, LayerFacts] = {}
+    looked_at = closest_look(plan, layers)
     for done, layer in enumerate(layers):
         share = partial(_part_of, progress, layer, done, len(layers))
-        facts[layer] = _layer(asked, source, layer, share)
+        factors = CAPACITIES if asked.curves and layer == looked_at else ()
+        facts[layer] = _layer(asked, source, layer, factors, share)
+    if asked.curves:
+        progress("replicas", 1.0)
+        curve = _replica_curve(asked, source, looked_at, named.seed)
+        facts[looked_at] = replace(facts[looked_at], replicas=curve)
     notes = (source.origin, *source.notes, *asked.cost.notes(plan.model))
     wrong = suspicions_of(source, named)
     generated = not (named.traces or named.batches or named.memory)
@@ -139,8 +153,10 @@ def _check_before(asked: PageRequest, layers: Sequence[int]) -> None:
         raise InputError(f"{name} has no layer {lacking[0]}; name the layers that both have", "before")
 
 
-def _layer(asked: PageRequest, source: Source, layer: int, share: "partial[None]") -> LayerFacts:
-    """One layer: all runs, and what is counted of the batches besides."""
+def _layer(
+    asked: PageRequest, source: Source, layer: int, factors: Sequence[float], share: "partial[None]"
+) -> LayerFacts:
+    """One layer: all runs, those of the plan with these capacity factors, and what is counted of the batches."""
     plan, part = asked.plan, asked.plan.layers[layer]
     unseen = part.provenance.get("traces") == source.fingerprint(layer)
     own_loads = part.learned is not None and not unseen
@@ -151,9 +167,10 @@ def _layer(asked: PageRequest, source: Source, layer: int, share: "partial[None]
     pairs, loads = np.zeros((routed, routed), dtype=np.int64), []
     for chunk in source.stream(layer, test_only, asked.batch_count):
         if not runs:
-            limited = plan.capacity_factor is not None and chunk.candidates is None
+            limited = (bool(factors) or plan.capacity_factor is not None) and chunk.candidates is None
             guess = next_experts(source, layer, test_only) if limited else None
-            runs = [SlotSimulation(each, asked, how, guess) for each, how in _trials(asked, placed)]
+            trials = [*_trials(asked, placed), *_limited(asked, placed[1], factors)]
+            runs = [SlotSimulation(each, asked, how, guess) for each, how in trials]
         for run in runs:
             run.feed(chunk)
         pairs += pair_counts(chunk.experts[..., : plan.model.top_k], routed)
@@ -161,9 +178,11 @@ def _layer(asked: PageRequest, source: Source, layer: int, share: "partial[None]
         share(runs[0].batches / (asked.batch_count or BATCHES_PER_SET))
     load = np.concatenate(loads)
     before, planned, *others = (run.run() for run in runs)
+    capacities = tuple(run.report for run in others[len(others) - len(factors) :])
+    others = others[: len(others) - len(factors)]
     known = hint_knowledge(load, _first_load(part, load), plan.hints or USUAL_HINTS)
-    return LayerFacts(layer, before, planned, tuple(others), load, pairs, load.shape[0] * planned.report.tokens, known,
-                      test_only)  # fmt: skip
+    tokens = len(load) * planned.report.tokens
+    return LayerFacts(layer, before, planned, tuple(others), load, pairs, tokens, known, test_only, capacities)
 
 
 def _before(asked: PageRequest, source: Source, layer: int, own_loads: bool) -> "Placed":
@@ -192,6 +211,29 @@ def _trials(asked: PageRequest, placed: tuple["Placed", "Placed"]) -> list[tuple
     for routing in dict.fromkeys((asked.plan.policy, *asked.routings)):
         found += [(each, Conditions(routing, unit, hints=hints)) for each in placed if each.plan.policy != routing]
     return found
+
+
+def _limited(asked: PageRequest, placed: "Placed", factors: Sequence[float]) -> list[tuple["Placed", Conditions]]:
+    """The plan under its own policy with each of the capacity factors; infinity stands for no limit."""
+    plan, hints = asked.plan, asked.plan.hints or USUAL_HINTS
+    return [
+        (placed, Conditions(plan.policy, plan.unit, capacity_factor=None if factor == inf else factor, hints=hints))
+        for factor in factors
+    ]
+
+
+def closest_look(plan: Plan, layers: Sequence[int]) -> int:
+    """The layer that is looked at closest: the slowest by the plan file, or the first where it does not say."""
+    slow = {layer: plan.layers[layer].quality.get("latency_us", {}).get("p99", 0.0) for layer in layers}
+    return max(layers, key=lambda layer: slow[layer])
+
+
+def _replica_curve(asked: PageRequest, source: Source, layer: int, seed: int) -> ReplicaCurve:
+    """What further replicas win in one layer: placed by quick seeds on train batches, judged on test batches."""
+    plan, sets = asked.plan, source.sets(layer)
+    problem = make_problem(plan.model, plan.mesh, asked.cost, sets.train.load(plan.model.experts), layer=layer)
+    routing = plan.policy if plan.policy in ROUTINGS else GREEDY_ROUTING
+    return curve_of(task_of(layer, problem, sets, Conditions(routing, plan.unit), seed))
 
 
 def _first_load(part: LayerPlan, load: Ints) -> Floats:

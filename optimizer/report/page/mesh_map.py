@@ -40,6 +40,8 @@ def _map(facts: PlanFacts, which: str, owner: str) -> Picture:
     words = metrics(facts.cost.unit)
     mesh = Mesh(facts.plan.mesh.rows, facts.plan.mesh.cols, getattr(facts.first, which).placement.slots.shape[1])
     lines = _between_devices(mesh)
+    of_slot = np.arange(mesh.devices)[:, None].repeat(mesh.slots_per_device, axis=1)
+    devices = cell_grid(of_slot, mesh).tolist()
     views = {str(layer): _view(each, which, mesh, facts) for layer, each in facts.layers.items()}
     return Picture(
         name=f"mesh-{which}",
@@ -49,7 +51,7 @@ def _map(facts: PlanFacts, which: str, owner: str) -> Picture:
         traces=[
             {
                 "type": "heatmap",
-                "meta": {"metric": metric},
+                "meta": {"metric": metric} | ({"device": devices} if metric == "load" else {}),
                 "hoverinfo": "text",
                 "xgap": 1,
                 "ygap": 1,
@@ -98,13 +100,10 @@ def _values(run: JudgedRun) -> dict[str, Floats]:
 
 def _cells(facts: LayerFacts, run: JudgedRun, mesh: Mesh) -> Mapping[str, Any]:
     """What a reader is told of a slot: its expert, its device, and what is often chosen together with the expert."""
-    device = np.arange(mesh.devices)[:, None].repeat(mesh.slots_per_device, axis=1)
     return {
         "expert": cell_grid(run.placement.slots, mesh).tolist(),
-        "device": cell_grid(device, mesh).tolist(),
         "cols": mesh.cols,
         "partners": partners(facts.pairs, facts.load, facts.tokens),
-        "values": [rounded_cells(cell_grid(of, mesh)) for of in _values(run).values()],
     }
 
 

@@ -1,5 +1,7 @@
 """The page of a plan: its sections in the order in which they are read."""
 
+from optimizer.report.page.curves import curve_items
+from optimizer.report.page.datasets import datasets_picture
 from optimizer.report.page.experts import hot_picture, over_time_picture, together_picture
 from optimizer.report.page.facts import PlanFacts
 from optimizer.report.page.how_made import how_made
@@ -27,6 +29,10 @@ def sections(facts: PlanFacts) -> list[Section]:
         Section("experts", "Experts", [hot_picture(facts), together_picture(facts), over_time_picture(facts)]),
         Section("gaps", "Gap to bounds", _gaps(facts)),
     ]
+    if facts.datasets:
+        found.append(Section("robustness", "Robustness over data sets", [datasets_picture(facts)]))
+    if curves := curve_items(facts):
+        found.append(Section("curves", "Slots and capacity", curves))
     if len(facts.layers) > 1:
         found.append(Section("layers", "All layers", [layers_picture(facts), layers_table(facts)]))
     traces = Section("traces", "What looks wrong in the traces", looks_wrong(facts))
@@ -52,4 +58,9 @@ def looks_wrong(facts: PlanFacts) -> list[Item]:
 
 def left_out(facts: PlanFacts) -> list[Item]:
     """Sentences on what a page can show and this one does not, and why."""
-    return ["Left out: how the search converged, which plan files do not hold."]
+    found = ["how the search converged, which plan files do not hold"]
+    if not facts.datasets:
+        found.append("the matrix of data sets, for which TRACES are named as NAME=PATH")
+    if len(facts.layers) == 1:
+        found.append("all layers at a glance, as there is one")
+    return [f"Left out: {'; '.join(found)}."]

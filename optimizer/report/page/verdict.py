@@ -11,14 +11,9 @@ def verdict(facts: PlanFacts) -> list[str]:
     return [_latency(facts), _price(facts), *_bound(facts)]
 
 
-def summed(facts: PlanFacts, which: str, statistic: str) -> float:
-    """A statistic of latency, summed over the layers, in microseconds; which: `before` or `plan`."""
-    return float(sum(getattr(each, which).latency[statistic] for each in facts.layers.values()))
-
-
 def _latency(facts: PlanFacts) -> str:
-    p99, old = summed(facts, "plan", "p99"), summed(facts, "before", "p99")
-    mean, old_mean = summed(facts, "plan", "mean"), summed(facts, "before", "mean")
+    p99, old = facts.summed("plan", "p99"), facts.summed("before", "p99")
+    mean, old_mean = facts.summed("plan", "mean"), facts.summed("before", "mean")
     run, before = facts.first.plan, facts.first.before
     where = f"Layer {facts.first.layer}" if len(facts.layers) == 1 else f"{len(facts.layers)} layers together"
     return (

@@ -57,8 +57,10 @@ function themed(layout) {
 }
 
 // What pointing at each slot of a map tells: its expert, where it is, the expert's other replicas and partners.
-function slotTexts(cells) {
-  const { expert, device, cols, partners, values } = cells;
+function slotTexts(item, view) {
+  const { expert, cols, partners, unit } = view.cells;
+  const device = item.traces[0].meta.device;
+  const values = view.traces.map((trace) => trace.z);
   const homes = {};
   expert.forEach((row, y) => row.forEach((id, x) => (homes[id] = homes[id] || []).push(device[y][x])));
   return expert.map((row, y) => row.map((id, x) => {
@@ -75,7 +77,7 @@ function slotTexts(cells) {
       `<b>expert ${id}</b> on ${where}`,
       others.length ? `further replicas on devices ${shown}` : "no further replica",
       liked,
-      `${values[0][y][x]} pairs a batch, ${values[1][y][x]} ${cells.unit}`,
+      `${values[0][y][x]} pairs a batch, ${values[1][y][x]} ${unit}`,
       `device: ${values[2][y][x]} % of latency`,
     ].filter((line) => line).join("<br>");
   }));
@@ -98,8 +100,10 @@ function placeLegend(layout, place, named) {
 // The lift of every two experts, which the page keeps in bytes, as rows of numbers and as what pointing at one tells.
 function lifts(cells) {
   const bytes = Int8Array.from(atob(cells.bytes), (letter) => letter.charCodeAt(0));
+  const size = cells.order.length;
+  const place = (x, y) => y * size - (y * (y + 1)) / 2 + x - y - 1; // of a pair above the diagonal, row by row
   const rows = (of) => cells.order.map((one, y) => cells.order.map((other, x) =>
-    of(bytes[y * cells.order.length + x], one, other)));
+    of(x === y ? 0 : bytes[place(Math.max(x, y), Math.min(x, y))], one, other)));
   return {
     z: rows((step) => step),
     text: rows((step, one, other) => one === other ? `expert ${one}`
@@ -111,7 +115,7 @@ function lifts(cells) {
 // metrics, that one alone is visible.
 function contents(item, metric) {
   const view = viewOf(item);
-  const more = !view.cells ? {} : view.cells.kind === "lift" ? lifts(view.cells) : { text: slotTexts(view.cells) };
+  const more = !view.cells ? {} : view.cells.kind === "lift" ? lifts(view.cells) : { text: slotTexts(item, view) };
   const traces = item.traces.map((trace, number) => {
     const found = Object.assign(merged(trace, view.traces[number]), more);
     if (trace.meta && trace.meta.metric) found.visible = trace.meta.metric === metric;
