@@ -193,7 +193,7 @@ def test_one_layer_is_judged_with_capacities_and_fewer_replicas(tmp_path: Path) 
     assert found.replicas is not None
     assert found.replicas.extra[0] == 0
     names = [item.name for item in curve_items(facts) if isinstance(item, Picture)]
-    assert names == ["replicas", "capacity"]
+    assert names == ["replicas-latency", "replicas-imbalance", "capacity"]
 
 
 def test_each_data_set_is_judged_by_itself(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def overlapping(browser: Any) -> list[str]:
         compare([...document.querySelectorAll("h1, h2, h3, p, .plot, figcaption, .scrolling, .metrics, .contents")]);
         for (const plot of document.querySelectorAll(".plot")) {
           const inside = plot.getBoundingClientRect();
-          const texts = [...plot.querySelectorAll(".xtitle, .ytitle, .cbtitle text, .xtick text, .ytick text, .legend")]
+          const texts = [...plot.querySelectorAll("text[class$='title'], .xtick text, .ytick text, .legend")]
             .filter((text) => text.getBoundingClientRect().width > 0);
           compare(texts);
           for (const text of texts) {

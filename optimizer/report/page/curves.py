@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from formulations.kit.arrays import Floats
 from optimizer.planning.replica_curves import ReplicaCurve
 from optimizer.report.page.facts import LayerFacts, PlanFacts
 from optimizer.report.page.parts import ALL_LAYERS, Item, Picture, View, rounded
 from optimizer.report.page.sweep_page import capacity_picture
-from optimizer.report.page.theme import COLOURS, PLAN_COLOUR
-from optimizer.report.page.words import us
+from optimizer.report.page.theme import PLAN_COLOUR
 
 
 def curve_items(facts: PlanFacts) -> list[Item]:
@@ -16,7 +16,7 @@ def curve_items(facts: PlanFacts) -> list[Item]:
     for each in facts.layers.values():
         if each.capacities:
             found.append(f"Of layer {each.layer}, the slowest or the first one of the plan.")
-            found += [replicas_picture(each.replicas)] if each.replicas is not None else []
+            found += replica_pictures(each.replicas) if each.replicas is not None else []
             found.append(_capacity(each))
     return found
 
@@ -26,44 +26,37 @@ def _capacity(facts: LayerFacts) -> Picture:
     return capacity_picture({facts.layer: facts.capacities})
 
 
-def replicas_picture(curve: ReplicaCurve) -> Picture:
-    """Mean latency and imbalance against the number of extra replicas."""
-    values = {"latency, us": curve.test.latency_us, "imbalance": curve.test.imbalance}
-    least = int(np.argmin(curve.test.latency_us))
+def replica_pictures(curve: ReplicaCurve) -> list[Picture]:
+    """Mean latency and mean imbalance against the number of extra replicas."""
+    return [
+        _against_replicas(curve, "replicas-latency", "Latency", "latency of the layer, us", curve.test.latency_us),
+        _against_replicas(curve, "replicas-imbalance", "Imbalance", "peak / mean device load", curve.test.imbalance),
+    ]
+
+
+def _against_replicas(curve: ReplicaCurve, name: str, what: str, unit: str, means: Floats) -> Picture:
+    """One of the two pictures; means `[point]` over test batches."""
+    least = int(np.argmin(means))
     says = (
-        f"Layer {curve.layer}: mean latency falls from {us(float(curve.test.latency_us[0]))} us without extra replicas "
-        f"to {us(float(curve.test.latency_us[least]))} us with {int(curve.extra[least])}."
+        f"Layer {curve.layer}: mean {what.lower()} is {float(means[0]):,.3f} without extra replicas, and least, "
+        f"{float(means[least]):,.3f}, with {int(curve.extra[least])}."
     )
     return Picture(
-        name="replicas",
-        title="Latency and imbalance against extra replicas, means",
+        name=name,
+        title=f"{what} against extra replicas, mean",
         reads="Placed by quick seeds on train batches, with slots left empty where replicas do not help; `solve` finds "
-        f"better ones. On {curve.batches} test batches of {curve.tokens} tokens.",
+        f"better placements. On {curve.batches} test batches of {curve.tokens} tokens.",
         traces=[
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": name,
-                "line": {"color": colour, "dash": dash},
-                "yaxis": axis,
-                "hovertemplate": f"%{{x}} extra replicas: {name} %{{y}}<extra></extra>",
+                "line": {"color": PLAN_COLOUR},
+                "hovertemplate": f"%{{x}} extra replicas: {unit} %{{y}}<extra></extra>",
             }
-            for (name, colour, dash, axis) in (
-                ("latency, us", PLAN_COLOUR, "solid", "y"),
-                ("imbalance", COLOURS[0], "dot", "y2"),
-            )
         ],
         layout={
             "xaxis": {"title": {"text": "replicas beyond one of each expert"}},
-            "yaxis": {"title": {"text": "latency of the layer, us"}},
-            "yaxis2": {
-                "title": {"text": "imbalance (peak / mean device load)"},
-                "overlaying": "y",
-                "side": "right",
-                "showgrid": False,
-            },
+            "yaxis": {"title": {"text": unit}},
         },
-        views={ALL_LAYERS: View([{"x": curve.extra.tolist(), "y": rounded(of, 5)} for of in values.values()], says)},
-        height=360,
-        wide=True,
+        views={ALL_LAYERS: View([{"x": curve.extra.tolist(), "y": rounded(means, 5)}], says)},
     )

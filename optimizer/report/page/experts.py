@@ -131,7 +131,7 @@ def in_bytes(lifts: Floats) -> str:
 def over_time_picture(facts: PlanFacts) -> Picture:
     """The loads of the hottest routed experts batch by batch, and what a load hint knew before each."""
     hints = facts.plan.hints or USUAL_HINTS
-    how = f"an average with a half-life of {hints.half_life:g} batches, {hints.lag} batch(es) old"
+    how = f"an average with a half-life of {hints.half_life:g} batches, which learns of a batch {hints.lag} later"
     told = " hint-device, by which this plan is routed, is told loads of devices instead." if (
         facts.plan.policy == "hint-device") else ""  # fmt: skip
     traces: list[dict[str, Any]] = []

@@ -24,7 +24,6 @@ def matrix_picture(
     percent `[row, column]` decides the colours, 0 being their middle. texts: what stands in the cells, by row; hover:
     what pointing at one tells. labels: the titles of the rows and of the columns.
     """
-    widest = max(map(len, rows), default=0)
     trace = {
         "type": "heatmap",
         "texttemplate": "%{text}<br>%{z:+.1f} %",
@@ -44,7 +43,6 @@ def matrix_picture(
         layout={
             "xaxis": {"title": {"text": labels[1]}, "type": "category"},
             "yaxis": {"title": {"text": labels[0]}, "type": "category", "autorange": "reversed"},
-            "margin": {"l": min(240, 60 + 7 * widest)},
         },
         views={ALL_LAYERS: View([values], says)},
         height=180 + 56 * len(rows),
