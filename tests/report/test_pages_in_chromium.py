@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,13 @@ def test_curves_pass_through_the_percentiles_of_the_table(browser: Any, page: Pa
         assert [f"{p50:,.1f}", f"{p99:,.1f}"] == [rows[name][2], rows[name][4]]
 
 
-def test_a_print_has_few_pages_and_light_pictures_that_fit(browser: Any, page: Path) -> None:
+def test_a_print_has_few_pages_and_light_pictures_that_fit(browser: Any, facts: PlanFacts, tmp_path: Path) -> None:
+    """As many layers as DeepSeek-V3 has, so that their table is long."""
+    page = tmp_path / "many.html"
+    plain = [replace(each, capacities=(), replicas=None) for each in facts.layers.values()]
+    many = {layer: replace(plain[layer % 3], layer=layer) for layer in range(4, 61)} | {3: facts.first}
+    parts = {layer: facts.plan.layers[layer % 3] for layer in many}
+    page.write_text(plan_page(replace(facts, layers=many, plan=replace(facts.plan, layers=parts))), encoding="utf-8")
     open_page(browser, page, dark=True)
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True, "printBackground": True})
     content = base64.b64decode(printed["data"])

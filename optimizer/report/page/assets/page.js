@@ -7,7 +7,7 @@ const paper = window.matchMedia("print");
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const PAPER_WIDTH = 700; // pixels of the 188 mm between the margins of A4; when a page is told that it will be printed,
 // it has still the layout of the screen
-const PAPER_HEIGHT = 0.62; // of a picture's height on the screen, as paper is narrower
+const PAPER_HEIGHT = 0.56; // of a picture's height on the screen, as paper is narrower
 const LEGEND_BESIDE = 700; // pixels of width from which on a legend stands beside its picture
 const LEGEND_ENTRY = 190; // pixels of a legend's entry, with its line
 let printing = false;
