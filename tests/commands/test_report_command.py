@@ -42,6 +42,14 @@ def test_the_placement_before_may_be_a_plan_or_a_servers_file(traces: Path, plan
     assert "map.yaml, tensorrt-llm" in page.read_text(encoding="utf-8")
 
 
+def test_without_traces_the_verdict_says_that_they_are_generated(plan: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert run("report", plan, "-o", page, "--routing", "even-source", "--batch-count", 8).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "which the plan was not made from" in text
+    assert "The built-in trace is generated, not recorded" in text
+
+
 def test_named_data_sets_make_a_matrix(traces: Path, plan: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     named = [f"one={traces}/r0.npz", f"one={traces}/r1.npz", f"one={traces}/r2.npz", f"all the rest={traces}"]

@@ -7,8 +7,8 @@ from optimizer.report.page.words import apart, percent, us
 
 
 def verdict(facts: PlanFacts) -> list[str]:
-    """Sentences about the plan beside the placement before it, about what routing costs, and about the bound."""
-    return [_latency(facts), _price(facts), *_bound(facts)]
+    """Sentences about the plan beside the placement before it, what routing costs, the bound, and strange traces."""
+    return [_latency(facts), _price(facts), *_bound(facts), *_foreign(facts)]
 
 
 def _latency(facts: PlanFacts) -> str:
@@ -43,3 +43,13 @@ def _bound(facts: PlanFacts) -> list[str]:
         return ["The plan holds no bound on its compute time."]
     whose = "" if len(above) == 1 else " in the mean of the layers"
     return [f"Its compute time is {percent(float(np.mean(above)))}{whose} above a bound for any placement."]
+
+
+def _foreign(facts: PlanFacts) -> list[str]:
+    """A warning where a plan was made from recorded traces, and is judged on generated ones because none were named."""
+    origin = str(facts.plan.layers[facts.first.layer].provenance.get("origin", ""))
+    if not facts.generated or origin.startswith("built-in"):
+        return []
+    return [
+        "No traces were named: these figures are of the built-in generated trace, which the plan was not made from."
+    ]
