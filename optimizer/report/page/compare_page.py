@@ -6,8 +6,8 @@ import numpy as np
 
 from optimizer.experiments.compare_rivals import OURS, ComparedPlan, Comparison, p99
 from optimizer.report.compare import parts, routing, verdict
+from optimizer.report.page.distribution import LAYOUT, TITLE, Curve, points
 from optimizer.report.page.from_tables import items_of
-from optimizer.report.page.latency import QUANTILES
 from optimizer.report.page.parts import ALL_LAYERS, Picture, Section, View, rounded
 from optimizer.report.page.skeleton import page
 from optimizer.report.page.theme import COLOURS, PLAN_COLOUR
@@ -91,30 +91,15 @@ def distribution(found: Comparison) -> Picture:
     said = "; ".join(f"{row.planned.name} within {us(p99(row.report))}" for row in rows)
     return Picture(
         name="planners-distribution",
-        title="Share of batches that end within a latency",
+        title=TITLE,
         reads=f"Curves further left are faster. Each under its best policy, on {_batches(found)}.",
         traces=[
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": f"{row.planned.name}, {routing(row)}",
-                "line": {"color": colour, "width": 2},
-                "hovertemplate": "%{y} % of batches within %{x:,.1f} us",
-            }
+            Curve(f"{row.planned.name}, {routing(row)}", colour).trace()
             for row, colour in zip(rows, colours, strict=False)
         ],
-        layout={
-            "xaxis": {"title": {"text": "latency of the layer, us"}},
-            "yaxis": {"title": {"text": "share of batches, %"}, "range": [0, 101]},
-        },
+        layout=LAYOUT,
         views={
-            ALL_LAYERS: View(
-                [
-                    {"x": rounded(np.percentile(row.report.latency_us, QUANTILES), 6), "y": QUANTILES.tolist()}
-                    for row in rows
-                ],
-                f"99 % of batches end in us: {said}.",
-            )
+            ALL_LAYERS: View(points([row.report.latency_us for row in rows]), f"99 % of batches end in us: {said}.")
         },
         wide=True,
     )

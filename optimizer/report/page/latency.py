@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from optimizer.report.page.distribution import LAYOUT, TITLE, Curve, points
 from optimizer.report.page.facts import PLAN, JudgedRun, LayerFacts, PlanFacts
 from optimizer.report.page.parts import Picture, TableOfText, View, rounded
 from optimizer.report.page.theme import COLOURS, STAGE_COLOURS
 from optimizer.report.page.words import ratio, us
 from optimizer.simulation.report import STAGES
-
-QUANTILES = np.array([*range(101)])
-"""The per cent of batches for which a curve has a point: p50, p95 and p99 are among them."""
 
 COLUMNS = (
     "placement, routing",
@@ -93,36 +91,18 @@ def distribution_picture(facts: PlanFacts) -> Picture:
     colours = {policy: COLOURS[place % len(COLOURS)] for place, policy in enumerate(policies)}
     return Picture(
         name="distribution",
-        title="Share of batches that end within a latency",
-        reads=f"Curves further left are faster; a curve's place at 99 % is its p99. On {facts.batches}. A click on a "
-        "name hides its curve.",
-        traces=[_curve(run, colours[run.report.routing]) for run in first.runs],
-        layout={
-            "xaxis": {"title": {"text": "latency of the layer, us"}},
-            "yaxis": {"title": {"text": "share of batches, %"}, "range": [0, 101]},
-        },
+        title=TITLE,
+        reads=f"Curves further left are faster; a curve's place at 99 % is its p99. Full lines are the plan's, dashed "
+        f"ones those of the placement before. On {facts.batches}. A click on a name hides its curve.",
+        traces=[Curve(run.name, colours[run.report.routing], dashed=run.owner != PLAN).trace() for run in first.runs],
+        layout=LAYOUT,
         views={str(layer): _distribution(each) for layer, each in facts.layers.items()},
         height=400,
         wide=True,
     )
 
 
-def _curve(run: JudgedRun, colour: str) -> dict[str, Any]:
-    """How a run's curve is drawn: colours tell policies apart, full lines are the plan's, dashed ones are of the
-    placement before."""
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": run.name,
-        "line": {"color": colour, "dash": "solid" if run.owner == PLAN else "dash", "width": 2},
-        "hovertemplate": f"{run.name}: %{{y}} % of batches within %{{x:,.1f}} us<extra></extra>",
-    }
-
-
 def _distribution(facts: LayerFacts) -> View:
-    traces = [
-        {"x": rounded(np.percentile(run.report.latency_us, QUANTILES), 6), "y": QUANTILES.tolist()}
-        for run in facts.runs
-    ]
+    traces = points([run.report.latency_us for run in facts.runs])
     said = "; ".join(f"{run.name} within {us(run.latency['p99'])}" for run in facts.runs)
     return View(traces, f"Layer {facts.layer}, 99 % of batches end in microseconds: {said}.")
