@@ -15,6 +15,7 @@ from optimizer.commands.experiment import experiment
 from optimizer.commands.failures import BadInput, FailedRun
 from optimizer.commands.presets import presets
 from optimizer.commands.rebalance import rebalance
+from optimizer.commands.report import report
 from optimizer.commands.session import begun
 from optimizer.commands.simulate import simulate
 from optimizer.commands.slots import slots
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(solve, advise, rebalance, compare, simulate, sweep, bound, stats, slots),
+    *(solve, advise, rebalance, compare, simulate, report, sweep, bound, stats, slots),
     *(convert, synth, export, import_, validate, presets, benchmark, experiment),
 )
 for command in COMMANDS:

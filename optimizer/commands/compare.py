@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import click
+
 from optimizer.commands.declare import Option, command
 from optimizer.commands.layer_input import LayerInput
-from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, ReplicaOptions
+from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, PageOptions, ReplicaOptions
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.session import session
@@ -25,6 +27,7 @@ def compare(
     given: LayerInput,
     replicas: ReplicaOptions,
     search: SearchOptions,
+    page: PageOptions,
     figures: JsonOptions,
 ) -> None:
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
@@ -36,7 +39,10 @@ def compare(
     is that of our plan; the others take what they take.
     """
     from optimizer.api.judging import compare as compare_planners
+    from optimizer.files import check_writable, write_whole
 
+    if page.html is not None:
+        check_writable(page.html, "html")
     given = given.filled()
     traces = given.trace_input()
     choice, machine = given.on_devices(traces)
@@ -45,7 +51,13 @@ def compare(
         asked = choice, machine, options, tell, session().cancel, given.server.to_server()
         found = compare_planners(traces, target.layer, *asked)
     say(found.notes)
+    if page.html is not None:
+        from optimizer.report.page.compare_page import compare_page
+
+        write_whole(page.html, compare_page(found.comparison, found.notes))
     if figures.as_json:
         show_json(found.as_json())
         return
     show(found.parts())
+    if page.html is not None:
+        click.echo(f"The page is written to {page.html}.")

@@ -7,7 +7,14 @@ from typing import Annotated, ClassVar
 import click
 
 from optimizer.commands.declare import Option, command
-from optimizer.commands.options import NOT_NEGATIVE, HardwareOptions, JsonOptions, ModelOptions, SeedOptions
+from optimizer.commands.options import (
+    NOT_NEGATIVE,
+    HardwareOptions,
+    JsonOptions,
+    ModelOptions,
+    PageOptions,
+    SeedOptions,
+)
 from optimizer.commands.output import progress, say, show, show_json
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
@@ -47,6 +54,7 @@ def experiment(
     model: ModelOptions,
     hardware: HardwareOptions,
     seed: SeedOptions,
+    page: PageOptions,
     figures: JsonOptions,
 ) -> None:
     """Show what each step of optimisation wins, on the same test batches.
@@ -61,11 +69,13 @@ def experiment(
     from optimizer.experiments.optimisation_steps.run_experiment import experiment as run
     from optimizer.experiments.optimisation_steps.runs import Terms
     from optimizer.experiments.optimisation_steps.step_row import StepJournal
-    from optimizer.files import check_writable
+    from optimizer.files import check_writable, write_whole
     from optimizer.report import experiment as report
     from optimizer.traces.datasets import datasets_of
 
     check_writable(target.csv, "csv")
+    if page.html is not None:
+        check_writable(page.html, "html")
     given = trace_input(traces, batches, seed.seed)
     sets = datasets_of(traces.traces) or {"traces" if traces.traces else "built-in": traces.traces}
     datasets = {name: replace(given, traces=paths) for name, paths in sets.items()}
@@ -76,8 +86,14 @@ def experiment(
     with progress() as tell:
         rows, notes = run(datasets, request, journal, tell)
     say(notes)
+    if page.html is not None:
+        from optimizer.report.page.experiment_page import experiment_page
+
+        write_whole(page.html, experiment_page(rows))
     if figures.as_json:
         show_json(report.as_json(rows) | {"csv": str(target.csv)})
         return
     show(report.parts(rows))
     click.echo(f"{len(rows)} runs; each is a row of {target.csv}.")
+    if page.html is not None:
+        click.echo(f"The page is written to {page.html}.")

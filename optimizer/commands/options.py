@@ -5,6 +5,7 @@ shown quickly.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import click
@@ -217,3 +218,14 @@ class JsonOptions:
 
     SECTION: ClassVar[str] = "Output"
     as_json: Annotated[bool, Option(("--json",), "Print JSON instead of tables.", essential=True)] = False
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """The option that says where a page for a browser is written, besides what is printed."""
+
+    SECTION: ClassVar[str] = "Output"
+    html: Annotated[
+        Path | None,
+        Option(("--html",), "Write tables and pictures into this page for a browser, too.", metavar="FILE.html"),
+    ] = None

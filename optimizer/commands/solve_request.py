@@ -122,7 +122,7 @@ class SolveRequest:
 
     def page(self, found: "Planned") -> str:
         """The page for a browser that shows every plan on every data set."""
-        from optimizer.report.robustness import robustness_page
+        from optimizer.report.page.robustness_page import robustness_page
 
         return robustness_page(_for_datasets(found).robustness)
 

@@ -53,7 +53,7 @@ def sweep(
     from optimizer.commands.arguments import policy_names, spaced
     from optimizer.files import check_writable, write_whole
     from optimizer.planning.plan_file import read_plan
-    from optimizer.report.charts import sweep_page
+    from optimizer.report.page.sweep_page import sweep_page
     from optimizer.report.simulation import sweep_table
 
     check_writable(capacities.plot, "plot")

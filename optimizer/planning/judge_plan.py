@@ -51,7 +51,7 @@ def judge(
         simulations: list[Simulation] = []
         for chunk in chunks:
             if not simulations:
-                guess = _guess(source, layer, unseen) if limited and chunk.candidates is None else None
+                guess = next_experts(source, layer, unseen) if limited and chunk.candidates is None else None
                 simulations = _simulations(plan, layer, cost, trials, guess)
                 if guess is not None and not unseen:
                     notes.append(f"layer {layer}: next experts are estimated from the very requests that are judged")
@@ -86,7 +86,7 @@ def _simulations(
     ]
 
 
-def _guess(source: Source, layer: int, unseen: bool) -> Coactivation:
+def next_experts(source: Source, layer: int, unseen: bool) -> Coactivation:
     """How to estimate next experts: from train batches where the test part is judged, else from all there is."""
     return Coactivation.of(source.sets(layer).train if unseen else source.everything(layer), source.model)
 
@@ -109,7 +109,10 @@ def _untaught(plan: Plan, of: Sequence[int], cost: Cost, trials: Sequence[Condit
 
 
 def as_planned(named: TraceInput, made: dict[str, Any]) -> TraceInput:
-    """The plan's seed, and its batches' make-up where nothing else was named."""
+    """The named traces with the plan's seed, and with the make-up of its batches where nothing else was named.
+
+    made: the provenance of one of the plan's layers. Raises InputError for one that no plan has.
+    """
     seed, phase, users = made.get("seed", TraceInput.seed), made.get("phase"), made.get("row_users")
     whole = isinstance(users, list) and all(isinstance(number, int) for number in users)
     if not isinstance(seed, int) or seed < 0 or not (phase is None or phase in PHASES) or not (users is None or whole):

@@ -1,12 +1,10 @@
-"""The tables and the page of a plan for several data sets: every plan on every data set, and how far apart these
+"""The tables of a plan for several data sets: every plan on every data set, and how far apart these
 are."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from plotly import graph_objects
-from plotly.io import to_html
 from rich.markup import escape
 from rich.table import Table
 
@@ -49,21 +47,21 @@ def latency_table(found: Robustness) -> Table:
     """A table of test latency with one row per plan, a column for each data set and one for the slowest data set; in
     milliseconds where any latency is at least `MANY_US`, otherwise in microseconds. Of counts it is expected imbalance
     instead."""
-    layers, values = len(found.choices.pools.layers), _latency(found, found.measure.shown)
+    layers, values = len(found.choices.pools.layers), on_test(found, found.measure.shown)
     if found.measure == EXPECTED:
         title = "How even is a plan on each data set? Expected peak / mean device load, even split"
-        return _matrix(found, f"{title}{f', mean of {layers} layers' if layers > 1 else ''}", "worst", values, _ratio)
+        return _matrix(found, f"{title}{f', mean of {layers} layers' if layers > 1 else ''}", "worst", values, as_ratio)
     summed = f", summed over {layers} layers" if layers > 1 else ""
     unit = "ms" if values.max() >= MANY_US else "us"
     title = f"How fast is a plan on each data set? Test latency {found.measure.shown}, {unit}{summed}"
-    return _matrix(found, title, "worst", values, _milliseconds if unit == "ms" else _microseconds)
+    return _matrix(found, title, "worst", values, _milliseconds if unit == "ms" else as_microseconds)
 
 
 def regret_table(found: Robustness) -> Table:
     """A table of how much slower each data set is under each plan than under the plan made on that data set: one row
     per plan, in per cent of test latency."""
     shown = found.measure.shown
-    latency, own = _latency(found, shown), found.own(shown)
+    latency, own = on_test(found, shown), found.own(shown)
     title = f"How much slower than under its own plan? Test latency {shown}"
     if found.measure == EXPECTED:
         title = "How much higher is the expected peak than under its own plan?"
@@ -76,7 +74,7 @@ def _matrix(found: Robustness, title: str, last: str, values: Floats, shown: Cal
     numbers = [str(number) for number in range(1, len(found.datasets) + 1)]
     table = make_table(title, "plan made on", [*numbers, last])
     largest = values[:, found.choices.pools.weights > 0].max(axis=1)
-    for place, (label, row) in enumerate(zip(_labels(found), values, strict=True)):
+    for place, (label, row) in enumerate(zip(labels(found), values, strict=True)):
         if place < len(numbers):
             label = f"{numbers[place]} {label}" if len(numbers) <= MOST_NAMED else numbers[place]
         style = "bold" if place == len(found.plans) - 1 else None
@@ -84,14 +82,14 @@ def _matrix(found: Robustness, title: str, last: str, values: Floats, shown: Cal
     return table
 
 
-def _labels(found: Robustness) -> list[str]:
+def labels(found: Robustness) -> list[str]:
     """The label of each row, which says on what its plan was made. Where data sets were left out of choosing, a last
     row shows each data set under the plan that was chosen without it."""
     plans = [*found.plans[:-1], f"{found.plans[-1]} ({found.choices.criterion})"]
     return [*plans, WITHOUT] if len(found.left_out) else plans
 
 
-def _latency(found: Robustness, figure: str) -> Floats:
+def on_test(found: Robustness, figure: str) -> Floats:
     """The test latency `[row, data set]` in microseconds for the rows that `_labels` names; figure is one of
     `FIGURES`."""
     rows = [found.of_figure(figure)]
@@ -100,13 +98,13 @@ def _latency(found: Robustness, figure: str) -> Floats:
     return np.concatenate(rows)
 
 
-def _microseconds(value: float) -> str:
+def as_microseconds(value: float) -> str:
     """The text of a latency in microseconds: at most five characters below `MANY_US`, so that a dozen data sets fit on
     a line."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
-def _ratio(value: float) -> str:
+def as_ratio(value: float) -> str:
     """The text of an imbalance."""
     return f"{value:.4f}"
 
@@ -127,7 +125,7 @@ def lines(found: Robustness) -> list[str]:
     shown, counted = found.measure.shown, found.measure == EXPECTED
     worst, own = found.worst(shown), len(found.datasets)
     single = int(worst[:own].argmin())
-    text, unit = (_ratio, "") if counted else (_microseconds, " us")
+    text, unit = (as_ratio, "") if counted else (as_microseconds, " us")
     said = [f"robust {text(worst[-1])}{unit}"]
     said += [f"made on the mix {text(worst[own])}"] if len(worst) > own + 1 else []
     said += [f"the best made on one data set {text(worst[single])} ({found.datasets[single]})"]
@@ -136,7 +134,7 @@ def lines(found: Robustness) -> list[str]:
     what = "Least even data set, expected imbalance" if counted else f"Slowest data set, {shown}"
     sentences = [f"{what}: {', '.join(said)}."]
     if len(found.left_out):
-        loss = _latency(found, shown)[-1] / found.own(shown) - 1
+        loss = on_test(found, shown)[-1] / found.own(shown) - 1
         sentences.append(
             f"Left out of planning and choosing, a data set is {'less even' if counted else 'slower'} than under its "
             f"own plan by {loss.mean():.1%} on average and {loss.max():.1%} at most."
@@ -153,39 +151,3 @@ def as_json(found: Robustness, drift: Drift) -> dict[str, Any]:
     """The latency and regret of all plans on all data sets, and the drift between data sets, in their stable JSON
     form."""
     return {"robustness": found.summary(), "drift": drift.summary()}
-
-
-def robustness_page(found: Robustness) -> str:
-    """A page with a heat map of every plan on every data set: colours show how much slower a plan is than the data
-    set's own plan, and numbers are test latencies in microseconds, or of counts expected imbalances."""
-    shown, counted = found.measure.shown, found.measure == EXPECTED
-    latency, own = _latency(found, shown), found.own(shown)
-    number, unit = (_ratio, "x mean") if counted else (_microseconds, "us")
-    decimals = ".4f" if counted else ",.1f"
-    figures = ", ".join(f"{name} %{{customdata[{place}]:{decimals}}}" for place, name in enumerate(FIGURES))
-    title = "expected imbalance of devices" if counted else f"test latency {shown}, us"
-    loss = 100 * (latency / own - 1)
-    text = [[number(value) for value in row] for row in latency]
-    figure = graph_objects.Figure()
-    figure.add_heatmap(
-        x=list(found.datasets),
-        y=_labels(found),
-        z=loss,
-        text=text,
-        texttemplate="%{text}<br>%{z:+.1f} %",
-        customdata=np.stack([_latency(found, name) for name in FIGURES], axis=2),
-        hovertemplate=f"made on %{{y}}, on %{{x}}: {figures} {unit}<extra></extra>",
-        colorscale="RdBu_r",
-        zmid=0,
-        colorbar_title=f"% {'higher' if counted else 'slower'} than<br>its own plan",
-    )
-    figure.update_layout(
-        title={"text": f"Every plan on every data set: {title}",
-               "subtitle": {"text": lines(found)[0]}},
-        xaxis={"title": "judged on", "type": "category"},
-        yaxis={"title": "made on", "type": "category", "autorange": "reversed"},
-        template="plotly_white",
-        height=240 + 60 * len(latency),
-    )  # fmt: skip
-    page: str = to_html(figure, include_plotlyjs=True, full_html=True)
-    return page

@@ -91,6 +91,15 @@ def checked_traces(
     return with_warnings(open_traces(named, layers, model, mesh, progress), named)
 
 
+def suspicions_of(source: Source, named: TraceInput) -> list[Suspicion]:
+    """What looks wrong in what a source was opened from, the worst first; nothing in the built-in trace."""
+    if isinstance(source, BatchSource):
+        return suspicions_of_batches(source.batches, source.model)
+    assert isinstance(source, TraceSource)
+    recorded = named.traces or named.memory is not None
+    return suspicions_of_trace(source.trace, source.model) if recorded else []
+
+
 def with_warnings(source: TraceSource, named: TraceInput) -> TraceSource:
     """The source with a warning of what looks wrong in its trace. Raises InputError for that if `named.strict`."""
     if not named.traces and named.memory is None:

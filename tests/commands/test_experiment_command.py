@@ -42,9 +42,11 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_tables_json_and_file_say_the_same(traces: Path) -> None:
-    output, result = experiment(traces, "--layer", 1, "--shared-experts", 1)
+    page = traces.parent / "steps.html"
+    output, result = experiment(traces, "--layer", 1, "--shared-experts", 1, "--html", page)
     assert result.exit_code == 0, result.output
     rows = read(output)
+    written = page.read_text()
     assert f"{len(rows)} runs" in result.stdout
     found = json.loads(experiment(traces, "--layer", 1, "--shared-experts", 1, "--json")[1].stdout)
     assert len(read(output)) == len(rows) == len(found["summary"])
@@ -53,6 +55,7 @@ def test_tables_json_and_file_say_the_same(traces: Path) -> None:
     for rung in ladder:
         assert f"{rung['p50']:.1f} │" in result.stdout
         assert f"{rung['p99']:.1f} │" in result.stdout
+        assert f"<td>{rung['p99']:.1f}</td>" in written
         assert rung["bound"] or f"{rung['p99']:.4f}" in {f"{float(row['latency_p99_us']):.4f}" for row in rows}
     assert result.stdout.count("does not lower p99") == sum(not rung["helps"] for rung in ladder)
     for line, row in zip(found["summary"], rows, strict=True):

@@ -137,8 +137,11 @@ def test_the_same_seed_gives_the_same_plans(found: Comparison, corpus: Path) -> 
 
 
 def test_the_command_prints_a_table_and_the_same_as_json(traces: Path) -> None:
-    table = run("compare", traces, "--layer", 1, *SHORT)
+    page = traces.parent / "compared.html"
+    table = run("compare", traces, "--layer", 1, *SHORT, "--html", page)
     assert table.exit_code == 0, table.output
+    assert str(page) in table.stdout.replace("\n", "")
+    written = page.read_text()
     for name in ("sequential", "EPLB", "metro", "step maximum", "FlashLB", "row balance", "moeplan", "gap"):
         assert name in table.stdout
     result = run("compare", traces, "--layer", 1, *SHORT, "--json")
@@ -150,6 +153,7 @@ def test_the_command_prints_a_table_and_the_same_as_json(traces: Path) -> None:
     for row in found["rows"]:
         assert f"{row['imbalance']['p99']:.3f}" in table.stdout
         assert f"{row['latency_us']['p99']:.1f}" in table.stdout
+        assert f"<td>{row['latency_us']['p99']:.1f}</td>" in written
 
 
 def test_counts_alone_are_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from optimizer.planning.choose_for_datasets import (
     choose_plans,
     latency_figures,
 )
+from optimizer.report.page.robustness_page import robustness_page
 from optimizer.report.rendering import WIDTH, print_parts
 from optimizer.report.robustness import (
     WITHOUT,
@@ -34,7 +35,6 @@ from optimizer.report.robustness import (
     lines,
     parts,
     regret_table,
-    robustness_page,
 )
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate

@@ -1,0 +1,55 @@
+"""The verdict in words, which a page begins with: is the plan faster, by how much, and is there room for more."""
+
+import numpy as np
+
+from optimizer.report.page.facts import GREEDY, PlanFacts
+from optimizer.report.page.words import apart, percent, us
+
+
+def verdict(facts: PlanFacts) -> list[str]:
+    """Sentences about the plan beside the placement before it, what routing costs, the bound, and strange traces."""
+    return [_latency(facts), _price(facts), *_bound(facts), *_foreign(facts)]
+
+
+def _latency(facts: PlanFacts) -> str:
+    p99, old = facts.summed("plan", "p99"), facts.summed("before", "p99")
+    mean, old_mean = facts.summed("plan", "mean"), facts.summed("before", "mean")
+    run, before = facts.first.plan, facts.first.before
+    where = f"Layer {facts.first.layer}" if len(facts.layers) == 1 else f"{len(facts.layers)} layers together"
+    return (
+        f"{where}: the plan's p99 latency is {us(p99)} us, {apart(p99, old)} that of {_whose(facts)} ({us(old)} us); "
+        f"its mean is {us(mean)} us, {apart(mean, old_mean)} ({us(old_mean)} us). The plan is routed by "
+        f"{run.report.routing}, the other by {before.report.routing}, on {facts.batches}."
+    )
+
+
+def _whose(facts: PlanFacts) -> str:
+    """The placement before, in words."""
+    return "EPLB's scheme, greedy replication and packing," if facts.before == GREEDY else facts.before
+
+
+def _price(facts: PlanFacts) -> str:
+    run = facts.first.plan.report
+    if run.price_us > 0:
+        return f"Every batch waits {run.price_us:g} us until {run.routing} has chosen replicas, which all figures hold."
+    return f"No batch waits for the choice of replicas: {run.routing} decides beside the step."
+
+
+def _bound(facts: PlanFacts) -> list[str]:
+    """How far the compute time is above what no placement goes below, as the plan file says."""
+    found = [facts.plan.layers[layer].bounds.get("compute_us", {}) for layer in facts.layers]
+    above = [gap["gap_to_any_placement"] for gap in found if gap.get("gap_to_any_placement") is not None]
+    if not above:
+        return ["The plan holds no bound on its compute time."]
+    whose = "" if len(above) == 1 else " in the mean of the layers"
+    return [f"Its compute time is {percent(float(np.mean(above)))}{whose} above a bound for any placement."]
+
+
+def _foreign(facts: PlanFacts) -> list[str]:
+    """A warning where a plan was made from recorded traces, and is judged on generated ones because none were named."""
+    origin = str(facts.plan.layers[facts.first.layer].provenance.get("origin", ""))
+    if not facts.generated or origin.startswith("built-in"):
+        return []
+    return [
+        "No traces were named: these figures are of the built-in generated trace, which the plan was not made from."
+    ]
