@@ -12,7 +12,7 @@ from cli import main
 pytestmark = pytest.mark.usefixtures("few_batches")
 
 SMALL = ("--layer", 1, "--mesh", "2x2", "--slots", 3, "--shared-experts", 0, "--batch-tokens", 24, "--hardware", "h800",
-         "--iterations", 200)  # fmt: skip
+         "--iterations", 200, "--time-limit", 100_000)  # fmt: skip
 
 
 def test_the_page_has_the_verdict_first_and_one_table(traces: Path) -> None:
@@ -28,7 +28,7 @@ def test_the_page_has_the_verdict_first_and_one_table(traces: Path) -> None:
 
 def test_what_runs_now_is_read_from_a_plan(traces: Path, plan: Path) -> None:
     """The plan holds the model's shared expert, too."""
-    small = [*SMALL[:6], *SMALL[8:10], "--iterations", 200]
+    small = [*SMALL[:6], *SMALL[8:10], *SMALL[-4:]]
     result = run("advise", traces, *small, "--placement", plan, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

@@ -107,7 +107,7 @@ def advice_on(traces: Path, server: str, cancel: Cancel | None = None, sizes: tu
     machine = Hardware.of("h800", mesh="2x2", slots_per_device=3)
     asked = AdviceRequest(1, None, sizes, SERVERS[server])
     named = TraceInput(traces=[str(traces)], batch_tokens=24)
-    options = SolveOptions(60, iterations=300)
+    options = SolveOptions(1e5, iterations=300)
     return advise(named, asked, MODEL, machine.mesh, machine.cost, options, cancel=cancel)[0]
 
 
@@ -146,7 +146,7 @@ def test_an_end_that_was_asked_for_leaves_out_what_was_not_tried(traces: Path) -
 def test_where_no_expert_can_have_a_second_replica_there_is_no_gain(traces: Path) -> None:
     """One device holds all experts in any case, so that no step is tried."""
     machine = Hardware.of("h800", mesh="1x1", slots_per_device=8)
-    named, options = TraceInput(traces=[str(traces)], batch_tokens=24), SolveOptions(60, iterations=50)
+    named, options = TraceInput(traces=[str(traces)], batch_tokens=24), SolveOptions(1e5, iterations=50)
     asked = AdviceRequest(1, None, (), VLLM)
     found, _ = advise(named, asked, MODEL, machine.mesh, machine.cost, options)
     assert found.levers == []
