@@ -95,9 +95,10 @@ def report(
     from optimizer.planning.options import AUTO
     from optimizer.planning.plan_file import read_plan
     from optimizer.report.page.datasets import with_datasets
-    from optimizer.report.page.gather import PageRequest, gather
+    from optimizer.report.page.gather import gather
     from optimizer.report.page.pictures import find_browser
     from optimizer.report.page.plan_page import plan_page
+    from optimizer.report.page.request import PageRequest
     from optimizer.traces.datasets import datasets_of
 
     check_writable(wanted.output, "output")

@@ -9,7 +9,8 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.report.page.facts import PlanFacts
-from optimizer.report.page.gather import PageRequest, gather
+from optimizer.report.page.gather import gather
+from optimizer.report.page.request import PageRequest
 from optimizer.traces.source import TraceInput
 
 MODEL, MESH, LAYERS = Model("small", 8, 1, 2), Mesh(3, 2, 3), (0, 1, 2)

@@ -24,11 +24,13 @@ from optimizer.report.page.curves import curve_items
 from optimizer.report.page.datasets import datasets_picture, with_datasets
 from optimizer.report.page.experts import LIFT_STEPS, MOST_DOUBLINGS, in_bytes, row_order
 from optimizer.report.page.facts import GREEDY, PLAN
-from optimizer.report.page.gather import PageRequest, gather, hint_knowledge
+from optimizer.report.page.gather import gather
+from optimizer.report.page.hint_knowledge import hint_knowledge
 from optimizer.report.page.layers import UNITS, bounds_table
 from optimizer.report.page.links import critical_table, link_rows
 from optimizer.report.page.mesh_map import FEWEST_TOGETHER, cell_grid, partners
 from optimizer.report.page.parts import Picture
+from optimizer.report.page.request import PageRequest
 from optimizer.routing.hints import HintSettings
 from optimizer.search.seeds.greedy import greedy
 from optimizer.simulation.conditions import Conditions

@@ -8,9 +8,10 @@ import numpy as np
 from optimizer.planning.options import Progress
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.report.page.facts import PLAN, DatasetFigures, PlanFacts
-from optimizer.report.page.gather import PageRequest, gather
+from optimizer.report.page.gather import gather
 from optimizer.report.page.matrix import matrix_picture
 from optimizer.report.page.parts import Picture
+from optimizer.report.page.request import PageRequest
 from optimizer.report.page.words import us
 from optimizer.statistics.loads import FIVE
 from optimizer.traces.source import TraceInput
