@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
+import numpy as np
+
 from formulations.expected_load.joint_placement import JointInstance, place_jointly
 from formulations.expected_load.layer_placement import LayerInstance, place_replicas
 from formulations.kit.arrays import Floats, Ints
@@ -25,8 +27,9 @@ from optimizer.search.ring_state import RingDemand
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation, sequential
+from optimizer.search.seeds.packing import Packing
 from optimizer.search.seeds.pairing import pairing
-from optimizer.search.seeds.risk import risk
+from optimizer.search.seeds.risk import risk, risk_counts
 from optimizer.search.seeds.steps import steps
 from optimizer.search.stop import SearchBudget
 from optimizer.search.tabu import TabuMemory, tabu
@@ -210,8 +213,21 @@ def _formulated(problem: Problem, hint: Placement, effort: Effort, shares: Portf
     else:
         counts = hint.counts(problem.model.experts)
         outcome = place_replicas(LayerInstance(load, counts, spread, *shape), hint.slots, limits)
-    placement = hint if outcome.value is None else Placement(outcome.value)
+    placement = hint if outcome.value is None else filled(problem, Placement(outcome.value))
     return Candidate("formulation", placement, outcome.runtime, outcome)
+
+
+def filled(problem: Problem, placement: Placement) -> Placement:
+    """The placement with as many replicas as there may be. Those that the formulation has no use for, as the peak of
+    the expected load is no lower with them, go one by one to the expert with the largest load per replica."""
+    load, counts = problem.total_load.astype(np.float64), placement.counts(problem.model.experts)
+    packing = Packing(problem, load / counts)
+    packing.slots[:] = placement.slots
+    packing.recount()
+    more = risk_counts(problem, load, counts, problem.most_replicas - int(counts.sum())) - counts
+    for expert in np.repeat(np.arange(len(counts)), more):
+        packing.place_lightest(int(expert))
+    return packing.placement()
 
 
 def _limits(effort: Effort, shares: PortfolioShares) -> Limits:

@@ -1,21 +1,25 @@
 """One layer, end to end, on small problems."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numba
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from random_problems import small_problem
 
 from formulations.kit.outcome import SolveStatus
 from optimizer.domain.problem import Problem
-from optimizer.planning.candidates import Candidate
+from optimizer.planning.candidates import Candidate, filled
 from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.plan_layer import LayerSolution, solve
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.token_seeds import all_seeds
 from optimizer.report.solution import as_json, parts, proof
-from optimizer.search.choose import figures
+from optimizer.search.choose import MEAN_LATENCY, figures
+from optimizer.search.seeds.orders import sequential
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
@@ -41,6 +45,17 @@ def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> No
         assert (row.report.latency_us == again.latency_us).all()
 
 
+@given(st.integers(0, 10**6), st.sampled_from([None, 0, 1, 3, 100]), st.sampled_from([None, 1, 3]))
+def test_slots_that_a_formulation_leaves_empty_are_filled(seed: int, extra: int | None, shared: int | None) -> None:
+    """An exact formulation of a small layer left a slot empty, as the expected peak was no lower with it."""
+    problem, _ = small_problem(seed, replicas=shared, extra=extra)
+    start, experts = sequential(replace(problem, extra_replicas=0)), problem.model.experts
+    found = filled(problem, start)
+    assert problem.violations(found) == []
+    assert (found.counts(experts) >= start.counts(experts)).all()
+    assert (found.slots >= 0).sum() == problem.most_replicas
+
+
 def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
     options = SolveOptions(60, 0, 40_000, routings=("even-source",))
@@ -51,8 +66,8 @@ def test_search_is_no_worse_than_greedy_where_it_was_chosen() -> None:
         )
         for name in ("greedy", "search")
     }
-    assert (judged["search"] <= judged["greedy"]).all()
-    assert (judged["search"] < judged["greedy"]).any()
+    assert (judged["search"] <= judged["greedy"])[MEAN_LATENCY].all()
+    assert (judged["search"] / judged["greedy"]).mean() < 1
 
 
 def test_with_an_iteration_limit_the_seed_alone_decides() -> None:

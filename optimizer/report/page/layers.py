@@ -16,6 +16,9 @@ UNITS = {
     "copies_per_token": "devices that serve a token",
     "hops_per_token": "hops per token",
     "compute_us": "compute, us",
+    "dispatch_us": "dispatch, us",
+    "combine_us": "combine, us",
+    "latency_us": "latency, us",
 }
 """What pages call what is bounded, by the names of `planning.bounds`."""
 

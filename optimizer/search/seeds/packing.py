@@ -55,6 +55,14 @@ class Packing:
         self.holds[expert, device] = True
         self.load[device] += self.weight[expert]
 
+    def recount(self) -> None:
+        """Take note of what was put into slots by other means."""
+        device, slot = np.nonzero(self.slots != EMPTY)
+        expert = self.slots[device, slot]
+        self.holds[:] = False
+        self.holds[expert, device] = True
+        self.load[:] = np.bincount(device, self.weight[expert], len(self.slots))
+
     def place_lightest(self, expert: int) -> None:
         """Put a replica on the lightest device that it fits, the lowest number on a tie."""
         self._place_by(expert, self.load)

@@ -61,18 +61,22 @@ def risk_counts(problem: Problem, weight: Floats, given: Ints | None = None, roo
 
 
 def packed(problem: Problem, loads: Loads, counts: Ints) -> Placement:
-    """A placement of the riskiest replica first, each where the device's risk is least with it.
+    """A placement of the riskiest replica first, each where the device's risk is least with it; those that find every
+    device with room holding their expert come last, and others make way for them.
 
     counts `[expert]`. The risk of a device is its mean load + z standard deviations, covariance included, pairs split
     evenly over replicas.
     """
     mean, shared = loads.mean / counts, loads.covariance / np.outer(counts, counts)
-    slots = Packing(problem, mean).slots
+    packing = Packing(problem, mean)
     each = loads.risk / counts
     experts = np.flatnonzero(~problem.spread)
     ordered = experts[np.argsort(-each[experts], kind="stable")]
-    _fill(slots, np.repeat(ordered, counts[ordered]), mean, shared, loads.z)
-    return Placement(slots)
+    _fill(packing.slots, np.repeat(ordered, counts[ordered]), mean, shared, loads.z)
+    packing.recount()
+    for expert in np.repeat(experts, counts[experts] - packing.holds[experts].sum(axis=1)):
+        packing.place_lightest(int(expert))
+    return packing.placement()
 
 
 @kernel
