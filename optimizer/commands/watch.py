@@ -200,16 +200,12 @@ def _teller(watched: WatchOptions) -> "Callable[[Look], None]":
     from optimizer.files import write_whole
     from optimizer.report.watching import as_json, metrics
 
-    last: list[Look] = []
-
     def told(look: "Look") -> None:
         say(f"{name}: {fault}" for name, fault in look.bad.items())
-        if look.found is not None:
-            last[:] = [look]
         if look.decision != "idle":
             click.echo(as_json(look))
         if watched.metrics is not None:
-            write_whole(watched.metrics, metrics(look, last[0] if last else None))
+            write_whole(watched.metrics, metrics(look))
 
     return told
 

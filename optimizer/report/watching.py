@@ -72,9 +72,8 @@ def _decision(look: Look) -> dict[str, Any]:
     }
 
 
-def metrics(look: Look, decided: Look | None) -> str:
-    """The text of the file for Prometheus' textfile collector. decided: the last look with a decision, None where there
-    was none since the start. A figure that is not known is left out."""
+def metrics(look: Look) -> str:
+    """The text of the file for Prometheus' textfile collector. A figure that is not known is left out."""
     totals, drift = look.totals, look.drift
     values: dict[str, float | None] = {
         "last_look_timestamp_seconds": look.now,
@@ -89,8 +88,7 @@ def metrics(look: Look, decided: Look | None) -> str:
         "drift_ratio": None if drift is None else float(drift.drift.mean()),
         "drift_by_chance_ratio": None if drift is None else float(drift.by_chance.mean()),
     }
-    if decided is not None and decided.found is not None:
-        gain = decided.found.asked.gain
+    if (gain := look.gain) is not None:
         values |= {"gain_ratio": gain.mean, "gain_low_ratio": gain.low, "gain_high_ratio": gain.high}
     return "".join(_metric(name, value) for name in METRICS if (value := values.get(name)) is not None)
 

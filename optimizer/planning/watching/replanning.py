@@ -127,6 +127,10 @@ class Replanner:
             progress,
         )
         if found.moves:
+            if digest_of(self.plan()) != digest_of(plan):
+                raise InputError(
+                    f"{self.files.plan}: was replaced while it was rebalanced; the next look begins from it"
+                )
             self.files.write(found, self.describe(found))
         return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from optimizer.errors import InputError
 from optimizer.files import write_whole
@@ -15,6 +15,7 @@ from optimizer.planning.watching.folder import CountedFile, CountedFiles, Stamp
 from optimizer.planning.watching.loads import ForgettingLoads
 from optimizer.planning.watching.reading import Reader
 from optimizer.planning.watching.window import Window
+from optimizer.statistics.loads import PairedGain
 from optimizer.traces.corpus import Faults
 
 FORMAT, VERSION = "moeplan/watch", 1
@@ -35,24 +36,15 @@ class Totals:
 
 @dataclass
 class WatchState:
-    """All that a watch knows. layers: the ids of the layers whose loads are kept."""
+    """All that a watch knows. layers: the ids of the layers whose loads are kept; gain: of the last decision's moves,
+    whether they were made or not; None before the first."""
 
     layers: tuple[int, ...]
     loads: ForgettingLoads
     files: CountedFiles = field(default_factory=CountedFiles)
     window: Window = field(default_factory=Window)
     totals: Totals = field(default_factory=Totals)
-
-
-class _Totals(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-    files: int = Field(ge=0)
-    bad_files: int = Field(ge=0)
-    requests: int = Field(ge=0)
-    written: int = Field(ge=0)
-    left: int = Field(ge=0)
-    failed: int = Field(ge=0)
-    moves: int = Field(ge=0)
+    gain: PairedGain | None = None
 
 
 _Known = tuple[int, int, int, str]
@@ -70,7 +62,8 @@ class _File(BaseModel):
     window: list[tuple[str, int, int]]
     files: dict[str, _Known]
     vanished: dict[str, _Known]
-    totals: _Totals
+    totals: Totals
+    gain: PairedGain | None
 
 
 def write_state(path: Path, state: WatchState) -> None:
@@ -88,6 +81,7 @@ def write_state(path: Path, state: WatchState) -> None:
         "files": _as_json(state.files.present),
         "vanished": _as_json(state.files.vanished),
         "totals": asdict(state.totals),
+        "gain": state.gain,
     }
     write_whole(path, json.dumps(found) + "\n")
 
@@ -118,9 +112,8 @@ def read_state(path: Path, reader: Reader) -> WatchState:
     if sums.shape != (2, len(found.layers), routed) or not (np.isfinite(sums).all() and (sums >= 0).all()):
         raise InputError(f"{path}: its loads do not fit its layers; remove it to begin anew", "plan")
     files = CountedFiles(_from_json(found.files), _from_json(found.vanished))
-    totals = Totals(**found.totals.model_dump())
     window = _read_window(found.window, found.seen, files, reader)
-    return WatchState(reader.layers, ForgettingLoads(sums, found.counted), files, window, totals)
+    return WatchState(reader.layers, ForgettingLoads(sums, found.counted), files, window, found.totals, found.gain)
 
 
 def _from_json(files: Mapping[str, _Known]) -> dict[str, CountedFile]:

@@ -14,6 +14,7 @@ from optimizer.planning.watching.loads import LoadDrift
 from optimizer.planning.watching.reading import Reader
 from optimizer.planning.watching.replanning import Replanner, planned_loads
 from optimizer.planning.watching.state import Totals, WatchState, read_state, write_state
+from optimizer.statistics.loads import PairedGain
 from optimizer.traces.corpus import Faults
 
 Decision = Literal["written", "left", "waiting", "idle", "stopped", "failed"]
@@ -28,7 +29,8 @@ class Look:
     now: seconds since 1970. why: the reason of a failure, "" for none. files, requests: new ones that were counted;
     bad: what is wrong with files, by name, said once; vanished: files that are gone. unseen: requests since the last
     decision; tested, planned: requests by which the decision was judged, and which it was made by, selection included.
-    found: what rebalancing came to, None without a decision; drift: None where the plan does not say its loads.
+    found: what rebalancing came to, None without a decision; drift: None where the plan does not say its loads. gain:
+    of the last decision, whenever that was.
     """
 
     now: float
@@ -45,6 +47,7 @@ class Look:
     layers: tuple[int, ...] = ()
     drift: LoadDrift | None = None
     totals: Totals = field(default_factory=Totals)
+    gain: PairedGain | None = None
 
 
 @dataclass
@@ -78,7 +81,7 @@ class Watcher:
         except (InputError, OSError) as error:
             look.decision, look.why = "failed", " ".join(str(error).split())
             self.state.totals.failed += 1
-        look.totals = self.state.totals
+        look.totals, look.gain = self.state.totals, self.state.gain
         return look
 
     def _count(self, look: Look, progress: Progress) -> None:
@@ -136,6 +139,7 @@ class Watcher:
         self.state.totals.written += look.decision == "written"
         self.state.totals.left += look.decision == "left"
         self.state.totals.moves += look.found.moves
+        self.state.gain = look.found.asked.gain
         self._remember()
 
     def _remember(self) -> None:

@@ -116,6 +116,24 @@ def test_a_plan_that_cannot_be_written_is_said_and_tried_again(
     assert watcher.look(LATER).decision == "written"
 
 
+def test_a_plan_that_somebody_else_replaced_meanwhile_is_kept(
+    plan: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    write_requests(tmp_path / "traces", range(ENOUGH), rng)
+    watcher, content = watcher_of(tmp_path / "traces", plan), plan.read_text()
+    theirs = content.replace("[\n     0,\n     1,\n     2\n    ]", "[\n     0,\n     2,\n     1\n    ]")
+    assert theirs != content
+
+    def replaced(stage: str, share: float) -> None:
+        if stage.startswith("layer"):
+            plan.write_text(theirs)
+
+    look = watcher.look(LATER, replaced)
+    assert look.decision == "failed"
+    assert "was replaced while it was rebalanced" in look.why
+    assert plan.read_text() == theirs
+
+
 class KilledError(BaseException):
     """What stands for a kill: nothing catches it."""
 
