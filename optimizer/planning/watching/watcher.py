@@ -90,6 +90,8 @@ class Watcher:
         look.vanished = len(vanished)
         for number, (name, stamp) in enumerate(settled.items()):
             progress("reading traces", number / len(settled))
+            if self.replanner.cancel.asked:
+                break  # the next run counts the others
             self._count_file(name, stamp, look)
         look.unseen = self.state.window.unseen
         if settled or vanished:
@@ -128,6 +130,9 @@ class Watcher:
             look.drift = self.state.loads.drift(planned)
         if not window.newest:
             look.decision = "waiting" if look.requests or look.bad else "idle"
+            return
+        if self.replanner.cancel.asked:
+            look.decision = "stopped"
             return
         look.tested, look.planned = window.newest, len(window.requests) - window.newest
         look.found = self.replanner.decide(plan, window, progress)

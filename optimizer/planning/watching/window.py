@@ -49,6 +49,11 @@ class RecentSource(TraceSource):
     split: tuple[Ints, Ints, Ints]
     tested: int
 
+    def fingerprint(self, layer: int) -> str:
+        """A digest that no other source has: only a watch splits requests in this way, so whoever judges its plan on
+        the same requests must not take any of them for unseen."""
+        return f"watched {super().fingerprint(layer)}"
+
     def sets(self, layer: int, counts: Sequence[int] | None = None) -> Sets:
         """As of `TraceSource`, with no more test batches than there are tokens for."""
         found = super().sets(layer, counts)

@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,7 @@ def held() -> int:
     return tracemalloc.get_traced_memory()[0]
 
 
-@pytest.mark.parametrize(("rotate", "files", "most"), [(True, 2000, 50), (False, 500, 700)])
+@pytest.mark.parametrize(("rotate", "files", "most"), [(True, 2000, 50), (False, 800, 600)])
 def test_memory_does_not_grow_with_the_requests(
     rotate: bool,
     files: int,
@@ -193,19 +194,23 @@ def test_memory_does_not_grow_with_the_requests(
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The slope over the last half of the files, in bytes a file. Where files are removed there is none: a request
-    that was kept would be 300 bytes and more. A file that stays is remembered by its name and stamp."""
+    """The slope over the third and the last quarter of the files, in bytes a file. Where files are removed there is
+    none: a request that was kept would be 300 bytes and more. A file that stays is remembered by its name and stamp.
+    The lesser of both slopes counts, as Python's own table of strings may grow in one of them, but a leak is in both.
+    """
     monkeypatch.setattr(window_module, "MOST_REQUESTS", 40)
     monkeypatch.setattr(folder_module, "MOST_VANISHED", 100)
     template = write_request(tmp_path / "one.npz", request_experts(rng, 20, 3, 8, 2))
     watcher = watcher_of(tmp_path / "traces", plan)
     monkeypatch.setattr(watcher, "_decide", lambda look, progress: None)
-    half, traced = files // 2, files // 2 - 200  # by the middle all that is limited was filled while it was traced
-    look_at(watcher, template, range(traced), rotate)
+    half, quarter = files // 2, files // 4
+    first = half - 200  # by the middle all that is limited was filled while it was traced
+    look_at(watcher, template, range(first), rotate)
     tracemalloc.start()
-    look_at(watcher, template, range(traced, half), rotate)
-    before = held()
-    look_at(watcher, template, range(half, files), rotate)
-    after = held()
+    look_at(watcher, template, range(first, half), rotate)
+    marks = [held()]
+    for begin in (half, half + quarter):
+        look_at(watcher, template, range(begin, begin + quarter), rotate)
+        marks.append(held())
     tracemalloc.stop()
-    assert (after - before) / (files - half) < most
+    assert min(later - earlier for earlier, later in pairwise(marks)) / quarter < most

@@ -93,12 +93,40 @@ def test_a_plan_that_is_good_enough_is_left(plan: Path, tmp_path: Path, rng: np.
     assert watcher.look(LATER).decision == "idle"
 
 
+def test_a_plan_of_a_watch_names_no_trace_whose_requests_others_would_split_otherwise(
+    plan: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    write_requests(tmp_path / "traces", range(ENOUGH), rng)
+    watcher_of(tmp_path / "traces", plan).look(LATER)
+    made = read_plan(plan).layers[1].provenance
+    assert made["traces"].startswith("watched ")
+    assert made["origin"] == f"the last {ENOUGH} requests"
+
+
 def test_a_decision_that_is_broken_off_is_made_anew_later(plan: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     write_requests(tmp_path / "traces", range(ENOUGH), rng)
     cancel = Cancel()
-    cancel.ask()
-    assert watcher_of(tmp_path / "traces", plan, cancel).look(LATER).decision == "stopped"
-    assert watcher_of(tmp_path / "traces", plan).look(LATER).decision == "written"
+
+    def ask(stage: str, share: float) -> None:
+        if stage.startswith("layer"):
+            cancel.ask()
+
+    broken = watcher_of(tmp_path / "traces", plan, cancel, min_gain=0.99).look(LATER, ask)
+    assert (broken.decision, broken.requests) == ("stopped", ENOUGH)
+    look = watcher_of(tmp_path / "traces", plan).look(LATER)
+    assert (look.decision, look.requests, look.tested) == ("written", 0, LEAST_TEST)
+
+
+def test_what_is_not_counted_when_the_end_is_asked_for_is_counted_later(
+    plan: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    write_requests(tmp_path / "traces", range(ENOUGH), rng)
+    cancel = Cancel()
+    ask = lambda stage, share: cancel.ask() if share > 0.5 else None  # noqa: E731
+    first = watcher_of(tmp_path / "traces", plan, cancel).look(LATER, ask)
+    assert first.decision in ("waiting", "stopped")
+    assert 0 < first.requests < ENOUGH
+    assert watcher_of(tmp_path / "traces", plan).look(LATER).requests == ENOUGH - first.requests
 
 
 def test_a_plan_that_cannot_be_written_is_said_and_tried_again(
