@@ -24,6 +24,7 @@ from optimizer.commands.stats import stats
 from optimizer.commands.sweep import sweep
 from optimizer.commands.traces import convert, synth
 from optimizer.commands.validate import validate
+from optimizer.commands.watch import watch
 from optimizer.errors import InputError, LostWorkerError, OutOfTimeError
 
 
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(solve, advise, rebalance, compare, simulate, report, sweep, bound, stats, slots),
+    *(solve, advise, rebalance, watch, compare, simulate, report, sweep, bound, stats, slots),
     *(convert, synth, export, import_, validate, presets, benchmark, experiment),
 )
 for command in COMMANDS:

@@ -204,7 +204,7 @@ def rebalance(
     check_writable(output.output, "output")
     wanted = limits.limits()
     plan, notes = current.read(model, traces.first_moe_layer)
-    policy = _policy(plan, search.routing, server)
+    policy = policy_of(plan, search.routing, server)
     cost = CostOptions(cost.unit or plan.unit, cost.moe_op, cost.dispatch_model, cost.price)
     options = solve_options(search.as_of_solve(policy), seed, cost, replicas.constraints(), server)
     given, layers = trace_input(traces, batches), layer_ids(limits.layer)
@@ -222,7 +222,7 @@ def rebalance(
     click.echo(f"The plan is written to {output.output}; the moves are in the output of --json.")
 
 
-def _policy(plan: "Plan", routing: str | None, server: ServerOptions) -> str:
+def policy_of(plan: "Plan", routing: str | None, server: ServerOptions) -> str:
     """The policy that the plan is rebalanced for. Raises InputError for one that the server does not run, and for
     several."""
     from optimizer.commands.arguments import policy_names

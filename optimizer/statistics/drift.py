@@ -14,7 +14,7 @@ from optimizer.traces.batches import Batches
 from optimizer.traces.trace import OUTPUT, PROMPT
 
 
-def total_variation(one: Ints, other: Ints) -> Floats:
+def total_variation(one: Ints | Floats, other: Ints | Floats) -> Floats:
     """Total variation distance of the shares of two vectors of counts, `[...]` for `[..., expert]`, broadcast.
 
     This is half the sum over experts of the differences of their shares: 0 for equal shares, 1 if no expert is in both,

@@ -21,6 +21,7 @@ SMALLER = {
     "validate": SMALL,
     "simulate": ("--layer", "1"),
     "rebalance": ("--layer", "1", *FEW, "--max-moves", "2"),
+    "watch": ("--layer", "1", *FEW, "--max-moves", "2", "--once"),
 }
 """What is appended to the page's commands, so that they are for the model of the traces: the last of two values counts.
 """
@@ -31,7 +32,7 @@ def test_every_command_runs_up_to_the_server(
     server: str, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if server in ("Back from a server", "With few moves"):
+    if server in ("Back from a server", "With few moves", "A plan that follows its traffic"):
         rows = str([[*range(8), 0, 1, 2, 3]] * 3)
         Path("expert_location.json").write_text(f'{{"physical_to_logical_map": {rows}}}')
     for line in SECTIONS[server].strip().splitlines():
@@ -45,6 +46,6 @@ def test_every_command_runs_up_to_the_server(
 
 
 def test_each_server_has_five_lines_or_a_few_more() -> None:
-    assert len(SECTIONS) == 10
+    assert len(SECTIONS) == 11
     for section in PAGE.split("\n## ")[1:]:
         assert 4 <= len(re.findall(r"^- ", section, re.MULTILINE)) <= 6
