@@ -29,7 +29,7 @@ Diagnostics, 1980, chapter 3)."""
 INVOLVED = 0.1
 """A constant belongs to a direction where it has this share of the direction's largest part."""
 
-CHANCE = 0.001
+CHANCE = 0.01
 """Two speeds are believed only where one alone would fit so much worse by chance this rarely. The place of the bend is
 chosen by the same timings, which is why it is less than the usual 0.05."""
 
@@ -89,9 +89,13 @@ def fit(design: Design, measured: Floats, start: Floats) -> Fit:
 
     measured `[row]` microseconds; start `[constant]` is what constants are where timings do not tell.
     """
-    constants = _plain_fit(design.plain, measured, start) if design.low is None else _bent(design, measured, start)
-    ratio = _ratio(constants)
-    columns = design.columns(ratio)
+    if design.low is None:
+        constants, ratio = _plain_fit(design.plain, measured, start), 0.0
+        columns = design.plain
+    else:
+        best = _bent(design, measured, start)
+        constants, ratio = best.constants, _ratio(best.constants)
+        columns = design.columns(ratio if best.side is None else best.side)
     scale = np.linalg.norm(columns, axis=0)
     unseen = scale == 0
     scale[unseen] = 1
@@ -143,17 +147,24 @@ def _plain_fit(columns: Floats, measured: Floats, start: Floats) -> Floats:
     return best
 
 
-def _bent(design: Design, measured: Floats, start: Floats) -> Floats:
+class _Candidate(NamedTuple):
+    """Constants of a model with two speeds; side: the ratio by which items are all on one side, else None."""
+
+    constants: Floats
+    side: float | None
+
+
+def _bent(design: Design, measured: Floats, start: Floats) -> _Candidate:
     """The best constants of a model with two speeds, or with one of them where the other is not seen."""
-    both, one = None, None
-    for constants, single in _candidates(design, measured, start):
-        loss = float(((design.times(constants) - measured) ** 2).sum())
-        if both is None or loss < both[0]:
-            both = loss, constants
-        if single and (one is None or loss < one[0]):
-            one = loss, constants
-    assert both is not None
-    return one[1] if one is not None and not _needed(both[0], one[0], measured, len(start)) else both[1]
+
+    def loss(candidate: _Candidate) -> float:
+        return float(((design.times(candidate.constants) - measured) ** 2).sum())
+
+    candidates = list(_candidates(design, measured, start))
+    both = min(candidates, key=loss)
+    single = [each for each in candidates if each.side is not None and each.constants[-2:].all()]
+    one = min(single, key=loss, default=both)
+    return both if _needed(loss(both), loss(one), measured, len(start)) else one
 
 
 def _needed(both: float, one: float, measured: Floats, constants: int) -> bool:
@@ -167,8 +178,8 @@ def _needed(both: float, one: float, measured: Floats, constants: int) -> bool:
     return bool(fdtrc(2, freedom, ratio) < CHANCE)
 
 
-def _candidates(design: Design, measured: Floats, start: Floats) -> Iterator[tuple[Floats, bool]]:
-    """The best constants for each way in which items can be on the two sides, and whether one side has none.
+def _candidates(design: Design, measured: Floats, start: Floats) -> Iterator[_Candidate]:
+    """The best constants for each way in which items can be on the two sides.
 
     The optimum is inside such a way, or at a ratio at which an item is on both sides.
     """
@@ -180,11 +191,11 @@ def _candidates(design: Design, measured: Floats, start: Floats) -> Iterator[tup
         columns = design.columns(ratio)
         empty: Bools = np.logical_not(columns[:, -2:].any(axis=0))
         constants = _plain_fit(columns, measured, start)
-        yield _within(constants, empty, bends), bool(empty.any())
+        yield _Candidate(_within(constants, empty, bends), float(ratio) if empty.any() else None)
         if ratio > 0:
             tied = np.maximum(ratio * design.low, design.high).sum(axis=1)
             *rest, second = _plain_fit(np.column_stack([design.plain, tied]), measured, np.delete(start, -2))
-            yield np.array([*rest, ratio * second, second]), False
+            yield _Candidate(np.array([*rest, ratio * second, second]), None)
 
 
 def _within(constants: Floats, empty: Bools, bends: Floats) -> Floats:
@@ -198,10 +209,10 @@ def _within(constants: Floats, empty: Bools, bends: Floats) -> Floats:
 
 
 def _ratio(constants: Floats) -> float:
-    """The first of the two last constants as a multiple of the second."""
-    if len(constants) < 2:
-        return 0.0
-    return float(constants[-2] / max(constants[-1], np.finfo(float).tiny)) * (1 + EXACT)  # rounding is no other side
+    """The first of the two last constants as a multiple of the second, a little more so that rounding is no other
+    side."""
+    first, second = map(float, constants[-2:])
+    return first / second * (1 + EXACT) if second > 0 else np.inf
 
 
 def _errors(columns: Floats, spread: Floats, constants: Floats, told: Bools) -> Floats:
