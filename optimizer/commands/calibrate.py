@@ -27,6 +27,14 @@ class CalibrateOptions:
             essential=True,
         ),
     ] = "tt-wormhole-quad-galaxy"
+    model: Annotated[
+        str | None,
+        Option(
+            ("--model",),
+            "The model whose experts were timed, a preset or its config.json; by default the one that --like is of.",
+            essential=True,
+        ),
+    ] = None
     output: Annotated[
         Path,
         Option(("-o", "--output"), "The preset to write, which --hardware takes.", metavar="FILE.toml", essential=True),
@@ -83,7 +91,7 @@ def _fit(path: Path, what: CalibrateOptions, as_json: bool) -> None:
     if what.output.suffix != ".toml":  # by its name --hardware tells a file from a preset
         raise BadInput(f"--output: {what.output} does not end in .toml, by which --hardware knows a file")
     check_writable(what.output, "output")
-    found = fitted_preset(path, what.like)
+    found = fitted_preset(path, what.like, what.model)
     write_whole(what.output, preset_text(found.preset))
     if found.blank:
         say([f"{found.blank} row(s) of {path} have no time in column us and were left out"])

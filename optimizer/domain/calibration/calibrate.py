@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from formulations.kit.arrays import Floats
 from optimizer.domain.calibration.least_squares import Fit, fit, helpful
 from optimizer.domain.calibration.measurements import Measurement, read_measurements
+from optimizer.domain.calibration.other_experts import preset_of_model, without_other_experts
 from optimizer.domain.calibration.sheet import sheet_rows
 from optimizer.domain.calibration.stages import Stage, choices_of, stages_of
 from optimizer.domain.presets import load_hardware
@@ -90,13 +91,14 @@ class Calibration:
     blank: int
 
 
-def calibrate(path: Path, like: str) -> Calibration:
+def calibrate(path: Path, like: str, model: str | None = None) -> Calibration:
     """Fit a preset to the timings of a CSV file.
 
-    path: the file; like: a preset, or a TOML file like one, which gives what was not measured. Raises InputError for a
-    file or a preset that cannot be used, and for timings that fit no preset, such as those that fall with the load.
+    path: the file; like: a preset, or a TOML file like one, which gives what was not measured; model: whose experts
+    were timed, None for those that the preset's figures are of. Raises InputError for a file, preset or model that
+    cannot be used, and for timings that fit no preset, such as those that fall with the load.
     """
-    preset = load_hardware(like)
+    preset = load_hardware(like) if model is None else preset_of_model(load_hardware(like), like, model)
     stages = stages_of(preset)
     rows, blank = read_measurements(path, choices_of(stages))
     fits, kept, sections = [], [], {}
@@ -107,6 +109,8 @@ def calibrate(path: Path, like: str) -> Calibration:
             sections[stage.section] = _section(fits[-1], preset, path.name, like)
         else:
             kept.append(stage.section)
+    if model is not None:
+        preset, kept = without_other_experts(preset, like, kept)
     return Calibration(str(path), like, _with(preset, sections), tuple(fits), tuple(kept), blank)
 
 

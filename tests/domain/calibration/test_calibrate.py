@@ -15,7 +15,7 @@ from optimizer.domain.calibration.measurements import KINDS, Measurement
 from optimizer.domain.calibration.preset_file import preset_text
 from optimizer.domain.calibration.sheet import sheet_rows
 from optimizer.domain.cost import Cost
-from optimizer.domain.presets import load_hardware, names
+from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.domain.presets.schema import HardwarePreset
 from optimizer.errors import InputError
 
@@ -229,3 +229,43 @@ def test_the_worst_row_is_named_by_its_line(tmp_path: Path) -> None:
     assert found.rows[found.worst].line == 5  # the head is line 1
     residuals = found.modelled_us - [each.us for each in found.rows]
     assert found.rmse_us == pytest.approx(math.sqrt((residuals**2).mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "deepseek-v3"])
+def test_experts_of_another_model_give_the_same_speeds(name: str, tmp_path: Path) -> None:
+    """Times of smaller experts on the same devices: the preset's speeds, and figures of that size."""
+    model, preset = load_model(name), load_hardware("h200")
+    cost = Cost("h200", preset).for_model(model)
+    times = [(each, cost_us(cost, each)) for each, _ in sheet_rows(preset) if each.stage != "routing"]
+    found = calibrate(write_rows(tmp_path / "rows.csv", times), "h200", name)
+    for each in found.fits:
+        for figure in each.figures:
+            assert figure.value == pytest.approx(getattr(getattr(preset, each.section), figure.name), rel=2e-3)
+    assert found.preset.expert is not None
+    assert (found.preset.expert.hidden_size, found.preset.expert.expert_width) == (
+        model.hidden_size,
+        model.expert_width,
+    )
+    assert found.preset.compute.weight_bytes == cost.preset.compute.weight_bytes
+    assert cost_us(Cost("mine", found.preset), times[0][0]) == pytest.approx(times[0][1], rel=1e-3)
+
+
+def test_tiles_of_another_model_must_be_timed_and_what_was_not_is_left_out(tmp_path: Path) -> None:
+    rows = timings(WORMHOLE, 0)
+    part = [pair for pair in rows if pair[0].stage in ("compute", "dispatch") and "hops" not in pair[0].numbers]
+    with pytest.raises(InputError, match="for another model time combine, too"):
+        calibrate(write_rows(tmp_path / "rows.csv", part), WORMHOLE, "gpt-oss-20b")
+    part += [pair for pair in rows if pair[0].stage == "combine"]
+    found = calibrate(write_rows(tmp_path / "rows.csv", part), WORMHOLE, "gpt-oss-20b")
+    assert (found.preset.functional, found.preset.table, found.kept) == (None, None, ("routing",))
+    assert found.preset.expert is not None
+    assert not found.preset.expert.scales
+    assert found.preset.dispatch.bytes_per_token == 2 * load_model("gpt-oss-20b").hidden_size
+    assert calibrate(tmp_path / "rows.csv", WORMHOLE, "kimi-k2").kept == ("functional", "table", "routing")
+
+
+def test_a_model_needs_a_preset_that_says_of_which_expert_it_is(tmp_path: Path) -> None:
+    like = tmp_path / "like.toml"
+    like.write_text(preset_text(load_hardware(WORMHOLE).model_copy(update={"expert": None})))
+    with pytest.raises(InputError, match=r"has no \[expert\] section"):
+        calibrate(write_rows(tmp_path / "rows.csv", timings(WORMHOLE, 0)), str(like), "kimi-k2")
