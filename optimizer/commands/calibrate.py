@@ -62,22 +62,22 @@ def calibrate(what: CalibrateOptions, figures: JsonOptions) -> None:
         raise BadInput("give either MEASUREMENTS.csv, or --sheet FILE.csv to get the sheet to fill in")
     if what.measurements is None:
         assert what.sheet is not None
-        _write_sheet(what.sheet, what.like)
+        _write_sheet(what.sheet, what)
     else:
         _fit(what.measurements, what, figures.as_json)
 
 
-def _write_sheet(path: Path, like: str) -> None:
-    """Write the sheet for the hardware of this preset."""
+def _write_sheet(path: Path, what: CalibrateOptions) -> None:
+    """Write the sheet for the hardware of the preset, and say what to do with it."""
     from optimizer.domain.calibration.sheet import sheet_text
     from optimizer.domain.presets import load_hardware
     from optimizer.files import check_writable, write_whole
 
     check_writable(path, "sheet")
-    write_whole(path, sheet_text(load_hardware(like)))
-    click.echo(
-        f"Written: {path}. Fill in its column us, in microseconds, and run moeplan calibrate {path} --like {like}"
-    )
+    write_whole(path, sheet_text(load_hardware(what.like)))
+    model = "" if what.model is None else f" --model {what.model}"
+    click.echo(f"Written: {path}. Fill in its column us, in microseconds.")
+    click.echo(f"Then: moeplan calibrate {path} --like {what.like}{model}")
 
 
 def _fit(path: Path, what: CalibrateOptions, as_json: bool) -> None:

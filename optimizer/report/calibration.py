@@ -52,9 +52,13 @@ def _section_json(found: SectionFit) -> dict[str, Any]:
 def _verdict(found: SectionFit) -> list[str]:
     """Whether the constants of a section are told apart, how well they fit, and what to measure if they are not."""
     blind, unseen, weak = (found.named(told) for told in ("not apart", "unseen", "badly"))
-    faults = [f"{_listed(blind)} cannot be told apart: in all rows their effects are in proportion"] if blind else []
+    faults = (
+        [f"{_listed(blind)} cannot be told apart: their effects are in the same proportion in all rows"]
+        if blind
+        else []
+    )
     faults += [f"{_listed(unseen)} {'shows' if len(unseen) == 1 else 'show'} in no time"] if unseen else []
-    faults += [f"{_listed(weak)} are hardly told apart: small errors of times move them far"] if weak else []
+    faults += [f"{_listed(weak)} are hardly told apart: small errors of timings move them far"] if weak else []
     told = f"{found.section}: {'; '.join(faults)}" if faults else f"All constants of {found.section} are told apart"
     share = found.rmse_us / found.mean_us if found.mean_us else 0.0
     close = f"RMSE {found.rmse_us:.3g} us ({share:.1%} of the mean) over {_rows(len(found.rows))}"

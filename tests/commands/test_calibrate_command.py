@@ -1,6 +1,8 @@
 """The command `calibrate`: the sheet, the preset that other commands take, what it says, and how it ends."""
 
+import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,27 @@ def test_a_fault_is_one_line_and_leaves_what_was_there(examples: Path, tmp_path:
 )
 def test_bad_usage_is_one_line(arguments: list[str], said: str, examples: Path) -> None:
     assert said in fault(run("calibrate", *[examples if each == "TIMES" else each for each in arguments]))
+
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "calibrating.md").read_text(encoding="utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    """The blocks of the document that are marked with this word."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+
+def test_the_documents_example_says_what_the_document_says(tmp_path: Path) -> None:
+    times = tmp_path / "timings.csv"
+    times.write_text(blocks("csv")[1])
+    found = run("calibrate", times, "-o", tmp_path / "mine.toml")
+    assert found.stdout.startswith(blocks("text")[0])
+
+
+def test_the_documents_sheet_is_what_is_written_but_for_two_stages(tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.csv"
+    run("calibrate", "--sheet", sheet)
+    with sheet.open() as file:
+        written = [row for row in csv.DictReader(file) if row["stage"] not in ("functional", "routing")]
+    shown = list(csv.DictReader(blocks("csv")[0].splitlines()))
+    assert shown == [{column: row[column] for column in shown[0]} for row in written]
