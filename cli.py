@@ -9,6 +9,7 @@ from optimizer import __version__
 from optimizer.commands.advise import advise
 from optimizer.commands.benchmark import benchmark
 from optimizer.commands.bound import bound
+from optimizer.commands.calibrate import calibrate
 from optimizer.commands.compare import compare
 from optimizer.commands.exchange import export, import_
 from optimizer.commands.experiment import experiment
@@ -69,7 +70,7 @@ def main() -> None:
 
 COMMANDS = (
     *(solve, advise, rebalance, watch, compare, simulate, report, sweep, bound, stats, slots),
-    *(convert, synth, export, import_, validate, presets, benchmark, experiment),
+    *(convert, synth, export, import_, validate, presets, calibrate, benchmark, experiment),
 )
 for command in COMMANDS:
     main.add_command(command)

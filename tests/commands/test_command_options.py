@@ -29,7 +29,7 @@ def names(command: OptionsCommand) -> str:
 
 
 def test_all_commands_show_their_options_in_sections() -> None:
-    assert len(COMMANDS) == len(main.commands) == 19
+    assert len(COMMANDS) == len(main.commands) == 20
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=names)

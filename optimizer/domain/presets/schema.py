@@ -251,6 +251,6 @@ class HardwarePreset(Section):
 
 
 def _scaled(section: Figures, factor: float, *names: str) -> Figures:
-    """The section with these figures multiplied; a figure that is a whole number stays one."""
-    grown = {name: type(value)(round(value * factor)) for name in names if (value := getattr(section, name))}
+    """The section with those of these figures multiplied that it has; one that is a whole number stays one."""
+    grown = {name: type(value)(round(value * factor)) for name in names if (value := getattr(section, name, None))}
     return section.model_copy(update=grown)
