@@ -164,3 +164,10 @@ def test_figures_of_worked_examples_are_what_their_code_prints(page: Path) -> No
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(blocks[place].text, str(page), "exec"), names)
         assert blocks[place + 1] == ("", printed.getvalue())
+
+
+def test_the_list_of_documents_has_them_all() -> None:
+    folder = ROOT / "docs"
+    text = (folder / "README.md").read_text()
+    pages = {page.name for page in folder.iterdir() if page.is_file()} - {"README.md"}
+    assert [page for page in sorted(pages) if f"({page})" not in text] == []
