@@ -1,0 +1,72 @@
+"""The commands of the README and of the pages on advising, on reports and on servers run, on a small model.
+
+`tests/exchange/test_deploying_document.py` runs those of the page on deploying.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from document_text import ROOT, shell_lines
+from running_commands import run
+from small_model import write_corpus
+
+pytestmark = pytest.mark.usefixtures("few_batches")
+
+PAGES = ("README.md", "docs/advising.md", "docs/report.md", "docs/servers.md")
+COMMANDS = {
+    " ".join(words[1:]): words[1:]
+    for page in PAGES
+    for words in shell_lines((ROOT / page).read_text())
+    if words[0] == "moeplan"
+}
+"""The words of each command, once where several pages have it."""
+
+LEFT_OUT = ("--ep-size", "--png", "--svg")
+"""Options with a value that are left out: ranks that the small model's experts do not fill, and pictures that need a
+browser."""
+
+SMALL, FEW = ("--mesh", "2x2", "--slots", "3"), ("--iterations", "100", "--time-limit", "20", "--batch-tokens", "24")
+LAYER = ("--layer", "1")
+SMALLER: dict[str, tuple[str, ...]] = {
+    "stats": LAYER,
+    "advise": (*SMALL, *FEW, *LAYER, "--shared-experts", "0", "--hardware", "h800"),
+    "solve": (*SMALL, *FEW),
+    "rebalance": (*FEW, "--max-moves", "2"),
+    "simulate": (),
+    "report": ("--batch-count", "8", "--routing", "even-source"),
+    "slots": (*SMALL, "--batch-tokens", "24"),
+    "bound": (*SMALL, *LAYER, "--batch-tokens", "24"),
+    "compare": (*SMALL, *FEW, *LAYER),
+    "experiment": (*SMALL, *FEW, *LAYER),
+    "export": ("--hidden-layers", "3", "--first-moe-layer", "0", "--fill", "identity"),
+    "validate": (),
+    "convert": (),
+}
+"""What is appended to each command, so that it is for the small model: the last of two values counts."""
+
+
+def smaller(words: list[str]) -> list[str]:
+    """A command as it runs here: without what is left out, and for the layers and slots of the small model."""
+    kept = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & {*LEFT_OUT}]
+    given = {"12": "1", "1856": "4", "law=DIR": "law=LAW"}  # a request may be in one data set alone
+    return [given.get(word, word) for word in kept]
+
+
+@pytest.fixture
+def folder(traces: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the documents' reader is: with traces under all names, a plan and a server's file."""
+    monkeypatch.chdir(traces.parent)
+    for name in ("TRACES", "RESPONSES", "DIR"):
+        shutil.copytree(traces, name)
+    for seed, name in enumerate(("LAW", "traces/code", "traces/chat")):
+        write_corpus(Path(name), seed)
+    Path("map.json").write_text(plan.read_text())
+    Path("expert_location.json").write_text(f'{{"physical_to_logical_map": {[[*range(8), 0, 1, 2, 3]] * 3}}}')
+    return traces.parent
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_every_command_runs(words: list[str], folder: Path) -> None:
+    result = run(*smaller(words), *SMALLER[words[0]])
+    assert result.exit_code == 0, f"{words}\n{result.output}"
