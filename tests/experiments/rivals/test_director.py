@@ -10,7 +10,7 @@ from random_problems import small_problem
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.solver import Limits
-from optimizer.experiments.rivals.director import StepTimes, director, relaxed, rounded
+from optimizer.experiments.rivals.director import StepTimes, director, relaxed, rounded, settled
 
 
 def shares(device_of: Ints, devices: int) -> Floats:
@@ -47,6 +47,26 @@ def test_rounding_keeps_its_guarantee(seed: int) -> None:
     most = (times.taken + times.compute @ share).max() + times.compute.max()
     assert (times.taken + times.compute @ whole).max() <= most + 1e-6
     assert (times.communication * whole).sum() <= (times.communication * share).sum() + 1e-6
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6))
+def test_no_change_of_a_settled_assignment_makes_the_step_shorter(seed: int) -> None:
+    """Changes of devices that are not the busiest cannot, so that all changes may be tried here."""
+    times = drawn(seed)
+    start = rounded(times, relaxed(times))
+    found = settled(times, start)
+    tried = [found[np.array(order)] for order in (swapped(a, b) for a in range(6) for b in range(a))]
+    tried += [np.where(np.arange(6) == expert, device, found) for expert in range(6) for device in range(3)]
+    steps = [times.step(shares(each, 3)) for each in tried if np.bincount(each, minlength=3).max() <= 3]
+    assert times.step(shares(found, 3)) <= min(times.step(shares(start, 3)), min(steps)) + 1e-9
+
+
+def swapped(one: int, other: int) -> list[int]:
+    """The places 0..5 with two of them exchanged."""
+    places = list(range(6))
+    places[one], places[other] = other, one
+    return places
 
 
 def test_shares_are_cut_into_slots_with_the_longest_first() -> None:
