@@ -8,6 +8,7 @@ from optimizer.domain.problem import Problem
 from optimizer.experiments.rivals.director import director
 from optimizer.experiments.rivals.eplb import eplb, eplb_by_groups, nodes
 from optimizer.experiments.rivals.flashlb import flashlb
+from optimizer.experiments.rivals.lplb import has_cubes, lplb_cube, lplb_torus
 from optimizer.experiments.rivals.metro import METRO
 from optimizer.experiments.rivals.moetuner import moetuner
 from optimizer.experiments.rivals.orders import column_major, row_major
@@ -32,7 +33,10 @@ class Planner:
 
 
 def planners(problem: Problem, train: Batches, seed: int) -> list[Planner]:
-    """All planners, without EPLB by groups where there is but one node, as it is then the same as EPLB.
+    """All planners.
+
+    EPLB by groups is left out where there is but one node, as it is then the same as EPLB, and LPLB's cube where the
+    devices cannot be cut into cubes.
 
     train: the batches of the problem's loads, for planners that look at tokens.
 
@@ -59,5 +63,8 @@ def planners(problem: Problem, train: Batches, seed: int) -> list[Planner]:
         ),
         Planner("MoETuner", lambda problem: moetuner(problem, train), full=False),
         Planner("Director", lambda problem: director(problem, train), full=False),
+        Planner("LPLB, cube", lplb_cube, ("optimal",), full=False),
+        Planner("LPLB, torus", lplb_torus, ("optimal",), full=False),
     ]
-    return [each for each in found if each.plan is not eplb_by_groups or nodes(problem) > 1]
+    senseless = [eplb_by_groups] * (nodes(problem) == 1) + [lplb_cube] * (not has_cubes(problem.mesh))
+    return [each for each in found if each.plan not in senseless]
