@@ -19,15 +19,14 @@ from optimizer.traces.batches import Batches
 class OneEach:
     """The experts to place, and what devices take.
 
-    experts `[expert to place]`: their ids; load `[expert to place]`: their pairs over all train batches, in units of
-    which `scale` make one pair, so that all are whole. taken `[device]`: the load of shared experts that are placed
-    already, in the same units. room `[device]`: the slots that these leave. least, most `[device]`: how many experts a
-    device takes where all take the same number, as far as there is room.
+    experts `[expert to place]`: their ids; load `[expert to place]`: their pairs over all train batches, times the
+    number of replicas of shared experts, so that the parts of these are whole. taken `[device]`: the load of shared
+    experts that are placed already, in the same units. room `[device]`: the slots that these leave. least, most
+    `[device]`: how many experts a device takes where all take the same number, as far as there is room.
     """
 
     experts: Ints
     load: Ints
-    scale: int
     taken: Ints
     room: Ints
     least: Ints
@@ -42,8 +41,9 @@ class OneEach:
         fixed = np.append(np.where(problem.spread, total, 0), 0)
         room = (held == EMPTY).sum(axis=1)
         level = next(size for size in range(problem.mesh.slots + 1) if np.minimum(room, size).sum() >= len(experts))
-        sizes = (np.minimum(room, size) for size in (level - 1, level))
-        return cls(experts, total[experts] * scale, scale, fixed[held].sum(axis=1), room, *sizes)
+        most = np.minimum(room, level)
+        least = most if most.sum() == len(experts) else np.minimum(room, level - 1)
+        return cls(experts, total[experts] * scale, fixed[held].sum(axis=1), room, least, most)
 
     def dealt(self) -> Ints:
         """The device of each expert `[expert to place]` by EPLB's packing (deepseek-ai/EPLB, `balanced_packing`): the

@@ -14,6 +14,7 @@ from optimizer.experiments.rivals.moetuner import moetuner
 from optimizer.experiments.rivals.orders import column_major, row_major
 from optimizer.experiments.rivals.row_balance import row_balance
 from optimizer.experiments.rivals.step_maximum import step_maximum
+from optimizer.experiments.rivals.swift_balancer import swift_balancer
 from optimizer.search.seeds.orders import random_permutation, sequential
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.steps import steps
@@ -65,6 +66,8 @@ def planners(problem: Problem, train: Batches, seed: int) -> list[Planner]:
         Planner("Director", lambda problem: director(problem, train), full=False),
         Planner("LPLB, cube", lplb_cube, ("optimal",), full=False),
         Planner("LPLB, torus", lplb_torus, ("optimal",), full=False),
+        Planner("SwiftBalancer", lambda problem: swift_balancer(problem, sequential(problem))),
+        Planner("SwiftBalancer on EPLB", lambda problem: swift_balancer(problem, eplb(problem))),
     ]
     senseless = [eplb_by_groups] * (nodes(problem) == 1) + [lplb_cube] * (not has_cubes(problem.mesh))
     return [each for each in found if each.plan not in senseless]
