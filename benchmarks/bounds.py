@@ -84,7 +84,7 @@ def machine(rng: np.random.Generator) -> Cost:
 def placements(case: BoundsCase, seed: int) -> Iterator[Placement]:
     """Placements of some published planners, a random one, and now and then one of ours."""
     problem, rng = case.problem, case.rng
-    known = planners(problem, seed)
+    known = planners(problem, case.batches, seed)
     for number in rng.permutation(len(known))[:PLANNERS_A_CASE]:
         yield known[number].plan(problem)
     yield at_random(problem, rng)

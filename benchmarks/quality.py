@@ -81,7 +81,7 @@ def figures(report: SimulationReport) -> Figures:
 def rivals(problem: Problem, sets: Sets, seed: int) -> dict[str, dict[str, Figures]]:
     """The figures of all rivals, by how pairs are routed, and by planner."""
     found: dict[str, dict[str, Figures]] = {"own": {}, "even-source": {}, "optimal tiles": {}, "optimal tokens": {}}
-    for planner in planners(problem, seed):
+    for planner in planners(problem, sets.train, seed):
         planned = timed(planner, problem)
         for routing in dict.fromkeys((*planned.routings, "even-source")):
             of = figures(judged(problem, sets, planned.placement, Conditions(routing)))

@@ -22,7 +22,7 @@ from optimizer.routing.context import Unit
 from optimizer.routing.servers.abilities import ANY, Server
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
-from optimizer.traces.batches import Sets
+from optimizer.traces.batches import Batches, Sets
 from optimizer.traces.source import Source
 
 OURS, OPTIMAL = "moeplan", "optimal"
@@ -101,7 +101,7 @@ def compare(
     problem = make_problem(source.model, mesh, cost, train, options.constraints, layer)
     bounds = _least(load, mesh) / (load.sum(axis=1) / mesh.devices), _least(cost.tiles(load), mesh)
     imbalance, tiles = (float(bound.mean()) for bound in bounds)
-    rivals = list(_rivals(problem, options.seed, progress))
+    rivals = list(_rivals(problem, sets.train, options.seed, progress))
     ours = _ours(problem, sets, options, progress, cancel)
     trials = [(each, trial) for each in (*rivals, ours) for trial in _conditions(each, server, options.unit, cost)]
     if server.own_rule:
@@ -133,8 +133,8 @@ def timed(planner: Planner, problem: Problem) -> PlannerResult:
     return PlannerResult(planner.name, placement, time.perf_counter() - started, planner.routings)
 
 
-def _rivals(problem: Problem, seed: int, progress: Progress) -> Iterator[PlannerResult]:
-    rivals = planners(problem, seed)
+def _rivals(problem: Problem, train: Batches, seed: int, progress: Progress) -> Iterator[PlannerResult]:
+    rivals = planners(problem, train, seed)
     for done, planner in enumerate(rivals):
         progress(planner.name, done / len(rivals))
         yield timed(planner, problem)
