@@ -1,5 +1,6 @@
 """A small plan and a folder of traces that a watch looks at, without a search unless enough requests are there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.interrupts import Cancel
 from optimizer.planning.options import SolveOptions
-from optimizer.planning.plan_file import Plan, write_plan
+from optimizer.planning.plan_file import LayerPlan, Plan, write_plan
 from optimizer.planning.rebalancing.budgets import MoveLimits
 from optimizer.planning.watching.folder import Folder
 from optimizer.planning.watching.replanning import Replanner, WatchFiles
@@ -26,19 +27,22 @@ LATER = 1e12
 MODEL = Model("small", 8, 0, 2, layers=3, first_moe_layer=0)
 
 
-def small_plan(path: Path) -> Path:
-    """The plan of layer 1 on four devices with three slots each, in a file."""
+def small_plan(path: Path, layers: tuple[int, ...] = (1,)) -> Path:
+    """A plan of layers, each with the same placement on four devices with three slots each, in a file."""
     placement = Placement(np.array([[0, 1, 2], [3, 4, 5], [6, 7, 0], [1, 2, 3]]))
-    write_plan(path, Plan.of(placement, 1, MODEL, Hardware.of("h800", Mesh(2, 2, 3))))
+    plan = Plan.of(placement, layers[0], MODEL, Hardware.of("h800", Mesh(2, 2, 3)))
+    write_plan(path, replace(plan, layers={layer: LayerPlan(placement) for layer in layers}))
     return path
 
 
-def watcher_of(folder: Path, plan: Path, cancel: Cancel | None = None, min_gain: float = 0.02) -> Watcher:
+def watcher_of(
+    folder: Path, plan: Path, cancel: Cancel | None = None, min_gain: float = 0.02, layers: tuple[int, ...] = (1,)
+) -> Watcher:
     """A watch of the folder with few moves and a short search; or the one that was left beside the plan."""
     hardware = Hardware.of("h800", Mesh(2, 2, 3))
     replanner = Replanner(
         WatchFiles(plan),
-        (1,),
+        layers,
         TraceInput(batch_tokens=24),
         hardware.cost.for_model(MODEL),
         SolveOptions(time_limit=60, iterations=100, routings=("even-source",), jobs=1),

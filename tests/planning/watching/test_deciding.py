@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_problems import request_experts, write_request
 from watched import LATER, MODEL, skewed, small_plan, watcher_of, write_requests
 
 from optimizer.domain.mesh import Mesh
@@ -54,6 +55,19 @@ def test_moves_that_pay_are_written_with_the_plan(plan: Path, tmp_path: Path, rn
     assert (after.decision, after.unseen) == ("idle", 0)
     assert after.drift is not None
     assert after.drift.drift[0] < 0.2
+
+
+def test_moves_go_to_the_layer_that_has_drifted(plan: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Layer 2 needs two experts most, which are on one device; layer 0 needs all of its experts alike."""
+    small_plan(plan, (0, 2))
+    for number in range(ENOUGH):
+        experts = skewed(rng)
+        experts[:, 0] = np.sort(request_experts(rng, len(experts), 1, 8, 2)[:, 0], axis=1)
+        write_request(tmp_path / "traces" / f"r{number}.npz", experts)
+    look = watcher_of(tmp_path / "traces", plan, layers=(0, 2)).look(LATER)
+    assert look.decision == "written"
+    moves = json.loads(WatchFiles(plan).moves.read_text())["asked"]["layers"]
+    assert moves["2"] > moves["0"]
 
 
 def test_two_watches_of_one_plan_do_not_run_at_once(plan: Path) -> None:
