@@ -201,7 +201,7 @@ def _teller(watched: WatchOptions) -> "Callable[[Look], None]":
     from optimizer.report.watching import as_json, metrics
 
     def told(look: "Look") -> None:
-        say(f"{name}: {fault}" for name, fault in look.bad.items())
+        say([*(f"{name}: {fault}" for name, fault in look.bad.items()), *look.wrong])
         if look.decision != "idle":
             click.echo(as_json(look))
         if watched.metrics is not None:

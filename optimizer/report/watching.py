@@ -35,6 +35,7 @@ def as_json(look: Look) -> str:
         "requests": look.requests,
         "bad": look.bad,
         "vanished": look.vanished,
+        "looks_wrong": look.wrong[0] if look.wrong else None,
         "unseen": look.unseen,
         "planned_on": look.planned,
         "tested_on": look.tested,

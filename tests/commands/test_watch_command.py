@@ -97,6 +97,14 @@ def test_the_next_run_counts_nothing_twice_and_says_nothing(own_plan: Path, fold
     assert {*found} == {*METRICS}
 
 
+def test_what_looks_wrong_in_the_recording_is_said(own_plan: Path, folder: Path) -> None:
+    """A warm-up run of equal tokens."""
+    write_request(folder / "warm.npz", np.tile(np.array([1, 2], dtype=np.uint8), (500, 3, 1)))
+    result = watch(settled(folder), own_plan)
+    assert "looks wrong: " in result.stderr
+    assert "a profile or warm-up run" in json.loads(result.stdout)["looks_wrong"]
+
+
 def test_the_line_of_a_later_run_tells_the_drift_from_the_plan(
     own_plan: Path, folder: Path, rng: np.random.Generator
 ) -> None:

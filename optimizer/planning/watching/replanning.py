@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.planning.rebalancing.budgets import MoveLimits
 from optimizer.planning.rebalancing.plan import RebalancedPlan, rebalance_plan
-from optimizer.planning.watching.window import Window
+from optimizer.planning.watching.window import RecentSource, Window
+from optimizer.statistics.checked import with_warnings
 from optimizer.traces.composition import Composition
 from optimizer.traces.source import TraceInput
 from optimizer.traces.trace import digest
@@ -112,13 +113,22 @@ class Replanner:
         made = plan.layers[self.layers[0]].provenance
         return as_planned(self.batches, made).composition(plan.mesh)
 
+    def wrong(self, plan: Plan, window: Window) -> tuple[str, ...]:
+        """What looks wrong in the recording of the requests in the window, by the first layer, in one sentence; none
+        where nothing does. Raises InputError for what cannot be."""
+        source = self._source(plan, window, self.layers[0])
+        return with_warnings(source, replace(self.batches, memory=source.trace)).trace.warnings
+
+    def _source(self, plan: Plan, window: Window, layer: int) -> RecentSource:
+        place, composition = self.layers.index(layer), self.composition(plan)
+        return window.source(place, layer, plan.model, composition, self.options.seed)
+
     def decide(self, plan: Plan, window: Window, progress: Progress = silent) -> RebalancedPlan:
         """Rebalance the plan on the window, and write it where that pays. Raises InputError and OSError where it cannot
         be done; the plan in force is then as it was."""
-        composition, seed = self.composition(plan), self.options.seed
         found = rebalance_plan(
             plan,
-            lambda layer: window.source(self.layers.index(layer), layer, plan.model, composition, seed),
+            lambda layer: self._source(plan, window, layer),
             self.layers,
             self.cost,
             self.options,

@@ -29,8 +29,8 @@ class Look:
     now: seconds since 1970. why: the reason of a failure, "" for none. files, requests: new ones that were counted;
     bad: what is wrong with files, by name, said once; vanished: files that are gone. unseen: requests since the last
     decision; tested, planned: requests by which the decision was judged, and which it was made by, selection included.
-    found: what rebalancing came to, None without a decision; drift: None where the plan does not say its loads. gain:
-    of the last decision, whenever that was.
+    wrong: what looks wrong in the recording, a sentence at most. found: what rebalancing came to, None without a
+    decision; drift: None where the plan does not say its loads. gain: of the last decision, whenever that was.
     """
 
     now: float
@@ -43,6 +43,7 @@ class Look:
     unseen: int = 0
     tested: int = 0
     planned: int = 0
+    wrong: tuple[str, ...] = ()
     found: RebalancedPlan | None = None
     layers: tuple[int, ...] = ()
     drift: LoadDrift | None = None
@@ -135,6 +136,7 @@ class Watcher:
             look.decision = "stopped"
             return
         look.tested, look.planned = window.newest, len(window.requests) - window.newest
+        look.wrong = self.replanner.wrong(plan, window)
         look.found = self.replanner.decide(plan, window, progress)
         if self.replanner.cancel.asked and not look.found.moves:
             look.decision = "stopped"  # what it was judged by stays unseen, for the next run
