@@ -4,6 +4,7 @@ import ast
 import contextlib
 import importlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def check_names(values: dict[str, object]) -> None:
     }
     for name, check in checks.items():
         given = values.get(name)
-        if isinstance(given, str) and given != "auto" and "/" not in given:  # paths are the reader's own files
+        if isinstance(given, str) and given != "auto" and not re.search(r"/|\.toml$", given):  # the reader's own files
             check(given)
 
 

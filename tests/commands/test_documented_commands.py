@@ -33,7 +33,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "advise": (*SMALL, *FEW, *LAYER, "--shared-experts", "0", "--hardware", "h800"),
     "solve": (*SMALL, *FEW),
     "rebalance": (*FEW, "--max-moves", "2"),
-    "watch": (*FEW, "--max-moves", "2", "--once"),
+    "watch": (*FEW, *LAYER, "--max-moves", "2", "--once"),
     "simulate": (),
     "report": ("--batch-count", "8", "--routing", "even-source"),
     "slots": (*SMALL, "--batch-tokens", "24"),
