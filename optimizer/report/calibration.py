@@ -58,7 +58,8 @@ def _verdict(found: SectionFit) -> list[str]:
         else []
     )
     faults += [f"{_listed(unseen)} {'shows' if len(unseen) == 1 else 'show'} in no time"] if unseen else []
-    faults += [f"{_listed(weak)} are hardly told apart: small errors of timings move them far"] if weak else []
+    hardly = "is hardly told" if len(weak) == 1 else "are hardly told apart"
+    faults += [f"{_listed(weak)} {hardly}: quite other values fit about as well"] if weak else []
     told = f"{found.section}: {'; '.join(faults)}" if faults else f"All constants of {found.section} are told apart"
     share = found.rmse_us / found.mean_us if found.mean_us else 0.0
     close = f"RMSE {found.rmse_us:.3g} us ({share:.1%} of the mean) over {_rows(len(found.rows))}"

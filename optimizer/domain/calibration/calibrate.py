@@ -153,10 +153,13 @@ def _advice(stage: Stage, found: Fit, preset: HardwarePreset) -> tuple[str, ...]
     """The rows of the fitted preset's sheet that would tell what is not told, in words; none of routing, see
     `fit_section`."""
     possible = [row for row, _ in sheet_rows(preset) if stage.takes(row)]
-    if not found.open_directions.size or stage.section == "routing":
+    if stage.section == "routing":
         return ()
-    columns = stage.design(possible).columns(found.ratio)
-    return tuple(possible[index].words() for index in helpful(columns, found))
+    design = stage.design(possible)
+    chosen = helpful(design.columns(found.ratio), found)
+    if not chosen and found.rival is not None:
+        chosen = [int(np.abs(design.times(found.constants) - design.times(found.rival)).argmax())]
+    return tuple(possible[index].words() for index in chosen)
 
 
 def _section(found: SectionFit, preset: HardwarePreset, file: str, like: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import lsq_linear
-from scipy.special import fdtrc
+from scipy.special import fdtrc, fdtri
 
 from formulations.kit.arrays import Bools, Floats
 
@@ -32,6 +32,10 @@ INVOLVED = 0.1
 CHANCE = 0.01
 """Two speeds are believed only where one alone would fit so much worse by chance this rarely. The place of the bend is
 chosen by the same timings, which is why it is less than the usual 0.05."""
+
+FEW_SPARE, FAR = 4, 0.25
+"""With fewer rows to spare than this no test tells chance from a second speed. It is believed then where one speed
+alone misses a timing by more than this share of it, which is more than timings of one thing scatter."""
 
 EXACT = 1e-9
 """A fit whose residuals are this share of the timings has no residuals but rounding."""
@@ -82,6 +86,7 @@ class Fit(NamedTuple):
     scale: Floats
     open_directions: Floats
     ratio: float
+    rival: Floats | None
 
 
 def fit(design: Design, measured: Floats, start: Floats) -> Fit:
@@ -89,11 +94,12 @@ def fit(design: Design, measured: Floats, start: Floats) -> Fit:
 
     measured `[row]` microseconds; start `[constant]` is what constants are where timings do not tell.
     """
+    rival = None
     if design.low is None:
         constants, ratio = _plain_fit(design.plain, measured, start), 0.0
         columns = design.plain
     else:
-        best = _bent(design, measured, start)
+        best, rival = _bent(design, measured, start)
         constants, ratio = best.constants, _ratio(best.constants)
         columns = design.columns(ratio if best.side is None else best.side)
     scale = np.linalg.norm(columns, axis=0)
@@ -103,12 +109,15 @@ def fit(design: Design, measured: Floats, start: Floats) -> Fit:
     share = np.zeros(len(start))
     share[: len(singular)] = singular / max(singular[0], np.finfo(float).tiny)
     blind = _involved(directions[share < BLIND].T) & ~unseen
-    weak = _involved(directions[(share < WEAK) & (share >= BLIND)].T) & ~blind & ~unseen
+    weak = _involved(directions[(share < WEAK) & (share >= BLIND)].T)
+    if rival is not None:
+        weak |= _differs(rival, constants)
+    weak &= ~blind & ~unseen
     spread = measured - design.times(constants)
     if np.linalg.norm(spread) <= EXACT * np.linalg.norm(measured):
         spread = np.zeros_like(spread)
     errors = _errors(columns / scale, spread, constants, ~(blind | unseen)) / scale
-    return Fit(constants, errors, unseen, blind, weak, scale, directions[share < WEAK].T, ratio)
+    return Fit(constants, errors, unseen, blind, weak, scale, directions[share < WEAK].T, ratio, rival)
 
 
 def helpful(columns: Floats, found: Fit) -> list[int]:
@@ -154,8 +163,8 @@ class _Candidate(NamedTuple):
     side: float | None
 
 
-def _bent(design: Design, measured: Floats, start: Floats) -> _Candidate:
-    """The best constants of a model with two speeds, or with one of them where the other is not seen."""
+def _bent(design: Design, measured: Floats, start: Floats) -> tuple[_Candidate, Floats | None]:
+    """The best constants of a model with two speeds, or with one of them where the other is not seen; and a rival."""
 
     def loss(candidate: _Candidate) -> float:
         return float(((design.times(candidate.constants) - measured) ** 2).sum())
@@ -164,16 +173,38 @@ def _bent(design: Design, measured: Floats, start: Floats) -> _Candidate:
     both = min(candidates, key=loss)
     single = [each for each in candidates if each.side is not None and each.constants[-2:].all()]
     one = min(single, key=loss, default=both)
-    return both if _needed(loss(both), loss(one), measured, len(start)) else one
+    far = bool((np.abs(design.times(one.constants) - measured) > FAR * measured).any())
+    if not _believed(loss(both), loss(one), far, measured, len(start)):
+        return one, None
+    near = _near(loss(both), measured, len(start))
+    rivals = [each for each in candidates if loss(each) <= near and _differs(each.constants, both.constants).any()]
+    return both, min(rivals, key=loss).constants if rivals else None
 
 
-def _needed(both: float, one: float, measured: Floats, constants: int) -> bool:
-    """Whether the sum of squares with two speeds is so much less than that with one that it is no accident."""
-    if one <= EXACT**2 * float((measured**2).sum()):
-        return False
+def _differs(other: Floats, constants: Floats) -> Bools:
+    """Which constants are farther than FAR from others, as a share of them."""
+    among: Bools = np.abs(other - constants) > FAR * constants
+    return among
+
+
+def _near(least: float, measured: Floats, constants: int) -> float:
+    """The sum of squares up to which a fit is about as good as the best: what chance exceeds once in 20 times."""
     freedom = len(measured) - constants
-    if freedom <= 0 or both <= 0:
+    rounding = EXACT**2 * float((measured**2).sum())
+    return max(rounding, least * (1 + 2 / freedom * float(fdtri(2, freedom, 0.95)))) if freedom > 0 else rounding
+
+
+def _believed(both: float, one: float, far: bool, measured: Floats, constants: int) -> bool:
+    """Whether there are two speeds, by the sums of squares with both and with one; far: whether one alone misses a
+    timing by FAR."""
+    rounding = EXACT**2 * float((measured**2).sum())
+    freedom = len(measured) - constants
+    if one <= rounding:
+        return False
+    if freedom > 0 and both <= rounding:
         return True
+    if freedom < FEW_SPARE:
+        return far
     ratio = (one - both) / 2 / (both / freedom)  # the second speed and the place of the bend
     return bool(fdtrc(2, freedom, ratio) < CHANCE)
 

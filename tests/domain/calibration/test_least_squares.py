@@ -32,7 +32,7 @@ def test_plain_constants_are_those_of_scipy(seed: int, rows: int, constants: int
     assert loss(Design(columns), found.constants, measured) == pytest.approx(nnls(columns, measured)[1] ** 2, abs=1e-6)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 3), st.integers(0, 1))
+@given(st.integers(0, 2**32), st.integers(4, 12), st.integers(1, 3), st.integers(0, 1))
 @settings(max_examples=60)
 def test_exact_times_are_met_whatever_side_items_are_on(seed: int, rows: int, items: int, plain: int) -> None:
     rng = np.random.default_rng(seed)
@@ -40,10 +40,9 @@ def test_exact_times_are_met_whatever_side_items_are_on(seed: int, rows: int, it
     true = rng.integers(1, 50, plain + 2).astype(float)
     measured = design.times(true)
     found = fit(design, measured, rng.random(plain + 2) * 50)
-    assert design.times(found.constants) == pytest.approx(measured, abs=1e-4)
-    told = ~(found.unseen | found.blind)
-    if not (found.unseen | found.blind | found.weak).any() and (found.constants == pytest.approx(true)):
-        assert told.all()
+    assert design.times(found.constants) == pytest.approx(measured, abs=1e-3)
+    if not (found.unseen | found.blind | found.weak).any():
+        assert (np.abs(true - found.constants) <= 0.25 * found.constants + 1e-4).all()
 
 
 @given(st.integers(0, 2**32), st.integers(4, 12), st.integers(1, 3))
@@ -79,6 +78,18 @@ def test_noise_alone_makes_no_second_speed() -> None:
     assert invented <= 5
 
 
+@pytest.mark.parametrize("tokens", [[1, 2], [1, 2, 4], [1, 4, 16, 64], [1, 4, 16, 64, 65]])
+def test_few_rows_make_no_second_speed_of_noise_and_find_one_that_is_there(tokens: list[int]) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        noise = rng.normal(0, 3, len(tokens) + 1)
+        assert fit(roofline(tokens), 100 + noise[:-1], np.array([90.0, 0.5])).unseen.tolist() == [False, True]
+        both = roofline([*tokens, 400])
+        found = fit(both, both.times(np.array([100.0, 1])) + noise, np.array([90.0, 0.5]))
+        assert not found.unseen.any()
+        assert found.constants == pytest.approx([100, 1], rel=0.1)
+
+
 def test_a_side_without_items_keeps_its_start_as_far_as_times_allow() -> None:
     slow = fit(roofline([1, 8, 32]), np.full(3, 100.0), np.array([90.0, 7.0]))
     assert slow.constants == pytest.approx([100, 100 / 32])
@@ -109,6 +120,20 @@ def test_a_near_proportion_is_told_badly() -> None:
     found = fit(Design(columns), columns @ [1, 2, 3], np.ones(3))
     assert found.weak.tolist() == [True, True, False]
     assert not found.blind.any()
+
+
+def test_constants_with_another_bend_that_fit_as_well_are_told_badly() -> None:
+    """Both 10 and 4, and 19 and 3, give 76 and 138. The rows have full rank with either, so that a look at
+    one of them would call its constants told."""
+    low, high = np.array([[0.0, 0], [1, 3], [3, 3], [0, 0]]), np.array([[0.0, 0], [6, 13], [5, 27], [0, 0]])
+    design = Design(np.array([[3.0], [0], [0], [1]]), low, high)
+    measured = np.array([72.0, 76, 138, 24])
+    for other in ([24.0, 10, 4], [24.0, 19, 3]):
+        assert design.times(np.array(other)).tolist() == measured.tolist()
+    found = fit(design, measured, np.array([20.0, 12, 4]))
+    assert found.weak[:2].tolist() == [False, True]
+    assert found.rival is not None
+    assert sorted([found.constants[1], found.rival[1]]) == pytest.approx([10, 19])
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 4))
