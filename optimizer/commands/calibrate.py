@@ -73,6 +73,8 @@ def _write_sheet(path: Path, what: CalibrateOptions) -> None:
     from optimizer.domain.presets import load_hardware
     from optimizer.files import check_writable, write_whole
 
+    if path.is_file():
+        raise BadInput(f"--sheet: {path} is there already, perhaps with times; name a new file")
     check_writable(path, "sheet")
     write_whole(path, sheet_text(load_hardware(what.like)))
     model = "" if what.model is None else f" --model {what.model}"

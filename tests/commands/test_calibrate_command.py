@@ -76,6 +76,12 @@ def test_a_fault_is_one_line_and_leaves_what_was_there(examples: Path, tmp_path:
     assert mine.read_text() == "old"
 
 
+def test_a_sheet_with_times_is_not_written_over(examples: Path) -> None:
+    before = examples.read_text()
+    assert "is there already" in fault(run("calibrate", "--sheet", examples))
+    assert examples.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.kit.arrays import Floats
-from optimizer.domain.calibration.least_squares import Design
+from optimizer.domain.calibration.design import Design
 from optimizer.domain.calibration.measurements import KINDS, Choices, Measurement
 from optimizer.domain.presets.schema import (
     FunctionalCompute,

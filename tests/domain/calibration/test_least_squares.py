@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from formulations.kit.arrays import Floats
-from optimizer.domain.calibration.least_squares import Design, Fit, fit, helpful
+from optimizer.domain.calibration.design import Design
+from optimizer.domain.calibration.least_squares import Fit, fit, helpful
 
 
 def loss(design: Design, constants: Floats, measured: Floats) -> float:
@@ -96,6 +97,17 @@ def test_a_side_without_items_keeps_its_start_as_far_as_times_allow() -> None:
     multiplying = fit(roofline([100, 200, 400]), np.array([100.0, 200, 400]), np.array([500.0, 2.0]))
     assert multiplying.unseen.tolist() == [True, False]
     assert multiplying.constants == pytest.approx([100, 1])
+
+
+@pytest.mark.parametrize(("tokens", "us", "side"), [(8, 110.0, 0), (400, 380.0, 1)])
+def test_slots_of_one_size_are_on_the_side_where_the_start_has_them_and_badly_told(
+    tokens: int, us: float, side: int
+) -> None:
+    """Whether they read or multiply cannot be seen."""
+    found = fit(roofline([tokens] * 3), np.full(3, us), np.array([100.0, 1]))
+    assert found.constants == pytest.approx([110, 1] if side == 0 else [100, 0.95])
+    assert found.unseen.tolist() == [side == 1, side == 0]
+    assert found.weak.tolist() == [side == 0, side == 1]
 
 
 def test_standard_errors_are_those_of_repeated_fits() -> None:
