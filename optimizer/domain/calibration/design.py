@@ -17,8 +17,8 @@ class Design:
     """What each timing is made of: `plain @ constants`, and with two speeds the sum over items of
     `max(a * low, b * high)`.
 
-    plain `[row, plain constant]`; low and high `[row, item]` are what the two constants a and b multiply, which come after the
-    plain ones; None where there are no two speeds.
+    plain `[row, plain constant]`; low and high `[row, item]` belong to the constants a and b, which come after the
+    plain ones, and are None where there are no two speeds.
     """
 
     plain: Floats

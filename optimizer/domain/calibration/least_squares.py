@@ -97,11 +97,17 @@ def _involved(directions: Floats) -> Bools:
 
 
 def _errors(columns: Floats, spread: Floats, constants: Floats, told: Bools) -> Floats:
-    """Standard errors, `[constant]`; nan for what is not told or at its limit of 0, and without rows to spare."""
+    """Standard errors, `[constant]`; nan for what is not told, at its limit of 0, or rests on a single row.
+
+    They hold also where long times scatter more than short ones, as they mostly do: HC3 of MacKinnon and White (Journal
+    of Econometrics 29, 1985), where each residual stands for its own row, as if that had been left out of the fit.
+    """
     errors = np.full(len(constants), np.nan)
     free = told & (constants > 0)
-    freedom = len(spread) - np.linalg.matrix_rank(columns)
-    if freedom > 0 and free.any():
-        normal = columns[:, free].T @ columns[:, free]
-        errors[free] = np.sqrt((spread**2).sum() / freedom * np.diag(np.linalg.pinv(normal)))
+    weights = np.linalg.pinv(columns[:, free])
+    alone = 1 - np.einsum("rc,cr->r", columns[:, free], weights)  # how much of a row's error the fit leaves to be seen
+    seen = alone > EXACT
+    unseen = (np.abs(weights) > EXACT) & ~seen
+    left_out = spread / np.where(seen, alone, 1)
+    errors[free] = np.where(unseen.any(axis=1), np.nan, np.sqrt((weights**2) @ (left_out**2)))
     return errors

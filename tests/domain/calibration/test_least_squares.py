@@ -110,12 +110,24 @@ def test_slots_of_one_size_are_on_the_side_where_the_start_has_them_and_badly_to
     assert found.weak.tolist() == [side == 0, side == 1]
 
 
-def test_standard_errors_are_those_of_repeated_fits() -> None:
-    rng, design = np.random.default_rng(5), roofline([10, 20, 30, 200, 300, 400, 500])
-    fits = [fit(design, design.times(np.array([100.0, 1])) + rng.normal(0, 2, 7), np.ones(2)) for _ in range(300)]
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_standard_errors_are_those_of_repeated_fits(share: float) -> None:
+    """With noise of 2 us, and of 2 % of the time; they err towards too large, the less the more rows there are."""
+    rng, design = np.random.default_rng(5), roofline([10, 20, 30, 40, 200, 250, 300, 350, 400, 500] * 2)
+    true = design.times(np.array([100.0, 1]))
+    fits = [
+        fit(design, true + rng.normal(0, 1, len(true)) * (share * true if share else 2), np.ones(2)) for _ in range(200)
+    ]
     spread = np.std([found.constants for found in fits], axis=0)
     stated = np.sqrt(np.mean([found.errors**2 for found in fits], axis=0))
-    assert stated == pytest.approx(spread, rel=0.15)
+    assert (stated / spread > 0.9).all()
+    assert (stated / spread < 1.35).all()
+
+
+def test_a_constant_that_rests_on_one_row_has_no_standard_error() -> None:
+    found = fit(Design(np.array([[1.0, 0], [1, 0], [1, 5]])), np.array([10.0, 12, 61]), np.ones(2))
+    assert found.constants == pytest.approx([11, 10])
+    assert found.errors == pytest.approx([np.sqrt(2), np.nan], nan_ok=True)
 
 
 def test_two_constants_in_proportion_are_named_and_stay_near_the_start() -> None:
