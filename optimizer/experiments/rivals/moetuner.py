@@ -24,8 +24,7 @@ from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, run, solver_for
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.experiments.rivals.one_each import OneEach, pairs_by_source, placed
-from optimizer.search.seeds.packing import Packing
+from optimizer.experiments.rivals.one_each import OneEach, pairs_by_source, placed, same_shared
 from optimizer.traces.batches import Batches
 
 LIMITS = Limits(seconds=120, deterministic=5)
@@ -86,7 +85,6 @@ def assigned(problem: Problem, cluster_of: Ints, pairs: Ints) -> Ints:
     wanted = np.zeros((devices, len(pairs)), dtype=np.int64)
     np.add.at(wanted, cluster_of, pairs[:, task.experts].T)
     hops = (wanted @ problem.network.distance).astype(np.float64)
-    shared = Packing(problem, np.zeros(problem.model.experts)).holds[problem.spread]
-    hops[(shared[:, :, None] != shared[:, None]).any(axis=0)] = np.inf
+    hops[~same_shared(problem)] = np.inf
     _, device = linear_sum_assignment(hops)
     return np.asarray(device, dtype=np.int64)[cluster_of]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Bools, Ints
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.seeds.packing import Packing
@@ -70,6 +70,13 @@ def placed(problem: Problem, device_of: Ints) -> Placement:
     for expert, device in zip(np.flatnonzero(~problem.spread), device_of, strict=True):
         packing.place(int(expert), int(device))
     return packing.placement()
+
+
+def same_shared(problem: Problem) -> Bools:
+    """Whether two devices hold the same of the shared experts that have their places, `[device, device]`."""
+    shared = Packing(problem, np.zeros(problem.model.experts)).holds[problem.spread]
+    same: Bools = (shared[:, :, None] == shared[:, None]).all(axis=0)
+    return same
 
 
 def pairs_by_source(problem: Problem, batches: Batches) -> Ints:
