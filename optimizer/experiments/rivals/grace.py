@@ -40,25 +40,31 @@ FINE = 1000  # a threshold is sought to this part of the mean
 class Quotas:
     """Who serves what; experts are those to place.
 
-    pairs `[source, expert, device]`: quotas; taken `[device]`: what else a device serves; holds `[expert, device]`;
-    spare `[device]`: empty slots; local `[source, device]`: whether a device is a source's own.
+    pairs `[device, source, expert]`: quotas; load `[device]`: all that a device serves; arrives `[device]`: what it
+    serves of sources whose own it is not; holds `[expert, device]`; spare `[device]`: empty slots; local
+    `[source, device]`: whether a device is a source's own.
     """
 
     pairs: Ints
-    taken: Ints
+    load: Ints
+    arrives: Ints
     holds: Bools
     spare: Ints
     local: Bools
 
-    @property
-    def load(self) -> Ints:
-        """The pairs that each device serves, `[device]`."""
-        load: Ints = self.taken + self.pairs.sum(axis=(0, 1))
-        return load
-
     def copy(self) -> "Quotas":
         """The same quotas, to go on from."""
-        return replace(self, pairs=self.pairs.copy(), holds=self.holds.copy(), spare=self.spare.copy())
+        changing = ("pairs", "load", "arrives", "holds", "spare")
+        return replace(self, **{name: getattr(self, name).copy() for name in changing})
+
+    def move(self, source: int, expert: int, over: int, target: int, amount: int) -> None:
+        """Let another device serve an amount of what a device serves, with a new copy if it needs one."""
+        for device, change in ((over, -amount), (target, amount)):
+            self.pairs[device, source, expert] += change
+            self.load[device] += change
+            self.arrives[device] += 0 if self.local[source, device] else change
+        self.spare[target] -= not self.holds[expert, target]
+        self.holds[expert, target] = True
 
 
 def grace(problem: Problem, train: Batches) -> Placement:
@@ -96,19 +102,21 @@ def copy_near_demand(demand: Ints, holds: Bools, spare: Ints, local: Bools, task
 
 
 def started(demand: Ints, home: Ints, holds: Bools, spare: Ints, local: Bools, taken: Ints) -> Quotas:
-    """The quotas with which step 2 begins: all to the first local replica, else to the home `[expert]`."""
-    pairs = np.zeros((*demand.shape, len(spare)), dtype=np.int64)
+    """The quotas with which step 2 begins: all to the first local replica, else to the home `[expert]`.
+
+    demand `[source, expert]`; taken `[device]`: what devices serve beside; the others as of `Quotas`.
+    """
     near = holds & local[:, None]
     device = np.where(near.any(axis=2), near.argmax(axis=2), home)
-    np.put_along_axis(pairs, device[..., None], demand[..., None], axis=2)
-    return Quotas(pairs, taken, holds, spare, local)
+    pairs = np.where(device == np.arange(len(spare))[:, None, None], demand, 0)
+    arrives = (pairs.sum(axis=2) * ~local.T).sum(axis=1)
+    return Quotas(pairs, taken + pairs.sum(axis=(1, 2)), arrives, holds, spare, local)
 
 
 def levelled(start: Quotas) -> Quotas:
     """The quotas of step 2."""
-    load = start.load
+    load, best = start.load, start
     low, high = -(-int(load.sum()) // len(load)), int(load.max())
-    best = start
     tried = low
     while low < high:
         found = exported(start, tried, near_first=False)
@@ -124,42 +132,30 @@ def levelled(start: Quotas) -> Quotas:
 
 def exported(start: Quotas, threshold: int, near_first: bool) -> Quotas | None:
     """The quotas with all devices brought to a threshold; None where this way does not lead there."""
-    found, load = start.copy(), start.load
-    for over in np.argsort(-load, kind="stable"):
-        while load[over] > threshold:
-            if not _export(found, load, int(over), threshold, near_first):
+    found = start.copy()
+    for over in np.argsort(-start.load, kind="stable"):
+        while found.load[over] > threshold:
+            if not _export(found, int(over), threshold, near_first):
                 return None
     return found
 
 
-def _export(quotas: Quotas, load: Ints, over: int, threshold: int, near_first: bool) -> bool:
-    """Let one amount go from a device, and say whether there was any to go; quotas and load `[device]` change."""
-    source, expert = np.nonzero(quotas.pairs[:, :, over])
+def _export(quotas: Quotas, over: int, threshold: int, near_first: bool) -> bool:
+    """Let one amount go from a device, in place, and say whether there was any to go."""
+    load, local = quotas.load, quotas.local
+    source, expert = np.nonzero(quotas.pairs[over])
     roomy = np.flatnonzero(load < threshold)
     new = ~quotas.holds[np.ix_(expert, roomy)]
     cell, place = np.nonzero(~new | (quotas.spare[roomy] > 0))
     if len(cell) == 0:
         return False
     source, expert, target, new = source[cell], expert[cell], roomy[place], new[cell, place]
-    amount = np.minimum(quotas.pairs[source, expert, over], threshold - load[target])
+    amount = np.minimum(quotas.pairs[over, source, expert], threshold - load[target])
     amount = np.minimum(amount, load[over] - threshold)
-    farther = quotas.local[source, over].astype(np.int64) - quotas.local[source, target]
+    farther = local[source, over].astype(np.int64) - local[source, target]
     by: tuple[Ints | Bools, ...] = (farther, new, -amount)
     if near_first:
-        arrives = _from_elsewhere(quotas)[target] + np.where(quotas.local[source, target], 0, amount)
-        by = (new, -amount, arrives, farther)
+        by = (new, -amount, quotas.arrives[target] + np.where(local[source, target], 0, amount), farther)
     best = np.lexsort((target, source, expert, *by))[0]
-    moved = source[best], expert[best]
-    quotas.pairs[(*moved, over)] -= amount[best]
-    quotas.pairs[(*moved, target[best])] += amount[best]
-    quotas.spare[target[best]] -= new[best]
-    quotas.holds[expert[best], target[best]] = True
-    load[over] -= amount[best]
-    load[target[best]] += amount[best]
+    quotas.move(int(source[best]), int(expert[best]), over, int(target[best]), int(amount[best]))
     return True
-
-
-def _from_elsewhere(quotas: Quotas) -> Ints:
-    """The pairs that each device serves of sources whose own it is not, `[device]`."""
-    pairs: Ints = (quotas.pairs.sum(axis=1) * ~quotas.local).sum(axis=0)
-    return pairs

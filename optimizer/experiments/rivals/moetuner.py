@@ -29,7 +29,7 @@ from optimizer.traces.batches import Batches
 
 LIMITS = Limits(seconds=120, deterministic=5)
 """The work that the first program gets, which takes some seconds, long before the wall clock's limit, so that a problem
-has one plan. Four times as much finds nothing better on the layers of benchmarks/README.md."""
+has one plan. Four times as much lowers no peak on the real layers of benchmarks/README.md."""
 
 
 def moetuner(problem: Problem, train: Batches) -> Placement:

@@ -85,14 +85,14 @@ def test_quotas_of_the_documents_example() -> None:
     """Four go home to device 2, and of the devices with as much room the rest goes where less comes from elsewhere."""
     found = exported(example(), 20, near_first=True)
     assert found is not None
-    assert found.pairs[2, 0].tolist() == [4, 0, 4, 2]
+    assert found.pairs[:, 2, 0].tolist() == [4, 0, 4, 2]
     assert found.load.tolist() == [20, 15, 20, 17]
 
 
 def test_the_largest_amounts_go_first_where_capacity_comes_first() -> None:
     found = exported(example(), 20, near_first=False)
     assert found is not None
-    assert found.pairs[2, 0].tolist() == [4, 5, 1, 0]
+    assert found.pairs[:, 2, 0].tolist() == [4, 5, 1, 0]
     assert exported(example(), 16, near_first=False) is None
 
 
@@ -103,11 +103,14 @@ def test_quotas_serve_all_demand_from_what_is_there_and_the_peak_never_rises(see
     demand, home = rng.integers(0, 40, (3, 6)), rng.integers(0, 5, 6)
     holds, spare = home[:, None] == np.arange(5), rng.integers(0, 3, 5)
     local = np.arange(3)[:, None] == np.arange(5) % 3
-    start = started(demand, home, holds.copy(), spare.copy(), local, rng.integers(0, 30, 5))
+    taken = rng.integers(0, 30, 5)
+    start = started(demand, home, holds.copy(), spare.copy(), local, taken)
     found = levelled(start)
-    assert (found.pairs.sum(axis=2) == demand).all()
+    assert (found.pairs.sum(axis=0) == demand).all()
+    assert (found.load == taken + found.pairs.sum(axis=(1, 2))).all()
+    assert (found.arrives == [found.pairs[d][~local[:, d]].sum() for d in range(5)]).all()
     assert (found.pairs >= 0).all()
-    assert found.holds[(found.pairs > 0).any(axis=0)].all()
+    assert found.holds[(found.pairs > 0).any(axis=1).T].all()
     assert (found.holds.sum(axis=0) - holds.sum(axis=0) == spare - found.spare).all()
     assert (found.spare >= 0).all()
     assert found.load.max() <= start.load.max()
