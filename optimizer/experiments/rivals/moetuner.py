@@ -1,8 +1,9 @@
 """MoETuner: experts to devices by two integer programs (Go and Mahajan, arXiv 2502.06643).
 
-From the paper: the first program puts experts into as many clusters as there are devices, each of equally many experts,
-so that clusters process equally many tokens. The second gives clusters to devices so that tokens travel little between
-them, by how often tokens go on from an expert of one layer to an expert of the next. No expert is copied.
+From the paper's abstract and summaries of it: the first program puts experts into as many clusters as there are
+devices, each of equally many experts, so that clusters process equally many tokens. The second gives clusters to
+devices so that tokens travel little between them, by how often tokens go on from an expert of one layer to an expert of
+the next. No expert is copied.
 
 Filled in:
 
