@@ -33,10 +33,11 @@ def compare(
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
 
     EPLB (also by groups, with METRO's routing and with optimal routing), SGLang's maximum per step (also packed as EPLB
-    does), FlashLB, one more copy of the hottest with balanced rows, and plain orders. Each placement is judged under
-    the routing that it was published with, and under optimal routing in tokens and tiles, or in --unit. With --server
-    all are judged under what that server does, whoever planned. Planning times are without compilation. The time limit
-    is that of our plan; the others take what they take.
+    does), FlashLB, SwiftBalancer, LPLB on a cube and a torus, GRACE+, MoETuner and Director (neither makes copies), one
+    more copy of the hottest with balanced rows, and plain orders. Each placement is judged under the routing that it
+    was published with, and under optimal routing in tokens and tiles, or in --unit. With --server all are judged under
+    what that server does, whoever planned. Planning times are without compilation. The time limit is that of our plan;
+    the others take what they take.
     """
     from optimizer.api.judging import compare as compare_planners
     from optimizer.files import check_writable, write_whole

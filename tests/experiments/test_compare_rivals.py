@@ -69,7 +69,7 @@ def test_every_planner_stands_under_its_own_routing_and_the_optimal_one(found: C
     assert [routed for name, routed in rows if name == "EPLB"] == ["even-source", "metro", *OPTIMAL]
     assert [routed for name, routed in rows if name == "row balance"] == ["capacity-fill", *OPTIMAL]
     assert rows[-3:] == [(OURS, routed) for routed in ("even-source", *OPTIMAL)]
-    assert len({name for name, _ in rows}) == 16
+    assert len({name for name, _ in rows}) == 17
 
 
 def test_figures_are_the_simulators_and_gaps_are_from_the_bound(found: Comparison, corpus: Path) -> None:

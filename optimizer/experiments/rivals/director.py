@@ -1,10 +1,10 @@
 """Director: experts to devices by a relaxed linear program, rounded to whole experts (arXiv 2607.08782).
 
-From the paper: the time of a step is the largest time of compute of a device plus the largest of its communication. The
-assignment of experts to devices that makes it least is relaxed to shares of experts, solved as a linear program, and
-rounded with a guarantee. No expert is copied.
+From summaries of the paper: the time of a step is the largest time of compute of a device plus the largest of its
+communication. The assignment of experts to devices that makes it least is relaxed to shares of experts, solved as a
+linear program, and rounded with a guarantee. No expert is copied.
 
-Filled in, as the description that we have goes no further:
+Filled in, as these summaries go no further:
 
 - An expert's time of compute is what it takes in its own slot, in the mean over train batches. A device's time of
   communication is that of all hops of its pairs, both ways, over as many links as there are for each device.

@@ -1,8 +1,9 @@
 """MoETuner: experts to devices by two integer programs (Go and Mahajan, arXiv 2502.06643).
 
-From the paper: the first program puts experts into as many clusters as there are devices, each of equally many experts,
-so that clusters process equally many tokens. The second gives clusters to devices so that tokens travel little between
-them, by how often tokens go on from an expert of one layer to an expert of the next. No expert is copied.
+From the paper's abstract and summaries of it: the first program puts experts into as many clusters as there are
+devices, each of equally many experts, so that clusters process equally many tokens. The second gives clusters to
+devices so that tokens travel little between them, by how often tokens go on from an expert of one layer to an expert of
+the next. No expert is copied.
 
 Filled in:
 
@@ -24,13 +25,12 @@ from formulations.kit.outcome import SolveStatus
 from formulations.kit.solver import Limits, run, solver_for
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.experiments.rivals.one_each import OneEach, pairs_by_source, placed
-from optimizer.search.seeds.packing import Packing
+from optimizer.experiments.rivals.one_each import OneEach, pairs_by_source, placed, same_shared
 from optimizer.traces.batches import Batches
 
 LIMITS = Limits(seconds=120, deterministic=5)
 """The work that the first program gets, which takes some seconds, long before the wall clock's limit, so that a problem
-has one plan. Four times as much finds nothing better on the layers of benchmarks/README.md."""
+has one plan. Four times as much lowers no peak on the real layers of benchmarks/README.md."""
 
 
 def moetuner(problem: Problem, train: Batches) -> Placement:
@@ -86,7 +86,6 @@ def assigned(problem: Problem, cluster_of: Ints, pairs: Ints) -> Ints:
     wanted = np.zeros((devices, len(pairs)), dtype=np.int64)
     np.add.at(wanted, cluster_of, pairs[:, task.experts].T)
     hops = (wanted @ problem.network.distance).astype(np.float64)
-    shared = Packing(problem, np.zeros(problem.model.experts)).holds[problem.spread]
-    hops[(shared[:, :, None] != shared[:, None]).any(axis=0)] = np.inf
+    hops[~same_shared(problem)] = np.inf
     _, device = linear_sum_assignment(hops)
     return np.asarray(device, dtype=np.int64)[cluster_of]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.kit.arrays import Ints
+from formulations.kit.arrays import Bools, Ints
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.seeds.packing import Packing
@@ -47,11 +47,15 @@ class OneEach:
 
     def dealt(self) -> Ints:
         """The device of each expert `[expert to place]` by EPLB's packing (deepseek-ai/EPLB, `balanced_packing`): the
-        heaviest first, each to the lightest device that has not yet its number of experts."""
+        heaviest first, each to the lightest device that has not yet its number of experts. Where this is not the same
+        for all, as EPLB wants it, the devices that ask first get one more."""
         device_of = np.empty(len(self.experts), dtype=np.int64)
         load, count = self.taken.copy(), np.zeros_like(self.most)
+        more = len(self.experts) - int(self.least.sum())
         for place in np.argsort(-self.load, kind="stable"):
-            device = int(np.argmin(np.where(count < self.most, load, np.iinfo(np.int64).max)))
+            open_to_it = count < (self.most if more else self.least)
+            device = int(np.argmin(np.where(open_to_it, load, np.iinfo(np.int64).max)))
+            more -= int(count[device] >= self.least[device])
             device_of[place] = device
             load[device] += self.load[place]
             count[device] += 1
@@ -70,6 +74,13 @@ def placed(problem: Problem, device_of: Ints) -> Placement:
     for expert, device in zip(np.flatnonzero(~problem.spread), device_of, strict=True):
         packing.place(int(expert), int(device))
     return packing.placement()
+
+
+def same_shared(problem: Problem) -> Bools:
+    """Whether two devices hold the same of the shared experts that have their places, `[device, device]`."""
+    shared = Packing(problem, np.zeros(problem.model.experts)).holds[problem.spread]
+    same: Bools = (shared[:, :, None] == shared[:, None]).all(axis=0)
+    return same
 
 
 def pairs_by_source(problem: Problem, batches: Batches) -> Ints:

@@ -8,6 +8,7 @@ from optimizer.domain.problem import Problem
 from optimizer.experiments.rivals.director import director
 from optimizer.experiments.rivals.eplb import eplb, eplb_by_groups, nodes
 from optimizer.experiments.rivals.flashlb import flashlb
+from optimizer.experiments.rivals.grace import grace
 from optimizer.experiments.rivals.lplb import has_cubes, lplb_cube, lplb_torus
 from optimizer.experiments.rivals.metro import METRO
 from optimizer.experiments.rivals.moetuner import moetuner
@@ -68,6 +69,7 @@ def planners(problem: Problem, train: Batches, seed: int) -> list[Planner]:
         Planner("LPLB, torus", lplb_torus, ("optimal",), full=False),
         Planner("SwiftBalancer", lambda problem: swift_balancer(problem, sequential(problem))),
         Planner("SwiftBalancer on EPLB", lambda problem: swift_balancer(problem, eplb(problem))),
+        Planner("GRACE+", lambda problem: grace(problem, train), ("weights",), full=False),
     ]
     senseless = [eplb_by_groups] * (nodes(problem) == 1) + [lplb_cube] * (not has_cubes(problem.mesh))
     return [each for each in found if each.plan not in senseless]

@@ -33,6 +33,15 @@ def test_clusters_are_of_equal_size_and_their_largest_load_is_the_least(seed: in
     assert task.device_load(found).max() == min(task.device_load(each).max() for each in allowed)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 22), st.sampled_from([1, 3, 4]))
+def test_the_packing_that_it_begins_with_is_of_equal_size(seed: int, routed: int, replicas: int) -> None:
+    problem, _ = small_problem(seed, rows=4, cols=2, slots=4, routed=routed, shared=2, top_k=1, replicas=replicas)
+    task = OneEach.of(problem)
+    size = np.bincount(task.dealt(), minlength=8)
+    assert ((task.least <= size) & (size <= task.most)).all()
+    assert ((size == task.room) | (size >= size.max() - 1)).all()
+
+
 @settings(max_examples=15)
 @given(st.integers(0, 10**6))
 def test_clusters_go_where_all_pairs_have_the_fewest_hops(seed: int) -> None:
