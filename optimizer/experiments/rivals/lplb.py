@@ -11,10 +11,11 @@ devices: two rings of 4, edges between them, and diagonals. In the torus a devic
 neighbour in the next node.
 
 Filled in: nodes are mesh rows, and cubes are of 8 consecutive devices. Where a device has room for one redundant expert
-alone, neighbours back in different columns, so that no column is left out, and the heaviest expert of a device is
-copied first. Where a device has more room than columns, the next heaviest experts are copied, as in LPLB. Shared
-experts have the slots that they have in all placements here, and where they leave no room for a redundant expert there
-is none.
+alone, some back in the one column and some in the other, so that each device is backed once and load flows as far as it
+can: the cube's edges then make one ring of 8, and the torus has rings that run zigzag over rows and columns. The
+heaviest expert of a device is copied first. Where a device has more room than columns, the next heaviest experts are
+copied, as in LPLB. Shared experts have the slots that they have in all placements here, and where they leave no room
+for a redundant expert there is none.
 """
 
 import numpy as np
@@ -28,16 +29,20 @@ from optimizer.search.seeds.packing import Packing
 
 CUBE = np.array([[3, 0, 1, 2, 7, 4, 5, 6], [6, 7, 4, 5, 0, 1, 2, 3]])
 """The devices that are backed, `[column, device]`: `r2o` of the README's example."""
+RING = np.array([1, 0, 0, 0, 0, 0, 0, 1])
+"""The columns that make one ring of a cube's devices, `[device]`."""
 
 
 def lplb_cube(problem: Problem) -> Placement:
     """The placement with copies along cubes of 8 devices; see `has_cubes`."""
-    return copied(problem, cubes(problem.mesh.devices))
+    devices = problem.mesh.devices
+    return copied(problem, cubes(devices), np.resize(RING, devices))
 
 
 def lplb_torus(problem: Problem) -> Placement:
     """The placement with copies along the rows and columns of the mesh."""
-    return copied(problem, torus(problem.mesh))
+    row, col = np.divmod(np.arange(problem.mesh.devices), problem.mesh.cols)
+    return copied(problem, torus(problem.mesh), (row + col) % 2)
 
 
 def has_cubes(mesh: Mesh) -> bool:
@@ -62,8 +67,12 @@ def torus(mesh: Mesh) -> Ints:
     return np.array(columns, dtype=np.int64).reshape(-1, mesh.devices)
 
 
-def copied(problem: Problem, backs: Ints) -> Placement:
-    """EPLB's order of the experts with copies along a topology; backs `[column, device]` as `r2o` of LPLB."""
+def copied(problem: Problem, backs: Ints, only: Ints) -> Placement:
+    """EPLB's order of the experts with copies along a topology.
+
+    backs `[column, device]`: as `r2o` of LPLB; only `[device]`: where no device has room for all columns, the column
+    that it begins with.
+    """
     task, devices = OneEach.of(problem), range(problem.mesh.devices)
     device_of, packing = task.dealt(), Packing(problem, np.zeros(problem.model.experts))
     heaviest: list[list[int]] = [[] for _ in devices]
@@ -73,7 +82,7 @@ def copied(problem: Problem, backs: Ints) -> Placement:
     spare, made = (packing.slots == EMPTY).sum(axis=1), np.zeros(problem.mesh.devices, dtype=np.int64)
     for turn in range(int(spare.max()) if len(backs) else 0):
         for device in devices:
-            begin = 0 if spare.max() >= len(backs) else sum(divmod(device, problem.mesh.cols))
+            begin = 0 if spare.max() >= len(backs) else int(only[device])
             backed = backs[(begin + turn) % len(backs), device]
             held = heaviest[backed][made[backed] :]
             if held and packing.fits(held[0])[device]:

@@ -62,9 +62,20 @@ def test_with_one_redundant_slot_the_heaviest_are_copied_and_no_direction_is_lef
     slots = plan(problem_of(mesh, LOADS)).slots
     backs = CUBE if plan is lplb_cube else torus(mesh)
     home = {int(expert): device for device in range(8) for expert in slots[device, :2]}
-    used = {(device, home[int(slots[device, 2])]) for device in range(8)}
-    assert all(backed in backs[:, device] for device, backed in used)
-    assert all(any((device, row[device]) in used for device in range(8)) for row in backs)
+    backed = [home[int(expert)] for expert in slots[:, 2]]
+    assert sorted(backed) == list(range(8))
+    assert [int(expert) for expert in slots[:, 2]] == [int(slots[device, :2].min()) for device in backed]
+    assert all(other in backs[:, device] for device, other in enumerate(backed))
+    assert all(any(row[device] == other for device, other in enumerate(backed)) for row in backs)
+
+
+def test_with_one_redundant_slot_a_cube_is_one_ring() -> None:
+    slots = lplb_cube(problem_of(Mesh(1, 8, 3), LOADS)).slots
+    home = {int(expert): device for device in range(8) for expert in slots[device, :2]}
+    ring = [0]
+    while len(ring) < 8:
+        ring.append(home[int(slots[ring[-1], 2])])
+    assert sorted(ring) == list(range(8))
 
 
 @settings(max_examples=20)
