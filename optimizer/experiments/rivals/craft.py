@@ -5,7 +5,7 @@ that the balance of all layers together is the best within a budget of memory. L
 by EPLB.
 
 Filled in: the balance of a layer is the mean over the peak of expected device loads. The budget is given out step by
-step, to the layer that gains most for each replica with its next number of replicas; steps that gain nothing are not
+step, to the layer that gains most for each replica with any larger number of them; steps that gain nothing are not
 made, as the paper finds that many replicas bring next to nothing.
 """
 
@@ -25,16 +25,15 @@ def craft(balance: Floats, extra: Ints, budget: int) -> Ints:
     balance `[layer, option]`: as of `balances`; budget: the most extra replicas of all layers together.
     """
     place = np.zeros(len(balance), dtype=np.int64)
-    layers = np.arange(len(balance))
     while True:
-        after = np.minimum(place + 1, len(extra) - 1)
-        price = extra[after] - extra[place]
-        gain = (balance[layers, after] - balance[layers, place]) / np.maximum(price, 1)
-        gain[price > budget - extra[place].sum()] = 0
-        best = int(np.argmax(gain))
-        if gain[best] <= 0:
+        price = extra - extra[place][:, None]
+        open_to_it = (price > 0) & (price <= budget - extra[place].sum())
+        gain = balance - np.take_along_axis(balance, place[:, None], axis=1)
+        rate = np.where(open_to_it, gain / np.maximum(price, 1), 0.0)
+        layer, option = np.unravel_index(np.argmax(rate), rate.shape)
+        if rate[layer, option] <= 0:
             return place
-        place[best] += 1
+        place[layer] = option
 
 
 def balances(problems: Sequence[Problem], extra: Ints) -> Floats:
