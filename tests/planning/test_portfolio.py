@@ -17,7 +17,7 @@ from optimizer.planning.candidates import FINALISTS, SEARCHES, seeds_and_formula
 from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, silent
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import NEAR, SHORTENING, SPLITTING, LayerJudge
-from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.portfolio import ON_FEW_USERS, Portfolio
 from optimizer.planning.row_polish import is_proven, polished
 from optimizer.routing.policies import FIXED, POLICIES
 from optimizer.search.choose import ALL, LATENCIES, MEAN_LATENCY, SelectionGoal, figures
@@ -102,12 +102,12 @@ def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
     assert set(NEAR) - {*SPLITTING} == {"nearest", "near-source", "hint-device", "table"}
 
 
-@pytest.mark.parametrize("policy", FIXED)
-def test_what_cannot_follow_loads_is_searched_on_batches_of_few_users(
+@pytest.mark.parametrize("policy", ON_FEW_USERS)
+def test_what_does_not_know_the_batch_is_searched_on_batches_of_few_users(
     monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
     """Searches on whole train batches, all of which have the same requests, ended worse than FlashLB on others. So the
-    search for an even split, which looks at few users, hands its last placements on, and annealing looks at few."""
+    search for an even split, which looks at few users, hands its last placements on; annealing looks at few, too."""
     passed, annealed = list[Placement](), list[Problem]()
     real, real_split = rule_candidates.by_rule, candidates.split_at_best
 
@@ -126,9 +126,11 @@ def test_what_cannot_follow_loads_is_searched_on_batches_of_few_users(
     portfolio = searched((policy,))
     offered = {placement.slots.tobytes() for placement in portfolio.pools[policy].placements}
     assert {placement.slots.tobytes() for placement in passed[-FINALISTS:]} <= offered
-    (problem,) = annealed
-    assert problem.load.sum() == portfolio.problem.load.sum()
-    assert (problem.load != portfolio.problem.load).any()
+    assert bool(passed) is (policy in FIXED)
+    few, whole = annealed
+    assert few.load.sum() == whole.load.sum()
+    assert (few.load != whole.load).any()
+    assert (whole.load == portfolio.problem.load).all()
 
 
 @pytest.mark.parametrize("search", ["split_evenly", "split_at_best"])
@@ -166,9 +168,8 @@ def test_the_search_for_optimal_routing_begins_at_the_best_candidate(
     monkeypatch.setattr(module, "split_at_best", noted)
     monkeypatch.setattr(module, "is_proven", lambda *given: False)
     pool = searched((routing,)).pools[routing]
-    (start, by_tiles, known), *others = began
-    assert start is pool.placements[pool.best()]
-    assert (by_tiles, known, others) == (tiles, foreseen, [])
+    assert all(start is pool.placements[pool.best()] for start, _, _ in began)
+    assert [known for _, *known in began] == [[tiles, foreseen]] * (2 if routing in ON_FEW_USERS else 1)
 
 
 def test_shared_experts_get_as_many_replicas_as_are_best() -> None:
@@ -205,10 +206,11 @@ def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "split_at_best", noted("annealed"))
     monkeypatch.setattr(module, "is_proven", lambda *given: False)
     for routings, expected in (
-        (AUTO, {"even-source": 450, "descents": 450, "annealed": 2100}),
+        (AUTO, {"even-source": 450, "descents": 450, "annealed": 1050}),
         (("even-source",), {"even-source": 3000}),
         (("vllm", "sglang-dynamic"), {"vllm": 1500, "sglang-dynamic": 1500}),
-        (("weights",), {"even-source": 900, "annealed": 2100}),
+        (("weights",), {"even-source": 900, "annealed": 1050}),  # the second of two
+        (("hint-device",), {"annealed": 1500}),
         (("nearest",), {"descents": 3000}),
         (("optimal",), {"annealed": 3000}),
     ):
@@ -237,7 +239,7 @@ def test_the_search_that_is_named_runs_and_no_other(
     monkeypatch.setattr(module, "split_evenly", noted)
     monkeypatch.setattr(module, "split_at_best", noted)
     searched(AUTO, replace(EFFORT, search=search))
-    assert ran == [name for name in runs if name]
+    assert list(dict.fromkeys(ran)) == [name for name in runs if name]
 
 
 @pytest.mark.parametrize("search", ["tabu", "lns"])
@@ -277,7 +279,7 @@ def test_a_bound_above_or_below_the_peaks_tells_what_is_proven() -> None:
 def test_rows_are_filled_in_time_that_is_left_and_not_where_moves_are_counted() -> None:
     problem, _ = small_problem(12, rows=2, cols=3, slots=3, routed=12, top_k=4, tokens=300)
     timed, start = replace(EFFORT, iterations=None, deadline=Deadline(60)), sequential(problem)
-    found = polished(problem, start, problem.load, timed, until=5.0)
+    found = polished(problem, start, problem.load, timed, until=50.0)
     assert found is not None
     assert found.changed > 0
     assert objective(fine_peaks(found.placement, problem.load)) < objective(fine_peaks(start, problem.load))
