@@ -10,6 +10,11 @@ import pytest
 from document_text import ROOT, shell_lines
 from running_commands import run
 from small_model import write_corpus
+from timed_rows import cost_us, write_rows
+
+from optimizer.domain.calibration.sheet import sheet_rows
+from optimizer.domain.cost import Cost
+from optimizer.domain.presets import load_hardware
 
 pytestmark = pytest.mark.usefixtures("few_batches")
 
@@ -43,6 +48,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "export": ("--hidden-layers", "3", "--first-moe-layer", "0", "--fill", "identity"),
     "validate": (),
     "convert": (),
+    "calibrate": (),
 }
 """What is appended to each command, so that it is for the small model: the last of two values counts."""
 
@@ -64,6 +70,8 @@ def folder(traces: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_corpus(Path(name), seed)
     Path("map.json").write_text(plan.read_text())
     Path("expert_location.json").write_text(f'{{"physical_to_logical_map": {[[*range(8), 0, 1, 2, 3]] * 3}}}')
+    cost = Cost("h100", load_hardware("h100"))
+    write_rows(Path("timings.csv"), [(row, cost_us(cost, row)) for row, _ in sheet_rows(cost.preset)])
     return traces.parent
 
 

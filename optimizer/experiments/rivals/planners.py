@@ -26,19 +26,22 @@ from optimizer.traces.batches import Batches
 @dataclass(frozen=True)
 class Planner:
     """A planner: its name, the function that plans a layer, and the routing policies that its placements are judged
-    under, which are names of `routing.policies`, or METRO. full: whether it fills all slots that it can."""
+    under, which are names of `routing.policies`, or METRO. full: whether it fills all slots that it can. limited:
+    whether it keeps to a limit on replicas, where there is one."""
 
     name: str
     plan: Callable[[Problem], Placement]
     routings: tuple[str, ...] = ("even-source",)
     full: bool = True
+    limited: bool = True
 
 
 def planners(problem: Problem, train: Batches, seed: int) -> list[Planner]:
     """All planners.
 
     EPLB by groups is left out where there is but one node, as it is then the same as EPLB, and LPLB's cube where the
-    devices cannot be cut into cubes.
+    devices cannot be cut into cubes. Planners that give replicas to all empty slots are left out where replicas are
+    limited.
 
     train: the batches of the problem's loads, for planners that look at tokens.
 
@@ -65,11 +68,12 @@ def planners(problem: Problem, train: Batches, seed: int) -> list[Planner]:
         ),
         Planner("MoETuner", lambda problem: moetuner(problem, train), full=False),
         Planner("Director", lambda problem: director(problem, train), full=False),
-        Planner("LPLB, cube", lplb_cube, ("optimal",), full=False),
-        Planner("LPLB, torus", lplb_torus, ("optimal",), full=False),
+        Planner("LPLB, cube", lplb_cube, ("optimal",), full=False, limited=False),
+        Planner("LPLB, torus", lplb_torus, ("optimal",), full=False, limited=False),
         Planner("SwiftBalancer", lambda problem: swift_balancer(problem, sequential(problem))),
         Planner("SwiftBalancer on EPLB", lambda problem: swift_balancer(problem, eplb(problem))),
-        Planner("GRACE+", lambda problem: grace(problem, train), ("weights",), full=False),
+        Planner("GRACE+", lambda problem: grace(problem, train), ("weights",), full=False, limited=False),
     ]
     senseless = [eplb_by_groups] * (nodes(problem) == 1) + [lplb_cube] * (not has_cubes(problem.mesh))
-    return [each for each in found if each.plan not in senseless]
+    limited = problem.extra_replicas is not None
+    return [each for each in found if each.plan not in senseless and (each.limited or not limited)]
