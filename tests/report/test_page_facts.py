@@ -31,6 +31,7 @@ from optimizer.report.page.links import critical_table, link_rows
 from optimizer.report.page.mesh_map import FEWEST_TOGETHER, cell_grid, partners
 from optimizer.report.page.parts import Picture
 from optimizer.report.page.request import PageRequest
+from optimizer.report.page.verdict import verdict
 from optimizer.routing.hints import HintSettings
 from optimizer.search.seeds.greedy import greedy
 from optimizer.simulation.conditions import Conditions
@@ -228,3 +229,15 @@ def test_critical_shares_are_those_of_the_simulator(tmp_path: Path) -> None:
     often = facts.first.plan.report.often()
     assert rows[4][:3] == [facts.first.plan.name, "slowest device",
                            f"{often['device'][0]['id']}: {often['device'][0]['share']:.1%}"]  # fmt: skip
+
+
+def test_the_verdict_tells_the_gap_to_the_bound_on_latency_and_else_on_compute(traces: Path, plan: Path) -> None:
+    read = read_plan(plan)
+    facts = gather(PageRequest(read, cost(), TraceInput(traces=[str(traces)], batch_tokens=TOKENS)))
+    bounds = read.layers[1].bounds
+    assert f"Its mean latency is {bounds['latency_us']['gap_to_any_placement']:.1%} above" in " ".join(verdict(facts))
+    older = replace(read.layers[1], bounds={name: bounds[name] for name in bounds if name != "latency_us"})
+    said = " ".join(verdict(replace(facts, plan=replace(read, layers={1: older}))))
+    assert f"Its compute time is {bounds['compute_us']['gap_to_any_placement']:.1%} above" in said
+    none = replace(read.layers[1], bounds={})
+    assert "no bound on its latency" in " ".join(verdict(replace(facts, plan=replace(read, layers={1: none}))))

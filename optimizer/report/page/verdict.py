@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from optimizer.planning.bounds import LATENCY, TIME
 from optimizer.report.page.facts import GREEDY, PlanFacts
 from optimizer.report.page.words import apart, percent, us
 
@@ -36,13 +37,15 @@ def _price(facts: PlanFacts) -> str:
 
 
 def _bound(facts: PlanFacts) -> list[str]:
-    """How far the compute time is above what no placement goes below, as the plan file says."""
-    found = [facts.plan.layers[layer].bounds.get("compute_us", {}) for layer in facts.layers]
-    above = [gap["gap_to_any_placement"] for gap in found if gap.get("gap_to_any_placement") is not None]
-    if not above:
-        return ["The plan holds no bound on its compute time."]
-    whose = "" if len(above) == 1 else " in the mean of the layers"
-    return [f"Its compute time is {percent(float(np.mean(above)))}{whose} above a bound for any placement."]
+    """How far the latency, or in plans of earlier versions the compute time, is above what no plan goes below, as the
+    plan file says."""
+    for unit, name in ((LATENCY, "mean latency"), (TIME, "compute time")):
+        found = [facts.plan.layers[layer].bounds.get(unit, {}) for layer in facts.layers]
+        above = [gap["gap_to_any_placement"] for gap in found if gap.get("gap_to_any_placement") is not None]
+        if above:
+            whose = "" if len(above) == 1 else " in the mean of the layers"
+            return [f"Its {name} is {percent(float(np.mean(above)))}{whose} above a bound for any plan."]
+    return ["The plan holds no bound on its latency."]
 
 
 def _foreign(facts: PlanFacts) -> list[str]:
