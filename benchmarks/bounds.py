@@ -23,7 +23,8 @@ from optimizer.domain.presets import load_hardware
 from optimizer.domain.presets.schema import HardwarePreset
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.experiments.rivals.planners import planners
-from optimizer.planning.bounds import LATENCY, Bound, bound_any, bound_given, least_compute_us
+from optimizer.planning.bounds import LATENCY, Bound, bound_any, bound_given
+from optimizer.planning.compute_bounds import least_compute_us
 from optimizer.planning.link_bounds import Links
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import solve

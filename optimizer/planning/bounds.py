@@ -10,12 +10,12 @@ from formulations.batches.replica_routing import holders_of, least_peaks
 from formulations.bounds.communication import copies_bound, hops_bound
 from formulations.bounds.load import any_placement_bound, slot_budget_bound, static_counts_bound
 from formulations.kit.arrays import Floats, Ints
-from optimizer.domain.cost import NS_PER_US, Cost
+from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
+from optimizer.planning.compute_bounds import beside_us, compute_us, least_compute_us
 from optimizer.planning.link_bounds import LeastTimes, Links, SomeBatches, least_latency, slowest_batches
 from optimizer.routing.policies import ONE_REPLICA
 from optimizer.simulation.report import SimulationReport
@@ -132,19 +132,11 @@ def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bo
     return found
 
 
-def least_compute_us(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> Floats:
-    """The least time in which devices compute each batch with any placement, `[batch]` microseconds, by the op that
-    packs tokens."""
-    tiles = cost.tiles(batches.load(model.experts))
-    peak = any_placement_bound(tiles, mesh.devices, mesh.slots)
-    return _compute_us(tiles, peak, mesh, cost) + _beside_us(batches, mesh, cost)
-
-
 def bound_given(batches: Batches, model: Model, mesh: Mesh, cost: Cost, placement: Placement) -> list[Bound]:
     """What the best routing of each batch reaches with this placement, under the conditions of `bound_any`, and what
     forces the peak of the worst batch."""
     load = batches.load(model.experts)
-    beside = _beside_us(batches, mesh, cost)
+    beside = beside_us(batches, mesh, cost)
     return list(_for_placement(load, cost.tiles(load), beside, mesh, cost, placement))
 
 
@@ -274,53 +266,10 @@ def _latency(links: Links, rest_us: Floats, together: Ints) -> Iterator[Bound]:
     yield Bound("latency_by_table", LATENCY, says, least.mean, least.p50, least.p99, only_for=ONE_REPLICA)
 
 
-def _compute_us(units: Ints, peak: Ints, mesh: Mesh, cost: Cost) -> Floats:
-    """Least compute time of each batch, `[batch]`, the largest of three bounds.
-
-    units `[batch, expert]` tiles, or tokens where compute counts these; peak `[batch]` what some device has of them:
-
-    1. that device takes as long as in the best case of its slots;
-    2. some device has its part of all active experts, each in a slot of its own;
-    3. some device has its part of all work, if each expert is split into replicas as is best.
-    """
-    most = int(max(peak.max(), units.max()))
-    slot_ns = cost.slot_ns(most * cost.tile_tokens)[:: cost.tile_tokens]
-    by_peak = _shared_out(slot_ns, mesh.slots_per_device)[peak]
-    by_active = -(-np.count_nonzero(units, axis=1) // mesh.devices) * slot_ns[min(1, most)]
-    by_work = -(-_shared_out(slot_ns, mesh.devices)[units].sum(axis=1) // mesh.devices)
-    time: Floats = np.maximum.reduce([by_peak, by_active, by_work]) / NS_PER_US
-    return time
-
-
-def _beside_us(batches: Batches, mesh: Mesh, cost: Cost) -> Floats:
-    """How long every device computes shared experts outside its slots at least, `[batch]` microseconds: as long as the
-    device with the fewest tokens of its own."""
-    if not cost.beside:
-        return np.zeros(batches.count)
-    network = Network.of(mesh, cost.preset.network)
-    fewest = network.own_tokens(batches.source_on(network)).min(axis=1)
-    time: Floats = cost.beside_ns(fewest) / NS_PER_US
-    return time
-
-
-def _shared_out(slot_ns: Ints, slots: int) -> Ints:
-    """The least sum of times in which a number of units is done in at most `slots` slots, `[unit]` nanoseconds by that
-    number; slot_ns `[unit]`: the time of one slot that has as many."""
-    best = slot_ns
-    for _ in range(slots - 1):
-        tried = best.copy()
-        for part in range(1, len(slot_ns)):
-            np.minimum(tried[part:], best[: len(best) - part] + slot_ns[part], out=tried[part:])
-        if (tried == best).all():
-            break
-        best = tried
-    return best
-
-
 def _for_placement(
-    load: Ints, tiles: Ints, beside_us: Floats, mesh: Mesh, cost: Cost, placement: Placement
+    load: Ints, tiles: Ints, beside: Floats, mesh: Mesh, cost: Cost, placement: Placement
 ) -> Iterator[Bound]:
-    """The bounds that `bound_given` returns; beside_us `[batch]`: what every device computes besides its slots."""
+    """The bounds that `bound_given` returns; beside `[batch]`: what every device computes besides its slots, in us."""
     mean = load.sum(axis=1) / mesh.devices
     holders = holders_of(placement.slots, load.shape[1])
     peaks, critical = least_peaks(load, holders, "tokens")
@@ -331,5 +280,5 @@ def _for_placement(
         worst = critical[int(peaks.argmax())].in_words()
         yield _of("this_placement_tiles", TILES, f"the best routing; at worst {worst}", peaks, given=True)
     if cost.moe_op == "optimized":
-        time = _compute_us(tiles, peaks, mesh, cost) + beside_us
+        time = compute_us(tiles, peaks, mesh, cost) + beside
         yield _of("this_placement_compute", TIME, "a device with the least peak of this placement", time, given=True)

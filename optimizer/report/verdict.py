@@ -54,7 +54,7 @@ class Verdict:
         return None if self.bound_us is None else self.p99_us / self.bound_us - 1
 
     def sentence(self) -> str:
-        """The verdict in words."""
+        """In one sentence the plan's p99 latency, beside EPLB's scheme and beside what no plan can reach."""
         return f"p99 {self.p99_us:.1f} us under {self.routing}: {'; '.join([*self._beside_eplb(), self._bounded()])}."
 
     def _beside_eplb(self) -> list[str]:

@@ -32,7 +32,7 @@ class Walked(Protocol):
         """What a legal move would add to the objective."""
 
     def make(self, move: int) -> None:
-        """Make a legal move."""
+        """Put the placement where this legal move leads, and keep what the objective follows from up to date."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class EvenWalk:
         return even_moves.delta(move, self.state, self.scratch)
 
     def make(self, move: int) -> None:
-        """Make a legal move."""
+        """Make a legal move in the placement and in its loads under even split or the rule."""
         even_moves.apply(move, self.state, self.scratch)
 
 
@@ -96,7 +96,7 @@ class SplitWalk:
         return change
 
     def make(self, move: int) -> None:
-        """Make a legal move."""
+        """Make a legal move in the placement, and split again the loads that it touches."""
         self._tried(move)
         split_moves.apply(self.split, self.trial, self.touched)
 

@@ -21,7 +21,8 @@ from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
-from optimizer.planning.bounds import COMBINE, DISPATCH, LATENCY, TIME, Bound, bound_any, least_compute_us
+from optimizer.planning.bounds import COMBINE, DISPATCH, LATENCY, TIME, Bound, bound_any
+from optimizer.planning.compute_bounds import least_compute_us
 from optimizer.planning.link_bounds import Links
 from optimizer.routing.context import LearnedShares
 from optimizer.routing.policies import POLICIES

@@ -176,7 +176,7 @@ def _section(found: SectionFit, preset: HardwarePreset, file: str, like: str) ->
 
 
 def _stated(found: SectionFit) -> str:
-    """The figures in words."""
+    """The fitted constants of a section with their standard errors, as one line of text for a preset's source."""
     return ", ".join(
         f"{each.name} {each.value:.{DIGITS}g}" + ("" if each.error is None else f" (standard error {each.error:.2g})")
         for each in found.figures

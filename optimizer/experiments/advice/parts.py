@@ -42,7 +42,7 @@ class CostParts:
 
     @property
     def latency(self) -> float:
-        """The mean latency."""
+        """The mean latency of the layer in microseconds: the sum of all its parts."""
         return self.routing + self.communication + self.work + self.expected + self.chance
 
     @classmethod

@@ -55,7 +55,7 @@ class Candidates:
 
     @property
     def first(self) -> Candidate:
-        """The placement in force."""
+        """The candidate that needs no moves: the placement in force, with its figures on selection batches."""
         return next(iter(self.found.values()))
 
     def add(self, placement: Placement) -> None:

@@ -125,7 +125,7 @@ class PlanFacts:
 
     @property
     def first(self) -> LayerFacts:
-        """The first layer."""
+        """What is known of the lowest layer of the page, which is shown before the slider is moved."""
         return next(iter(self.layers.values()))
 
     def summed(self, which: str, statistic: str) -> float:
