@@ -65,7 +65,7 @@ class SearchOptions:
             ("--seeds",),
             "Placements that searches begin from, made, shown and judged under every policy: sequential, random, "
             "pairing, greedy (always among them), risk, steps, flexibility; by tokens partition (few rows, needs the "
-            "extra partition) and rows (row and column assignment by exact models, some 15 s for 128 devices). By "
+            "extra partition) and rows (row and column assignment by exact models, which take longest). By "
             "default all but rows, each under the policies that it suits.",
             metavar="NAME,...",
         ),
