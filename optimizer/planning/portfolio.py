@@ -21,7 +21,7 @@ from optimizer.planning.candidates import (
 from optimizer.planning.judged_pools import JudgedPools
 from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress
-from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING
+from optimizer.planning.pool import FOLLOWING, NEAR, SHORTENING, SPLITTING
 from optimizer.planning.row_polish import is_proven, polished
 from optimizer.planning.rule_candidates import batches_of_few_users, by_rule
 from optimizer.routing.policies import FIXED
@@ -95,7 +95,7 @@ class Portfolio(JudgedPools):
         exchanged = time.monotonic()
         self._offer([arranged], FOLLOWING, effort)
         judged = time.monotonic()
-        self._offer([arranged], ["nearest"], effort)
+        self._offer([arranged], SHORTENING, effort)  # which need it most, and may get nothing else where time is short
         once = time.monotonic() - exchanged
         return FINALISTS * (judged - started) + 2 * once
 

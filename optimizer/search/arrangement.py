@@ -81,7 +81,7 @@ def arrange(
 
     demand `[source, expert]` as from `demand_of`; spread `[expert]`: experts whose number of replicas in each row
     stays as it is; cols: devices of a mesh row. The same random generator gives the same answer, unless the budget's
-    time ends first.
+    time is too short for all moves: then temperatures fall with the time.
     """
     state, kind = ArrangementState.of(placement, demand, link_paths), _kinds(placement, spread)
     if len(placement.slots) < 2 or not state.load.any():
@@ -91,7 +91,8 @@ def arrange(
     first, last = -usual / np.log(ACCEPTED_FIRST), -usual / np.log(ACCEPTED_LAST)
     done = 0
     while done < MOVES and (granted := min(budget.grant(CHUNK), MOVES - done)):
-        heat = first * (last / first) ** (done / MOVES)
+        late = budget.share() if budget.iterations is None else 0.0  # so that it ends cold in a short time, too
+        heat = first * (last / first) ** max(done / MOVES, late)
         least = _anneal(state, link_paths, kind, cols, granted, heat, rng, trial, best, least)
         budget.spend(granted)
         done += granted
