@@ -18,6 +18,7 @@ from optimizer.interrupts import Cancel
 from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps_of
 from optimizer.planning.candidates import Candidate
 from optimizer.planning.capacity_choice import limited, run
+from optimizer.planning.chance import Chance, chance_of
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
@@ -55,6 +56,7 @@ class LayerSolution:
     early end the chosen policy's alone. rerouted: with a capacity factor, where one was asked for and pays. outcome: of
     the formulation, which chose replica counts too if free_counts, and else kept greedy's. unit: what the cost of
     compute counts. gaps: of the chosen result to its bounds, after an early end to those of any placement alone.
+    chance: what it does to the chosen result's imbalance, None where the policy looks at loads or the end came early.
     candidates: how many were compared. first_result: seconds until a complete plan was judged. remarks: what
     formulations proved or changed beside the searches, in sentences.
     """
@@ -70,6 +72,7 @@ class LayerSolution:
     candidates: int
     first_result: float
     remarks: tuple[str, ...] = ()
+    chance: Chance | None = None
 
     @property
     def chosen(self) -> MethodResult:
@@ -120,8 +123,10 @@ def solve(
     if options.max_rerouted is not None:
         best = limited(portfolio, options.max_rerouted, effort.cancel)
         rerouted = best and MethodResult("rerouted", best.placement, seconds, run(portfolio, best, sets.test))
-    plan = rerouted or list(searched.values())[-1]
+    plan, chance = rerouted or list(searched.values())[-1], None
     if not effort.cancel.asked:  # they take seconds, which somebody who has asked for the end does not want to wait
+        if rerouted is None:
+            chance = chance_of(portfolio.pools[plan.report.routing].judge, plan.placement)
         bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
     if plan.report.rerouting is not None:
         bounds = []  # they are of tokens that are served by their own experts
@@ -137,6 +142,7 @@ def solve(
         portfolio.candidates,
         seeds.first_result,
         tuple(portfolio.remarks),
+        chance,
     )
 
 

@@ -1,6 +1,7 @@
 """The tables and sentences of `solve` for a layer that is planned on tokens."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from optimizer.simulation.report import Rerouting
 
 
 def parts(solution: LayerSolution, layer: int) -> list[Part]:
-    """The verdict, the table of methods, the gaps to the bounds, what a capacity means where the plan has one, how
-    seeds by exact models were made and what such models proved, and a sentence on what the formulation proved and how
-    the search went."""
+    """The verdict, the table of methods, the gaps to the bounds, what chance leaves, what a capacity means where the
+    plan has one, how seeds by exact models were made and what such models proved, and a sentence on what the
+    formulation proved and how the search went."""
     shown: list[Part] = [Verdict.of(solution).sentence(), solution_table(solution, layer)]
     gaps = [gap for gap in solution.gaps if gap.unit != IMBALANCE or not balances_tiles(solution)]
     shown += [gap_table(gaps)] if gaps else []
+    chance = solution.chance
+    shown += [] if chance is None else [chance.in_words(solution.chosen.report.routing)]
     shown += break_even(solution.searched)
     rerouting = solution.chosen.report.rerouting
     shown += [] if rerouting is None else [rerouted(rerouting)]
@@ -128,6 +131,7 @@ def as_json(solution: LayerSolution) -> dict[str, Any]:
         "verdict": Verdict.of(solution).as_json(),
         "rows": [{"method": row.method, "seconds": row.seconds, **row.report.summary()} for row in solution.rows],
         "bounds": {gap.unit: gap.summary() for gap in solution.gaps},
+        "chance": None if solution.chance is None else asdict(solution.chance),
         "formulation": None
         if outcome is None
         else {

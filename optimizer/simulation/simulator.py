@@ -115,6 +115,18 @@ class Simulation:
         for first in range(0, batches.count, step):
             self._run(batches.part(first, first + step))
 
+    def slot_loads(self, batches: Batches) -> Ints:
+        """The pairs that each slot serves of these batches, `[batch, slot]`, of which no figure is kept.
+
+        Raises as `feed` does.
+        """
+        self._check(batches)
+        self.tokens = self.tokens or batches.tokens
+        chosen, slots = self._chosen(batches, batches.source_on(self.network)), self.placement.slots.size
+        place = chosen + np.arange(batches.count)[:, None, None] * slots
+        load: Ints = np.bincount(place[chosen >= 0], minlength=batches.count * slots).reshape(batches.count, slots)
+        return load
+
     def _check(self, batches: Batches) -> None:
         """Refuse ids with which the kernels, which do not check, would read and write outside their arrays."""
         _within("expert ids", batches.experts, self.model.experts, f"model {self.model.name}")
