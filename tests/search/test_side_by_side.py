@@ -63,7 +63,7 @@ def test_the_number_of_threads_changes_nothing_where_iterations_are_limited(name
     problem, sets = small_problem(6, rows=2, cols=3, routed=12, slots=3)
 
     def found(threads: int) -> list[list[list[int]]]:
-        budget = SearchBudget(Deadline(600), 600, 6000)
+        budget = SearchBudget(Deadline(600), 600, 2000)
         team = Team.of(budget, threads)
         passed = list(SEARCHES[name](problem, sets, budget, np.random.default_rng(3), team))
         assert all(problem.violations(placement) == [] for placement in passed)
