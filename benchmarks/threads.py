@@ -9,13 +9,14 @@ the built-in trace on 16x8 devices of 3 slots.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from speed import home_problem
 
+from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, seeds_and_formulation
 from optimizer.planning.options import AUTO, Effort, SolveOptions, silent
@@ -46,28 +47,44 @@ PLANNED = 400_000  # iterations of the whole plan
 
 def searched(name: str, problem: Problem, sets: Sets, threads: int) -> Found:
     """What a search finds in its iterations."""
-    budget, rng, team = (
-        SearchBudget(Deadline(NEVER), NEVER, MOVES[name]),
-        np.random.default_rng(0),
-        Team(CHAINS, threads),
-    )
-    starts, rules = [greedy(problem), pairing(problem)], MoveRules.of(problem)
-    goal, quiet = latency_goal(problem, sets.train), lambda share: None
+    budget, team = SearchBudget(Deadline(NEVER), NEVER, MOVES[name]), Team(CHAINS, threads)
+    rng = np.random.default_rng(0)
+    search = {"annealing": annealed, "latency": shortened}.get(name, evenly)
+    return [placement.slots.tolist() for placement in search(name, problem, sets, budget, rng, team)]
+
+
+def annealed(
+    name: str, problem: Problem, sets: Sets, budget: SearchBudget, rng: np.random.Generator, team: Team
+) -> Iterator[Placement]:
+    """Annealing of peaks under optimal split."""
+    return anneal(greedy(problem), problem.load, MoveRules.of(problem), budget, rng, team=team)
+
+
+def shortened(
+    name: str, problem: Problem, sets: Sets, budget: SearchBudget, rng: np.random.Generator, team: Team
+) -> Iterator[Placement]:
+    """Annealing of the latency of rings."""
+    demand = RingDemand.of(sets.train, problem.network, problem.model.experts)
+    work = LatencyWork(problem.cost.tiles(problem.load), demand, prices_of(problem.cost, problem.network))
+    return anneal_latency(flexibility(problem), work, MoveRules.of(problem), budget, rng, team=team)
+
+
+def evenly(
+    name: str, problem: Problem, sets: Sets, budget: SearchBudget, rng: np.random.Generator, team: Team
+) -> Iterator[Placement]:
+    """Descents and tabu search for even routing, and iterated descents for round robin inside each source."""
+    goal, starts = latency_goal(problem, sets.train), [greedy(problem), pairing(problem)]
     if name == "descents":
-        found = multistart(problem, goal, starts, budget, rng, quiet, team)
-    elif name == "rule":
-        rule = RuleLoads.of("even-source", sets.train, problem.model, problem.network, problem.mesh.devices)
-        goal = replace(goal, rule=rule)
-        found = iterated(problem.load, rules, goal, starts, budget, rng, quiet, team)
-    elif name == "tabu":
-        found = tabu(problem, goal, starts, budget, rng, quiet, team=team)
-    elif name == "annealing":
-        found = anneal(flexibility(problem), problem.load, rules, budget, rng, team=team)
-    else:
-        demand = RingDemand.of(sets.train, problem.network, problem.model.experts)
-        work = LatencyWork(problem.cost.tiles(problem.load), demand, prices_of(problem.cost, problem.network))
-        found = anneal_latency(flexibility(problem), work, rules, budget, rng, team=team)
-    return [placement.slots.tolist() for placement in found]
+        return multistart(problem, goal, starts, budget, rng, quiet, team)
+    if name == "tabu":
+        return tabu(problem, goal, starts, budget, rng, quiet, team=team)
+    rule = RuleLoads.of("even-source", sets.train, problem.model, problem.network, problem.mesh.devices)
+    goal = replace(goal, rule=rule)
+    return iterated(problem.load, MoveRules.of(problem), goal, starts, budget, rng, quiet, team)
+
+
+def quiet(share: float) -> None:
+    """Nobody watches."""
 
 
 def planned(problem: Problem, sets: Sets, seeds: list[Candidate], threads: int) -> Found:
