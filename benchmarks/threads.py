@@ -39,7 +39,7 @@ from optimizer.traces.batches import Sets
 Found = list[list[list[int]]]
 NEVER = 1e6  # seconds: iterations end every run
 
-MOVES = {"descents": 2_000_000, "rule": 800_000, "tabu": 1_600_000, "annealing": 60_000, "latency": 60_000}
+MOVES = {"descents": 400_000, "rule": 400_000, "tabu": 400_000, "annealing": 60_000, "latency": 60_000}
 """Iterations of each search: some seconds in one thread."""
 
 PLANNED = 400_000  # iterations of the whole plan
