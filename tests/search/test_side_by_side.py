@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import pytest
@@ -149,6 +149,7 @@ def test_a_search_that_nobody_goes_on_with_leaves_no_thread() -> None:
     before = threading.active_count()
     passed = side_by_side([Endless(0), Endless(1)], SearchBudget(Deadline(600), 600, 2000), 2, 10)
     assert next(passed).slots.tolist() == [[0]]
+    assert isinstance(passed, Generator)
     passed.close()
     assert threading.active_count() == before
 
