@@ -34,6 +34,7 @@ from optimizer.search.seeds.orders import random_permutation, sequential
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.risk import risk
 from optimizer.search.seeds.steps import steps
+from optimizer.search.side_by_side import Team
 from optimizer.search.split_moves import TouchedSplit, forget, touched_for
 from optimizer.search.split_moves import delta as split_delta
 from optimizer.search.split_state import SplitState, exact_peaks, split_of
@@ -179,7 +180,8 @@ def figures(placement: Placement, load: Ints, tile: int) -> str:
 def annealed(problem: Problem, units: Ints, selection: Ints, seconds: float, chains: int = CHAINS) -> Placement:
     """The placement that annealing finds in a time: of the last ones of all chains the best on selection batches."""
     budget, rng = SearchBudget(Deadline(seconds), seconds), np.random.default_rng(0)
-    found = [greedy(problem), *anneal(greedy(problem), units, MoveRules.of(problem), budget, rng, chains=chains)]
+    team = Team(chains, chains)
+    found = [greedy(problem), *anneal(greedy(problem), units, MoveRules.of(problem), budget, rng, team=team)]
     return min(found[-2 * chains :], key=lambda placement: float(exact_peaks(placement, selection).mean()))
 
 

@@ -180,8 +180,8 @@ class _Request:
         return self._fast(reader, progress) if self.run.fast else self._in_full(reader, progress, cancel)
 
     def _settings(self, model: Model, layers: int, timed: bool = True) -> Settings:
-        """The settings of a run over this number of layers. Jobs that there are not enough layers for become chains of
-        annealing in each layer. timed: whether plans are judged by times, which depend on the size of experts."""
+        """The settings of a run over this number of layers. Jobs that there are not enough layers for become threads of
+        each layer's search. timed: whether plans are judged by times, which depend on the size of experts."""
         chains = max(1, self.options.jobs // layers)
         cost = self.hardware.cost.for_model(model) if timed else self.hardware.cost
         return Settings(model, self.hardware.mesh, cost, self.options, chains)

@@ -76,7 +76,7 @@ class AdviceOptions:
         int | None,
         Option(("--iterations",), "Moves that the search of a step may evaluate, as in solve.", NOT_NEGATIVE, "N"),
     ] = None
-    jobs: Annotated[int, Option(("--jobs",), "Chains of annealing at once, each in a thread.", POSITIVE)] = 2
+    jobs: Annotated[int, Option(("--jobs",), "Threads that search.", POSITIVE)] = 2
 
 
 @command(example="moeplan advise traces/ --server vllm --ep-size 32")

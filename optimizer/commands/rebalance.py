@@ -156,7 +156,7 @@ class RebalanceSearch:
         Literal["auto", "descent", "tabu", "annealing", "lns"],
         Option(("--search",), "Search for a plan without a limit, as of solve."),
     ] = "auto"
-    jobs: Annotated[int, Option(("--jobs",), "Chains of annealing, each in a thread.", POSITIVE)] = 2
+    jobs: Annotated[int, Option(("--jobs",), "Threads that search.", POSITIVE)] = 2
 
     def as_of_solve(self, policy: str) -> SearchOptions:
         """The same as options of `solve`, for one policy."""

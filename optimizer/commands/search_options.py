@@ -74,7 +74,8 @@ class SearchOptions:
         int,
         Option(
             ("--jobs",),
-            "Layers that are planned at once, each in a process; of one layer, chains of annealing, each in a thread.",
+            "Layers that are planned at once, each in a process; of one layer, threads that search. With --iterations "
+            "their number changes no plan.",
             POSITIVE,
         ),
     ] = 2

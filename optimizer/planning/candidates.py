@@ -31,6 +31,7 @@ from optimizer.search.seeds.packing import Packing
 from optimizer.search.seeds.pairing import pairing
 from optimizer.search.seeds.risk import risk, risk_counts
 from optimizer.search.seeds.steps import steps
+from optimizer.search.side_by_side import Team
 from optimizer.search.stop import SearchBudget
 from optimizer.search.tabu import TabuMemory, tabu
 from optimizer.streams import Purpose, derived_seed, random_stream
@@ -58,12 +59,17 @@ SEARCHES: dict[SearchName, tuple[EvenSearch | None, SplitSearch | None]] = {
 
 @dataclass(frozen=True)
 class SearchShare:
-    """What one search may spend, its seed, the annealers that it may run at once, and who is told of its progress."""
+    """What one search may spend, its seed, the threads that it may use, and who is told of its progress."""
 
     budget: SearchBudget
     seed: int
-    chains: int
+    threads: int
     progress: Progress
+
+    @property
+    def team(self) -> Team:
+        """The chains and threads of the search."""
+        return Team.of(self.budget, self.threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +143,7 @@ def split_evenly(
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
     rng = random_stream(Purpose.DESCENT if search == "descent" else Purpose.TABU, spell.seed)
     common = problem, goal, starts, spell.budget, rng, lambda share: spell.progress(search, share)
-    return multistart(*common) if search == "descent" else tabu(*common, memory)
+    return multistart(*common, spell.team) if search == "descent" else tabu(*common, memory, spell.team)
 
 
 def split_at_best(
@@ -159,9 +165,10 @@ def split_at_best(
     rng, rules = random_stream(purpose, spell.seed), MoveRules.of(problem)
     told = lambda share: spell.progress(search, share)  # noqa: E731
     if search == "annealing":
-        bettered = anneal(start, units, rules, spell.budget, rng, options.annealing, spell.chains, told, known)
+        bettered = anneal(start, units, rules, spell.budget, rng, options.annealing, spell.team, told, known)
     else:
-        bettered = search_neighbourhoods(start, units, rules, spell.budget, rng, options.neighbourhood, told)
+        asked = options.neighbourhood, told, spell.team
+        bettered = search_neighbourhoods(start, units, rules, spell.budget, rng, *asked)
     return _finalists(bettered)
 
 
@@ -183,7 +190,7 @@ def shorten(
     rng, shares = random_stream(Purpose.LATENCY_SEARCH, spell.seed), [0.0]
     work, rules = LatencyWork(problem.cost.tiles(problem.load), demand, prices), MoveRules.of(problem)
     schedule, early = options.latency, options.shares.early
-    bettered = anneal_latency(start, work, rules, spell.budget, rng, schedule, spell.chains, shares.append)
+    bettered = anneal_latency(start, work, rules, spell.budget, rng, schedule, spell.team, shares.append)
     passed: list[Placement] = []
     asked = False
     for placement in bettered:

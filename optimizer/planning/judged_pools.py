@@ -1,6 +1,7 @@
 """The candidates for one layer under each routing policy, and under which policies each is worth judging."""
 
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -15,7 +16,7 @@ from optimizer.interrupts import Cancel
 from optimizer.planning.candidates import FLEXIBILITY, Candidate
 from optimizer.planning.hint_choice import choose_hints
 from optimizer.planning.options import Effort, SolveOptions
-from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING, CandidatePool, LayerJudge
+from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING, CandidatePool, Judged, LayerJudge
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import REMEMBERING
 from optimizer.search.arrangement import arrange, demand_of
@@ -198,20 +199,33 @@ class JudgedPools:
         arranged: bool = False,
         needed: bool = False,
     ) -> None:
-        """Judge placements under these of the policies, with devices exchanged for the network first if `arranged`.
+        """Judge placements under these of the policies, with devices exchanged for the network first if `arranged`; as
+        many at once as there are jobs, but pools keep them in the order in which they are given here.
 
         Once the end is asked for, the first placement alone is judged, and only where it is `needed`, because it is the
-        best of a search, or where nothing has been judged yet.
+        best of a search, or where nothing has been judged yet, and then under one policy.
         """
         names = [name for name in self.pools if name in routings]
-        for number, placement in enumerate(placements if names else ()):
-            if effort.cancel.asked and (number > 0 or not needed) and self.candidates:
-                return
-            placed = self._arranged(placement, effort) if arranged else placement
-            for name in names:
-                if effort.cancel.asked and not needed and self.candidates:
-                    return
-                self.pools[name].add(placed)
+        if not names or not placements:
+            return
+
+        def left_out(number: int, name: str) -> bool:
+            wanted = needed if self.candidates else name == names[0]
+            return effort.cancel.asked and not (number == 0 and wanted)
+
+        def placed(number: int) -> Placement:
+            untouched = not arranged or left_out(number, names[0])
+            return placements[number] if untouched else self._arranged(placements[number], effort)
+
+        def judged(number: int, name: str) -> Judged | None:
+            return None if left_out(number, name) else self.pools[name].judged_now(ready[number])
+
+        with ThreadPoolExecutor(effort.jobs) as threads:
+            ready = list(threads.map(placed, range(len(placements))))
+            tasks = [(number, name) for number in range(len(ready)) for name in names]
+            for (number, name), found in zip(tasks, [*threads.map(judged, *zip(*tasks, strict=True))], strict=True):
+                if found is not None:
+                    self.pools[name].keep(ready[number], found)
 
     def _arranged(self, placement: Placement, effort: Effort) -> Placement:
         """The placement with devices exchanged for the sake of the network, if any policy looks at distances.

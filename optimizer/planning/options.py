@@ -74,7 +74,8 @@ class SolveOptions:
     time_limit: seconds of wall clock for the whole run.
     seed: of all random choices; the same seed and iterations give the same plan.
     iterations: moves that the searches may evaluate, None for no limit but the time's.
-    jobs: how many things run at once: threads of a search, or processes that plan layers.
+    jobs: how many things run at once: threads of a layer's search, or processes that plan layers. The number of threads
+        changes no plan where iterations are limited.
     search: which search runs; "auto" takes the one that suits each routing policy.
     seeds: names of constructions, of `SEEDS`, that are made, shown, and judged under every policy; greedy, which all
         others have to beat, is always among them. None for the usual ones, each under the policies that it suits. What

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,6 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check, make_problem
-from optimizer.interrupts import Cancel
 from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps_of
 from optimizer.planning.candidates import Candidate
 from optimizer.planning.capacity_choice import limited, run
@@ -119,7 +119,7 @@ def solve(
     seconds = time.monotonic() - started
     progress("judging", 1.0)
     portfolio.tell_hints(effort.cancel)
-    searched, rerouted = _searched(portfolio, seconds, effort.cancel), None
+    searched, rerouted = _searched(portfolio, seconds, effort), None
     if options.max_rerouted is not None:
         best = limited(portfolio, options.max_rerouted, effort.cancel)
         rerouted = best and MethodResult("rerouted", best.placement, seconds, run(portfolio, best, sets.test))
@@ -179,15 +179,18 @@ class Seeds:
         self.found.append(candidate)
 
 
-def _searched(portfolio: Portfolio, seconds: float, cancel: Cancel) -> dict[str, MethodResult]:
+def _searched(portfolio: Portfolio, seconds: float, effort: Effort) -> dict[str, MethodResult]:
     """The best candidate of each policy on the test batches, the chosen policy's last, and alone after an early end."""
     chosen = portfolio.chosen()
-    others = [] if cancel.asked else [name for name in portfolio.pools if name != chosen]
-    best = {name: portfolio.pools[name].placements[portfolio.pools[name].best()] for name in (*others, chosen)}
-    return {
-        name: MethodResult("search", placement, seconds, portfolio.pools[name].judge.test(placement))
-        for name, placement in best.items()
-    }
+    others = [] if effort.cancel.asked else [name for name in portfolio.pools if name != chosen]
+
+    def tested(name: str) -> MethodResult:
+        pool = portfolio.pools[name]
+        placement = pool.placements[pool.best()]
+        return MethodResult("search", placement, seconds, pool.judge.test(placement))
+
+    with ThreadPoolExecutor(effort.jobs) as threads:
+        return {result.report.routing: result for result in threads.map(tested, (*others, chosen))}
 
 
 def plan_tokens(

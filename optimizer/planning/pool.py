@@ -95,6 +95,14 @@ class LayerJudge:
         return source_loads(self.problem, self.sets.train)
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A placement's figures on the selection batches, and its `SimulationReport.most_row_traffic`."""
+
+    figures: Floats
+    row_traffic: float
+
+
 @dataclass
 class CandidatePool:
     """The candidates of one routing policy, and their figures on the selection batches. The first is the one to beat.
@@ -108,12 +116,20 @@ class CandidatePool:
     least_traffic: float = np.inf
 
     def add(self, placement: Placement) -> None:
-        """Judge one more placement. It becomes a candidate unless more pairs come to a row from others than may."""
+        """Judge one more placement, and keep it."""
+        self.keep(placement, self.judged_now(placement))
+
+    def judged_now(self, placement: Placement) -> Judged:
+        """What selection batches say of a placement; any threads may ask at once."""
         report = self.judge.selection(placement)
-        self.least_traffic = min(self.least_traffic, report.most_row_traffic)
-        if report.most_row_traffic <= self.judge.problem.most_row_traffic:
+        return Judged(figures(report), report.most_row_traffic)
+
+    def keep(self, placement: Placement, judged: Judged) -> None:
+        """Make a placement a candidate, unless more pairs come to a row from others than may."""
+        self.least_traffic = min(self.least_traffic, judged.row_traffic)
+        if judged.row_traffic <= self.judge.problem.most_row_traffic:
             self.placements.append(placement)
-            self.judged.append(figures(report))
+            self.judged.append(judged.figures)
 
     def latency(self, placement: Placement) -> float:
         """The mean of a placement's latency figures on the selection batches, in microseconds."""

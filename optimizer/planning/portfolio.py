@@ -2,9 +2,10 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from formulations.kit.kernels import CompilationEnded, compiling_until
 from optimizer.domain.placement import Placement
@@ -48,6 +49,11 @@ AS_GOOD_UNDER = {"even-source": FIXED}
 they learn takes a second for each."""
 
 
+TOGETHER = 4
+"""Placements of a search that are judged at once, so that threads have work where one policy judges alone. It is no
+number of threads, on which pools would depend; more would be judged later, and keep more in memory. Not tuned."""
+
+
 @dataclass(frozen=True, eq=False)
 class Portfolio(JudgedPools):
     """The pools of all policies, and the searches that fill them."""
@@ -75,9 +81,10 @@ class Portfolio(JudgedPools):
         self.offer_seeds(found, effort, enough)
         self._offer_rows_together(effort, enough)
         self._offer_by_rule(found, effort, until, progress)
-        for placement in self._split_evenly(found, effort, until, progress):
-            self._offer([placement], set(self.pools) - {*NEAR, *RULES}, effort, needed=True)
-            self._offer([placement], NEAR, effort, arranged=True, needed=True)
+        for passed in in_groups(self._split_evenly(found, effort, until, progress)):
+            placements = _worth_judging(passed, effort)
+            self._offer(placements, set(self.pools) - {*NEAR, *RULES}, effort, needed=True)
+            self._offer(placements, NEAR, effort, arranged=True, needed=True)
         self._offer(self._shortened(effort, until, progress), FOLLOWING, effort, needed=True)
         self._offer(self._split_at_best(effort, until, progress), FOLLOWING, effort, arranged=True, needed=True)
         self._offer(self._polished(effort, until, progress), FOLLOWING, effort)
@@ -173,11 +180,12 @@ class Portfolio(JudgedPools):
             end = now + even / left * max(until - now, 0.0)
             spell = _spell(effort, end, even / (len(names) + others), progress)
             last: deque[Placement] = deque(maxlen=FINALISTS)
-            for placement in by_rule(name, self.problem, self.sets.train, found, self.options.descent, spell):
-                last.append(placement)
-                self._offer([placement], [name], effort, needed=True)
+            for passed in in_groups(by_rule(name, self.problem, self.sets.train, found, self.options.descent, spell)):
+                last.extend(passed)
+                placements = _worth_judging(passed, effort)
+                self._offer(placements, [name], effort, needed=True)
                 if name in BY_NEARNESS:
-                    self._offer([placement], [name], effort, arranged=True)
+                    self._offer(placements, [name], effort, arranged=True)
             self._offer([*last][::-1], AS_GOOD_UNDER.get(name, ()), effort, needed=True)
 
     def _shortened(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
@@ -226,6 +234,18 @@ class Portfolio(JudgedPools):
         if even is None or (split is not None and follows):
             return 0.0
         return self.options.shares.even if split is not None and self._following else 1.0
+
+
+def in_groups(passed: Iterable[Placement]) -> Iterator[list[Placement]]:
+    """What a search passes in lists of `TOGETHER`, the last of which may be shorter."""
+    passed = iter(passed)
+    while group := list(islice(passed, TOGETHER)):
+        yield group
+
+
+def _worth_judging(passed: list[Placement], effort: Effort) -> list[Placement]:
+    """All of them, or the last, which is the best of a search, once the end is asked for."""
+    return passed[-1:] if effort.cancel.asked else passed
 
 
 def _above_floor(problem: Problem, placement: Placement) -> float:

@@ -79,7 +79,7 @@ def by_rule(
     if policy == "sglang-static":
         dealing = _dealing(problem, few, slot_value(problem, weights.token_ns))
         best, rules = min(starts, key=dealing.cost), MoveRules.of(problem.loose)
-        yield from climb_dealt(best, dealing, rules, spell.budget, rng)
+        yield from climb_dealt(best, dealing, rules, spell.budget, rng, spell.team)
 
 
 def batches_of_few_users(batches: Batches, rng: np.random.Generator, users: int = USERS) -> Batches:
@@ -112,7 +112,7 @@ def _descents(
     rule, load = RuleLoads.of(policy, few, problem.model, problem.network, most), few.load(problem.model.experts)
     goal = replace(latency_goal(replace(problem, load=load), few, weights), rule=rule)
     told = lambda share: spell.progress("descent", share)  # noqa: E731
-    return iterated(load, MoveRules.of(problem), goal, starts, spell.budget, rng, told)
+    return iterated(load, MoveRules.of(problem), goal, starts, spell.budget, rng, told, spell.team)
 
 
 def _every(batches: Batches, step: int) -> Batches:

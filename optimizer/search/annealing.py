@@ -18,6 +18,7 @@ from optimizer.domain.placement import Placement
 from optimizer.search.chains import Tally, cooled
 from optimizer.search.checks import require
 from optimizer.search.moves import MoveRules, is_legal, replacement_of, swap_of
+from optimizer.search.side_by_side import SINGLE, Team
 from optimizer.search.split_moves import TouchedSplit, apply, delta, forget, touched_for
 from optimizer.search.split_state import LANES, SplitState, split_of, sweep
 from optimizer.search.stop import SearchBudget
@@ -163,18 +164,18 @@ def anneal(
     budget: SearchBudget,
     rng: np.random.Generator,
     schedule: AnnealingSchedule = AnnealingSchedule(),
-    chains: int = 1,
+    team: Team = SINGLE,
     progress: Callable[[float], None] = lambda share: None,
     known: Floats | None = None,
 ) -> Iterator[Placement]:
-    """Anneal `chains` times at once, each in a thread, and yield what has become better, as `cooled` does.
+    """Anneal as many times at once as the team has chains, and yield what has become better, as `cooled` does.
 
     units `[batch, expert]`: load of each expert in tokens or tiles; known `[batch, expert]`: the loads by which a batch
     is split, None where that is its own. The temperature follows the iterations spent where
     they are limited, else the time, so that with a limit of iterations the seed alone decides.
     """
-    annealers = [Annealer(start, units, rules, schedule, own, known) for own in rng.spawn(chains)]
-    return cooled(annealers, budget, progress)
+    annealers = [Annealer(start, units, rules, schedule, own, known) for own in rng.spawn(team.chains)]
+    return cooled(annealers, budget, team.threads, progress)
 
 
 @kernel

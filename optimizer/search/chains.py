@@ -1,21 +1,16 @@
-"""Several annealers that cool down at once, each in a thread, and the best placements that they pass.
-
-A chain is one annealer with the best that it has passed.
-"""
+"""Several annealers that cool down at once, and the best placements that they pass."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Protocol
 
 import numpy as np
 
 from optimizer.domain.placement import Placement
+from optimizer.search.side_by_side import side_by_side
 from optimizer.search.stop import SearchBudget
 
 CHUNK = 500  # moves between looks at the clock: some hundredths of a second
-LOOKS = 20  # times that a new best is handed on; a compromise between losing little and judging little, not tuned
 
 
 @dataclass
@@ -52,64 +47,38 @@ class Cooled(Protocol):
 
 
 @dataclass
-class _Chain:
+class _CoolingChain:
     """An annealer that cools down, and the best placement that it has passed."""
 
     annealer: Cooled
-    pace: "_Pace"
     best: Placement
     objective: float = np.inf
     improved: bool = False
 
-    def advance(self, until: float) -> None:
-        """Run until this share of the budget is spent."""
-        while (share := self.pace.share(self.annealer.tally)) < until:
-            self.annealer.run(self.pace.draws(self.annealer.tally), self.annealer.temperature(share))
-            objective = self.annealer.objective()
-            if objective < self.objective:
-                self.best, self.objective, self.improved = self.annealer.placement(), objective, True
+    def advance(self, most: int, share: float) -> int:
+        """Draw this number of moves at the temperature of this share of the budget."""
+        before = self.annealer.tally.spent
+        self.annealer.run(most, self.annealer.temperature(share))
+        objective = self.annealer.objective()
+        if objective < self.objective:
+            self.best, self.objective, self.improved = self.annealer.placement(), objective, True
+        return self.annealer.tally.spent - before
 
-
-@dataclass(frozen=True)
-class _Pace:
-    """What each chain may spend from `started` on, a reading in seconds of the budget's clock."""
-
-    budget: SearchBudget
-    started: float
-    iterations: int | None
-
-    def share(self, tally: Tally) -> float:
-        """The share that is spent, of the iterations where they are limited, else of the time; 1 once there is nothing
-        left of either, or the end was asked for."""
-        if self.budget.over:
-            return 1.0
-        if self.iterations is not None:
-            return min(1.0, tally.spent / max(self.iterations, 1))
-        elapsed = self.budget.deadline.elapsed() - self.started
-        return min(1.0, elapsed / (self.budget.seconds - self.started))
-
-    def draws(self, tally: Tally) -> int:
-        """How many moves to draw now, until the next look at the clock."""
-        return CHUNK if self.iterations is None else min(CHUNK, self.iterations - tally.spent)
+    def passed(self, over: bool) -> list[Placement]:
+        """The best placement, if it is new."""
+        new, self.improved = self.improved, False
+        return [self.best] if new else []
 
 
 def cooled(
-    annealers: Sequence[Cooled], budget: SearchBudget, progress: Callable[[float], None] = lambda share: None
+    annealers: Sequence[Cooled],
+    budget: SearchBudget,
+    threads: int,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Placement]:
-    """Run all annealers, each with an equal part of the iterations, and yield the best of each chain whenever one of
-    `LOOKS` even shares of the budget is spent and that best is new.
+    """Run all annealers, and yield the best of each whenever `side_by_side` looks and that best is new.
 
-    The last placement that a chain yields is its best. Where iterations are limited, time decides nothing.
+    The last placement that an annealer yields is its best.
     """
-    each = None if budget.iterations is None else budget.iterations // len(annealers)
-    pace = _Pace(budget, budget.deadline.elapsed(), each)
-    running = [_Chain(annealer, pace, annealer.placement()) for annealer in annealers]
-    with ThreadPoolExecutor(len(annealers)) as pool:
-        for look in range(1, LOOKS + 1):
-            list(pool.map(_Chain.advance, running, repeat(look / LOOKS)))
-            progress(look / LOOKS)
-            for chain in running:
-                if chain.improved:
-                    chain.improved = False
-                    yield chain.best
-    budget.spend(sum(annealer.tally.spent for annealer in annealers))
+    chains = [_CoolingChain(annealer, annealer.placement()) for annealer in annealers]
+    return side_by_side(chains, budget, threads, CHUNK, progress)

@@ -15,6 +15,7 @@ from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
 from optimizer.routing.servers.sglang import find_near, generators_after, nodes_of, walk
 from optimizer.search.moves import MoveRules, decode, is_legal, propose
+from optimizer.search.side_by_side import SINGLE, Team, side_by_side
 from optimizer.search.stop import SearchBudget
 
 SWAPS = 0.7  # of random moves; the others give a slot to another expert. Not tuned
@@ -55,18 +56,51 @@ class Dealing(NamedTuple):
         return int(dealt_cost(slots, placement.counts(self.demand.shape[1]), self))
 
 
+class _Climb:
+    """A climb from a placement, and the cost of where it is."""
+
+    def __init__(self, start: Placement, dealing: Dealing, rules: MoveRules, rng: np.random.Generator) -> None:
+        self._dealing, self._rules, self._rng = dealing, rules, rng
+        self.slots, self.copies = start.slots.astype(np.int64), start.counts(dealing.demand.shape[1])
+        self.cost = self._shown = dealing.cost(start)
+
+    def advance(self, most: int, share: float) -> int:
+        """Try this number of moves."""
+        self.cost = _climb(self.slots, self.copies, self._dealing, self._rules, most, self.cost, self._rng)
+        return max(most, 1)
+
+    def follow(self, other: "_Climb") -> None:
+        """Go on from where a better climb is."""
+        if other.cost < self.cost:
+            self.slots[:], self.copies[:], self.cost = other.slots, other.copies, other.cost
+            self._shown = other.cost
+
+    def passed(self, over: bool) -> list[Placement]:
+        """Where the climb is, if it has come there by itself and that is better than before."""
+        if self.cost >= self._shown:
+            return []
+        self._shown = self.cost
+        return [Placement(self.slots)]
+
+
 def climb_dealt(
-    start: Placement, dealing: Dealing, rules: MoveRules, budget: SearchBudget, rng: np.random.Generator
+    start: Placement,
+    dealing: Dealing,
+    rules: MoveRules,
+    budget: SearchBudget,
+    rng: np.random.Generator,
+    team: Team = SINGLE,
 ) -> Iterator[Placement]:
-    """Yield each placement at which a chunk of trials ended with less cost than the one before."""
-    slots, copies = start.slots.astype(np.int64), start.counts(dealing.demand.shape[1])
-    least = dealing.cost(start)
-    while granted := budget.grant(CHUNK):
-        found = _climb(slots, copies, dealing, rules, granted, least, rng)
-        budget.spend(granted)
-        if found < least:
-            yield Placement(slots)
-        least = found
+    """Yield each placement of less cost than the one before at which climbs are whenever `side_by_side` looks; then all
+    go on from the best of them."""
+    climbs = [_Climb(start, dealing, rules, own) for own in rng.spawn(team.chains)]
+
+    def meet() -> None:
+        best = min(climbs, key=lambda climb: climb.cost)
+        for climb in climbs:
+            climb.follow(best)
+
+    return side_by_side(climbs, budget, team.threads, CHUNK, meet=meet)
 
 
 @kernel

@@ -5,17 +5,16 @@ one that begins beside the best (Lourenco, Martin and Stuetzle, Iterated Local S
 """
 
 from collections.abc import Callable, Iterator
-from itertools import count
 
 import numpy as np
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
-from optimizer.search.descent import Descent
 from optimizer.search.even_moves import Scratch, apply, scratch_for
 from optimizer.search.moves import MoveRules, is_legal, propose
-from optimizer.search.multistart import DescentGoal, descend
+from optimizer.search.multistart import CHUNK, DescentChain, DescentGoal
+from optimizer.search.side_by_side import SINGLE, Team, side_by_side
 from optimizer.search.state import SearchState
 from optimizer.search.stop import SearchBudget
 
@@ -23,6 +22,41 @@ KICK = 8  # random moves between two descents; 3, 8 and 20 ended alike on V2-Lit
 TRIES = 1000  # draws of a random move that is legal, more than any mesh with replicas needs
 SWAPS = 0.7  # of random moves; the others give a slot to another expert. Not tuned
 PASSED = 1.01  # objectives up to this many times the least are close enough that other batches may prefer them
+
+
+class _Iterated(DescentChain):
+    """Descents from starts, then from random changes of the best placement that this chain knows of."""
+
+    def __init__(
+        self,
+        starts: list[Placement],
+        state_of: Callable[[Placement], SearchState],
+        rules: MoveRules,
+        rng: np.random.Generator,
+        first: int,
+        step: int,
+    ) -> None:
+        super().__init__(rules, rng, first, step)
+        self._starts, self._state_of = starts, state_of
+        self.least: float = np.inf
+        self.best = starts[0]
+
+    def begin(self, number: int, rng: np.random.Generator) -> SearchState:
+        """The next start, or a place beside the best."""
+        if number < len(self._starts):
+            return self._state_of(self._starts[number])
+        state = self._state_of(self.best)
+        _kick(state, scratch_for(state), self._rules, rng)
+        return state
+
+    def learn(self, objective: float, placement: Placement) -> None:
+        """Begin beside this placement from now on, if it is better than what the chain knows of."""
+        if objective < self.least:
+            self.least, self.best = objective, placement
+
+    def is_worth_it(self, objective: int) -> bool:
+        """Whether it is close to the best."""
+        return objective <= self.least + (PASSED - 1) * abs(self.least)
 
 
 def iterated(
@@ -33,26 +67,25 @@ def iterated(
     budget: SearchBudget,
     rng: np.random.Generator,
     progress: Callable[[float], None],
+    team: Team = SINGLE,
 ) -> Iterator[Placement]:
-    """Yield where descents ended that came close to the best so far, or were better. The best starts come first.
+    """Yield where descents ended that came close to the best so far, or were better, whenever `side_by_side` looks. The
+    best starts come first.
 
     load `[batch, expert]`: of the batches that the goal's rule has loads of.
     """
     usual = goal.usual_peak(load, starts)
-    starts = sorted(starts, key=lambda start: goal.state(start, load, usual).objective)
-    best, least = starts[0], np.inf
-    for number in count():
-        if budget.grant(1) == 0:
-            return
-        state = goal.state(starts[number] if number < len(starts) else best, load, usual)
-        if number >= len(starts):
-            _kick(state, scratch_for(state), rules, rng)
-        descend(Descent(state, rules, rng), budget, progress)
-        found = state.placement()
-        if state.objective < least:
-            least, best = state.objective, found
-        if state.objective <= least + (PASSED - 1) * abs(least):
-            yield found
+    state_of = lambda placement: goal.state(placement, load, usual)  # noqa: E731
+    starts = sorted(starts, key=lambda start: state_of(start).objective)
+    rngs = enumerate(rng.spawn(team.chains))
+    chains = [_Iterated(starts, state_of, rules, own, first, team.chains) for first, own in rngs]
+
+    def meet() -> None:
+        leading = min(chains, key=lambda chain: chain.least)
+        for chain in chains:
+            chain.learn(leading.least, leading.best)
+
+    return side_by_side(chains, budget, team.threads, CHUNK, progress, meet)
 
 
 @kernel

@@ -23,6 +23,7 @@ from optimizer.search.checks import require
 from optimizer.search.moves import MoveRules, decode, is_legal, propose
 from optimizer.search.ring_moves import communication
 from optimizer.search.ring_state import RingDemand, RingState, refresh
+from optimizer.search.side_by_side import SINGLE, Team
 from optimizer.search.split_state import SplitState, split_of, sweep
 from optimizer.search.stop import SearchBudget
 
@@ -149,14 +150,15 @@ def anneal_latency(
     budget: SearchBudget,
     rng: np.random.Generator,
     schedule: LatencySchedule = LatencySchedule(),
-    chains: int = 1,
+    team: Team = SINGLE,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Placement]:
-    """Anneal `chains` times at once, each in a thread, and yield what has become better, as `cooled` does.
+    """Anneal as many times at once as the team has chains, and yield what has become better, as `cooled` does.
 
     With a limit of iterations the seed alone decides.
     """
-    return cooled([LatencyAnnealer(start, work, rules, schedule, own) for own in rng.spawn(chains)], budget, progress)
+    annealers = [LatencyAnnealer(start, work, rules, schedule, own) for own in rng.spawn(team.chains)]
+    return cooled(annealers, budget, team.threads, progress)
 
 
 @kernel

@@ -1,8 +1,8 @@
 """Descents from several starts, in turn, for as long as there is time, and what descents minimise."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from optimizer.search.checks import require
 from optimizer.search.descent import Descent
 from optimizer.search.moves import MoveRules
 from optimizer.search.rule_loads import RuleLoads
+from optimizer.search.side_by_side import SINGLE, Team, side_by_side
 from optimizer.search.state import TAIL_WEIGHT, SearchState
 from optimizer.search.stop import SearchBudget
 from optimizer.statistics.coactivation import pair_counts
@@ -89,6 +90,70 @@ def slot_value(problem: Problem, token_ns: int = TOKEN_NS) -> Ints:
     return value
 
 
+class DescentChain(ABC):
+    """Descents one after another, each with a number, which grows in steps of `step`."""
+
+    def __init__(self, rules: MoveRules, rng: np.random.Generator, first: int, step: int) -> None:
+        self._rules, self._rng, self._number, self._step = rules, rng, first, step
+        self._under_way: Descent | None = None
+        self._ended: list[tuple[int, Placement]] = []
+
+    @abstractmethod
+    def begin(self, number: int, rng: np.random.Generator) -> SearchState:
+        """The state in which the descent of this number begins."""
+
+    @abstractmethod
+    def learn(self, objective: int, placement: Placement) -> None:
+        """Hear where a descent has ended, before the next one begins."""
+
+    @abstractmethod
+    def is_worth_it(self, objective: int) -> bool:
+        """Whether to hand on where a descent has ended, with this objective."""
+
+    def advance(self, most: int, share: float) -> int:
+        """Go on with the descent that is under way, or begin the next one."""
+        if self._under_way is None:
+            self._under_way = Descent(self.begin(self._number, self._rng), self._rules, self._rng)
+            self._number += self._step
+        done = self._under_way.run(most)
+        if done.at_optimum:
+            self._end(self._under_way.state)
+        return max(done.evaluated, 1)
+
+    def passed(self, over: bool) -> list[Placement]:
+        """Where descents have ended since this was last asked, the one under way too if the search ends."""
+        if over and self._under_way is not None:
+            self._end(self._under_way.state)
+        ended, self._ended = self._ended, []
+        return [placement for objective, placement in ended if self.is_worth_it(objective)]
+
+    def _end(self, state: SearchState) -> None:
+        self._under_way = None
+        self._ended.append((state.objective, state.placement()))
+        self.learn(*self._ended[-1])
+
+
+class _FromStarts(DescentChain):
+    """Descents from the starts in turn."""
+
+    def __init__(
+        self, starts: Callable[[int], SearchState], rules: MoveRules, rng: np.random.Generator, first: int, step: int
+    ) -> None:
+        super().__init__(rules, rng, first, step)
+        self._starts = starts
+
+    def begin(self, number: int, rng: np.random.Generator) -> SearchState:
+        """The state of the start whose turn it is."""
+        return self._starts(number)
+
+    def learn(self, objective: int, placement: Placement) -> None:
+        """No descent follows from another."""
+
+    def is_worth_it(self, objective: int) -> bool:
+        """All of them: which one is good on other batches, the objective does not tell."""
+        return True
+
+
 def multistart(
     problem: Problem,
     goal: DescentGoal,
@@ -96,22 +161,21 @@ def multistart(
     budget: SearchBudget,
     rng: np.random.Generator,
     progress: Callable[[float], None],
+    team: Team = SINGLE,
 ) -> Iterator[Placement]:
-    """Yield where each descent ended, at a local optimum or at the end of the budget; starts are taken in turn."""
+    """Yield where each descent ended, at a local optimum or at the end of the budget, whenever `side_by_side` looks;
+    starts are taken in turn."""
     usual, rules = goal.usual_peak(problem.load, starts), MoveRules.of(problem)
-    for number in count():
-        if budget.grant(1) == 0:
-            return
-        state = goal.state(starts[number % len(starts)], problem.load, usual)
-        descend(Descent(state, rules, rng), budget, progress)
-        yield state.placement()
+    begin = lambda number: goal.state(starts[number % len(starts)], problem.load, usual)  # noqa: E731
+    rngs = enumerate(rng.spawn(team.chains))
+    chains = [_FromStarts(begin, rules, own, first, team.chains) for first, own in rngs]
+    return side_by_side(chains, budget, team.threads, CHUNK, progress)
 
 
-def descend(descent: Descent, budget: SearchBudget, progress: Callable[[float], None]) -> None:
+def descend(descent: Descent, budget: SearchBudget) -> None:
     """Run a descent until its local optimum or the end of the budget."""
     while granted := budget.grant(CHUNK):
         step = descent.run(granted)
         budget.spend(step.evaluated)
-        progress(budget.share())
         if step.at_optimum:
             return

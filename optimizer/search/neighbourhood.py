@@ -21,10 +21,12 @@ from formulations.rows.row_descent import SHAKES, descend_row
 from optimizer.domain.placement import Placement
 from optimizer.search.checks import require
 from optimizer.search.freeing import WAYS, Freed, Order, View, one_row
-from optimizer.search.looks import Looks
 from optimizer.search.moves import MoveRules
+from optimizer.search.side_by_side import SINGLE, Team, side_by_side
 from optimizer.search.split_state import PARTS, exact_peaks, split_of
 from optimizer.search.stop import SearchBudget
+
+MOST_AT_ONCE = np.iinfo(np.int64).max  # a repair is one step, however many moves it looks at
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,27 @@ def _tail_size(batches: int, settings: NeighbourhoodSettings) -> int:
     return max(1, round(settings.tail * batches))
 
 
+@dataclass
+class _NeighbourhoodChain:
+    """A search that ends with the budget; shown: the objective of the placement that it handed on last."""
+
+    search: Neighbourhoods
+    budget: SearchBudget
+    shown: float
+
+    def advance(self, most: int, share: float) -> int:
+        """Free and repair once, which may take more than `most` iterations, or what is left of the time."""
+        end = self.budget.deadline.started + self.budget.seconds
+        return min(most, self.search.step(Clock.until(end, lambda: self.budget.deadline.cancel.asked)))
+
+    def passed(self, over: bool) -> list[Placement]:
+        """The placement, if it has become better."""
+        if self.search.objective >= self.shown:
+            return []
+        self.shown = self.search.objective
+        return [self.search.placement]
+
+
 def search_neighbourhoods(
     start: Placement,
     units: Ints,
@@ -146,18 +169,12 @@ def search_neighbourhoods(
     rng: np.random.Generator,
     settings: NeighbourhoodSettings = NeighbourhoodSettings(),
     progress: Callable[[float], None] = lambda share: None,
+    team: Team = SINGLE,
 ) -> Iterator[Placement]:
-    """Free and repair from the start on, and yield the placement at `looks.LOOKS` moments, if it has become better.
+    """Free and repair from the start on, and yield placements that have become better whenever `side_by_side` looks.
 
     units `[batch, expert]`: load in tokens or tiles.
     """
-    search = Neighbourhoods(start, units, rules, rng, settings)
-    looks, shown = Looks(budget), search.objective
-    while budget.grant(1):
-        end = budget.deadline.started + budget.seconds
-        evaluated = search.step(Clock.until(end, lambda: budget.deadline.cancel.asked))
-        budget.spend(budget.grant(evaluated))
-        progress(looks.share())
-        if looks.due() and search.objective < shown:
-            shown = search.objective
-            yield search.placement
+    searches = [Neighbourhoods(start, units, rules, own, settings) for own in rng.spawn(team.chains)]
+    chains = [_NeighbourhoodChain(search, budget, search.objective) for search in searches]
+    return side_by_side(chains, budget, team.threads, MOST_AT_ONCE, progress)

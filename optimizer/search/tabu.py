@@ -10,7 +10,6 @@ so far (aspiration).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +20,9 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.checks import require
 from optimizer.search.even_moves import Scratch, apply, delta, scratch_for
-from optimizer.search.looks import Looks
 from optimizer.search.moves import MoveRules, decode, is_legal, propose
 from optimizer.search.multistart import DescentGoal
+from optimizer.search.side_by_side import SINGLE, Team, side_by_side
 from optimizer.search.state import SearchState
 from optimizer.search.stop import SearchBudget
 
@@ -99,6 +98,44 @@ class Tabu:
         return max(evaluated, 1)
 
 
+@dataclass
+class _Shown:
+    """The objective of the best placement that was handed on, of all chains."""
+
+    least: int
+
+
+class _TabuChain:
+    """Tabu searches one after another, each until it gets no better.
+
+    search: gives the search of a number, which grows in steps of `step`.
+    """
+
+    def __init__(self, search: Callable[[int], Tabu], number: int, step: int, patience: int, shown: _Shown) -> None:
+        self._next, self._number, self._step, self._patience = search, number, step, patience
+        self._search, self._stale, self._shown = search(number), 0, shown
+        self._least, self._best = self._search.least, self._search.best()
+
+    def advance(self, most: int, share: float) -> int:
+        """Go on with the search that is under way, or begin the next one."""
+        if self._stale >= self._patience:
+            self._number += self._step
+            self._search, self._stale = self._next(self._number), 0
+        least = self._search.least
+        spent = self._search.run(most)
+        self._stale = 0 if self._search.least < least else self._stale + most
+        if self._search.least < self._least:
+            self._least, self._best = self._search.least, self._search.best()
+        return spent
+
+    def passed(self, over: bool) -> list[Placement]:
+        """The best placement, if it is better than all that were handed on."""
+        if self._least >= self._shown.least:
+            return []
+        self._shown.least = self._least
+        return [self._best]
+
+
 def tabu(
     problem: Problem,
     goal: DescentGoal,
@@ -107,27 +144,22 @@ def tabu(
     rng: np.random.Generator,
     progress: Callable[[float], None],
     memory: TabuMemory = TabuMemory(),
+    team: Team = SINGLE,
 ) -> Iterator[Placement]:
-    """Search from the starts in turn, each until it gets no better, and yield each new best placement of all.
+    """Search from the starts in turn, each until it gets no better, and yield each new best placement of all whenever
+    `side_by_side` looks."""
+    rules, usual = MoveRules.of(problem), goal.usual_peak(problem.load, starts)
+    shown = _Shown(min(goal.state(start, problem.load, usual).objective for start in starts))
 
-    New bests are looked for at the end of each search and at `looks.LOOKS` moments on the way.
-    """
-    load, rules, looks = problem.load, MoveRules.of(problem), Looks(budget)
-    usual = goal.usual_peak(load, starts)
-    shown = min(goal.state(start, load, usual).objective for start in starts)
-    for start in cycle(starts):
-        search = Tabu(goal.state(start, load, usual), rules, rng, memory)
-        stale = 0
-        while stale < memory.patience:
-            if (granted := budget.grant(CHUNK)) == 0:
-                return
-            least = search.least
-            budget.spend(search.run(granted))
-            progress(looks.share())
-            stale = 0 if search.least < least else stale + granted
-            if (looks.due() or stale >= memory.patience) and search.least < shown:
-                shown = search.least
-                yield search.best()
+    def chain(first: int, own: np.random.Generator) -> _TabuChain:
+        def search(number: int) -> Tabu:
+            start = starts[number % len(starts)]
+            return Tabu(goal.state(start, problem.load, usual), rules, own, memory)
+
+        return _TabuChain(search, first, team.chains, memory.patience, shown)
+
+    chains = [chain(first, own) for first, own in enumerate(rng.spawn(team.chains))]
+    return side_by_side(chains, budget, team.threads, CHUNK, progress)
 
 
 @kernel

@@ -13,7 +13,7 @@ from random_problems import small_problem
 from formulations.kit.outcome import SolveStatus
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, filled
-from optimizer.planning.options import Effort, Progress, SolveOptions
+from optimizer.planning.options import AUTO, Effort, Progress, SolveOptions
 from optimizer.planning.plan_layer import LayerSolution, solve
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.token_seeds import all_seeds
@@ -29,10 +29,14 @@ METHODS = ["sequential", "random", "pairing", "greedy", "risk", "steps", "flexib
 
 
 def solved(
-    seed: int = 0, iterations: int | None = 4000, seconds: float = 60, routings: tuple[str, ...] = ("even-source",)
+    seed: int = 0,
+    iterations: int | None = 4000,
+    seconds: float = 60,
+    routings: tuple[str, ...] = ("even-source",),
+    jobs: int = 2,
 ) -> LayerSolution:
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    return solve(problem, sets, SolveOptions(seconds, seed, iterations, routings=routings))
+    return solve(problem, sets, SolveOptions(seconds, seed, iterations, jobs, routings=routings))
 
 
 def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> None:
@@ -76,6 +80,21 @@ def test_with_an_iteration_limit_the_seed_alone_decides() -> None:
     assert one.gaps == same.gaps
     assert one.candidates == same.candidates > 3
     assert one.rows[1].placement.slots.tolist() != other.rows[1].placement.slots.tolist()
+
+
+@pytest.mark.parametrize("routings", [AUTO, ("sglang-static",)])
+def test_with_an_iteration_limit_the_number_of_threads_decides_nothing(routings: tuple[str, ...]) -> None:
+    """Somebody with more cores gets the same plan, and the same figures of all that was compared."""
+    one, two, three = (solved(1, 6000, routings=routings, jobs=jobs) for jobs in (1, 2, 3))
+    for other in (two, three):
+        assert [(row.method, row.report.routing) for row in one.rows] == [
+            (row.method, row.report.routing) for row in other.rows
+        ]
+        assert [row.placement.slots.tolist() for row in one.rows] == [
+            row.placement.slots.tolist() for row in other.rows
+        ]
+        assert one.candidates == other.candidates
+        assert one.gaps == other.gaps
 
 
 def test_bounds_are_below_what_was_reached() -> None:

@@ -10,10 +10,10 @@ from random_problems import small_problem
 from formulations.kit.arrays import Ints
 from optimizer.domain.problem import Problem
 from optimizer.search.annealing import Annealer, AnnealingSchedule, anneal
-from optimizer.search.chains import LOOKS
 from optimizer.search.moves import MoveRules
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation
+from optimizer.search.side_by_side import LOOKS, Team
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Deadline, SearchBudget
 
@@ -24,12 +24,12 @@ def drawn() -> Problem:
     return problem
 
 
-def ends(seed: int, iterations: int = 4000, chains: int = 2, tile: int = 1) -> list[list[list[int]]]:
+def ends(seed: int, iterations: int = 4000, tile: int = 1) -> list[list[list[int]]]:
     """The slots of all placements that annealing yields with this seed; tile: tokens of a unit of load."""
     problem = drawn()
     budget, rng = SearchBudget(Deadline(600), 600, iterations), np.random.default_rng(seed)
     units = -(-problem.load // tile)
-    found = anneal(greedy(problem), units, MoveRules.of(problem), budget, rng, chains=chains)
+    found = anneal(greedy(problem), units, MoveRules.of(problem), budget, rng, team=Team(2, 2))
     return [placement.slots.tolist() for placement in found]
 
 

@@ -24,6 +24,7 @@ from optimizer.search.moves import MoveRules, is_legal
 from optimizer.search.ring_moves import apply, communication, delta, forget, touched_for
 from optimizer.search.ring_state import ALONE, BACK, OUT, RingDemand, RingState, busiest
 from optimizer.search.seeds.orders import random_permutation
+from optimizer.search.side_by_side import Team
 from optimizer.search.stop import Deadline, SearchBudget
 from optimizer.traces.batches import Batches
 
@@ -228,7 +229,8 @@ def ends(seed: int) -> list[list[list[int]]]:
     start, tiles = random_permutation(problem, np.random.default_rng(1)), problem.cost.tiles(problem.load)
     budget, rng = SearchBudget(Deadline(600), 600, 4000), np.random.default_rng(seed)
     prices = prices_of(cost, Network(problem.mesh))
-    found = anneal_latency(start, LatencyWork(tiles, demand, prices), MoveRules.of(problem), budget, rng, chains=2)
+    work, team = LatencyWork(tiles, demand, prices), Team(2, 2)
+    found = anneal_latency(start, work, MoveRules.of(problem), budget, rng, team=team)
     return [placement.slots.tolist() for placement in found]
 
 

@@ -14,7 +14,6 @@ from random_problems import small_problem
 
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
-from optimizer.search.looks import LOOKS, Looks
 from optimizer.search.moves import MoveRules
 from optimizer.search.multistart import DescentGoal, latency_goal
 from optimizer.search.seeds.greedy import greedy
@@ -148,20 +147,3 @@ def test_a_problem_without_legal_moves_comes_to_an_end() -> None:
     problem, sets = small_problem(0, rows=1, cols=1, slots=4, routed=3)
     budget, goal = SearchBudget(Deadline(60), 60, 30), latency_goal(problem, sets.train)
     assert list(tabu(problem, goal, [greedy(problem)], budget, np.random.default_rng(0), lambda share: None)) == []
-
-
-def test_looks_are_at_even_shares_and_at_the_end() -> None:
-    budget = SearchBudget(Deadline(600), 600, 400)
-    looks, due = Looks(budget), []
-    for spent in range(1, 401):
-        budget.spend(1)
-        if looks.due():
-            due.append(spent)
-    assert due == [400 * (look + 1) // LOOKS for look in range(LOOKS)]
-    over = Looks(SearchBudget(Deadline(60, time.monotonic() - 61), 60))
-    assert over.share() == 1
-    assert over.due()
-    assert not over.due()
-    timed = Looks(SearchBudget(Deadline(60, time.monotonic() - 30), 60))
-    assert 0 <= timed.share() < 0.1
-    assert not timed.due()

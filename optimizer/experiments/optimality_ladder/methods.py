@@ -1,7 +1,6 @@
 """The placement heuristics that are compared with the optimum; a new one is one more entry of METHODS or ROUTED."""
 
 from collections.abc import Callable
-from itertools import islice
 
 import numpy as np
 
@@ -9,8 +8,9 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, make_problem
 from optimizer.planning.options import COOL, Effort
 from optimizer.search.annealing import AnnealingSchedule, anneal
+from optimizer.search.descent import Descent
 from optimizer.search.moves import MoveRules
-from optimizer.search.multistart import DescentGoal, multistart
+from optimizer.search.multistart import DescentGoal, descend
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import random_permutation, sequential
@@ -43,8 +43,12 @@ def descended(problem: Problem, effort: Effort, descents: int) -> Placement:
     goal, starts = peaks_goal(problem), [greedy(problem), pairing(shared_per_row(problem))]
     budget = SearchBudget(effort.deadline, effort.deadline.seconds, effort.iterations)
     rng = random_stream(Purpose.LADDER_DESCENT, effort.seed)
-    found = islice(multistart(problem, goal, starts, budget, rng, lambda share: None), descents)
-    return least(problem, goal, [starts[0], *found])
+    found = [starts[0]]
+    for number in range(descents):
+        state = goal.state(starts[number % len(starts)], problem.load)
+        descend(Descent(state, MoveRules.of(problem), rng), budget)
+        found.append(state.placement())
+    return least(problem, goal, found)
 
 
 def tabued(problem: Problem, effort: Effort) -> Placement:

@@ -14,7 +14,7 @@ from optimizer.search.stop import Deadline
 
 @dataclass(frozen=True)
 class Settings:
-    """What all layers of a plan have in common. chains: annealers of one layer's search, each in a thread; of the
+    """What all layers of a plan have in common. chains: threads of one layer's search, a chain for each; of the
     options, the time limit and the number of jobs are the run's, not a layer's."""
 
     model: Model

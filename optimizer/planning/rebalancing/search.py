@@ -94,5 +94,5 @@ def within_budget(
     rng = random_stream(Purpose.REBALANCE, options.seed, budget.most)
     goal, rules = latency_goal(problem, judge.sets.train, options.descent), MoveRules.of(problem.loose)
     told = lambda share: spell.progress("descent", share)  # noqa: E731
-    passed = iterated(problem.load, rules, goal, [start], spell.budget, rng, told)
+    passed = iterated(problem.load, rules, goal, [start], spell.budget, rng, told, spell.team)
     return [*deque(passed, FINALISTS)]
