@@ -1,6 +1,6 @@
 """Candidates for a fixed rule, such as a server's: what a search finds whose objective is the load that it brings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +42,9 @@ others."""
 FIXED_SHARED = 0.5
 """The share of the time of descents for those that keep the number of shared replicas. Not tuned."""
 
+TREE = 0.25
+"""The share of the time that FlashLB's search may take, which it needs a tenth of on a hundred devices. Not tuned."""
+
 UNTIL_DEALT = 0.25
 """The share of the time that descents have before a climb for a dealt table; with .5 the 16 x 8 mesh ends worse."""
 
@@ -58,7 +61,7 @@ def by_rule(
     free = problem.loose is not problem
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
     if problem.budget is None:
-        starts.append(risk_tree(problem))
+        starts.append(risk_tree(problem, _ending(spell.budget)))
         yield starts[-1]
     rng = random_stream(Purpose.RULE_SEARCH, spell.seed, RULES.index(policy))
     few = _every(train, max(-(-train.experts.size // MOST_PAIRS), -(-train.count * problem.mesh.devices // MOST_CELLS)))
@@ -70,7 +73,7 @@ def by_rule(
         yield placement
     if free:
         if problem.budget is None:
-            starts.append(risk_tree(problem.loose))
+            starts.append(risk_tree(problem.loose, _ending(spell.budget)))
             yield starts[-1]
         loose = replace(spell, budget=descents)
         for placement in _descents(policy, problem.loose, few, [*starts], weights, loose, rng):
@@ -80,6 +83,12 @@ def by_rule(
         dealing = _dealing(problem, few, slot_value(problem, weights.token_ns))
         best, rules = min(starts, key=dealing.cost), MoveRules.of(problem.loose)
         yield from climb_dealt(best, dealing, rules, spell.budget, rng)
+
+
+def _ending(budget: SearchBudget) -> Callable[[], bool]:
+    """Whether FlashLB's search has had its share of what is left of a budget now, which decides where time does."""
+    until = budget.deadline.elapsed() + TREE * max(budget.seconds - budget.deadline.elapsed(), 0.0)
+    return lambda: budget.over or (budget.iterations is None and budget.deadline.elapsed() > until)
 
 
 def batches_of_few_users(batches: Batches, rng: np.random.Generator, users: int = USERS) -> Batches:
