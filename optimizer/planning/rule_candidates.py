@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import isqrt
 
 import numpy as np
 
@@ -33,6 +34,10 @@ are too short for the first descents at 2,048 tokens, and what they find is no b
 MOST_DEALT = 1 << 19
 """Sources times experts times batches that a climb for a dealt table adds up in a trial, about .3 ms; 16 batches at
 least. Not tuned."""
+
+MOST_TABLE = 1 << 24
+"""Entries of the table of loads by copies, which grow with the square of the copies: 64 MB. Experts with more copies,
+as the hottest have hundreds on 2,048 devices, count as split evenly, which rules come near with so many."""
 
 USERS = 64
 """Places whose tokens make up a batch that a search looks at. Of 16, 32, 64, 128 and all it is the best or nearly so on
@@ -118,6 +123,7 @@ def _descents(
 ) -> Iterator[Placement]:
     """What iterated descents pass whose objective is the load under the rule in these batches."""
     most = max(int(start.counts(problem.model.experts)[~problem.spread].max()) for start in starts) + 1
+    most = min(most, max(2, isqrt(2 * MOST_TABLE // (problem.model.experts * few.count))))
     rule, load = RuleLoads.of(policy, few, problem.model, problem.network, most), few.load(problem.model.experts)
     goal = replace(latency_goal(replace(problem, load=load), few, weights), rule=rule)
     told = lambda share: spell.progress("descent", share)  # noqa: E731
