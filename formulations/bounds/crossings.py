@@ -29,6 +29,9 @@ import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
 
+MOST_CELLS = 1 << 28
+"""Experts x counts x slots up to which the knapsack is solved exactly, in about half a second; not tuned."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
@@ -58,13 +61,15 @@ def crossings_bounds(together: Ints, distance: Ints, sums: Sequence[Sequence[Sha
     """
     spare = _spare(together.shape[1], slots)
     chosen, within = np.diagonal(together, axis1=1, axis2=2), _within(distance)
-    friends = _friends(together, chosen)
+    friends = _friends(together)
     counts = range(1, _useful(distance, within, spare) + 1)
-    found = []
-    for stages in sums:
-        cost = [sum(_least_cost(chosen, friends, within, stage, count) for stage in stages) for count in counts]
-        found.append(_least_sum(np.array(cost).reshape(len(counts), -1), spare))
-    return found
+    different = {id(stage): stage for stages in sums for stage in stages}  # by identity, as a stage holds arrays
+    cost = {
+        number: np.array([_least_cost(chosen, friends, within, stage, count) for count in counts])
+        for number, stage in different.items()
+    }
+    nothing = np.zeros((len(counts), together.shape[1]))
+    return [_least_sum(sum((cost[id(stage)] for stage in stages), start=nothing), spare) for stages in sums]
 
 
 def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], slots: int) -> Floats:
@@ -112,11 +117,16 @@ def _within(distance: Ints) -> list[int]:
     return [int((distance <= far).sum(axis=0).max()) for far in range(int(distance.max()))]
 
 
-def _friends(together: Ints, chosen: Ints) -> Ints:
-    """(token, other expert) pairs with the most frequent other experts, `[number of them, source, expert]`."""
-    others = together - chosen[:, :, None] * np.eye(together.shape[1], dtype=together.dtype)
-    ranked = np.sort(np.moveaxis(others, 2, 0), axis=0)[::-1]
-    return np.concatenate([np.zeros_like(ranked[:1]), ranked[:-1].cumsum(axis=0)])
+def _friends(together: Ints) -> Ints:
+    """(token, other expert) pairs with the most frequent other experts, `[source, expert, number of them]` int64.
+
+    With 64 sources and 1,024 experts this takes half a gigabyte, so the array is sorted and summed up in its place.
+    """
+    found = -together.astype(np.int64)
+    each = np.arange(together.shape[1])
+    found[:, each, each] = 0
+    found.sort(axis=2)  # the expert itself, with nothing, comes last, and by rolling first, where no others count
+    return -np.cumsum(np.roll(found, 1, axis=2), axis=2, out=found)
 
 
 def _least_cost(chosen: Ints, friends: Ints, within: list[int], stage: Sharing, count: int) -> Floats:
@@ -129,7 +139,7 @@ def _least_cost(chosen: Ints, friends: Ints, within: list[int], stage: Sharing, 
         reached = count * near
         if price > 0 and reached < len(chosen):
             others = int(company) * (1 if stage.fixed else count)
-            pairs = friends[min(others, len(friends) - 1)]
+            pairs = friends[:, :, min(others, friends.shape[2] - 1)]
             share = np.sort(_shares(chosen, pairs, stage.most), axis=0)
             cost += price * share[: len(share) - reached].sum(axis=0)
     return cost
@@ -149,6 +159,8 @@ def _least_sum(cost: Floats, spare: int) -> float:
 
     This is a dynamic program: best[s] is the least sum for the experts so far if s replicas are spared for them.
     """
+    if cost.size * (spare + 1) > MOST_CELLS:
+        return _least_hull(cost, spare)
     best = np.zeros(spare + 1)
     for of_expert in cost.T:
         tried = np.full((len(of_expert), spare + 1), np.inf)
@@ -156,3 +168,30 @@ def _least_sum(cost: Floats, spare: int) -> float:
             tried[more, more:] = best[: spare + 1 - more] + value
         best = tried.min(axis=0)
     return float(best[-1])
+
+
+def _least_hull(cost: Floats, spare: int) -> float:
+    """As `_least_sum`, of the lower convex hulls of the costs of each expert: a little lower, and quick to find.
+
+    Where costs are convex, the replicas that save most are the best. The hull of a cost is below it by no more than
+    one step of the hull, and the exact least sum differs from that of the hulls in the steps of one expert.
+    """
+    saved = -np.diff(np.array([_hull(of_expert) for of_expert in cost.T]), axis=1).ravel()
+    best = saved if spare >= len(saved) else -np.partition(-saved, spare)[:spare]
+    return float(cost[0].sum() - best[best > 0].sum())
+
+
+def _hull(cost: Floats) -> Floats:
+    """The lower convex hull of costs at counts 1, 2, ..., `[count - 1]` (Andrew's monotone chain)."""
+    corner: list[int] = []
+    for place in range(len(cost)):
+        while len(corner) > 1 and _above(cost, corner[-2], corner[-1], place):
+            corner.pop()
+        corner.append(place)
+    hull: Floats = np.interp(np.arange(len(cost)), corner, cost[corner])
+    return hull
+
+
+def _above(cost: Floats, left: int, middle: int, right: int) -> bool:
+    """Whether the middle cost is on or above the line through the other two."""
+    return bool((cost[middle] - cost[left]) * (right - left) >= (cost[right] - cost[left]) * (middle - left))

@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.clock import Clock
+from formulations.kit.kernels import kernel
 from formulations.kit.outcome import PROVEN, Outcome, SolveStatus
 from formulations.kit.solver import Limits, MilpAnswer, minimise
 
@@ -146,16 +147,26 @@ class _Counted(NamedTuple):
 def _greedy(load: Floats, budget: ReplicaBudget, start: Ints) -> _Counted:
     """Counts from `start` on, with one replica more for the largest load / count until all slots are used."""
     counts = start.astype(np.int64)
-    queue = [(-load[e] / counts[e], e) for e in range(len(load)) if counts[e] < budget.most[e]]
-    heapq.heapify(queue)
-    for _ in range(budget.slots - int(counts.sum())):
-        expert = queue[0][1]
-        counts[expert] += 1
-        if counts[expert] < budget.most[expert]:
-            heapq.heapreplace(queue, (-load[expert] / counts[expert], expert))
-        else:
-            heapq.heappop(queue)
+    hand_out(load, counts, np.asarray(budget.most, dtype=np.int64), budget.slots - int(counts.sum()))
     return _Counted(counts, float((load / counts).max()))
+
+
+@kernel
+def hand_out(load: Floats, counts: Ints, most: Ints, room: int) -> None:
+    """Give so many replicas more, one by one, to the expert with the largest load per replica that has fewer than its
+    most, the first of equal ones. load, counts and most `[expert]`; counts changes, and room is left where all have
+    their most."""
+    waiting = [(-load[expert] / counts[expert], expert) for expert in range(len(load)) if counts[expert] < most[expert]]
+    heapq.heapify(waiting)
+    for _ in range(room):
+        if len(waiting) == 0:
+            return
+        expert = waiting[0][1]
+        counts[expert] += 1
+        if counts[expert] < most[expert]:
+            heapq.heapreplace(waiting, (-load[expert] / counts[expert], expert))
+        else:
+            heapq.heappop(waiting)
 
 
 def _exchange(load: Floats, budget: ReplicaBudget, counts: Ints, clock: Clock) -> Ints:

@@ -5,9 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from optimizer.domain.arrays import given_away
-from optimizer.domain.network import Network
-from optimizer.domain.traffic import count_traffic
+from optimizer.domain.network import BOTH_WAYS, CLIMBS, DESCENDS, Network
 
 UNITS = 36
 """How many units of work half a message is on the slowest link. Faster links are rounded to whole units: 36 is large
@@ -30,20 +28,18 @@ class LinkPaths(NamedTuple):
 
     @classmethod
     def of(cls, network: Network, message_us: Floats | None = None) -> "LinkPaths":
-        """Send one result from every device to every source, and note which links it passes.
+        """The links of all paths, in the order of their numbers on each path.
 
         message_us `[link]` says how long a whole message keeps a link busy; None: all links are equally fast.
         """
-        sources, devices = network.distance.shape
-        each = np.arange(devices, dtype=np.int32)
-        device = np.tile(each, sources)[:, None, None]
-        source = given_away(np.repeat(np.arange(sources, dtype=np.int32), devices)[:, None])
-        back = count_traffic(device, source, each, network, False, False).back
-        slow = np.ones(back.shape[1]) if message_us is None else message_us / max(float(message_us.max()), 1e-12)
-        journey, link = map(np.ascontiguousarray, np.nonzero(back))
-        start = np.searchsorted(journey, np.arange(len(device) + 1))
-        work = np.rint(UNITS * back[journey, link] * slow[link]).astype(np.int64)
-        return cls(start, link, work, network.distance.astype(np.int64), back.shape[1])
+        links = len(network.remote)
+        slow = np.ones(links) if message_us is None else message_us / max(float(message_us.max()), 1e-12)
+        path, link, halves = _on_rings(network) if network.links == "rings" else _through_ports(network)
+        order = np.argsort(path * links + link)
+        path, link, halves = path[order], link[order], halves[order]
+        start = np.searchsorted(path, np.arange(network.distance.size + 1))
+        work = np.rint(UNITS * halves * slow[link]).astype(np.int64)
+        return cls(start, link, work, network.distance.astype(np.int64), links)
 
     def passing(self) -> tuple[Ints, Ints]:
         """Which paths pass a link: for link l those at first[l] up to first[l + 1] of the second array, `[entry]`.
@@ -53,3 +49,45 @@ class LinkPaths(NamedTuple):
         order = np.argsort(self.link, kind="stable")
         journey = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))[order]
         return np.searchsorted(self.link[order], np.arange(self.links + 1)), journey
+
+
+def _on_rings(network: Network) -> tuple[Ints, Ints, Ints]:
+    """Path, link, and half messages on it, of every link that a path passes on rings, each `[entry]` int64.
+
+    A result runs along the column ring of the device that sends tokens to its device, and then, where tokens travel
+    along rows too, along the row ring of its device: opposite to the direction in which its token came.
+    """
+    mesh, device = network.mesh, np.arange(network.mesh.devices)
+    row, col = np.divmod(device, mesh.cols)
+    column = _along(*network.along_column, network.sender % mesh.cols, row, mesh.rows)
+    if not network.across:
+        return column
+    path, link, halves = _along(*network.along_row, np.broadcast_to(row, network.distance.shape), col, mesh.cols)
+    line = path, link + network.column_edges, halves
+    path, link, halves = (np.concatenate(both) for both in zip(column, line, strict=True))
+    return path, link, halves
+
+
+def _along(way: Ints, hops: Ints, ring: Ints, place: Ints, length: int) -> tuple[Ints, Ints, Ints]:
+    """As `_on_rings`, along rings of one kind: way, hops and ring `[source, device]`, where the result of a device
+    begins, place `[device]`, and the length of a ring."""
+    found = []
+    for direction, came in enumerate((DESCENDS, CLIMBS)):
+        path = np.flatnonzero((way == came) | (way == BOTH_WAYS))
+        many = hops.ravel()[path]
+        number = np.repeat(path, many)
+        step = np.arange(len(number)) - np.repeat(many.cumsum() - many, many)
+        at = (place[number % len(place)] + (1 - 2 * direction) * step) % length
+        link = (ring.ravel()[number].astype(np.int64) * 2 + direction) * length + at
+        found.append((number, link, np.where(way.ravel()[number] == BOTH_WAYS, 1, 2)))
+    path, link, halves = (np.concatenate(both) for both in zip(*found, strict=True))
+    return path, link, halves
+
+
+def _through_ports(network: Network) -> tuple[Ints, Ints, Ints]:
+    """As `_on_rings`, through ports: out of the device that holds the expert, and into the one that sent the token."""
+    devices, far = network.mesh.devices, network.distance.ravel()
+    path = np.flatnonzero(far)
+    slow = 2 * devices * (far[path].astype(np.int64) - 1)
+    link = np.concatenate([slow + path % devices, slow + devices + network.sender.ravel()[path]])
+    return np.tile(path, 2), link, np.full(len(link), 2)

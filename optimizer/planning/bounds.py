@@ -18,6 +18,7 @@ from optimizer.errors import InputError
 from optimizer.planning.compute_bounds import beside_us, compute_us, least_compute_us
 from optimizer.planning.link_bounds import LeastTimes, Links, SomeBatches, least_latency, slowest_batches
 from optimizer.routing.policies import ONE_REPLICA
+from optimizer.search.split_state import exact_peaks
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Batches
 
@@ -271,14 +272,19 @@ def _for_placement(
 ) -> Iterator[Bound]:
     """The bounds that `bound_given` returns; beside `[batch]`: what every device computes besides its slots, in us."""
     mean = load.sum(axis=1) / mesh.devices
-    holders = holders_of(placement.slots, load.shape[1])
-    peaks, critical = least_peaks(load, holders, "tokens")
-    worst = critical[int((peaks / mean).argmax())].in_words()
+    peaks, worst = _peaks_of(placement, load, "tokens", mean)
     yield _of("this_placement", IMBALANCE, f"the best routing; at worst {worst}", peaks / mean, given=True)
-    peaks, critical = least_peaks(tiles, holders, cost.unit)
+    peaks, worst = _peaks_of(placement, tiles, cost.unit, np.ones(len(load)))
     if cost.unit == "tiles":
-        worst = critical[int(peaks.argmax())].in_words()
         yield _of("this_placement_tiles", TILES, f"the best routing; at worst {worst}", peaks, given=True)
     if cost.moe_op == "optimized":
         time = compute_us(tiles, peaks, mesh, cost) + beside
         yield _of("this_placement_compute", TIME, "a device with the least peak of this placement", time, given=True)
+
+
+def _peaks_of(placement: Placement, units: Ints, unit: str, scale: Floats) -> tuple[Ints, str]:
+    """The least peak of each batch `[batch]`, and in words what forces that of the batch where it is most times scale
+    `[batch]`; units `[batch, expert]`."""
+    peaks = exact_peaks(placement, units)
+    worst, holders = int((peaks / scale).argmax()), holders_of(placement.slots, units.shape[1])
+    return peaks, least_peaks(units[worst : worst + 1], holders, unit).critical[0].in_words()

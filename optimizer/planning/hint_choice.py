@@ -13,6 +13,7 @@ from optimizer.search.choose import LATENCIES, figures
 HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0)
 LAGS = (1, 2, 4)
 REFRESHES = (1, 2, 4, 8)
+SETTINGS = 1 + len(HALF_LIVES) + len(LAGS) + len(REFRESHES) - 2  # that are simulated at most, to choose one of them
 WORTH = 0.002  # share of the latency that it may cost to have hints later, or more seldom: a fifth of a per cent, which
 # is below the noise of a 99th percentile, for a fraction of what a server does to make hints
 LOOKED_AT = 256  # selection batches by which settings are compared; a compromise between time and noise, not tuned

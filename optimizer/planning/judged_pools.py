@@ -46,6 +46,10 @@ LAST_ARRANGING = 0.5
 """Seconds for arranging the best placement after the end was asked for: of the 3 s after which the plan is written,
 little enough, and at 128 devices enough for most of what arranging gains."""
 
+ARRANGING = 0.02
+"""The share of the time limit that one arrangement may take, of some twenty. All its moves take .26 s at 128 devices,
+and seconds at thousands, where it cools down faster. Not tuned."""
+
 
 @dataclass(frozen=True, eq=False)
 class JudgedPools:
@@ -235,7 +239,8 @@ class JudgedPools:
         if not {*NEAR, *BY_NEARNESS} & set(self.pools):
             return placement
         problem, (demand, link_paths) = self.problem, self._travel
-        seconds = LAST_ARRANGING if effort.cancel.asked else effort.deadline.remaining() + 1
+        most = max(LAST_ARRANGING, ARRANGING * effort.deadline.seconds)
+        seconds = LAST_ARRANGING if effort.cancel.asked else min(most, effort.deadline.remaining() + 1)
         budget = SearchBudget(Deadline(seconds), seconds, effort.iterations)
         rng = random_stream(Purpose.ARRANGEMENT, effort.seed)
         kept = problem.spread & (placement.counts(problem.model.experts) == problem.shared_replicas)

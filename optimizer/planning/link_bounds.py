@@ -23,6 +23,10 @@ from optimizer.traces.batches import Batches
 BLOCK_PAIRS = 1 << 24
 """Loads of sources and experts that are held at a time, so that memory does not grow with the batches; not tuned."""
 
+MOST_TOGETHER = 1 << 24
+"""Sources times pairs of experts up to which links are bounded twice: on 64 x 32 devices with 1,024 experts, where
+there are four times as many, each bound takes seconds. Not tuned."""
+
 SLOWEST = 5
 """A bound on the p99 is looked for among one in so many batches, those with the longest compute. Any number is valid:
 few slow batches have a longer compute, and more of them a better bound on links. Not tuned."""
@@ -220,17 +224,16 @@ class Links:
         replica of each expert, the same in all batches.
 
         Bounds are taken of all experts and of the routed ones alone, and the stronger counts: shared experts go with
-        every token, and so are company to all.
+        every token, and so are company to all. Of more than `MOST_TOGETHER` pairs only the latter are taken.
         """
         known = [each.of_tables if tables else each for each in self.alternatives]
         sums = [stages for each in known for stages in ((each.combine,), each.both, each.out)]
         routed, distance = self.model.routed_experts, self.network.distance
         alone, slots = together[:, :routed, :routed], self.mesh.slots - self.model.shared_experts
-        every = (
-            crossings_bounds(together, distance, sums, self.mesh.slots),
-            crossings_bounds(alone, distance, sums, slots),
-        )
-        combine, both, dispatch = np.max(every, axis=0).reshape(-1, 3).max(axis=0).tolist()
+        found = [crossings_bounds(alone, distance, sums, slots)]
+        if together.size <= MOST_TOGETHER and self.model.shared_experts:
+            found.append(crossings_bounds(together, distance, sums, self.mesh.slots))
+        combine, both, dispatch = np.max(found, axis=0).reshape(-1, 3).max(axis=0).tolist()
         return LeastTimes(dispatch, combine, both)
 
 

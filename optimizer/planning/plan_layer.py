@@ -23,6 +23,7 @@ from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
 from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.thinning import affordable
 from optimizer.planning.token_seeds import all_seeds
 from optimizer.planning.warm_start import started
 from optimizer.routing.context import Unit
@@ -30,9 +31,9 @@ from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
 
-MOST_BOUNDING = 1.5
-"""How many times as long as the bounds of any placement those of the plan are allowed to take; on the built-in trace
-they take about as long."""
+MOST_BOUNDING = 0.5
+"""How many times as long as the bounds of any placement those of the plan are allowed to take; on 32x16 devices they
+take a twentieth of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,9 @@ class LayerSolution:
     the formulation, which chose replica counts too if free_counts, and else kept greedy's. unit: what the cost of
     compute counts. gaps: of the chosen result to its bounds, after an early end to those of any placement alone.
     chance: what it does to the chosen result's imbalance, None where the policy looks at loads or the end came early.
-    candidates: how many were compared. first_result: seconds until a complete plan was judged. remarks: what
-    formulations proved or changed beside the searches, in sentences.
+    candidates: how many were compared. first_result: seconds until a complete plan was judged. sets: the batches on
+    which it was planned, compared and judged, fewer than there are where time was too short for all. remarks: what
+    formulations proved or changed beside the searches, and what time was too short for, in sentences.
     """
 
     seeds: tuple[MethodResult, ...]
@@ -71,6 +73,7 @@ class LayerSolution:
     gaps: list[Gap]
     candidates: int
     first_result: float
+    sets: Sets
     remarks: tuple[str, ...] = ()
     chance: Chance | None = None
 
@@ -105,7 +108,10 @@ def solve(
     it has; from the first judged seed on the token is heeded.
     """
     effort = effort or options.effort()
+    affords = affordable(problem, sets, options, effort)
+    sets, options = affords.sets, affords.options
     portfolio = Portfolio.of(problem, sets, options)
+    portfolio.remarks.extend(affords.says)
     seeds = Seeds.judged(portfolio, effort, progress)
     started = time.monotonic()
     bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost)
@@ -141,6 +147,7 @@ def solve(
         gaps_of(bounds, plan.report),
         portfolio.candidates,
         seeds.first_result,
+        sets,
         tuple(portfolio.remarks),
         chance,
     )
@@ -214,9 +221,9 @@ def plan_tokens(
     solution = solve(started(problem, start, layer), sets, options, effort, progress)
     chosen = solution.chosen
     check(problem, chosen.placement)
-    provenance = provenance_of(source, layer, sets, options.seed)
+    provenance = provenance_of(source, layer, solution.sets, options.seed)
     provenance |= {"method": chosen.method, "candidates": solution.candidates}
-    judge = LayerJudge(problem, sets, replace(options.conditions, routing=chosen.report.routing))
+    judge = LayerJudge(problem, solution.sets, replace(options.conditions, routing=chosen.report.routing))
     part = part_of(judge, chosen.placement, chosen.report, solution.gaps, provenance)
     limit = chosen.report.rerouting
     factor = None if limit is None else limit.capacity_factor

@@ -19,13 +19,14 @@ from optimizer.planning.candidates import (
     split_at_best,
     split_evenly,
 )
+from optimizer.planning.hint_choice import LOOKED_AT, SETTINGS
 from optimizer.planning.judged_pools import JudgedPools
 from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress
 from optimizer.planning.pool import FOLLOWING, NEAR, SHORTENING, SPLITTING
 from optimizer.planning.row_polish import is_proven, polished
 from optimizer.planning.rule_candidates import batches_of_few_users, by_rule
-from optimizer.routing.policies import FIXED
+from optimizer.routing.policies import FIXED, REMEMBERING
 from optimizer.search.choose import LATENCIES, SelectionGoal
 from optimizer.search.latency import prices_of
 from optimizer.search.multistart import latency_goal
@@ -104,7 +105,11 @@ class Portfolio(JudgedPools):
         judged = time.monotonic()
         self._offer([arranged], SHORTENING, effort)  # which need it most, and may get nothing else where time is short
         once = time.monotonic() - exchanged
-        return FINALISTS * (judged - started) + 2 * once
+        hinted = time.monotonic()
+        for name in {*REMEMBERING} & set(self.pools):
+            self.pools[name].judge.selection(arranged)
+        hints = SETTINGS * (time.monotonic() - hinted) * min(1.0, LOOKED_AT / self.sets.selection.count)
+        return FINALISTS * (judged - started) + 2 * once + hints
 
     def _split_evenly(
         self, found: list[Candidate], effort: Effort, until: float, progress: Progress

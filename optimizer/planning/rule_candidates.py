@@ -1,7 +1,8 @@
 """Candidates for a fixed rule, such as a server's: what a search finds whose objective is the load that it brings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import isqrt
 
 import numpy as np
 
@@ -34,6 +35,10 @@ MOST_DEALT = 1 << 19
 """Sources times experts times batches that a climb for a dealt table adds up in a trial, about .3 ms; 16 batches at
 least. Not tuned."""
 
+MOST_TABLE = 1 << 24
+"""Entries of the table of loads by copies, which grow with the square of the copies: 64 MB. Experts with more copies,
+as the hottest have hundreds on 2,048 devices, count as split evenly, which rules come near with so many."""
+
 USERS = 64
 """Places whose tokens make up a batch that a search looks at. Of 16, 32, 64, 128 and all it is the best or nearly so on
 V2-Lite and GPT-OSS with two seeds each: with all, searches fit the train requests, and end worse than FlashLB's on
@@ -41,6 +46,9 @@ others."""
 
 FIXED_SHARED = 0.5
 """The share of the time of descents for those that keep the number of shared replicas. Not tuned."""
+
+TREE = 0.25
+"""The share of the time that FlashLB's search may take, which it needs a tenth of on a hundred devices. Not tuned."""
 
 UNTIL_DEALT = 0.25
 """The share of the time that descents have before a climb for a dealt table; with .5 the 16 x 8 mesh ends worse."""
@@ -58,7 +66,7 @@ def by_rule(
     free = problem.loose is not problem
     starts = [candidate.placement for method in STARTS for candidate in found if candidate.method == method]
     if problem.budget is None:
-        starts.append(risk_tree(problem))
+        starts.append(risk_tree(problem, _ending(spell.budget)))
         yield starts[-1]
     rng = random_stream(Purpose.RULE_SEARCH, spell.seed, RULES.index(policy))
     few = _every(train, max(-(-train.experts.size // MOST_PAIRS), -(-train.count * problem.mesh.devices // MOST_CELLS)))
@@ -70,7 +78,7 @@ def by_rule(
         yield placement
     if free:
         if problem.budget is None:
-            starts.append(risk_tree(problem.loose))
+            starts.append(risk_tree(problem.loose, _ending(spell.budget)))
             yield starts[-1]
         loose = replace(spell, budget=descents)
         for placement in _descents(policy, problem.loose, few, [*starts], weights, loose, rng):
@@ -80,6 +88,12 @@ def by_rule(
         dealing = _dealing(problem, few, slot_value(problem, weights.token_ns))
         best, rules = min(starts, key=dealing.cost), MoveRules.of(problem.loose)
         yield from climb_dealt(best, dealing, rules, spell.budget, rng, spell.team)
+
+
+def _ending(budget: SearchBudget) -> Callable[[], bool]:
+    """Whether FlashLB's search has had its share of what is left of a budget now, which decides where time does."""
+    until = budget.deadline.elapsed() + TREE * max(budget.seconds - budget.deadline.elapsed(), 0.0)
+    return lambda: budget.over or (budget.iterations is None and budget.deadline.elapsed() > until)
 
 
 def batches_of_few_users(batches: Batches, rng: np.random.Generator, users: int = USERS) -> Batches:
@@ -109,6 +123,7 @@ def _descents(
 ) -> Iterator[Placement]:
     """What iterated descents pass whose objective is the load under the rule in these batches."""
     most = max(int(start.counts(problem.model.experts)[~problem.spread].max()) for start in starts) + 1
+    most = min(most, max(2, isqrt(2 * MOST_TABLE // (problem.model.experts * few.count))))
     rule, load = RuleLoads.of(policy, few, problem.model, problem.network, most), few.load(problem.model.experts)
     goal = replace(latency_goal(replace(problem, load=load), few, weights), rule=rule)
     told = lambda share: spell.progress("descent", share)  # noqa: E731

@@ -28,7 +28,11 @@ ACCEPTED_FIRST, ACCEPTED_LAST = 0.1, 1e-20  # probability of accepting a usual l
 # hotter spends moves on chance, and at the end only what improves is made
 SAMPLES = 200  # exchanges that tell the usual loss, which temperatures need only roughly
 MOVES = 60_000  # .26 s on the 16 x 8 mesh; seven times as many gain .1 % of the root of the energy
-CHUNK = 2_000  # moves at one temperature, and between looks at the clock: about .01 s
+CHUNK = 2_000  # moves at one temperature, and between looks at the clock: about .01 s at 128 devices
+WORK = (
+    1_000  # sources times replicas that a move looks at, up to which so many are made; at 2,048 devices they are some
+)
+# 12,000 and a move takes milliseconds, so that fewer are made in proportion
 NOBODY = (-1, -1)  # stands for no pair of devices that change places
 
 
@@ -89,14 +93,20 @@ def arrange(
     trial, best, least = state.load.copy(), state.slots.copy(), energy(state.load)
     usual = _usual_loss(state, link_paths, trial, rng)
     first, last = -usual / np.log(ACCEPTED_FIRST), -usual / np.log(ACCEPTED_LAST)
-    done = 0
-    while done < MOVES and (granted := min(budget.grant(CHUNK), MOVES - done)):
-        late = budget.share() if budget.iterations is None else 0.0  # so that it ends cold in a short time, too
-        heat = first * (last / first) ** max(done / MOVES, late)
+    done, timed, chunk = 0, budget.iterations is None, _chunk(state)
+    while done < MOVES and (granted := min(budget.grant(chunk), MOVES - done)):
+        share = max(done / MOVES, budget.share() if timed else 0.0)  # large meshes do not come to make all moves
+        heat = first * (last / first) ** share
         least = _anneal(state, link_paths, kind, cols, granted, heat, rng, trial, best, least)
         budget.spend(granted)
         done += granted
     return Placement(best.astype(np.int32))
+
+
+def _chunk(state: ArrangementState) -> int:
+    """Moves between looks at the clock, from what a move of two usual devices looks at."""
+    looked_at = int((state.replicas**2).sum()) // len(state.slots) * len(state.demand)
+    return max(1, min(CHUNK, CHUNK * WORK // max(looked_at, 1)))
 
 
 def _kinds(placement: Placement, spread: Bools) -> Ints:

@@ -1,5 +1,6 @@
 """Descents from several starts, in turn, for as long as there is time, and what descents minimise."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 TOKEN_NS = 1000  # per token on the fullest device; with 400 the home case gains more latency but loses balance
-CHUNK = 4_000  # iterations between looks at the clock: some hundredths of a second
+CHUNK = 4_000  # iterations between looks at the clock at most: some hundredths of a second at 128 devices
+LOOK = 0.05  # seconds between looks at the clock up to which more iterations are made the next time
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,12 @@ def multistart(
 
 def descend(descent: Descent, budget: SearchBudget) -> None:
     """Run a descent until its local optimum or the end of the budget."""
-    while granted := budget.grant(CHUNK):
+    chunk = CHUNK // 32  # at 2,048 devices an iteration takes .7 ms; where looks are made changes no result
+    while granted := budget.grant(chunk):
+        started = time.monotonic()
         step = descent.run(granted)
+        if time.monotonic() - started < LOOK:
+            chunk = min(2 * chunk, CHUNK)
         budget.spend(step.evaluated)
         if step.at_optimum:
             return

@@ -6,6 +6,7 @@ is handed on; until then no chain knows of another, so that it does not matter h
 is ahead.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from optimizer.domain.placement import Placement
 from optimizer.search.stop import SearchBudget
 
 LOOKS = 20  # times that chains stand still; a compromise between losing little and judging little, not tuned
+
+LOOK = 0.05
+"""Seconds between looks at the clock up to which a chain makes more iterations the next time: at 2,048 devices one may
+take a millisecond, at 128 devices microseconds."""
 
 CHAINS = 4
 """Chains where iterations are limited, whatever the number of threads, as the seed alone is to decide then. Four keep
@@ -74,18 +79,28 @@ class _Pace:
 
 @dataclass
 class _Runner:
-    """A chain, and the iterations that it has spent."""
+    """A chain, the iterations between looks at the clock at most, how many there are now, and how many are spent."""
 
     chain: Chain
     pace: _Pace
+    most: int
     chunk: int
     spent: int = 0
+
+    @classmethod
+    def of(cls, chain: Chain, pace: _Pace, most: int) -> "_Runner":
+        """A runner that begins with few iterations between looks, unless iterations are limited: these come in equal
+        chunks, as chains may depend on where the chunks end."""
+        return cls(chain, pace, most, most if pace.iterations is not None else max(1, most // 32))
 
     def run(self, until: float) -> None:
         """Run until this share of the budget is spent. An error here ends the other chains soon, too."""
         try:
             while (share := self.pace.share(self.spent)) < until:
+                started = time.monotonic()
                 self.spent += self.chain.advance(self.pace.left(self.spent, self.chunk), share)
+                if time.monotonic() - started < LOOK:
+                    self.chunk = min(2 * self.chunk, self.most)
         except BaseException:
             self.pace.failed = True
             raise
@@ -102,13 +117,13 @@ def side_by_side(
     """Run all chains in this number of threads, each with an equal part of the iterations, and yield what they pass
     whenever one of `LOOKS` even shares of the budget is spent.
 
-    chunk: iterations between looks at the clock; meet: is called while chains stand still, before they hand on what
+    chunk: iterations between looks at the clock at most; meet: is called while chains stand still, before they hand on what
     they have, to let them know of each other. Where iterations are limited, neither time nor the number of threads
     decides anything. What a chain raises is raised here, and the other chains end.
     """
     each = None if budget.iterations is None else budget.iterations // len(chains)
     pace = _Pace(budget, budget.deadline.elapsed(), each)
-    runners = [_Runner(chain, pace, chunk) for chain in chains]
+    runners = [_Runner.of(chain, pace, chunk) for chain in chains]
     with ThreadPoolExecutor(min(threads, len(chains))) as pool:
         try:
             for look in range(1, LOOKS + 1):

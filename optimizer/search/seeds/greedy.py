@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from formulations.expected_load.replication import hand_out
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
@@ -13,15 +14,11 @@ def greedy_counts(problem: Problem) -> Ints:
 
     EPLB's `replicate_experts`, except that no expert gets more replicas than there are devices.
     """
-    load = problem.total_load.astype(float)
-    counts = np.ones(len(load), dtype=np.int64)
+    counts = np.ones(problem.model.experts, dtype=np.int64)
     counts[problem.spread] = problem.shared_replicas or 1
     free = ~problem.spread
-    for _ in range(problem.most_free_replicas - int(free.sum())):
-        open_to_more = free & (counts < problem.mesh.devices)
-        if not open_to_more.any():
-            break
-        counts[np.argmax(np.where(open_to_more, load / counts, -1.0))] += 1
+    most = np.where(free, problem.mesh.devices, 0)
+    hand_out(problem.total_load.astype(np.float64), counts, most, problem.most_free_replicas - int(free.sum()))
     return counts
 
 

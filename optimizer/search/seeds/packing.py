@@ -11,15 +11,20 @@ from optimizer.domain.problem import Problem
 class Packing:
     """Slots filled so far, with the load that each device has taken on.
 
-    weight `[expert]`: load of one replica. Spread experts (shared ones with a fixed count) are already in.
+    weight `[expert]`: load of one replica. Spread experts (shared ones with a fixed count) are already in; begun
+    `[device, slot]`: where another packing of the problem has put these, None to find that out.
     """
 
-    def __init__(self, problem: Problem, weight: Floats) -> None:
+    def __init__(self, problem: Problem, weight: Floats, begun: Ints | None = None) -> None:
         mesh = problem.mesh
         self.slots = np.full((mesh.devices, mesh.slots_per_device), EMPTY, dtype=np.int32)
         self.load = np.zeros(mesh.devices)
         self.holds = np.zeros((problem.model.experts, mesh.devices), dtype=np.bool_)
         self.weight = weight
+        if begun is not None:
+            self.slots[:] = begun
+            self.recount()
+            return
         for expert in np.flatnonzero(problem.spread):
             self._spread(int(expert), problem)
 

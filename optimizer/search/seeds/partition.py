@@ -34,12 +34,22 @@ def partition(problem: Problem, train: Batches, seed: int) -> Placement | None:
     drawn = np.stack([share[:, free[home == row]].sum(axis=1) for row in range(problem.mesh.rows)], axis=1)
     drawn[free, home] = np.inf
     packing = Packing(problem, replica_weight(problem, counts))
+    columns = _columns(packing, problem)
     for expert in heaviest_first(problem, counts):
         if packing.fits(expert).any():
-            packing.place(expert, _device(packing, expert, drawn[expert], share[expert], problem))
+            device = _device(packing, expert, drawn[expert], share[expert] @ columns, problem)
+            packing.place(expert, device)
+            columns[expert, device % problem.mesh.cols] += 1
         else:
             packing.place_lightest(expert)
+            columns = _columns(packing, problem)
     return packing.placement()
+
+
+def _columns(packing: Packing, problem: Problem) -> Floats:
+    """How many replicas of each expert lie in each mesh column, `[expert, col]`."""
+    found: Floats = packing.holds.reshape(len(packing.holds), -1, problem.mesh.cols).sum(axis=1, dtype=np.float64)
+    return found
 
 
 def _hyperedges(problem: Problem, train: Batches) -> Ints:
@@ -51,18 +61,17 @@ def _hyperedges(problem: Problem, train: Batches) -> Ints:
     return edges
 
 
-def _device(packing: Packing, expert: int, drawn: Floats, share: Floats, problem: Problem) -> int:
+def _device(packing: Packing, expert: int, drawn: Floats, met: Floats, problem: Problem) -> int:
     """Where to put a replica that fits somewhere.
 
-    drawn `[row]`: how often the row's experts are chosen with it; share `[expert]`: how often a replica of another
-    expert is chosen with it.
+    drawn `[row]` and met `[col]`: how often the row's experts, and the replicas in the column, are chosen with it.
     """
     mesh, load = problem.mesh, packing.load + packing.weight[expert]
     row, col = np.divmod(np.arange(mesh.devices), mesh.cols)
     mean = float(problem.total_load.sum()) / mesh.devices
     held = np.bincount(row, packing.holds[expert])
     full = np.bincount(row, packing.load) + packing.weight[expert] > mean * mesh.cols
-    heavy, met = load > mean, np.bincount(col, share @ packing.holds)
+    heavy = load > mean
     by_device = np.where(heavy, load, met[col]), heavy
     by_row = -drawn[row], full[row], held[row]
     return int(np.lexsort((*by_device, *by_row, ~packing.fits(expert)))[0])

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from formulations.expected_load.replication import hand_out
 from formulations.kit.arrays import Floats, Ints
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import EMPTY, Placement
@@ -52,11 +53,9 @@ def risk_counts(problem: Problem, weight: Floats, given: Ints | None = None, roo
     """
     free = ~problem.spread
     counts = np.where(free, 1, problem.shared_replicas or 1) if given is None else given.copy()
-    for _ in range(problem.most_free_replicas - int(counts[free].sum()) if room is None else room):
-        wanted = np.where(free & (counts < problem.mesh.devices), weight / counts, -1.0)
-        if wanted.max() < 0:
-            break
-        counts[np.argmax(wanted)] += 1
+    room = problem.most_free_replicas - int(counts[free].sum()) if room is None else room
+    most = np.where(free & (weight >= 0), problem.mesh.devices, 0)
+    hand_out(weight.astype(np.float64), counts, most, room)
     return counts
 
 

@@ -31,27 +31,37 @@ def counts_by_steps(problem: Problem) -> Ints:
     counts = np.where(free, 1, problem.shared_replicas or 1)
     load = problem.load.astype(float) * free
     share = load.copy()
+    hottest, second = _hottest_two(share)
     for _ in range(problem.most_free_replicas - int(free.sum())):
         open_to_more = free & (counts < problem.mesh.devices)
         if not open_to_more.any():
             break
-        chosen = int(np.argmax(np.where(open_to_more, _gain(load, share, counts), -1.0)))
+        gain = _gain(load, share, counts, hottest, second)
+        chosen = int(np.argmax(np.where(open_to_more, gain, -1.0)))
         counts[chosen] += 1
         share[:, chosen] = load[:, chosen] / counts[chosen]
+        touched = np.flatnonzero((hottest == chosen) | (second == chosen))  # what falls elsewhere leads nowhere
+        hottest[touched], second[touched] = _hottest_two(share[touched])
     return counts
 
 
-def _gain(load: Floats, share: Floats, counts: Ints) -> Floats:
+def _hottest_two(share: Floats) -> tuple[Ints, Ints]:
+    """The expert with the largest load per replica in each step, and the one with the next, both `[step]`; share
+    `[step, expert]`. Of equal ones the lower number comes first."""
+    step = np.arange(len(share))
+    hottest, rest = share.argmax(axis=1), share.copy()
+    rest[step, hottest] = -1.0
+    return hottest, rest.argmax(axis=1)
+
+
+def _gain(load: Floats, share: Floats, counts: Ints, hottest: Ints, second: Ints) -> Floats:
     """By how much the sum of the steps' maxima falls with one more replica of each expert, `[expert]`.
 
     A step's maximum falls only with the expert that is its maximum, and not below the second. load and share (load per
-    replica) `[step, expert]`.
+    replica) `[step, expert]`; hottest and second as of `_hottest_two`.
     """
     step = np.arange(len(load))
-    hottest = share.argmax(axis=1)
-    rest = share.copy()
-    rest[step, hottest] = -1.0
     split = load[step, hottest] / (counts[hottest] + 1)
-    fall = share[step, hottest] - np.maximum(rest.max(axis=1), split)
+    fall = share[step, hottest] - np.maximum(share[step, second], split)
     gain: Floats = np.bincount(hottest, weights=fall, minlength=len(counts)).astype(np.float64)
     return gain

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from formulations.batches.replica_routing import least_peaks
 from formulations.bounds.communication import copies_bound, hops_bound
+from formulations.bounds.crossings import _least_hull, _least_sum
 from formulations.bounds.load import any_placement_bound, static_counts_bound
 
 SHAPES = [(2, 1), (2, 2), (3, 1), (3, 2), (4, 1)]
@@ -120,3 +121,18 @@ def test_bounds_on_copies_and_hops_equal_values_found_by_hand() -> None:
     assert hops_bound(together[None], far, 1, 4) == 0.0  # each expert alone may be at home
     with pytest.raises(ValueError, match="4 experts do not fit in 3 slots"):
         hops_bound(together[None], far[:, :3], 1, 3)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 8), st.integers(1, 6), st.integers(0, 20), st.booleans())
+def test_least_sums_of_hulls_are_below_exact_ones_by_one_step_at_most(
+    seed: int, experts: int, counts: int, spare: int, convex: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    falls = rng.integers(0, 50, (counts, experts)).astype(np.float64)
+    falls = -np.sort(-falls, axis=0) if convex else falls
+    cost = falls.sum(axis=0) - np.concatenate([np.zeros((1, experts)), falls[1:].cumsum(axis=0)])
+    exact, hulls = _least_sum(cost, spare), _least_hull(cost, spare)
+    if convex:
+        assert np.isclose(exact, hulls)
+    assert hulls <= exact + 1e-9
+    assert exact <= hulls + (cost[0] - cost[-1]).max() + 1e-9

@@ -7,14 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import cost, small_problem
 
-from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
-from optimizer.domain.placement import Placement
+from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
-from optimizer.search.seeds.flexibility import _Web, flexibility, woven
+from optimizer.search.seeds.flexibility import Web, count_steps, flexibility, woven
 from optimizer.search.seeds.greedy import greedy, greedy_counts
-from optimizer.search.seeds.packing import Packing
 from optimizer.search.split_state import exact_peaks
 
 
@@ -79,18 +77,19 @@ def test_of_the_orders_the_best_on_train_batches_is_taken() -> None:
 
 @given(st.integers(0, 10**6), st.integers(2, 9), st.integers(0, 14))
 def test_steps_are_those_of_shortest_paths(seed: int, devices: int, edges: int) -> None:
-    problem = drawn(0, devices, 0)
-    web, rng = _Web(Packing(problem, np.zeros(2 * devices)), problem), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
+    held = np.array([rng.choice(devices, 2, replace=False) for _ in range(edges + 1)])
+    placed = np.full(edges + 1, 2)
+    placed[-1] = rng.integers(0, 3)  # the expert from whose devices steps are counted may have none yet
+    slots = np.full((devices, edges + 1), EMPTY, dtype=np.int32)
+    for expert, number in enumerate(placed):
+        slots[held[expert, :number], expert] = expert
     graph = nx.empty_graph(devices)
-    graph.add_edges_from(rng.integers(devices, size=(edges, 2)).tolist())
-    for one, other in graph.edges:
-        web.joined[one, other] = web.joined[other, one] = True
-    start = rng.random(devices) < 0.3
-    found: Ints = web._steps(start)
+    graph.add_edges_from(held[:-1].tolist())
+    found, front = np.empty(devices, dtype=np.int64), np.empty(devices, dtype=np.int64)
+    web = Web(held, placed, np.zeros(devices, dtype=np.int64))
+    count_steps(edges, slots, web, found, front, np.empty(edges + 1, dtype=np.bool_))
+    start = held[-1, : placed[-1]].tolist()
     for device in range(devices):
-        near = [
-            nx.shortest_path_length(graph, one, device)
-            for one in np.flatnonzero(start)
-            if nx.has_path(graph, one, device)
-        ]
+        near = [nx.shortest_path_length(graph, one, device) for one in start if nx.has_path(graph, one, device)]
         assert found[device] == min(near, default=devices)

@@ -1,0 +1,107 @@
+"""Fewer batches to judge candidates on, where simulating all of them would take too much of the time limit.
+
+A candidate is simulated on all selection batches under every policy, and the best ones on all test batches. That takes
+a second or less on a hundred devices, and minutes on thousands, where a time limit would not hold. So it is measured
+first on a few batches, and where it would take too long, stretches of batches are left out.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from optimizer.domain.placement import Placement
+from optimizer.domain.problem import Problem
+from optimizer.planning.options import Effort, SolveOptions
+from optimizer.planning.pool import LayerJudge
+from optimizer.search.seeds.greedy import greedy
+from optimizer.traces.batches import Batches, Sets
+
+JUDGING = 0.02
+"""The share of the time limit that one candidate under all policies may take on selection batches, and again on test
+batches. Some twenty are judged altogether, so that more than half of the time is left for searches; not tuned."""
+
+QUICK, PAIRS = 200_000, 8
+"""Sources times devices, and pairs at an eighth of that, of all batches of a set for each second of the time limit, up
+to which nothing is measured: from 13 s on at 128 devices with 512 tokens, where a candidate takes half a second."""
+
+ALONGSIDE = ("weights", "candidates", "source")  # what `Batches` may have of each batch besides experts and rows
+TRIED = 4  # batches on which it is measured, besides one before them in which kernels are compiled
+STRETCH = 16
+"""Batches that stay together, as policies that are told of recent loads need the batch before; one in 16 lacks it."""
+
+FEWEST = 4  # batches that stay in any case
+TOO_LONG = 2.0
+"""Times the share `JUDGING` that a policy may take for one stretch of batches: one that takes longer is left out, where
+there are others. `optimal` evens out links token by token, which takes 1.9 s for 8,192 tokens on 2,048 devices."""
+
+
+@dataclass(frozen=True)
+class Affordable:
+    """The batches and the options for which there is time, and what was left out, in sentences."""
+
+    sets: Sets
+    options: SolveOptions
+    says: tuple[str, ...] = ()
+
+
+class Cost(NamedTuple):
+    """Seconds that a simulation takes besides its batches, and for each of them."""
+
+    fixed: float
+    each: float
+
+
+def affordable(problem: Problem, sets: Sets, options: SolveOptions, effort: Effort) -> Affordable:
+    """As many selection and test batches, and as many of the policies, as there is time to judge on and under. Where
+    moves are counted the clock is to decide nothing, so all stay."""
+    cells = problem.network.sources * problem.mesh.devices + sets.test.experts[0].size // PAIRS
+    quick = sets.test.count * cells <= QUICK * effort.deadline.seconds
+    if effort.iterations is not None or quick or effort.cancel.asked:
+        return Affordable(sets, options)
+    placement, seconds = greedy(problem), JUDGING * effort.deadline.seconds
+    costs = {name: _cost(problem, sets, options, name, placement) for name in options.routings}
+    short = [name for name, cost in costs.items() if cost.fixed + STRETCH * cost.each <= TOO_LONG * seconds]
+    kept = short or [min(costs, key=lambda name: costs[name].each)]
+    says = [
+        f"The policy {name} was left out, as a simulation of it takes {cost.each:.2g} s a batch here; it is tried "
+        "where it is the only one, or with a longer time limit."
+        for name, cost in costs.items()
+        if name not in kept
+    ]
+    each = max(sum(costs[name].each for name in kept), 1e-9)
+    most = int((seconds - sum(costs[name].fixed for name in kept)) / each)
+    most = max(FEWEST, most if most < STRETCH else most // STRETCH * STRETCH)
+    if most < max(sets.selection.count, sets.test.count):
+        counts = [min(most, of.count) for of in (sets.selection, sets.test)]
+        says.append(
+            f"Candidates were compared on {counts[0]} of {sets.selection.count} selection batches and judged on "
+            f"{counts[1]} of {sets.test.count} test batches, as simulations take {1000 * each:.0f} ms a batch here; a "
+            "longer time limit uses more."
+        )
+        sets = sets._replace(selection=stretches(sets.selection, most), test=stretches(sets.test, most))
+    return Affordable(sets, replace(options, routings=tuple(kept)), tuple(says))
+
+
+def _cost(problem: Problem, sets: Sets, options: SolveOptions, policy: str, placement: Placement) -> Cost:
+    """What a simulation of a placement takes under a policy."""
+    judge, taken = LayerJudge(problem, sets, replace(options.conditions, routing=policy)), []
+    for count in (1, 1, 1 + TRIED):  # the first one compiles
+        started = time.monotonic()
+        judge.on(placement, sets.selection.part(0, count))
+        taken.append(time.monotonic() - started)
+    each = max(taken[2] - taken[1], 0.0) / TRIED
+    return Cost(max(taken[1] - each, 0.0), each)
+
+
+def stretches(batches: Batches, count: int) -> Batches:
+    """`count` of the batches, all where there are no more, in stretches of `STRETCH` at most that lie evenly in time;
+    beyond one stretch, count is a multiple of it. Stretches do not overlap where there are twice as many batches."""
+    if count >= batches.count:
+        return batches
+    length = min(STRETCH, count)
+    first = np.linspace(0, batches.count - length, count // length).astype(np.int64)
+    chosen = np.unique(first[:, None] + np.arange(length))
+    more = {name: None if (held := getattr(batches, name)) is None else held[chosen] for name in ALONGSIDE}
+    return Batches(batches.experts[chosen], batches.source_row[chosen], **more)
