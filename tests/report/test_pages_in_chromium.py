@@ -246,7 +246,7 @@ def other_pages(facts: PlanFacts) -> dict[str, str]:
         {"budget": budget, "moves": moves, "gain": {"mean": gain, "low": gain - 0.02, "high": gain + 0.03}}
         for budget, moves, gain in ((0, 0, 0.0), (12, 12, 0.21), (24, 23, 0.3), (None, 61, 0.31))
     ]
-    moves = moves_picture({"routing": "even-source", "curve": points, "asked": points[2]})
+    moves = moves_picture({"measure": "latency_us", "routing": "even-source", "curve": points, "asked": points[2]})
     pictures = Section("pictures", "Pictures", [ladder_picture("steps-0", "code", [ROW], rungs), matrix, moves])
     return {
         "compare": compare_page(Comparison(0, rows, "tiles", 1.0, 2.0), ["a note"]),
