@@ -93,6 +93,8 @@ def test_the_package_has_a_version_in_a_checkout_that_is_not_installed() -> None
         "api.models",
         "api.judging",
         "api.rebalancing",
+        "api.advising",
+        "api.watching",
         "api.traces",
         "api.serving",
         "runtime.router",
