@@ -123,7 +123,8 @@ def balancer_class(source: Path) -> Any:
     parsed = ast.parse(source.read_text())
     (found,) = (each for each in parsed.body if isinstance(each, ast.ClassDef) and each.name == "MoeLoadBalancerConfig")
     base = type("StrictBaseModel", (pydantic.BaseModel,), {"model_config": pydantic.ConfigDict(extra="forbid")})
-    names: dict[str, Any] = {"StrictBaseModel": base, **vars(typing), **vars(pydantic), "__name__": "server_balancer"}
+    own = {"StrictBaseModel": base, "Field": pydantic.Field, "PrivateAttr": pydantic.PrivateAttr}
+    names: dict[str, Any] = {**vars(typing), **own, "__name__": "server_balancer"}
     exec(compile(ast.Module([found], []), str(source), "exec"), names)
     return names[found.name]
 

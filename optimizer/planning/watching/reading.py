@@ -59,9 +59,9 @@ class RecentRequest:
         counted = np.bincount(place.ravel(), minlength=layers * routed_experts)
         return counted.reshape(layers, routed_experts)
 
-    def numbered(self, number: int) -> "RecentRequest":
-        """The same request with another number."""
-        return replace(self, number=number)
+    def placed(self, name: str, index: int, number: int) -> "RecentRequest":
+        """The same request as one of a file, and of all that were counted."""
+        return replace(self, name=name, index=index, number=number)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -88,9 +88,9 @@ class RecentStep:
         """The pairs of each expert, `[layer, expert]`, of all phases: counts do not tell them apart."""
         return self.counted
 
-    def numbered(self, number: int) -> "RecentStep":
-        """The same step with another number."""
-        return replace(self, number=number)
+    def placed(self, name: str, index: int, number: int) -> "RecentStep":
+        """The same step as one of a file, and of all that were counted."""
+        return replace(self, name=name, index=index, number=number)
 
 
 Recent = RecentRequest | RecentStep
@@ -124,10 +124,10 @@ class Reader:
             counts = file.format in COUNTS_ONLY
             if kind is not None and file.format is not None and counts != (kind == "steps"):
                 raise InputError(OTHER_KIND[kind])
-            found = self._steps(file) if counts else self._requests(file, faults)
+            found: Iterator[Recent] = self._steps(file) if counts else self._requests(file, faults)
             for index, each in enumerate(found):
                 if index >= start:
-                    yield replace(each, name=name, index=index, number=number + index - start)
+                    yield each.placed(name, index, number + index - start)
         except (InputError, OSError) as error:
             faults.add(path, BadRequestError(str(error).removeprefix(f"{path}: ")))
 

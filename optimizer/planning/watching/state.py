@@ -140,7 +140,7 @@ def _read_window(entries: list[tuple[str, int, int]], seen: int, files: CountedF
                 found.append((wanted[name, request.index], request))
     window = Window(seen=seen)
     for number, request in sorted(found, key=lambda each: each[0]):
-        window.add(request.numbered(number))
+        window.add(request.placed(request.name, request.index, number))
     return window
 
 

@@ -47,6 +47,8 @@ def test_a_watch_that_was_killed_goes_on_and_counts_no_file_twice(
     whole.look(LATER)
     assert again.state.loads.total == pytest.approx(whole.state.loads.total, abs=0.01)
     for one, other in zip(again.state.window.requests, whole.state.window.requests, strict=True):
+        assert isinstance(one, RecentRequest)
+        assert isinstance(other, RecentRequest)
         assert (one.name, one.experts.tolist()) == (other.name, other.experts.tolist())
 
 
