@@ -1,18 +1,23 @@
 """Whether the servers' own code reads what `moeplan export` writes, slot for slot.
 
 Usage: python benchmarks/exchange_servers.py FOLDER. FOLDER holds servers' Python packages as they are released,
-unpacked (`pip download --no-deps sglang`, then unzip): `sglang/srt/eplb/expert_location.py` and
-`vllm_ascend/eplb/core/eplb_utils.py` are run, whichever is there. They need torch, which this project does not; put it
-beside. What they import of the rest of their servers is replaced by objects that hold the sizes alone. The other
-servers' readers are in no package that can be imported without its GPU libraries, or in no release.
+unpacked (`pip download --no-deps sglang`, then unzip): `sglang/srt/eplb/expert_location.py`,
+`vllm_ascend/eplb/core/eplb_utils.py` and `tensorrt_llm/llmapi/llm_args.py` are run, whichever is there. The first two
+need torch, which this project does not; put it beside. What they import of the rest of their servers is replaced by
+objects that hold the sizes alone. Of TensorRT-LLM's module, which imports its GPU libraries, the class that holds the
+file is run alone (`MoeLoadBalancerConfig`; the registry's package fetches them, so take the file from its repository).
+The readers of vLLM's two proposals are in no package, as neither was merged; those of RTP-LLM, OmniInfer and tt-metal
+are in none that can be imported without their devices' libraries.
 
 Each server reads fifty random placements, of 4 to 64 ranks. Of SGLang the static table of every rank is compared with
 `optimizer.routing.servers.sglang`, too, for the layers after a dense one.
 """
 
+import ast
 import importlib.util
 import sys
 import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +25,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pydantic
+import yaml
 
 from formulations.kit.arrays import Ints
 from optimizer.domain.mesh import Mesh
@@ -37,20 +44,19 @@ def main(folder: Path) -> None:
     readers = {
         "sglang": (folder / "sglang/srt/eplb/expert_location.py", check_sglang),
         "vllm-ascend": (folder / "vllm_ascend/eplb/core/eplb_utils.py", check_vllm_ascend),
+        "tensorrt-llm": (folder / "tensorrt_llm/llmapi/llm_args.py", check_tensorrt_llm),
     }
     for name, (source, check) in readers.items():
         if not source.is_file():
             print(f"{name}: {source} is absent")
             continue
-        count = run(source, check)
+        count = run(balancer_class(source) if name == "tensorrt-llm" else loaded(source), check)
         print(f"{name}: its own code read {count} files of {count} as they were meant")
 
 
-def run(source: Path, check: Callable[[Any, Path, Mesh, Ints, int], None]) -> int:
+def run(module: Any, check: Callable[[Any, Path, Mesh, Ints, int], None]) -> int:
     """Let a server's module read random placements, and return how many; the first difference ends the program."""
     rng = np.random.default_rng(5)
-    stand_in()
-    module = loaded(source)
     with TemporaryDirectory() as scratch:
         for _ in range(CASES):
             mesh = Mesh(int(rng.integers(1, 5)), int(rng.choice([4, 8, 16])), int(rng.integers(1, 4)))
@@ -95,6 +101,32 @@ def check_vllm_ascend(module: Any, path: Path, mesh: Mesh, rows: Ints, experts: 
         placement, count = module.expert_file_to_tensor(str(path), layer)
         assert count == mesh.slots
         assert np.array_equal(placement.numpy(), row.reshape(mesh.devices, -1))
+
+
+def check_tensorrt_llm(balancer: Any, path: Path, mesh: Mesh, rows: Ints, experts: int) -> None:
+    """TensorRT-LLM's configuration takes the keys, and has the same slots in each layer, and on each rank."""
+    layers = tuple(range(3, 3 + len(rows)))
+    write_placement(path, ServerPlacement("tensorrt-llm", layers, rows, experts, mesh.devices))
+    read = balancer(**yaml.safe_load(path.read_text()))
+    assert read.layer_updates_per_iter == 0
+    for rank in range(mesh.devices):
+        read.setup(ep_rank=rank, ep_size=mesh.devices)
+        for layer, row in zip(layers, rows, strict=True):
+            slots = read.get_layer_initial_global_assignments(layer)
+            assert slots == row.tolist()
+            own = row.reshape(mesh.devices, -1)[rank]
+            assert slots[read.slot_start : read.slot_end] == own.tolist()
+
+
+def balancer_class(source: Path) -> Any:
+    """TensorRT-LLM's class of the file, by itself; its base forbids unknown keys."""
+    parsed = ast.parse(source.read_text())
+    (found,) = (each for each in parsed.body if isinstance(each, ast.ClassDef) and each.name == "MoeLoadBalancerConfig")
+    base = type("StrictBaseModel", (pydantic.BaseModel,), {"model_config": pydantic.ConfigDict(extra="forbid")})
+    own = {"StrictBaseModel": base, "Field": pydantic.Field, "PrivateAttr": pydantic.PrivateAttr}
+    names: dict[str, Any] = {**vars(typing), **own, "__name__": "server_balancer"}
+    exec(compile(ast.Module([found], []), str(source), "exec"), names)
+    return names[found.name]
 
 
 SIZES = SimpleNamespace(
@@ -144,6 +176,7 @@ def stand_in() -> None:
 
 def loaded(source: Path) -> Any:
     """The module in a file."""
+    stand_in()
     spec = importlib.util.spec_from_file_location(f"server_{source.stem}", source)
     assert spec is not None
     assert spec.loader is not None

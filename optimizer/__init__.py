@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optimizer.api.advising import advise as advise
     from optimizer.api.judging import bound as bound
     from optimizer.api.judging import compare as compare
     from optimizer.api.judging import explain as explain
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from optimizer.api.rebalancing import rebalance as rebalance
     from optimizer.api.serving import open_router as open_router
     from optimizer.api.traces import open_traces as open_traces
+    from optimizer.api.watching import WatchSettings as WatchSettings
+    from optimizer.api.watching import watch as watch
     from optimizer.domain.deployment import ExpertRanks as ExpertRanks
     from optimizer.domain.deployment import with_shared_beside as with_shared_beside
     from optimizer.domain.hardware import Hardware as Hardware
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from optimizer.planning.plan_file import write_plan as write_plan
     from optimizer.planning.rebalancing.budgets import MoveLimits as MoveLimits
     from optimizer.routing.hints import HintSettings as HintSettings
+    from optimizer.routing.servers.abilities import SERVERS as SERVERS
     from optimizer.runtime.router import Router as Router
     from optimizer.simulation.conditions import Conditions as Conditions
 
@@ -52,7 +56,10 @@ _HOME = {
     "Placement": "optimizer.domain.placement",
     "Plan": "optimizer.planning.plan_file",
     "Router": "optimizer.runtime.router",
+    "SERVERS": "optimizer.routing.servers.abilities",
     "SolveOptions": "optimizer.planning.options",
+    "WatchSettings": "optimizer.api.watching",
+    "advise": "optimizer.api.advising",
     "bound": "optimizer.api.judging",
     "compare": "optimizer.api.judging",
     "explain": "optimizer.api.judging",
@@ -65,16 +72,17 @@ _HOME = {
     "read_plan": "optimizer.planning.plan_file",
     "rebalance": "optimizer.api.rebalancing",
     "simulate": "optimizer.api.judging",
+    "watch": "optimizer.api.watching",
     "with_shared_beside": "optimizer.domain.deployment",
     "write_plan": "optimizer.planning.plan_file",
 }
 """The module that each name of the face is defined in."""
 
 __all__ = [  # noqa: RUF022 (in the order in which a reader meets them)
-    "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "rebalance", "bound", "explain", "compare",
-    "read_plan", "write_plan", "Plan", "Placement", "Mesh", "Model", "load_model", "Hardware", "ExpertRanks",
-    "with_shared_beside", "SolveOptions", "Constraints", "Conditions", "MoveLimits", "ModelRun", "open_router",
-    "Router", "HintSettings", "Cancel", "InputError", "__version__",
+    "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "advise", "rebalance", "watch", "bound",
+    "explain", "compare", "read_plan", "write_plan", "Plan", "Placement", "Mesh", "Model", "load_model", "Hardware",
+    "ExpertRanks", "with_shared_beside", "SolveOptions", "Constraints", "Conditions", "MoveLimits", "WatchSettings",
+    "SERVERS", "ModelRun", "open_router", "Router", "HintSettings", "Cancel", "InputError", "__version__",
 ]  # fmt: skip
 
 __version__ = "0.2.0"  # the only place that says it: the package's metadata are made from this line

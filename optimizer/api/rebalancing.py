@@ -15,12 +15,14 @@ from optimizer.planning.many_layers.reading import LayerReader
 from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_file import Plan
 from optimizer.planning.rebalancing.budgets import MoveLimits
+from optimizer.planning.rebalancing.counted_work import CountedWork
+from optimizer.planning.rebalancing.layer_work import LayerWork, SimulatedWork
 from optimizer.planning.rebalancing.plan import RebalancedPlan, rebalance_plan
 from optimizer.report import rebalancing as report
 from optimizer.report.rendering import Printable
 from optimizer.report.tables import Part
-from optimizer.statistics.checked import checked_source
-from optimizer.traces.counted_source import open_counts
+from optimizer.statistics.checked import checked_counts, checked_source
+from optimizer.traces.formats.counts import Counts
 from optimizer.traces.source import Source, TraceInput
 
 
@@ -61,14 +63,15 @@ def rebalance(
     """Find the best plan that devices reach from the one in force by loading at most so many expert weights.
 
     Requests are split as by `plan_layer`: placements are searched on train requests and chosen on selection requests,
-    and gains are of test requests.
+    and gains are of test requests. With counts alone, gains are of the peak of the expected load under even split, on
+    every fifth step; with fewer than five steps, on those that were planned on.
 
     Parameters
     ----------
     current
         The plan in force.
     traces
-        What `open_traces` gives, or what it takes, such as paths; nothing for the built-in trace.
+        What `open_traces` gives, or what it takes, such as paths, counts included; nothing for the built-in trace.
     limits
         The budget in moves or bytes, and what moves must save; None for no limit.
     layers
@@ -91,8 +94,8 @@ def rebalance(
     Raises
     ------
     InputError
-        For traces that are counts or do not fit the plan, for layers that it lacks, and for options that cannot be
-        used.
+        For traces that do not fit the plan, for layers that it lacks, for options that cannot be used, and of counts
+        for a policy that is learned from tokens.
 
     Examples
     --------
@@ -113,11 +116,30 @@ def rebalance(
     chosen = _layers(current, layers)
     made = current.layers[chosen[0]].provenance
     given = replace(as_planned(opened(traces), made), seed=wanted.seed)
-    if open_counts(given, current.model) is not None:
-        raise InputError("rebalancing needs token traces: with counts alone there are no batches to judge by", "traces")
-    sources = _Sources.of(given, current, chosen, costs, progress)
-    found = rebalance_plan(current, sources.of_layer, chosen, costs, wanted, limits or MoveLimits(), effort, progress)
-    return Rebalanced(found, (*sources.notes(), *_unjudged(current, wanted, chosen), *costs.notes(current.model)))
+    work, notes = _work(current, given, chosen, wanted, costs, progress)
+    found = rebalance_plan(work, chosen, limits or MoveLimits(), effort, progress)
+    return Rebalanced(found, (*notes, *costs.notes(current.model)))
+
+
+def _work(
+    current: Plan, given: TraceInput, layers: Sequence[int], options: SolveOptions, cost: Cost, progress: Progress
+) -> tuple[LayerWork, list[str]]:
+    """What finds the layers' points in these traces, and sentences on the traces and on what figures leave out."""
+    counted = checked_counts(given, current.model)
+    if counted is not None:
+        counts, _ = counted
+        return CountedWork.of(current, cost, options, counts, layers), [*counts.notes, counts_said(counts, options)]
+    sources = _Sources.of(given, current, layers, cost, progress)
+    work = SimulatedWork(current, cost, options, sources.of_layer)
+    return work, [*sources.notes(), *_unjudged(current, options, layers)]
+
+
+def counts_said(counts: Counts, options: SolveOptions) -> str:
+    """What counts can say of a plan, in a sentence."""
+    return (
+        f"{counts.source}: counts alone, so gains are of the peak of the expected load with replicas of an expert used "
+        f"evenly, whatever {options.routings[0]} does; latency needs token traces"
+    )
 
 
 def _layers(plan: Plan, wanted: Sequence[int] | None) -> list[int]:

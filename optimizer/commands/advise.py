@@ -88,23 +88,21 @@ def advise(target: AdviceOptions, given: AdviceInput, figures: JsonOptions) -> N
     would have to be changed, tables, hints, optimal routing with its price, and a capacity. The cheapest sufficient
     step is named first; that there is no gain to be had is an answer, too. Ctrl-C ends it with what is known so far.
     """
+    from optimizer.api.advising import advise as run
     from optimizer.commands.arguments import token_counts
-    from optimizer.experiments.advice.advise import AdviceRequest
-    from optimizer.experiments.advice.advise import advise as look
     from optimizer.planning.options import SolveOptions
-    from optimizer.report import advice as report
 
     sizes, filled = token_counts(target.sizes), given.filled()
     traces = filled.trace_input()
     choice, machine = filled.on_devices(traces)
-    asked = AdviceRequest(target.layer, given.traces.placement, sizes, filled.server.to_server())
+    asked = given.traces.placement, filled.server.to_server(), sizes
     with progress() as tell:
         options = SolveOptions(
             session().left(target.time_limit), given.seed.seed, target.iterations, target.jobs, unit=given.cost.unit
         )
-        found, notes = look(traces, asked, choice, machine.mesh, machine.cost, options, tell, session().cancel)
-    say(notes)
+        found = run(traces, target.layer, choice, machine, options, *asked, tell, session().cancel)
+    say(found.notes)
     if figures.as_json:
-        show_json(report.as_json(found))
+        show_json(found.as_json())
         return
-    show(report.parts(found))
+    show(found.parts())

@@ -2,33 +2,22 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import click
 
 from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.exchange import advised, placement_of
 from optimizer.commands.failures import BadInput
-from optimizer.commands.options import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    CostOptions,
-    JsonOptions,
-    ModelOptions,
-    ReplicaOptions,
-    SeedOptions,
-    ServerOptions,
-)
+from optimizer.commands.options import JsonOptions, ModelOptions, PageOptions
 from optimizer.commands.output import progress, say, show, show_json
-from optimizer.commands.run_options import hardware_of
-from optimizer.commands.search_options import SearchOptions, solve_options
+from optimizer.commands.rebalance_options import LimitOptions, RebalanceSettings
 from optimizer.commands.session import session
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 from optimizer.errors import InputError
 
 if TYPE_CHECKING:
     from optimizer.planning.plan_file import Plan
-    from optimizer.planning.rebalancing.budgets import MoveLimits
 
 
 @dataclass(frozen=True)
@@ -76,94 +65,6 @@ class CurrentOptions:
 
 
 @dataclass(frozen=True)
-class LimitOptions:
-    """The options that say how much may be moved, and how much moves must win."""
-
-    SECTION: ClassVar[str] = "Moves"
-    most_moves: Annotated[
-        int | None,
-        Option(
-            ("--max-moves",),
-            "Expert weights that devices may load, all layers together. By default any number.",
-            NOT_NEGATIVE,
-            "N",
-            essential=True,
-        ),
-    ] = None
-    most_bytes: Annotated[
-        float | None,
-        Option(
-            ("--max-bytes",), "The same in bytes of weights, such as 2e9.", click.FloatRange(min=0), "B", essential=True
-        ),
-    ] = None
-    min_gain: Annotated[
-        float | None,
-        Option(
-            ("--min-gain",),
-            "Leave the plan as it is unless mean latency falls by this share, such as 0.02 for 2 %, and the interval "
-            "of the gain is above 0.",
-            click.FloatRange(min=0, max=1, max_open=True),
-            "SHARE",
-            essential=True,
-        ),
-    ] = None
-    layers_each: Annotated[
-        int,
-        Option(
-            ("--layers-per-chunk",),
-            "Layers whose moves share rounds and that change together, as servers take them (layer_updates_per_iter).",
-            POSITIVE,
-            "N",
-        ),
-    ] = 1
-    layer: Annotated[
-        str,
-        Option(("--layer",), "Layers of the plan to rebalance: 12, or 12,15, or 3-60, or all.", metavar="LAYERS"),
-    ] = "all"
-
-    def limits(self) -> "MoveLimits":
-        """The limits as the program's own type. Raises InputError for both of the budgets."""
-        from optimizer.planning.rebalancing.budgets import MoveLimits
-
-        return MoveLimits(self.most_moves, self.most_bytes, self.min_gain, self.layers_each)
-
-
-@dataclass(frozen=True)
-class RebalanceSearch:
-    """The options that say for which policy, how long and by which search placements are searched."""
-
-    SECTION: ClassVar[str] = "Search"
-    PARAMETER_TABLES: ClassVar[bool] = True
-    routing: Annotated[
-        str | None,
-        Option(
-            ("--routing",),
-            "Policy that the plan is rebalanced for; by default the plan's own, or where --server does not run that "
-            "one, the server's.",
-            essential=True,
-        ),
-    ] = None
-    time_limit: Annotated[
-        float,
-        Option(
-            ("--time-limit",), "Seconds for the whole command, as of solve.", click.FloatRange(min=1), essential=True
-        ),
-    ] = 60.0
-    iterations: Annotated[
-        int | None, Option(("--iterations",), "Moves that each search may evaluate, as of solve.", NOT_NEGATIVE, "N")
-    ] = None
-    search: Annotated[
-        Literal["auto", "descent", "tabu", "annealing", "lns"],
-        Option(("--search",), "Search for a plan without a limit, as of solve."),
-    ] = "auto"
-    jobs: Annotated[int, Option(("--jobs",), "Threads that search.", POSITIVE)] = 2
-
-    def as_of_solve(self, policy: str) -> SearchOptions:
-        """The same as options of `solve`, for one policy."""
-        return SearchOptions(policy, self.time_limit, self.iterations, self.search, jobs=self.jobs)
-
-
-@dataclass(frozen=True)
 class RebalancedOutput:
     """The option that says where the plan is written; by default not where `solve` writes the plan in force."""
 
@@ -179,13 +80,10 @@ def rebalance(
     traces: TraceOptions,
     batches: BatchOptions,
     limits: LimitOptions,
-    search: RebalanceSearch,
-    server: ServerOptions,
+    how: RebalanceSettings,
     model: ModelOptions,
-    cost: CostOptions,
-    replicas: ReplicaOptions,
-    seed: SeedOptions,
     output: RebalancedOutput,
+    page: PageOptions,
     figures: JsonOptions,
 ) -> None:
     """Find the best plan that devices reach from CURRENT by loading few experts, and the moves to it.
@@ -194,42 +92,33 @@ def rebalance(
     exchanged so that most experts stay. Parts of it, and searches that never leave the budget, are compared on
     selection batches; gains are of test batches. Moves come in rounds, in each of which a device sends and receives at
     most one expert. A move is an expert that a device did not hold before: vLLM counts these, and so does SGLang here,
-    as experts that stay on a device keep their slot.
+    as experts that stay on a device keep their slot. Of counts without tokens, gains are of the expected load's peak.
     """
     from optimizer.api.rebalancing import rebalance as run
     from optimizer.commands.arguments import layer_ids
-    from optimizer.files import check_writable
+    from optimizer.files import check_writable, write_whole
     from optimizer.planning.plan_file import write_plan
 
     check_writable(output.output, "output")
+    if page.html is not None:
+        check_writable(page.html, "html")
     wanted = limits.limits()
     plan, notes = current.read(model, traces.first_moe_layer)
-    policy = policy_of(plan, search.routing, server)
-    cost = CostOptions(cost.unit or plan.unit, cost.moe_op, cost.dispatch_model, cost.price)
-    options = solve_options(search.as_of_solve(policy), seed, cost, replicas.constraints(), server)
+    options, costs = how.options(plan), how.costs(plan)
     given, layers = trace_input(traces, batches), layer_ids(limits.layer)
     with progress() as tell:
-        costs = hardware_of(plan, cost).cost
         options = replace(options, time_limit=session().left(options.time_limit))
         found = run(plan, given, wanted, layers, options, costs, tell, session().cancel)
     write_plan(output.output, found.plan)
-    placements = [part.placement for part in found.plan.layers.values()]
-    say([*notes, *found.notes, *server.to_server().warnings(found.plan.policy, plan.model, placements)])
+    say([*notes, *found.notes, *how.warnings(found.plan)])
+    if page.html is not None:
+        from optimizer.report.page.moves_page import moves_page
+
+        write_whole(page.html, moves_page(found.found, found.notes))
     if figures.as_json:
         show_json({"plan": str(output.output), **found.as_json()})
         return
     show(found.parts())
     click.echo(f"The plan is written to {output.output}; the moves are in the output of --json.")
-
-
-def policy_of(plan: "Plan", routing: str | None, server: ServerOptions) -> str:
-    """The policy that the plan is rebalanced for. Raises InputError for one that the server does not run, and for
-    several."""
-    from optimizer.commands.arguments import policy_names
-
-    on = server.to_server()
-    if routing is None:
-        return plan.policy if plan.policy in on.policies else on.policies[0]
-    (policy,) = policy_names(routing, 1)
-    on.check([policy])
-    return policy
+    if page.html is not None:
+        click.echo(f"The page is written to {page.html}.")

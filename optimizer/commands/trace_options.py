@@ -15,6 +15,29 @@ if TYPE_CHECKING:
     from optimizer.traces.source import TraceInput
 
 
+FirstLayer = Annotated[
+    int | None,
+    Option(
+        ("--first-moe-layer",),
+        "Model layer of the first entry of the traces' layer axis, where neither zero layers nor the model tell.",
+        NOT_NEGATIVE,
+    ),
+]
+BatchTokens = Annotated[
+    int | None,
+    Option(
+        ("--batch-tokens",),
+        "Tokens in a batch, which are the users of a decode step; by default 512, or the plan's.",
+        POSITIVE,
+        essential=True,
+    ),
+]
+Phase = Annotated[
+    str | None,
+    Option(("--phase",), "What batches are made of; by default decode, or the plan's.", metavar="decode|prefill|mixed"),
+]
+
+
 @dataclass(frozen=True)
 class TraceOptions:
     """The options that say which recorded routing is read, and how."""
@@ -37,23 +60,8 @@ class TraceOptions:
             metavar="NAME",
         ),
     ] = None
-    first_moe_layer: Annotated[
-        int | None,
-        Option(
-            ("--first-moe-layer",),
-            "Model layer of the first entry of the traces' layer axis, where neither zero layers nor the model tell.",
-            NOT_NEGATIVE,
-        ),
-    ] = None
-    batch_tokens: Annotated[
-        int | None,
-        Option(
-            ("--batch-tokens",),
-            "Tokens in a batch, which are the users of a decode step; by default 512, or the plan's.",
-            POSITIVE,
-            essential=True,
-        ),
-    ] = None
+    first_moe_layer: FirstLayer = None
+    batch_tokens: BatchTokens = None
     scale: Annotated[
         float | None,
         Option(
@@ -110,14 +118,7 @@ class BatchOptions:
         str | None,
         Option(("--row-users",), "Tokens of a batch from each mesh row, where rows differ.", metavar="N,N,..."),
     ] = None
-    phase: Annotated[
-        str | None,
-        Option(
-            ("--phase",),
-            "What batches are made of; by default decode, or the plan's.",
-            metavar="decode|prefill|mixed",
-        ),
-    ] = None
+    phase: Phase = None
     cache: Annotated[
         Path | None,
         Option(

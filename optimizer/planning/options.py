@@ -1,7 +1,7 @@
 """What a user may ask of planning, checked once; and what one search run makes of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from optimizer.domain.problem import Constraints
@@ -65,6 +65,10 @@ class Effort:
     def cancel(self) -> Cancel:
         """The token that ends the searches early."""
         return self.deadline.cancel
+
+    def within(self, seconds: float) -> "Effort":
+        """The same with so many seconds from now on."""
+        return replace(self, deadline=Deadline(seconds, cancel=self.cancel))
 
 
 @dataclass(frozen=True)

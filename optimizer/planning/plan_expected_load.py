@@ -175,13 +175,20 @@ def searched(
     effort's cancel token is asked."""
     if effort.cancel.asked:
         return []
-    experts = problem.model.experts
-    goal = DescentGoal(
-        np.arange(int(problem.load.max()) + 1), np.zeros((experts, experts), dtype=np.int64), tail_weight=0
-    )
     budget = SearchBudget(effort.deadline, effort.deadline.seconds - FINISH_SECONDS, effort.iterations)
     spell = SearchShare(budget, effort.seed, effort.jobs, progress)
-    return list(split_evenly(problem, goal, found, SEARCHES[effort.search][0] or "descent", spell, options.tabu))
+    return list(
+        split_evenly(
+            problem, expected_goal(problem), found, SEARCHES[effort.search][0] or "descent", spell, options.tabu
+        )
+    )
+
+
+def expected_goal(problem: Problem) -> DescentGoal:
+    """What searches minimise: the sum over steps of the peak expected load, and nothing that needs tokens."""
+    experts = problem.model.experts
+    value = np.arange(int(problem.load.max()) + 1)
+    return DescentGoal(value, np.zeros((experts, experts), dtype=np.int64), tail_weight=0)
 
 
 def _judged(candidate: Candidate, test: Ints) -> ExpectedMethodResult:

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from optimizer.planning.rebalancing.plan import CurvePoint, LayerPoint, RebalancedPlan
+from optimizer.planning.choose_for_datasets import EXPECTED, Measure
+from optimizer.planning.rebalancing.plan import RebalancedPlan
+from optimizer.planning.rebalancing.points import CurvePoint, LayerPoint
 from optimizer.planning.rebalancing.rounds import Chunk
 from optimizer.report.tables import Part, make_table
 from optimizer.statistics.loads import PairedGain
@@ -15,18 +17,34 @@ INTERVAL_SAID = (
     "anew for both plans; 95 % intervals by a paired bootstrap over stretches of up to 32 consecutive batches."
 )
 
+EXPECTED_SAID = (
+    "Gains are of the peak of the expected load over devices, with replicas of an expert used evenly, as there are "
+    "counts alone: of the mean over recorded steps and layers, relative to the mean load; 95 % intervals by a paired "
+    "bootstrap over these steps{}."
+)
+
+SEEN_SAID = ", which are those that were planned on, so that they say nothing of other traffic"
+
 
 def parts(found: RebalancedPlan) -> list[Part]:
     """The verdict in words, the table of the curve, how its intervals are made, and the table of the moves."""
-    shown: list[Part] = [verdict(found), curve_table(found), INTERVAL_SAID]
+    shown: list[Part] = [verdict(found), curve_table(found), _interval_said(found)]
     shown += [bound_said(layer, point) for layer, point in found.asked.layers.items() if point.expected is not None]
     return shown if not found.chunks else [*shown, moves_table(found)]
+
+
+def _interval_said(found: RebalancedPlan) -> str:
+    if found.measure != EXPECTED:
+        return INTERVAL_SAID
+    made = next(iter(found.asked.layers.values())).part.provenance
+    return EXPECTED_SAID.format("" if made["unseen_test_steps"] else SEEN_SAID)
 
 
 def verdict(found: RebalancedPlan) -> str:
     """What was decided and why, in words."""
     asked, within = found.asked, _within(found.asked.most)
-    saved = f"mean latency falls by {_percent(asked.gain)}, {_from_to(asked)}"
+    what = "the expected peak" if found.measure == EXPECTED else "mean latency"
+    saved = f"{what} falls by {_percent(asked.gain)}, {_from_to(found)}"
     if found.left_as_it_is:
         wanted = f"{found.min_gain or 0:.1%}".replace("%", " %")
         return (
@@ -34,7 +52,8 @@ def verdict(found: RebalancedPlan) -> str:
             "with an interval above 0 is asked for."
         )
     if asked.moves == 0:
-        return f"The placement stays as it is: no placement that was found {within} is better on selection batches."
+        chosen_on = "the steps that were planned on" if found.measure == EXPECTED else "selection batches"
+        return f"The placement stays as it is: no placement that was found {within} is better on {chosen_on}."
     return f"{asked.moves} moves {within}: {saved}. {_cost_said(found)}"
 
 
@@ -46,8 +65,12 @@ def _percent(gain: PairedGain) -> str:
     return f"{100 * gain.mean:.2f} % (95 %: {100 * gain.low:.2f} to {100 * gain.high:.2f})"
 
 
-def _from_to(point: CurvePoint) -> str:
-    return f"from {point.before_us.mean():.1f} to {point.latency_us.mean():.1f} us"
+def _from_to(found: RebalancedPlan) -> str:
+    asked = found.asked
+    if found.measure == EXPECTED:
+        before, after = (of.mean() / len(asked.layers) for of in (asked.before, asked.after))
+        return f"from {before:.3f} to {after:.3f} times the mean load"
+    return f"from {asked.before.mean():.1f} to {asked.after.mean():.1f} us"
 
 
 def _cost_said(found: RebalancedPlan) -> str:
@@ -70,13 +93,13 @@ def _bytes(count: float) -> str:
 
 
 def curve_table(found: RebalancedPlan) -> Table:
-    """A table with a row for each budget: what it wins of the mean latency, and how far imbalance and the 99th
-    percentile fall."""
+    """A table with a row for each budget: what it wins of the mean, and how far imbalance and the worst fall."""
     layers = ", ".join(map(str, found.asked.layers)) if len(found.asked.layers) < 4 else f"{len(found.asked.layers)}"
-    batches = len(found.asked.latency_us)
-    title = f"Gain against moves: layer(s) {layers}, {batches} test batches, {found.policy} routing"
-    columns = ["moves", "gain, %", "95 % interval", "latency mean, us", "p99, us", "imbalance"]
-    table = make_table(title, "budget", columns)
+    counted, judged = found.measure == EXPECTED, len(found.asked.after)
+    how = f"{judged} steps, even split" if counted else f"{judged} test batches, {found.policy} routing"
+    figures = ["imbalance", "worst step"] if counted else ["latency mean, us", "p99, us", "imbalance"]
+    title = f"Gain against moves: layer(s) {layers}, {how}"
+    table = make_table(title, "budget", ["moves", "gain, %", "95 % interval", *figures])
     for point in found.curve:
         gain = point.gain
         table.add_row(
@@ -84,11 +107,18 @@ def curve_table(found: RebalancedPlan) -> Table:
             str(point.moves),
             f"{100 * gain.mean:.2f}",
             f"{100 * gain.low:.2f} to {100 * gain.high:.2f}",
-            f"{point.latency_us.mean():.1f}",
-            f"{np.percentile(point.latency_us, 99):.1f}",
-            f"{point.imbalance:.3f}",
+            *(_of_counts(point) if counted else _of_batches(point)),
         )
     return table
+
+
+def _of_batches(point: CurvePoint) -> tuple[str, ...]:
+    p99 = np.percentile(point.after, 99)
+    return f"{point.after.mean():.1f}", f"{p99:.1f}", f"{point.imbalance:.3f}"
+
+
+def _of_counts(point: CurvePoint) -> tuple[str, ...]:
+    return f"{point.imbalance:.4f}", f"{point.after.max() / len(point.layers):.4f}"
 
 
 def bound_said(layer: int, point: LayerPoint) -> str:
@@ -96,7 +126,7 @@ def bound_said(layer: int, point: LayerPoint) -> str:
     assert point.expected is not None
     return (
         f"Layer {layer}: no placement {_within(point.most)} has an expected imbalance under even split below "
-        f"{point.expected.least:.3f}, on train batches; this one has {point.expected.reached:.3f}."
+        f"{point.expected.least:.3f}, on what was planned on; this one has {point.expected.reached:.3f}."
     )
 
 
@@ -116,6 +146,7 @@ def as_json(found: RebalancedPlan) -> dict[str, Any]:
     each = found.expert_bytes
     return {
         "routing": found.policy,
+        "measure": found.measure.key,
         "left_as_it_is": found.left_as_it_is,
         "moves": found.moves,
         "bytes": None if each is None else found.moves * each,
@@ -123,21 +154,28 @@ def as_json(found: RebalancedPlan) -> dict[str, Any]:
         "rounds": sum(len(chunk.rounds) for chunk in found.chunks),
         "transfer_us": None if found.transfer is None else found.transfer.total_us,
         "by_link": {} if found.transfer is None else {k: use._asdict() for k, use in found.transfer.by_link.items()},
-        "asked": _point(found.asked),
-        "curve": [_point(point) for point in found.curve],
+        "asked": _point(found.asked, found.measure),
+        "curve": [_point(point, found.measure) for point in found.curve],
         "chunks": [_chunk(chunk) for chunk in found.chunks],
     }
 
 
-def _point(point: CurvePoint) -> dict[str, Any]:
+def _point(point: CurvePoint, measure: Measure) -> dict[str, Any]:
     """One point of the curve."""
+    if measure == EXPECTED:
+        figures: dict[str, Any] = {
+            "worst_imbalance": float(point.after.max()) / len(point.layers),
+            "planned_on_imbalance": point.value / len(point.layers),
+        }
+    else:
+        latency = {"mean": float(point.after.mean()), "p99": float(np.percentile(point.after, 99))}
+        figures = {"latency_us": latency, "selection_us": point.value}
     return {
         "budget": point.most,
         "moves": point.moves,
         "gain": point.gain._asdict(),
-        "latency_us": {"mean": float(point.latency_us.mean()), "p99": float(np.percentile(point.latency_us, 99))},
         "imbalance": point.imbalance,
-        "selection_us": point.selection_us,
+        **figures,
         "layers": {str(layer): each.moves for layer, each in point.layers.items()},
         "expected_imbalance": {
             str(layer): each.expected._asdict() for layer, each in point.layers.items() if each.expected is not None

@@ -1,9 +1,10 @@
 """What a watch says: a line of JSON for each decision, and its figures as a text file for Prometheus."""
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
+from optimizer.planning.choose_for_datasets import EXPECTED
+from optimizer.planning.rebalancing.plan import RebalancedPlan
 from optimizer.planning.watching.watcher import Look
 
 METRICS = {
@@ -25,12 +26,13 @@ METRICS = {
 """The metrics by their names, which `moeplan_watch_` precedes: their type, and what they are."""
 
 
-def as_json(look: Look) -> str:
-    """One line of JSON with what was decided and why. Gains and drift are shares, not per cent."""
+def as_json(look: Look) -> dict[str, Any]:
+    """What was decided and why, in its stable JSON form. Gains and drift are shares, not per cent."""
     figures: dict[str, Any] = {
         "time": datetime.fromtimestamp(look.now, UTC).isoformat(timespec="seconds"),
         "decision": look.decision,
         "why": look.why or None,
+        "counted": look.kind,
         "files": look.files,
         "requests": look.requests,
         "bad": look.bad,
@@ -41,7 +43,7 @@ def as_json(look: Look) -> str:
         "tested_on": look.tested,
         "drift": _drift(look),
     }
-    return json.dumps(figures | _decision(look))
+    return figures | _decision(look)
 
 
 def _drift(look: Look) -> dict[str, Any] | None:
@@ -64,13 +66,22 @@ def _decision(look: Look) -> dict[str, Any]:
     asked, found = look.found.asked, look.found
     return {
         "gain": asked.gain._asdict(),
-        "latency_us": {"before": float(asked.before_us.mean()), "after": float(asked.latency_us.mean())},
-        "test_batches": len(asked.latency_us),
+        **_judged(look.found),
         "moves": found.moves,
         "moves_considered": asked.moves,
         "bytes": None if found.expert_bytes is None else found.moves * found.expert_bytes,
         "rounds": sum(len(chunk.rounds) for chunk in found.chunks),
     }
+
+
+def _judged(found: RebalancedPlan) -> dict[str, Any]:
+    """What the plan was judged by, before and after, and on how many batches, or steps of counts."""
+    before, after = float(found.asked.before.mean()), float(found.asked.after.mean())
+    if found.measure == EXPECTED:
+        layers = len(found.asked.layers)
+        figures = {"before": before / layers, "after": after / layers}
+        return {"expected_imbalance": figures, "test_steps": len(found.asked.after)}
+    return {"latency_us": {"before": before, "after": after}, "test_batches": len(found.asked.after)}
 
 
 def metrics(look: Look) -> str:

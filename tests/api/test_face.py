@@ -14,6 +14,7 @@ from random_problems import request_experts, write_request
 
 import optimizer
 from optimizer import (
+    SERVERS,
     Cancel,
     Conditions,
     Constraints,
@@ -22,9 +23,11 @@ from optimizer import (
     Mesh,
     Model,
     ModelRun,
+    MoveLimits,
     Placement,
     Plan,
     SolveOptions,
+    advise,
     bound,
     compare,
     open_traces,
@@ -33,6 +36,7 @@ from optimizer import (
     plan_model,
     read_plan,
     simulate,
+    watch,
     write_plan,
 )
 from optimizer.planning.plan_layer import LayerSolution
@@ -93,6 +97,8 @@ def test_the_package_has_a_version_in_a_checkout_that_is_not_installed() -> None
         "api.models",
         "api.judging",
         "api.rebalancing",
+        "api.advising",
+        "api.watching",
         "api.traces",
         "api.serving",
         "runtime.router",
@@ -201,6 +207,33 @@ def test_a_cancelled_search_ends_with_a_plan(requests: list[np.ndarray]) -> None
     options = SolveOptions(time_limit=600, routings=("even-source", "optimal"))
     found = plan_layer(open_traces(requests, batch_tokens=24), 1, MODEL, MACHINE, options, progress=ask, cancel=cancel)
     assert found.placement.violations(8, 4, 3) == []
+
+
+def test_a_watch_yields_its_looks_until_it_is_cancelled(tmp_path: Path) -> None:
+    own, cancel, found = Placement(np.array([[0, 1, 2], [3, 4, 5], [6, 7, 0], [1, 2, 3]])), Cancel(), []
+    model = Model("eight", 8, 0, 2, layers=3, first_moe_layer=0)
+    write_plan(tmp_path / "plan.json", Plan.of(own, 1, model, MACHINE))
+    (tmp_path / "traces").mkdir()
+    for look in watch(tmp_path / "traces", tmp_path / "plan.json", MoveLimits(2), every=0.01, cancel=cancel):
+        found.append(look)
+        assert (look.decision, look.as_json()["decision"]) == ("idle", "idle")
+        assert "moeplan_watch_requests_total 0" in look.metrics()
+        if len(found) == 3:
+            cancel.ask()
+    assert len(found) == 3
+    assert '"decision": "idle"' in str(found[0])
+    with pytest.raises(InputError, match="a watch needs a budget"):
+        next(watch(tmp_path / "traces", tmp_path / "plan.json", MoveLimits()))
+
+
+def test_advice_names_what_runs_now_and_needs_tokens(requests: list[np.ndarray]) -> None:
+    options = SolveOptions(time_limit=100_000, iterations=100, jobs=1)
+    found = advise(open_traces(requests, batch_tokens=24), 1, MODEL, MACHINE, options, server=SERVERS["vllm"])
+    assert found.as_json()["steps"][0]["step"] == "placement"
+    assert "vLLM's own order of experts" in str(found)
+    counted = Counts(np.arange(1, 9)[None, None] * 10, (4,), None, 2, (), "by hand")
+    with pytest.raises(InputError, match="advice needs token traces"):
+        advise(counted, 4, MODEL, MACHINE, options)
 
 
 def test_a_token_is_a_fresh_one_in_another_process() -> None:

@@ -1,6 +1,7 @@
 """The command `rebalance`, as a user meets it."""
 
 import json
+import re
 from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_figures_come_as_json_with_every_move(plan: Path, drifted: Path) -> None
         assert new[move["target"], move["slot"]] == move["expert"]
     assert said["bytes"] == said["moves"] * said["expert_bytes"]
     assert (said["transfer_us"] > 0) == (said["moves"] > 0)
+
+
+def test_a_page_shows_the_curve_of_the_table(plan: Path, drifted: Path, tmp_path: Path) -> None:
+    page = tmp_path / "moves.html"
+    _, result = rebalance(plan, drifted, "--max-moves", 2, "--json", "--html", page)
+    said, text = json.loads(result.stdout), page.read_text()
+    assert text.count("<figure") == 1
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    picture, table, *_ = json.loads(data[1])["items"]
+    shown = picture["views"][""]["traces"][0]
+    assert shown["x"] == [point["moves"] for point in said["curve"]]
+    assert shown["y"] == pytest.approx([100 * point["gain"]["mean"] for point in said["curve"]], rel=1e-3)
+    assert [row[0] for row in table["views"][""]] == ["0", "1", "2", "no limit"]
 
 
 def test_the_simulator_gives_what_the_curve_says(plan: Path, drifted: Path) -> None:
@@ -181,10 +196,79 @@ def test_options_that_do_not_fit_are_refused_in_one_line(
     assert not out.exists()
 
 
-def test_counts_are_refused(plan: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def counts(tmp_path: Path) -> Path:
+    """Ten steps, as a server counts them without tokens, in which experts 5 and 6 are the hottest; layer 0 is dense."""
+    load = np.random.default_rng(2).poisson([30, 30, 30, 30, 30, 200, 150, 30], (10, 3, 8))
+    load[:, 0] = 0
+    (tmp_path / "counts.json").write_text(json.dumps({"logical_count": load.tolist()}))
+    return tmp_path / "counts.json"
+
+
+def test_counts_alone_are_enough_for_the_expected_load(plan: Path, counts: Path) -> None:
+    """The figures are those of plain counting, on every fifth step."""
+    out, result = rebalance(plan, counts, *BY_HASH, "--max-moves", 2, "--json")
+    assert result.exit_code == 0, result.output
+    assert "counts alone, so gains are of the peak of the expected load" in result.stderr
+    said = json.loads(result.stdout)
+    assert said["measure"] == "expected_imbalance"
+    assert [point["budget"] for point in said["curve"]] == [0, 1, 2, None]
+    decided = [point["planned_on_imbalance"] for point in said["curve"]]
+    assert decided == sorted(decided, reverse=True)
+    old, new = read_plan(plan), read_plan(out)
+    assert new.policy == "hash"
+    assert 0 < new.layers[1].placement.weights_to_load(old.layers[1].placement) == said["moves"] <= 2
+    before, after = (imbalances(each.layers[1].placement.slots, counts) for each in (old, new))
+    assert said["asked"]["imbalance"] == pytest.approx(np.mean(after), rel=1e-3)
+    assert said["asked"]["worst_imbalance"] == pytest.approx(max(after), rel=1e-3)
+    assert said["asked"]["gain"]["mean"] == pytest.approx(1 - np.mean(after) / np.mean(before), rel=1e-2)
+
+
+BY_HASH = ("--routing", "hash")
+
+
+def imbalances(slots: np.ndarray, counts: Path) -> list[float]:
+    """Peak / mean load of devices in the steps 4 and 9; the last expert is shared, which every token chooses."""
+    found = []
+    for step in (4, 9):
+        routed = json.loads(counts.read_text())["logical_count"][step][1]
+        load = [*routed, sum(routed) / 2]
+        copies = np.bincount(slots.ravel())
+        device = [sum(load[expert] / copies[expert] for expert in row) for row in slots.tolist()]
+        found.append(max(device) / np.mean(device))
+    return found
+
+
+def test_the_table_and_the_page_of_counts_say_what_they_are_of(plan: Path, counts: Path, tmp_path: Path) -> None:
+    page = tmp_path / "moves.html"
+    _, result = rebalance(plan, counts, *BY_HASH, "--html", page)
+    assert result.exit_code == 0, result.output
+    assert "without a limit: the expected peak falls by " in result.stdout
+    assert "times the mean load" in result.stdout
+    assert "latency mean" not in result.stdout
+    assert "peak of the expected load saved, %" in page.read_text()
+
+
+def test_of_few_steps_it_is_said_that_they_were_planned_on(plan: Path, tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
     path.write_text(json.dumps({"logical_count": [[9, 1, 1, 1, 5, 1, 1, 1]] * 2}))
-    assert "rebalancing needs token traces" in fault(rebalance(plan, path)[1])
+    out, result = rebalance(plan, path, *BY_HASH, "--max-moves", 0, "--first-moe-layer", 0)
+    assert result.exit_code == 0, result.output
+    assert "so that they say nothing of other traffic" in " ".join(result.stdout.split())
+    assert read_plan(out).layers[1].placement.slots.tolist() == read_plan(plan).layers[1].placement.slots.tolist()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--routing", "weights"), "--routing: 'weights' is learned from tokens, which counts do not have"),
+        (("--max-row-traffic", 1.1), "--max-row-traffic: a limit to the traffic between rows needs token traces"),
+    ],
+)
+def test_what_needs_tokens_is_refused_with_counts(
+    plan: Path, counts: Path, more: tuple[object, ...], said: str
+) -> None:
+    assert said in fault(rebalance(plan, counts, *(more if "--routing" in more else (*BY_HASH, *more)))[1])
 
 
 @pytest.mark.parametrize("name", ["plan", *FILES])

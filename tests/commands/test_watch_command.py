@@ -137,7 +137,9 @@ def test_options_that_do_not_fit_are_refused_in_one_line(
 
 def test_a_folder_or_a_budget_that_lacks_is_refused_in_one_line(own_plan: Path, folder: Path, tmp_path: Path) -> None:
     assert "nowhere: no such folder" in fault(watch(tmp_path / "nowhere", own_plan))
-    assert "give --max-moves or --max-bytes" in fault(run("watch", folder, "--plan", own_plan, "--once"))
+    assert "--max-moves: a watch needs a budget for each decision" in fault(
+        run("watch", folder, "--plan", own_plan, "--once")
+    )
     assert "no such file" in fault(watch(folder, tmp_path / "none.json"))
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from formulations.kit.arrays import Floats, Ints
+from formulations.kit.arrays import Ints
 from formulations.kit.kernels import CompilationEnded, compiling_until
 from formulations.kit.outcome import Outcome
 from optimizer.domain.placement import Placement
@@ -14,8 +14,9 @@ from optimizer.planning.candidates import SearchShare
 from optimizer.planning.hint_choice import choose_hints
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.pool import LayerJudge
+from optimizer.planning.rebalancing.candidates import Candidates
 from optimizer.planning.rebalancing.expected import ExpectedBound, expected_bound, formulated
-from optimizer.planning.rebalancing.relabelling import refilled, relabelled, with_slots_kept
+from optimizer.planning.rebalancing.relabelling import refilled, relabelled
 from optimizer.planning.rebalancing.search import brought_nearer, planned_afresh, within_budget
 from optimizer.routing.hints import HintSettings
 from optimizer.routing.policies import REMEMBERING
@@ -31,50 +32,6 @@ best far from the current plan, and the end of the curve. The searches within bu
 
 JUDGING_SHARE = 0.1
 """The share of the time that is left for judging on test batches."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A placement, how many weights devices must load for it, and its figures on selection batches (see `figures`)."""
-
-    placement: Placement
-    moves: int
-    judged: Floats
-
-
-@dataclass(eq=False)
-class Candidates:
-    """All placements that were judged on selection batches. The first is the one in force."""
-
-    judge: LayerJudge
-    current: Placement
-    found: dict[bytes, Candidate] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.add(self.current)
-
-    @property
-    def first(self) -> Candidate:
-        """The candidate that needs no moves: the placement in force, with its figures on selection batches."""
-        return next(iter(self.found.values()))
-
-    def add(self, placement: Placement) -> None:
-        """Judge a placement, unless it was judged before, with the experts that stay in their slots."""
-        kept = with_slots_kept(self.current, placement)
-        if kept.slots.tobytes() not in self.found:
-            moves, report = kept.weights_to_load(self.current), self.judge.selection(kept)
-            self.found[kept.slots.tobytes()] = Candidate(kept, moves, figures(report))
-
-    def value(self, candidate: Candidate) -> float:
-        """How a candidate compares with the placement in force, which has 1: the mean ratio of the figures that decide
-        for the policy. Less is better."""
-        return float((candidate.judged / self.first.judged)[DECISIVE[self.judge.goal]].mean())
-
-    def best(self, most: int | None) -> Candidate:
-        """The best candidate with at most so many weights to load, None for any number; of equally good ones the
-        nearest. As all that fit into a budget fit into a larger one, more moves are never worse."""
-        near = [each for each in self.found.values() if most is None or each.moves <= most]
-        return min(near, key=lambda each: (self.value(each), each.moves))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +63,11 @@ class Rebalanced:
 class LayerCurve:
     """The placements that were found for one layer, from which a budget's best is taken and judged.
 
+    judge: the simulator that judges the layer; candidates: by their figures on selection batches (see `figures`).
     budgets: for which a search has run, ascending; outcomes: of the formulation for a budget, for small layers.
     """
 
+    judge: LayerJudge
     candidates: Candidates
     budgets: tuple[int, ...]
     outcomes: dict[int, Outcome[Ints]] = field(default_factory=dict)
@@ -118,11 +77,6 @@ class LayerCurve:
     def hints(self) -> HintSettings:
         """How hints are made for all that is judged."""
         return self.judge.conditions.hints
-
-    @property
-    def judge(self) -> LayerJudge:
-        """The simulator that judges the layer."""
-        return self.candidates.judge
 
     def at(self, most: int | None) -> Rebalanced:
         """What a budget wins, None for no limit; any number, not only one of `budgets`."""
@@ -186,7 +140,8 @@ def curve_of(
     if policy in REMEMBERING:
         hints = hints or choose_hints(judge, current, effort.cancel)
         judge = replace(judge, conditions=replace(judge.conditions, hints=hints))
-    curve = LayerCurve(Candidates(judge, current), tuple(sorted(set(budgets))))
+    chosen_by = Candidates(lambda each: figures(judge.selection(each)), DECISIVE[judge.goal], current)
+    curve = LayerCurve(judge, chosen_by, tuple(sorted(set(budgets))))
     effort.cancel.heed()
     if not effort.cancel.asked:
         with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):

@@ -33,11 +33,8 @@ class ForgettingLoads:
         found: Floats = self.sums.sum(axis=0)
         return found
 
-    def add(self, experts: Ints) -> None:
-        """Count one request, `[token, layer, k]` routed ids."""
-        _, layers, routed = self.sums.shape
-        place = experts.astype(np.int64) + routed * np.arange(layers)[:, None]
-        counted = np.bincount(place.ravel(), minlength=layers * routed).reshape(layers, routed)
+    def add(self, counted: Ints) -> None:
+        """Count one request, or one step of counts: the pairs of each expert, `[layer, expert]`."""
         self.sums *= 0.5 ** (1 / HALF_LIFE)
         self.sums[self.requests % 2] += counted
         self.requests += 1

@@ -20,9 +20,11 @@ from optimizer.planning.judge_plan import as_planned
 from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_file import Plan, read_plan, write_plan
 from optimizer.planning.rebalancing.budgets import MoveLimits
+from optimizer.planning.rebalancing.counted_work import CountedWork
+from optimizer.planning.rebalancing.layer_work import LayerWork, SimulatedWork
 from optimizer.planning.rebalancing.plan import RebalancedPlan, rebalance_plan
 from optimizer.planning.watching.window import RecentSource, Window
-from optimizer.statistics.checked import with_warnings
+from optimizer.statistics.checked import checked_counts, with_warnings
 from optimizer.traces.composition import Composition
 from optimizer.traces.source import TraceInput
 from optimizer.traces.trace import digest
@@ -116,6 +118,10 @@ class Replanner:
     def wrong(self, plan: Plan, window: Window) -> tuple[str, ...]:
         """What looks wrong in the recording of the requests in the window, by the first layer, in one sentence; none
         where nothing does. Raises InputError for what cannot be."""
+        if window.kind == "steps":
+            counted = checked_counts(replace(self.batches, memory=window.counts(self.layers)), plan.model)
+            assert counted is not None
+            return counted[0].notes
         source = self._source(plan, window, self.layers[0])
         return with_warnings(source, replace(self.batches, memory=source.trace)).trace.warnings
 
@@ -127,14 +133,7 @@ class Replanner:
         """Rebalance the plan on the window, and write it where that pays. Raises InputError and OSError where it cannot
         be done; the plan in force is then as it was."""
         found = rebalance_plan(
-            plan,
-            lambda layer: self._source(plan, window, layer),
-            self.layers,
-            self.cost,
-            self.options,
-            self.limits,
-            self.options.effort(self.cancel),
-            progress,
+            self._work(plan, window), self.layers, self.limits, self.options.effort(self.cancel), progress
         )
         if found.moves:
             if digest_of(self.plan()) != digest_of(plan):
@@ -143,6 +142,13 @@ class Replanner:
                 )
             self.files.write(found, self.describe(found))
         return found
+
+    def _work(self, plan: Plan, window: Window) -> LayerWork:
+        """What finds the layers' points in the window."""
+        if window.kind == "steps":
+            work = CountedWork.of(plan, self.cost, self.options, window.counts(self.layers), self.layers)
+            return replace(work, tested=window.newest)
+        return SimulatedWork(plan, self.cost, self.options, lambda layer: self._source(plan, window, layer))
 
 
 def planned_loads(plan: Plan, layers: tuple[int, ...]) -> Floats | None:

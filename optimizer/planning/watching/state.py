@@ -13,7 +13,7 @@ from optimizer.errors import InputError
 from optimizer.files import write_whole
 from optimizer.planning.watching.folder import CountedFile, CountedFiles, Stamp
 from optimizer.planning.watching.loads import ForgettingLoads
-from optimizer.planning.watching.reading import Reader
+from optimizer.planning.watching.reading import Kind, Reader
 from optimizer.planning.watching.window import Window
 from optimizer.statistics.loads import PairedGain
 from optimizer.traces.corpus import Faults
@@ -37,7 +37,7 @@ class Totals:
 @dataclass
 class WatchState:
     """All that a watch knows. layers: the ids of the layers whose loads are kept; gain: of the last decision's moves,
-    whether they were made or not; None before the first."""
+    whether they were made or not; None before the first. kind: of all that was counted, None where that is nothing."""
 
     layers: tuple[int, ...]
     loads: ForgettingLoads
@@ -45,6 +45,7 @@ class WatchState:
     window: Window = field(default_factory=Window)
     totals: Totals = field(default_factory=Totals)
     gain: PairedGain | None = None
+    kind: Kind | None = None
 
 
 _Known = tuple[int, int, int, str]
@@ -64,6 +65,7 @@ class _File(BaseModel):
     vanished: dict[str, _Known]
     totals: Totals
     gain: PairedGain | None
+    kind: Kind | None = None  # files of earlier versions, which took requests alone, do not say it
 
 
 def write_state(path: Path, state: WatchState) -> None:
@@ -82,6 +84,7 @@ def write_state(path: Path, state: WatchState) -> None:
         "vanished": _as_json(state.files.vanished),
         "totals": asdict(state.totals),
         "gain": state.gain,
+        "kind": state.kind,
     }
     write_whole(path, json.dumps(found) + "\n")
 
@@ -113,7 +116,8 @@ def read_state(path: Path, reader: Reader) -> WatchState:
         raise InputError(f"{path}: its loads do not fit its layers; remove it to begin anew", "plan")
     files = CountedFiles(_from_json(found.files), _from_json(found.vanished))
     window = _read_window(found.window, found.seen, files, reader)
-    return WatchState(reader.layers, ForgettingLoads(sums, found.counted), files, window, found.totals, found.gain)
+    kind, loads = found.kind or ("requests" if found.counted else None), ForgettingLoads(sums, found.counted)
+    return WatchState(reader.layers, loads, files, window, found.totals, found.gain, kind)
 
 
 def _from_json(files: Mapping[str, _Known]) -> dict[str, CountedFile]:
@@ -136,7 +140,7 @@ def _read_window(entries: list[tuple[str, int, int]], seen: int, files: CountedF
                 found.append((wanted[name, request.index], request))
     window = Window(seen=seen)
     for number, request in sorted(found, key=lambda each: each[0]):
-        window.add(request.numbered(number))
+        window.add(request.placed(request.name, request.index, number))
     return window
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from optimizer.errors import InputError
 from optimizer.interrupts import Cancel
@@ -11,7 +11,7 @@ from optimizer.planning.plan_file import Plan
 from optimizer.planning.rebalancing.plan import RebalancedPlan
 from optimizer.planning.watching.folder import CountedFile, Folder, Stamp
 from optimizer.planning.watching.loads import LoadDrift
-from optimizer.planning.watching.reading import Reader
+from optimizer.planning.watching.reading import Kind, Reader
 from optimizer.planning.watching.replanning import Replanner, planned_loads
 from optimizer.planning.watching.state import Totals, WatchState, read_state, write_state
 from optimizer.statistics.loads import PairedGain
@@ -30,7 +30,8 @@ class Look:
     bad: what is wrong with files, by name, said once; vanished: files that are gone. unseen: requests since the last
     decision; tested, planned: requests by which the decision was judged, and which it was made by, selection included.
     wrong: what looks wrong in the recording, a sentence at most. found: what rebalancing came to, None without a
-    decision; drift: None where the plan does not say its loads. gain: of the last decision, whenever that was.
+    decision; drift: None where the plan does not say its loads. gain: of the last decision, whenever that was. kind: of
+    all that was counted, None where that is nothing; steps of counts are counted as requests are.
     """
 
     now: float
@@ -49,6 +50,7 @@ class Look:
     drift: LoadDrift | None = None
     totals: Totals = field(default_factory=Totals)
     gain: PairedGain | None = None
+    kind: Kind | None = None
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Watcher:
         except (InputError, OSError) as error:
             look.decision, look.why = "failed", " ".join(str(error).split())
             self.state.totals.failed += 1
-        look.totals, look.gain = self.state.totals, self.state.gain
+        look.totals, look.gain, look.kind = self.state.totals, self.state.gain, self.state.kind
         return look
 
     def _count(self, look: Look, progress: Progress) -> None:
@@ -104,8 +106,9 @@ class Watcher:
         known, state, faults = self.state.files.known(name), self.state, Faults(strict=False)
         start = 0 if known is None or stamp.size < known.stamp.size else known.requests
         new = 0
-        for request in self.reader.read(name, start, state.loads.requests, faults):
-            state.loads.add(request.of_phase(self.phase))
+        for request in self.reader.read(name, start, state.loads.requests, faults, state.kind):
+            state.kind = request.kind
+            state.loads.add(request.load(self.phase, self.reader.model.routed_experts))
             state.window.add(request)
             new += 1
         if faults.seen and not new and not (self.reader.folder / name).exists():
@@ -153,9 +156,13 @@ class Watcher:
         write_state(self.replanner.files.state, self.state)
 
 
+Found = TypeVar("Found")
+"""What a look gives."""
+
+
 def watch(
-    look: Callable[[], Look], every: float, cancel: Cancel, clock: Callable[[], float], pause: Callable[[float], None]
-) -> Iterator[Look]:
+    look: Callable[[], Found], every: float, cancel: Cancel, clock: Callable[[], float], pause: Callable[[float], None]
+) -> Iterator[Found]:
     """Look every so many seconds, from the beginning of one look to that of the next, until the token is asked.
 
     clock: gives seconds that no change of the time of day moves; pause: waits so many seconds, or until the token is

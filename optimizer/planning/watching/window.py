@@ -1,4 +1,5 @@
-"""The requests in memory to plan on: the most recent ones, and which of them nothing has been chosen by."""
+"""The requests, or steps of counts, in memory to plan on: the most recent ones, and which of them nothing has been
+chosen by."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,9 +10,10 @@ import numpy as np
 from formulations.kit.arrays import Ints
 from optimizer.domain.arrays import given_away
 from optimizer.domain.model import Model
-from optimizer.planning.watching.reading import RecentRequest
+from optimizer.planning.watching.reading import Kind, Recent, RecentRequest, RecentStep
 from optimizer.traces.batches import Sets
 from optimizer.traces.composition import Composition
+from optimizer.traces.formats.counts import Counts
 from optimizer.traces.source import TEST, TraceSource
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace
 
@@ -24,6 +26,10 @@ MOST_BYTES = 500_000_000
 LEAST_TEST = 16
 """Unseen requests that a decision is judged by, at least: fewer would be one user's traffic. Not tuned."""
 
+LEAST_TEST_STEPS = 8
+"""The same for steps of counts, each of which is of many requests; of fewer steps there is hardly an interval. Not
+tuned."""
+
 TEST_SHARE = 1 / 5
 """The share of the window that is judged by, where more than that is unseen; as `solve` has it."""
 
@@ -31,8 +37,11 @@ SELECTION_EVERY = 4
 """Every fourth request is of the selection set, and stays in it: so nothing is chosen by what it was planned on. With
 the test set these are the shares 60, 20 and 20 per cent that `solve` has."""
 
-LEAST_OLDER = 3 * LEAST_TEST
-"""Requests to plan on and to choose by, at least; then both sets have some."""
+OLDER = 3
+"""How many times as many are planned on and chosen by, at least; then both sets have some."""
+
+LEAST_OLDER = OLDER * LEAST_TEST
+"""Requests to plan on and to choose by, at least."""
 
 LEAST_BATCHES = 32
 """Test batches, at least: an interval by stretches of batches needs several stretches."""
@@ -65,19 +74,24 @@ class RecentSource(TraceSource):
 
 @dataclass
 class Window:
-    """The most recent requests, in the order in which they were counted. seen: the number up to which requests were
-    known at the last decision; those from there on are unseen."""
+    """The most recent requests, or steps of counts, all of one kind, in the order in which they were counted. seen: the
+    number up to which requests were known at the last decision; those from there on are unseen."""
 
-    requests: deque[RecentRequest] = field(default_factory=deque)
+    requests: deque[Recent] = field(default_factory=deque)
     seen: int = 0
     bytes: int = 0
 
-    def add(self, request: RecentRequest) -> None:
+    def add(self, request: Recent) -> None:
         """Add a request; the oldest ones leave where there are too many."""
         self.requests.append(request)
-        self.bytes += request.experts.nbytes
+        self.bytes += request.nbytes
         while len(self.requests) > MOST_REQUESTS or (self.bytes > MOST_BYTES and len(self.requests) > 1):
-            self.bytes -= self.requests.popleft().experts.nbytes
+            self.bytes -= self.requests.popleft().nbytes
+
+    @property
+    def kind(self) -> Kind | None:
+        """What it holds, None where that is nothing."""
+        return self.requests[0].kind if self.requests else None
 
     @property
     def unseen(self) -> int:
@@ -88,8 +102,9 @@ class Window:
     def newest(self) -> int:
         """How many of the requests a decision would be judged by: unseen ones, 0 where there are too few of them or of
         older ones."""
-        wanted = min(self.unseen, max(LEAST_TEST, int(TEST_SHARE * len(self.requests))))
-        enough = wanted >= LEAST_TEST and len(self.requests) - wanted >= LEAST_OLDER
+        least = LEAST_TEST_STEPS if self.kind == "steps" else LEAST_TEST
+        wanted = min(self.unseen, max(least, int(TEST_SHARE * len(self.requests))))
+        enough = wanted >= least and len(self.requests) - wanted >= OLDER * least
         return wanted if enough else 0
 
     def decided(self) -> None:
@@ -99,7 +114,7 @@ class Window:
 
     def source(self, place: int, layer: int, model: Model, composition: Composition, seed: int) -> RecentSource:
         """The batches of one layer, which is at this place on the layer axis of the requests."""
-        requests = list(self.requests)
+        requests = self._tokens()
         lengths = [len(request.experts) for request in requests]
         prompts = [request.prompt_tokens for request in requests]
         phase = [np.repeat([PROMPT, OUTPUT], [a, b - a]) for a, b in zip(prompts, lengths, strict=True)]
@@ -110,6 +125,15 @@ class Window:
         )
         return RecentSource(model, composition, trace, seed, self._split(), self._batches(composition))
 
+    def counts(self, layers: tuple[int, ...]) -> Counts:
+        """The steps as counts of these layers, which are those of the steps."""
+        load = np.array([each.counted for each in self.requests if isinstance(each, RecentStep)])
+        return Counts(load, layers, None, None, (), f"the last {len(load)} steps")
+
+    def _tokens(self) -> list[RecentRequest]:
+        """The requests, of which there are some."""
+        return [each for each in self.requests if isinstance(each, RecentRequest)]
+
     def _split(self) -> tuple[Ints, Ints, Ints]:
         """The places of train, selection and test requests in the window."""
         older = np.arange(len(self.requests) - self.newest)
@@ -118,5 +142,5 @@ class Window:
 
     def _batches(self, composition: Composition) -> int:
         """How many batches the newest requests fill once."""
-        newest = list(self.requests)[len(self.requests) - self.newest :]
+        newest = self._tokens()[len(self.requests) - self.newest :]
         return -(-sum(len(request.of_phase(composition.phase)) for request in newest) // composition.tokens)

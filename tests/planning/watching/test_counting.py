@@ -17,6 +17,7 @@ from optimizer.planning.watching import folder as folder_module
 from optimizer.planning.watching import loads as loads_module
 from optimizer.planning.watching import window as window_module
 from optimizer.planning.watching.loads import ForgettingLoads
+from optimizer.planning.watching.reading import RecentRequest
 from optimizer.planning.watching.watcher import Watcher
 from optimizer.statistics.drift import total_variation
 
@@ -46,6 +47,8 @@ def test_a_watch_that_was_killed_goes_on_and_counts_no_file_twice(
     whole.look(LATER)
     assert again.state.loads.total == pytest.approx(whole.state.loads.total, abs=0.01)
     for one, other in zip(again.state.window.requests, whole.state.window.requests, strict=True):
+        assert isinstance(one, RecentRequest)
+        assert isinstance(other, RecentRequest)
         assert (one.name, one.experts.tolist()) == (other.name, other.experts.tolist())
 
 
@@ -60,7 +63,7 @@ def test_a_bad_file_is_named_once_and_read_again_when_it_changes(
     watcher = watcher_of(folder, plan)
     look = watcher.look(LATER)
     assert (look.decision, look.requests, sorted(look.bad)) == ("waiting", 2, ["counts.json", "r0001.npz"])
-    assert "what each token chose" in look.bad["counts.json"]
+    assert "holds counts, but this watch takes requests" in look.bad["counts.json"]
     assert str(tmp_path) not in look.bad["r0001.npz"]
     assert watcher.look(LATER).bad == {}
     assert watcher_of(folder, plan).look(LATER).bad == {}
@@ -154,7 +157,7 @@ def test_loads_forget_by_their_half_life(rng: np.random.Generator, monkeypatch: 
     monkeypatch.setattr(loads_module, "HALF_LIFE", 3.0)
     loads, requests = ForgettingLoads.none(3, 8), [request_experts(rng, 20, 3, 8, 2) for _ in range(12)]
     for request in requests:
-        loads.add(request)
+        loads.add(RecentRequest("file", 0, 0, request, 0).load("decode", 8))
     expected = np.zeros((3, 8))
     for age, request in enumerate(reversed(requests)):
         for token in request:

@@ -254,7 +254,7 @@ def test_the_window_is_limited_in_requests_and_bytes(rng: np.random.Generator, m
     monkeypatch.setattr(window, "MOST_BYTES", 5 * 20 * 3 * 2)
     found = filled(rng, 30)
     assert [each.number for each in found.requests] == list(range(25, 30))
-    assert found.bytes == sum(each.experts.nbytes for each in found.requests)
+    assert found.bytes == sum(each.nbytes for each in found.requests)
 
 
 def test_looks_begin_at_even_distances_and_end_when_asked(plan: Path, tmp_path: Path) -> None:
