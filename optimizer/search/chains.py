@@ -103,13 +103,14 @@ def cooled(
     """
     each = None if budget.iterations is None else budget.iterations // len(annealers)
     pace = _Pace(budget, budget.deadline.elapsed(), each)
-    running = [_Chain(annealer, pace, annealer.placement()) for annealer in annealers]
+    spent, running = 0, [_Chain(annealer, pace, annealer.placement()) for annealer in annealers]
     with ThreadPoolExecutor(len(annealers)) as pool:
         for look in range(1, LOOKS + 1):
             list(pool.map(_Chain.advance, running, repeat(look / LOOKS)))
+            budget.spend(sum(annealer.tally.spent for annealer in annealers) - spent)
+            spent = sum(annealer.tally.spent for annealer in annealers)
             progress(look / LOOKS)
             for chain in running:
                 if chain.improved:
                     chain.improved = False
                     yield chain.best
-    budget.spend(sum(annealer.tally.spent for annealer in annealers))
