@@ -19,7 +19,8 @@ from optimizer.commands.options import (
     SeedOptions,
     ServerOptions,
 )
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json, warn
+from optimizer.commands.progress import progress
 from optimizer.commands.run_options import hardware_of
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.session import session
@@ -208,13 +209,14 @@ def rebalance(
     cost = CostOptions(cost.unit or plan.unit, cost.moe_op, cost.dispatch_model, cost.price)
     options = solve_options(search.as_of_solve(policy), seed, cost, replicas.constraints(), server)
     given, layers = trace_input(traces, batches), layer_ids(limits.layer)
-    with progress() as tell:
+    with progress(search.time_limit) as tell:
         costs = hardware_of(plan, cost).cost
         options = replace(options, time_limit=session().left(options.time_limit))
         found = run(plan, given, wanted, layers, options, costs, tell, session().cancel)
     write_plan(output.output, found.plan)
     placements = [part.placement for part in found.plan.layers.values()]
-    say([*notes, *found.notes, *server.to_server().warnings(found.plan.policy, plan.model, placements)])
+    say([*notes, *found.notes])
+    warn(server.to_server().warnings(found.plan.policy, plan.model, placements))
     if figures.as_json:
         show_json({"plan": str(output.output), **found.as_json()})
         return

@@ -12,7 +12,8 @@ import click
 from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.failures import BadInput, FailedRun
 from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, CostOptions, ReplicaOptions, SeedOptions, ServerOptions
-from optimizer.commands.output import progress, say
+from optimizer.commands.output import say, warn
+from optimizer.commands.progress import progress
 from optimizer.commands.rebalance import LimitOptions, RebalanceSearch, policy_of
 from optimizer.commands.run_options import hardware_of
 from optimizer.commands.search_options import solve_options
@@ -190,7 +191,8 @@ def _replanner(
     replanner.plan()
     replanner.composition(plan)
     placements = [part.placement for part in plan.layers.values()]
-    say([*costs.notes(plan.model), *server.to_server().warnings(policy, plan.model, placements)])
+    say(costs.notes(plan.model))
+    warn(server.to_server().warnings(policy, plan.model, placements))
     return replanner, plan
 
 
@@ -201,7 +203,7 @@ def _teller(watched: WatchOptions) -> "Callable[[Look], None]":
     from optimizer.report.watching import as_json, metrics
 
     def told(look: "Look") -> None:
-        say([*(f"{name}: {fault}" for name, fault in look.bad.items()), *look.wrong])
+        warn([*(f"{name}: {fault}" for name, fault in look.bad.items()), *look.wrong])
         if look.decision != "idle":
             click.echo(as_json(look))
         if watched.metrics is not None:
