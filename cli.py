@@ -25,21 +25,22 @@ from optimizer.commands.stats import stats
 from optimizer.commands.sweep import sweep
 from optimizer.commands.traces import convert, synth
 from optimizer.commands.validate import validate
+from optimizer.commands.verbosity import LOGGER, spoken
 from optimizer.commands.watch import watch
 from optimizer.errors import InputError, LostWorkerError, OutOfTimeError
 
 
-def _note(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"Note: {' '.join(str(message).split())}", err=True)
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    LOGGER.warning("%s", message)
 
 
 class Moeplan(click.Group):
     """The group of commands, which turns whatever ends a command early into one line and an exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command; warnings become notes on stderr, without the line of code that gave them."""
-        with warnings.catch_warnings():
-            warnings.showwarning = _note
+        """Run a command; what it logs goes to stderr, and warnings too, without the line of code that gave them."""
+        with spoken(), warnings.catch_warnings():
+            warnings.showwarning = _warn
             return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:

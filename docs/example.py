@@ -18,10 +18,12 @@ hardware = Hardware.of(mesh=Mesh(rows=2, cols=4, slots_per_device=3))  # 24 slot
 
 options = SolveOptions(time_limit=20, iterations=3000, routings=("even-source", "optimal"))
 found = plan_layer(traces, 0, model, hardware, options, progress=lambda stage, share: None)
-print(found)
+print(found)  # in a notebook the name alone, `found`, shows tables and pictures
 print("Experts of the first device:", found.placement.slots[0].tolist())
 
 judged = simulate(found.plan, traces)
+(figure,) = judged.figures()  # plotly's: `figure.show()`, `figure.write_html("latency.html")`
+print(f"Picture: {figure.layout.title.text}")
 print(f"p99 latency under {found.plan.policy} routing: {np.percentile(judged.report.latency_us, 99):.1f} us")
 
 for row in compare(traces, 0, model, hardware, options).comparison.rows:

@@ -16,5 +16,5 @@ def test_a_warning_is_one_line_on_stderr() -> None:
 
     before = warnings.showwarning
     result = CliRunner().invoke(Moeplan(commands=[warn]), ["warn"])
-    assert (result.stdout, result.stderr) == ("done\n", "Note: kernels cannot be kept\n")
+    assert (result.stdout, result.stderr) == ("done\n", "Warning: kernels cannot be kept\n")
     assert warnings.showwarning is before

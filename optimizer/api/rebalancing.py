@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimizer.api.judging import load_cost
 from optimizer.api.traces import Traces, opened
@@ -18,12 +18,16 @@ from optimizer.planning.rebalancing.budgets import MoveLimits
 from optimizer.planning.rebalancing.counted_work import CountedWork
 from optimizer.planning.rebalancing.layer_work import LayerWork, SimulatedWork
 from optimizer.planning.rebalancing.plan import RebalancedPlan, rebalance_plan
+from optimizer.report import figures
 from optimizer.report import rebalancing as report
-from optimizer.report.rendering import Printable
+from optimizer.report.printable import Printable
 from optimizer.report.tables import Part
 from optimizer.statistics.checked import checked_counts, checked_source
 from optimizer.traces.formats.counts import Counts
 from optimizer.traces.source import Source, TraceInput
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +48,10 @@ class Rebalanced(Printable):
     def parts(self) -> list[Part]:
         """The verdict, the table of gain against moves, and the table of moves by link."""
         return report.parts(self.found)
+
+    def figures(self) -> "list[Figure]":
+        """The gain against moves."""
+        return figures.of_rebalancing(self.found)
 
     def as_json(self) -> dict[str, Any]:
         """The figures of the tables and all moves as a dictionary in a stable JSON form."""

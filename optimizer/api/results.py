@@ -2,7 +2,7 @@
 notebook."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimizer.domain.placement import Placement
 from optimizer.experiments.compare_rivals import Comparison
@@ -17,13 +17,17 @@ from optimizer.report import bounds as bounds_report
 from optimizer.report import compare as compare_report
 from optimizer.report import expected as expected_report
 from optimizer.report import fast as fast_report
+from optimizer.report import figures
 from optimizer.report import robustness as robustness_report
 from optimizer.report import simulation as simulation_report
 from optimizer.report import solution as solution_report
 from optimizer.report import whole as model_report
-from optimizer.report.rendering import Printable
+from optimizer.report.printable import Printable
 from optimizer.report.tables import Part
 from optimizer.simulation.report import SimulationReport
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,10 @@ class PlannedLayer(Printable):
         if isinstance(self.solution, LayerSolution):
             return solution_report.parts(self.solution, self.layer)
         return expected_report.parts(self.solution, self.layer)
+
+    def figures(self) -> "list[Figure]":
+        """How latency is distributed over the test batches; nothing for a plan on counts."""
+        return figures.of_solution(self.solution) if isinstance(self.solution, LayerSolution) else []
 
     def as_json(self) -> dict[str, Any]:
         """The figures of the tables as a dictionary in a stable JSON form."""
@@ -76,6 +84,10 @@ class Simulated(Printable):
     def parts(self) -> list[Part]:
         """For each layer a detailed table of its policy, or one table with several policies side by side."""
         return [part for layer, reports in self.reports.items() for part in simulation_report.parts(reports, layer)]
+
+    def figures(self) -> "list[Figure]":
+        """How latency is distributed over batches, or for several layers what each takes."""
+        return figures.of_reports(self.reports)
 
     def as_json(self) -> dict[str, Any]:
         """The figures of all layers as a dictionary in a stable JSON form."""
@@ -136,6 +148,10 @@ class Compared(Printable):
         measured."""
         return compare_report.parts(self.comparison)
 
+    def figures(self) -> "list[Figure]":
+        """The latency of each planner, and how that of the best is distributed over the test batches."""
+        return figures.of_comparison(self.comparison)
+
     def as_json(self) -> dict[str, Any]:
         """The figures of all planners and policies, and the bounds, as a dictionary in a stable JSON form."""
         return compare_report.as_json(self.comparison)
@@ -162,6 +178,10 @@ class PlannedModel(Printable):
         several = self.datasets
         more = [] if several is None else robustness_report.parts(several.robustness, several.drift)
         return [*model_report.parts(self.plan), *more]
+
+    def figures(self) -> "list[Figure]":
+        """The latency of each layer, or the imbalance of its expected load."""
+        return figures.of_plan(self.plan)
 
     def as_json(self) -> dict[str, Any]:
         """The figures of the tables as a dictionary in a stable JSON form."""

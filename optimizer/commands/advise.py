@@ -9,7 +9,8 @@ import click
 from optimizer.commands.declare import Option, command
 from optimizer.commands.layer_input import LayerInput
 from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, JsonOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json
+from optimizer.commands.progress import progress
 from optimizer.commands.session import session
 from optimizer.commands.trace_options import TraceOptions
 
@@ -96,7 +97,7 @@ def advise(target: AdviceOptions, given: AdviceInput, figures: JsonOptions) -> N
     traces = filled.trace_input()
     choice, machine = filled.on_devices(traces)
     asked = given.traces.placement, filled.server.to_server(), sizes
-    with progress() as tell:
+    with progress(target.time_limit) as tell:
         options = SolveOptions(
             session().left(target.time_limit), given.seed.seed, target.iterations, target.jobs, unit=given.cost.unit
         )

@@ -10,7 +10,8 @@ import click
 from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.failures import BadInput, FailedRun
 from optimizer.commands.options import SEED, JsonOptions
-from optimizer.commands.output import progress, show, show_json
+from optimizer.commands.output import show, show_json
+from optimizer.commands.progress import progress
 
 
 @dataclass(frozen=True)

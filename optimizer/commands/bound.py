@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 from optimizer.commands.declare import Option, command
 from optimizer.commands.layer_input import LayerInput
 from optimizer.commands.options import NOT_NEGATIVE, JsonOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json
+from optimizer.commands.progress import progress
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import click
 from optimizer.commands.declare import Option, command
 from optimizer.commands.layer_input import LayerInput
 from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, PageOptions, ReplicaOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json
+from optimizer.commands.progress import progress
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.session import session
 

@@ -14,8 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, cast, get
 
 import click
 
+from optimizer.commands.completion import for_flags, paths
 from optimizer.commands.config import config_option
 from optimizer.commands.failures import as_click_error
+from optimizer.commands.verbosity import verbosity_options
 from optimizer.errors import InputError
 
 FIRST_SECTION = "What most runs need"
@@ -137,7 +139,7 @@ def _filled(kind: Any, values: dict[str, Any]) -> Any:
 
 def _parameters(groups: list[type[OptionGroup]]) -> tuple[list[click.Parameter], dict[str, list[click.Option]]]:
     """All click parameters of a command, and its options by section: first what most runs need, then the sections in
-    the order of the groups. The option `--config` is among them."""
+    the order of the groups. The options that all commands share are among them."""
     params: list[click.Parameter] = []
     sections: dict[str, list[click.Option]] = {FIRST_SECTION: []}
     for group in groups:
@@ -147,9 +149,9 @@ def _parameters(groups: list[type[OptionGroup]]) -> tuple[list[click.Parameter],
             if isinstance(param, click.Option):
                 title = FIRST_SECTION if essential else group.SECTION
                 sections.setdefault(title, []).append(param)
-    config = config_option()
-    sections.setdefault("Output", []).append(config)
-    return [*params, config], sections
+    shared = [config_option(), *verbosity_options()]
+    sections.setdefault("Output", []).extend(shared)
+    return [*params, *shared], sections
 
 
 def _of_group(group: type[OptionGroup]) -> list[tuple[Field[Any], click.Parameter, bool]]:
@@ -170,9 +172,14 @@ def _of_group(group: type[OptionGroup]) -> list[tuple[Field[Any], click.Paramete
 
 def _argument(field: Field[Any], kind: Any, declared: Argument) -> click.Argument:
     """The click argument of a field; kind is the field's type."""
-    required, many = field.default is MISSING, -1 if declared.many else 1
+    required, many, type_of_one = field.default is MISSING, -1 if declared.many else 1, _click_type(_single(kind))
     return click.Argument(
-        [field.name], metavar=declared.metavar, nargs=many, required=required, type=_click_type(_single(kind))
+        [field.name],
+        metavar=declared.metavar,
+        nargs=many,
+        required=required,
+        type=type_of_one,
+        shell_complete=paths if type_of_one is str else None,  # TRACES and the like, which may be globs
     )
 
 
@@ -183,10 +190,12 @@ def _option(field: Field[Any], kind: Any, declared: Option) -> click.Option:
     default: dict[str, Any] = {} if required else {"default": field.default}
     if kind is bool:
         return click.Option([*declared.flags, field.name], is_flag=True, help=declared.help, **default)
+    wanted = declared.type or _click_type(kind)
     return click.Option(
         [*declared.flags, field.name],
-        type=declared.type or _click_type(kind),
+        type=wanted,
         required=required,
+        shell_complete=None if isinstance(wanted, click.ParamType) else for_flags(declared.flags),
         show_default=default.get("default") not in (None, ""),
         metavar=declared.metavar or METAVARS.get(kind),
         help=declared.help,

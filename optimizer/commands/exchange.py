@@ -9,7 +9,7 @@ import click
 from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.failures import BadInput
 from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, ModelOptions
-from optimizer.commands.output import say
+from optimizer.commands.output import say, warn
 from optimizer.commands.run_options import PlanArgument
 from optimizer.errors import InputError
 
@@ -105,6 +105,7 @@ def export(plan: PlanArgument, what: ExportOptions) -> None:
     from optimizer.files import check_writable
     from optimizer.planning.export_plan import export_plan
     from optimizer.planning.plan_file import read_plan
+    from optimizer.planning.server_warnings import warnings_of
 
     form = _named(what.to, "to")
     if not what.output.name.endswith(form.suffix):
@@ -116,7 +117,9 @@ def export(plan: PlanArgument, what: ExportOptions) -> None:
     except InputError as error:
         raise advised(error) from None
     write_placement(what.output, placement)
-    say(notes)
+    warnings = warnings_of(read, form, placement, what.weighted)
+    say(note for note in notes if note not in warnings)
+    warn(warnings)
     started = form.start.format(
         file=what.output, ranks=placement.ranks, redundant=placement.slots - read.model.routed_experts
     )

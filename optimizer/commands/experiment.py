@@ -15,7 +15,8 @@ from optimizer.commands.options import (
     PageOptions,
     SeedOptions,
 )
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json
+from optimizer.commands.progress import progress
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
 

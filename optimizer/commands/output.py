@@ -1,25 +1,38 @@
-"""What a command writes: tables and sentences go to standard output, notes and progress to standard error."""
+"""What a command writes: tables and sentences go to standard output, notes and warnings to standard error."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+import os
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from optimizer.report.tables import Part
+
+LOG = logging.getLogger(__name__)
 
 
 def show(parts: "Sequence[Part]") -> None:
-    """Print the parts of a report. Where standard output is no terminal, tables have a fixed width that holds all
-    columns."""
+    """Print the parts of a report on standard output."""
+    from optimizer.report.rendering import print_parts
+
+    print_parts(parts, terminal())
+
+
+def terminal() -> "Console":
+    """The console of standard output. Where that is no terminal, and the environment does not give its width in
+    COLUMNS, it is as wide as the widest tables, and each sentence stays on its line for the programs that read it."""
     from rich.console import Console
 
-    from optimizer.report.rendering import WIDTH, print_parts
+    from optimizer.report.rendering import WIDTH
 
     console = Console(highlight=False)
-    print_parts(parts, console if console.is_terminal else Console(highlight=False, width=WIDTH))
+    named = os.environ.get("COLUMNS", "").isdigit()
+    return console if console.is_terminal or named else Console(highlight=False, width=WIDTH, soft_wrap=True)
 
 
 def show_json(figures: Any) -> None:
@@ -28,20 +41,15 @@ def show_json(figures: Any) -> None:
 
 
 def say(sentences: Iterable[str]) -> None:
-    """Print notes that the user should read on standard error, each on a line of its own."""
+    """Write notes that the user should read to standard error, each on a line of its own; what looks wrong in traces is
+    a warning, which `--quiet` leaves."""
+    from optimizer.statistics.suspicion import LOOKS_WRONG
+
     for sentence in sentences:
-        click.echo(f"Note: {sentence}", err=True)
+        LOG.log(logging.WARNING if LOOKS_WRONG in sentence else logging.INFO, "%s", sentence)
 
 
-@contextmanager
-def progress() -> Iterator[Callable[[str, float], None]]:
-    """Yield a function that takes a stage and the share of it that is done, 0 to 1, and shows both on standard error.
-    Where standard error is no terminal, nothing is shown."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    stderr = Console(stderr=True)
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda stage, share: bar.update(task, description=stage, completed=share)
+def warn(sentences: Iterable[str]) -> None:
+    """Write what may go wrong to standard error, also with `--quiet`."""
+    for sentence in sentences:
+        LOG.warning("%s", sentence)

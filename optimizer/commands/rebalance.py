@@ -10,7 +10,8 @@ from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.exchange import advised, placement_of
 from optimizer.commands.failures import BadInput
 from optimizer.commands.options import JsonOptions, ModelOptions, PageOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json, warn
+from optimizer.commands.progress import progress
 from optimizer.commands.rebalance_options import LimitOptions, RebalanceSettings
 from optimizer.commands.session import session
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
@@ -106,11 +107,12 @@ def rebalance(
     plan, notes = current.read(model, traces.first_moe_layer)
     options, costs = how.options(plan), how.costs(plan)
     given, layers = trace_input(traces, batches), layer_ids(limits.layer)
-    with progress() as tell:
+    with progress(how.search.time_limit) as tell:
         options = replace(options, time_limit=session().left(options.time_limit))
         found = run(plan, given, wanted, layers, options, costs, tell, session().cancel)
     write_plan(output.output, found.plan)
-    say([*notes, *found.notes, *how.warnings(found.plan)])
+    say([*notes, *found.notes])
+    warn(how.warnings(found.plan))
     if page.html is not None:
         from optimizer.report.page.moves_page import moves_page
 

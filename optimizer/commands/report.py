@@ -10,7 +10,8 @@ import click
 
 from optimizer.commands.declare import Option, command
 from optimizer.commands.options import POSITIVE, CostOptions
-from optimizer.commands.output import progress, say
+from optimizer.commands.output import say
+from optimizer.commands.progress import progress
 from optimizer.commands.run_options import PlanArgument, hardware_of
 from optimizer.commands.simulate import LayerOptions
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input

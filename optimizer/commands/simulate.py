@@ -8,7 +8,8 @@ import click
 from optimizer.commands.declare import Option, command
 from optimizer.commands.failures import BadInput
 from optimizer.commands.options import CostOptions, JsonOptions, ServerOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json, warn
+from optimizer.commands.progress import progress
 from optimizer.commands.run_options import PlanArgument, RunOptions, hardware_of
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
@@ -38,6 +39,21 @@ class PolicyOptions:
 
 
 @dataclass(frozen=True)
+class MapOptions:
+    """The option that asks for a map of the mesh."""
+
+    SECTION: ClassVar[str] = "Output"
+    as_map: Annotated[
+        bool,
+        Option(
+            ("--map",),
+            "Print a map of the mesh, too, with the mean load of each device.",
+            essential=True,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
 class LayerOptions:
     """The option that says which layers of the plan are run."""
 
@@ -57,6 +73,7 @@ def simulate(
     server: ServerOptions,
     cost: CostOptions,
     conditions: RunOptions,
+    mesh: MapOptions,
     figures: JsonOptions,
 ) -> None:
     """Run the layers of PLAN through the token-dispatch simulator.
@@ -71,7 +88,10 @@ def simulate(
     from optimizer.api.judging import simulate as run
     from optimizer.commands.arguments import layer_ids, server_policies
     from optimizer.planning.plan_file import read_plan
+    from optimizer.report.terminal_map import map_parts
 
+    if mesh.as_map and figures.as_json:
+        raise BadInput("--map and --json exclude each other; give one of them")
     read = read_plan(plan.plan)
     factor = read.capacity_factor if policies.capacity_factor is None else policies.capacity_factor
     if conditions.drop and factor is None:
@@ -83,8 +103,9 @@ def simulate(
     with progress() as tell:
         found = run(read, given, trials, hardware_of(read, cost), conditions.batch_count, tell, wanted)
     placements = [read.layers[layer].placement for layer in found.reports]
-    say([*found.notes, *on.warnings(trials[0].routing, read.model, placements)])
+    say(found.notes)
+    warn(on.warnings(trials[0].routing, read.model, placements))
     if figures.as_json:
         show_json(found.as_json())
         return
-    show(found.parts())
+    show([*found.parts(), *(map_parts(found.reports) if mesh.as_map else [])])

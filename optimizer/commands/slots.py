@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from optimizer.commands.declare import Option, command
 from optimizer.commands.layer_input import LayerInput
 from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, JsonOptions, ReplicaOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json
+from optimizer.commands.progress import progress
 from optimizer.errors import InputError
 
 if TYPE_CHECKING:

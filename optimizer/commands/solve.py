@@ -5,7 +5,8 @@ import click
 from optimizer.commands.declare import command
 from optimizer.commands.layer_input import LayerInput
 from optimizer.commands.options import JsonOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json, warn
+from optimizer.commands.progress import progress
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.solve_options import DatasetOptions, ManyLayerOptions, PlanLimits, PlanOutput, TargetOptions
 from optimizer.commands.solve_request import SolveRequest
@@ -45,7 +46,7 @@ def solve(
     options = solve_options(search, given.seed, given.cost, constraints, given.server, limits.more.max_rerouted)
     request = SolveRequest(target, given, options, many, datasets)
     files = request.own_files(output.output)
-    with progress() as tell:
+    with progress(search.time_limit) as tell:
         found = request.planned(tell)
     write_plan(output.output, found.plan)
     for path, plan in request.own_plans(found, files):
@@ -53,7 +54,8 @@ def solve(
     if datasets.matrix is not None:
         write_whole(datasets.matrix, request.page(found))
     placements = [part.placement for part in found.plan.layers.values()]
-    say([*found.notes, *given.server.to_server().warnings(found.plan.policy, found.plan.model, placements)])
+    say(found.notes)
+    warn(given.server.to_server().warnings(found.plan.policy, found.plan.model, placements))
     if figures.as_json:
         show_json({"plan": str(output.output), **found.as_json()})
         return

@@ -9,7 +9,8 @@ import click
 
 from optimizer.commands.declare import Option, command
 from optimizer.commands.options import HardwareOptions, JsonOptions, ModelOptions, SeedOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json
+from optimizer.commands.progress import progress
 from optimizer.commands.trace_options import TraceOptions, trace_input
 
 

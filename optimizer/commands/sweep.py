@@ -8,7 +8,8 @@ import click
 
 from optimizer.commands.declare import Option, command
 from optimizer.commands.options import CostOptions, JsonOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json
+from optimizer.commands.progress import progress
 from optimizer.commands.run_options import PlanArgument, RunOptions, hardware_of
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 

@@ -9,7 +9,8 @@ import click
 
 from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.options import NOT_NEGATIVE, POSITIVE, SEED
-from optimizer.commands.output import progress, say
+from optimizer.commands.output import say
+from optimizer.commands.progress import progress
 
 
 @dataclass(frozen=True)

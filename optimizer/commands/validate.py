@@ -9,7 +9,8 @@ from optimizer.commands.declare import Option, command
 from optimizer.commands.exchange import FileArgument, placement_of
 from optimizer.commands.failures import BadInput
 from optimizer.commands.options import JsonOptions, ModelOptions
-from optimizer.commands.output import progress, say, show, show_json
+from optimizer.commands.output import say, show, show_json
+from optimizer.commands.progress import progress
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
 
 if TYPE_CHECKING:

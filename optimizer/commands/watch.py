@@ -11,7 +11,8 @@ import click
 
 from optimizer.commands.declare import Argument, Option, command
 from optimizer.commands.failures import FailedRun
-from optimizer.commands.output import progress, say
+from optimizer.commands.output import say, warn
+from optimizer.commands.progress import progress
 from optimizer.commands.rebalance_options import LimitOptions, RebalanceSearch, RebalanceSettings
 from optimizer.commands.session import session
 from optimizer.commands.trace_options import BatchTokens, FirstLayer, Phase
@@ -116,7 +117,8 @@ def watch(watched: WatchOptions, traces: WatchedTraces, limits: WatchLimits, how
     batches = TraceInput(phase=traces.phase, batch_tokens=traces.batch_tokens, first_moe_layer=traces.first_moe_layer)
     settings = watching.WatchSettings(layer_ids(limits.layer), options, costs, batches)
     with watching.open_watch(watched.folder, watched.plan, wanted, settings, cancel) as look:
-        say([*costs.notes(plan.model), *how.warnings(replace(plan, policy=how.policy(plan)))])
+        say(costs.notes(plan.model))
+        warn(how.warnings(replace(plan, policy=how.policy(plan))))
         cancel.heed()
         if watched.once:
             found = _told(watched, look)
@@ -135,7 +137,7 @@ def _told(watched: WatchOptions, look: "Callable[[Progress], Watched]") -> "Watc
 
     with progress() as tell:
         found = look(tell)
-    say([*(f"{name}: {fault}" for name, fault in found.look.bad.items()), *found.look.wrong])
+    warn([*(f"{name}: {fault}" for name, fault in found.look.bad.items()), *found.look.wrong])
     if found.decision != "idle":
         click.echo(str(found))
     if watched.metrics is not None:

@@ -23,6 +23,7 @@ from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
 from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.so_far import told_so_far
 from optimizer.planning.thinning import affordable
 from optimizer.planning.token_seeds import all_seeds
 from optimizer.planning.warm_start import started
@@ -119,7 +120,8 @@ def solve(
     started = time.monotonic()
     finish = MOST_BOUNDING * bounding + options.shares.finish * effort.deadline.seconds
     if not effort.cancel.asked:
-        portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, progress)
+        told = told_so_far(progress, portfolio, effort.deadline)
+        portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, told)
     portfolio.fall_back(seeds.found)
     portfolio.settle()
     seconds = time.monotonic() - started

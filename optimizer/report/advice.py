@@ -11,7 +11,7 @@ from optimizer.report.tables import Part, make_table
 from optimizer.statistics.loads import RESAMPLES, STRETCH, five_figures
 from optimizer.statistics.paired import Gain
 
-COLUMNS = ("slots", "routing", "mean, us", "gain, 95 %", "p99, us", "gain", "asks for")
+COLUMNS = ("slots", "routing", "latency mean, us", "gain, 95 %", "p99, us", "gain", "asks for")
 
 
 def parts(found: Advice) -> list[Part]:

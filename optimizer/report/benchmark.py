@@ -60,7 +60,7 @@ def family_table(family: str, found: Sequence[Figures]) -> Table:
     """The table of one family, with one row per mesh size and method; a dash stands where no gap is known."""
     table = make_table(f"{family}: {FAMILIES[family].says}", "mesh", [])
     table.add_column("method")
-    for column in ("runs", "mean gap", "worst gap", "optimal", "mean s"):
+    for column in ("runs", "mean gap", "worst gap", "optimal", "mean time, s"):
         table.add_column(column, justify="right")
     for size, of_size in groupby(found, key=lambda each: each.size):
         table.add_section()

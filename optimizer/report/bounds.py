@@ -10,6 +10,7 @@ from optimizer.planning.bound_traces import LayerBounds
 from optimizer.planning.bounds import LATENCY, Bound, Gap
 from optimizer.planning.certificates import Certificate
 from optimizer.planning.explain_plan import ExplainedLayer
+from optimizer.report.figure_names import name_of
 from optimizer.report.tables import Part, make_table
 
 
@@ -59,7 +60,7 @@ def bound_table(title: str, bounds: Sequence[Bound]) -> Table:
     for each in bounds:
         figures = (each.mean, each.p50, each.p99)
         cells = ("-" if figure is None else _figure(figure) for figure in figures)
-        table.add_row(each.name, *cells, each.unit.replace("_", " "), each.says)
+        table.add_row(each.name, *cells, name_of(each.unit), each.says)
     return table
 
 
@@ -75,11 +76,10 @@ def gap_table(gaps: Sequence[Gap]) -> Table:
         own = "-" if gap.this_placement is None else _figure(gap.this_placement.mean)
         free = _figure(gap.any_placement.mean)
         cells = (_figure(gap.reached), own, _percent(gap.to_this), free, _percent(gap.to_any))
-        unit = gap.unit.replace("_", " ")
-        table.add_row(unit, *cells, gap.any_placement.name)
+        table.add_row(name_of(gap.unit), *cells, gap.any_placement.name)
         for name, tail in gap.tails.items():
             cells = (_figure(tail.reached), "-", "-", _figure(tail.bound), _percent(tail.gap))
-            table.add_row(f"{unit}, {name}", *cells, gap.any_placement.name)
+            table.add_row(name_of(gap.unit, name), *cells, gap.any_placement.name)
     return table
 
 

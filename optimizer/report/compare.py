@@ -49,8 +49,8 @@ def compare_table(found: Comparison) -> Table:
     title = f"Layer {found.layer} on {report.batches} test batches of {report.tokens} tokens"
     table = Table(title=title)
     for column in ("planner", "routing"):
-        table.add_column(column, no_wrap=True)
-    figures = ("imbalance p50", "p99", "gap", found.unit, "gap", "latency p50, us", "p99, us")
+        table.add_column(column)
+    figures = ("imbalance p50", "p99", "gap", f"{found.unit} (mean)", "gap", "latency p50, us", "p99, us")
     for column in (*figures, "planned in, s"):
         table.add_column(column, justify="right")
     before = None

@@ -40,7 +40,8 @@ def _models() -> list[Part]:
 
 def _hardware() -> list[Part]:
     """The hardware, with how computing and sending are timed."""
-    columns = ("devices", "slots", "links", "a slot takes, us", "dispatch, combine from", "choice by batch")
+    columns = ("devices", "slots", "links", "a slot takes, us", "dispatch, combine from, us",
+               "price of routing by batch, us")  # fmt: skip
     table, sources = make_table("Hardware (--hardware)", "name", columns), Sources()
     for name in names("hardware"):
         preset = load_hardware(name)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from optimizer.report.figure_names import name_of
 from optimizer.report.tables import Part, make_table
-from optimizer.simulation.report import FIGURES, SimulationReport
+from optimizer.simulation.report import FIGURES, PER_TOKEN, STAGES, SimulationReport
 from optimizer.statistics.loads import FIVE, five_figures
 
 
@@ -18,24 +19,6 @@ def parts(reports: Sequence[SimulationReport], layer: int) -> list[Part]:
     return [one_policy(reports[0], layer), *lines(reports[0])]
 
 
-LABELS = {  # what a table calls each figure of a batch, by the name of the figure in a `SimulationReport`
-    "latency_us": "latency, us",
-    "routing_us": "routing, us",
-    "dispatch_us": "dispatch, us",
-    "compute_us": "compute, us",
-    "combine_us": "combine, us",
-    "imbalance": "imbalance (peak / mean device load)",
-    "tiles": "tiles on the fullest device",
-    "hops": "hops per token",
-}
-PER_TOKEN = {  # what a table calls each figure of a token, by its name in `SimulationReport.per_token`
-    "copies": "devices that serve a token",
-    "moved": "of these not where it is",
-    "rows": "mesh rows that they lie in",
-    "cols": "mesh columns",
-}
-
-
 def one_policy(report: SimulationReport, layer: int) -> Table:
     """A table of mean, p50, p95, p99 and maximum of every figure over batches, with the 95 % intervals of mean and p99;
     figures per token have no intervals."""
@@ -44,32 +27,23 @@ def one_policy(report: SimulationReport, layer: int) -> Table:
     for name in FIGURES:
         figures = five_figures(getattr(report, name))
         spans = (_span(intervals[name][key]) for key in ("mean", "p99"))
-        table.add_row(LABELS[name], *(_number(figures[key]) for key in FIVE), *spans)
-    for name, label in PER_TOKEN.items():
+        table.add_row(name_of(name), *(_number(figures[key]) for key in FIVE), *spans)
+    for name in PER_TOKEN:
         figures = five_figures(report.per_token(name))
-        table.add_row(label, *(_number(figures[key]) for key in FIVE), "", "")
+        table.add_row(name_of(f"{name}_per_token"), *(_number(figures[key]) for key in FIVE), "", "")
     return table
 
 
 def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
     """A table of one layer with one row per policy, times in microseconds; the policy with the least p99 latency is
     bold."""
-    columns = [
-        "p50, us",
-        "p99, us",
-        "95 % of p99",
-        "price",
-        "dispatch",
-        "compute",
-        "combine",
-        "imbalance p99",
-        "tiles",
-        "hops",
-    ]
+    columns = ["latency p50", "p99", "95 % of p99", *STAGES, "imbalance p99", "tiles", "hops"]
     first = reports[0]
-    title = f"Layer {layer}: {_batches(first)}, {model_line(first)}; p50 and p99 of latency, else means"
+    title = (
+        f"Layer {layer}: {_batches(first)}, {model_line(first)}; times in us, means where nothing else is said, hops "
+        "per token"
+    )
     table = make_table(title, "routing", columns)
-    table.columns[0].no_wrap = True  # else a table that is too wide cuts the policies' names, which tell rows apart
     best = min(reports, key=lambda report: float(np.percentile(report.latency_us, 99)))
     for report in reports:
         table.add_row(*_policy_cells(report), style="bold" if report is best else None)
@@ -79,9 +53,7 @@ def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
 def _policy_cells(report: SimulationReport) -> list[str]:
     """The cells of one policy's row in the table of policies."""
     p50, p99 = np.percentile(report.latency_us, [50, 99])
-    means = [
-        f"{getattr(report, name).mean():.1f}" for name in ("routing_us", "dispatch_us", "compute_us", "combine_us")
-    ]
+    means = [f"{getattr(report, f'{name}_us').mean():.1f}" for name in STAGES]
     return [
         report.routing,
         f"{p50:.1f}",
@@ -98,15 +70,8 @@ def sweep_table(reports: Sequence[SimulationReport], layer: int) -> Table:
     """A table of one layer with one row per capacity factor: latency in microseconds, and the shares of pairs that are
     rerouted, dropped and served over capacity."""
     first = reports[0]
-    columns = [
-        "pairs per replica",
-        "latency p50",
-        "p99, us",
-        "rerouted",
-        "gate weight kept",
-        "dropped",
-        "over capacity",
-    ]
+    columns = ["pairs per replica", "latency p50, us", "p99, us", "rerouted", "gate weight kept", "dropped",
+               "over capacity"]  # fmt: skip
     title = f"Layer {layer}: {_batches(first)}, routing {first.routing}, {model_line(first)}; {estimates(first)}"
     table = make_table(title, "capacity factor", columns)
     for report in reports:

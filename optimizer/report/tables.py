@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 Part = Table | str
 """One part of a report: a table with a title, or a sentence."""
@@ -15,3 +16,8 @@ def make_table(title: str, first: str, columns: Sequence[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+def plain(text: object) -> str:
+    """The text of a title or a cell as a reader sees it, without rich's markup."""
+    return Text.from_markup(text).plain if isinstance(text, str) else str(text)

@@ -117,18 +117,20 @@ def side_by_side(
     """Run all chains in this number of threads, each with an equal part of the iterations, and yield what they pass
     whenever one of `LOOKS` even shares of the budget is spent.
 
-    chunk: iterations between looks at the clock at most; meet: is called while chains stand still, before they hand on what
-    they have, to let them know of each other. Where iterations are limited, neither time nor the number of threads
+    chunk: iterations between looks at the clock at most; meet: is called while chains stand still, before they hand on
+    what they have, to let them know of each other. Where iterations are limited, neither time nor the number of threads
     decides anything. What a chain raises is raised here, and the other chains end.
     """
     each = None if budget.iterations is None else budget.iterations // len(chains)
     pace = _Pace(budget, budget.deadline.elapsed(), each)
     runners = [_Runner.of(chain, pace, chunk) for chain in chains]
+    told = 0
     with ThreadPoolExecutor(min(threads, len(chains))) as pool:
         try:
             for look in range(1, LOOKS + 1):
                 for done in [pool.submit(runner.run, look / LOOKS) for runner in runners]:
                     done.result()
+                told += _spend(budget, sum(runner.spent for runner in runners) - told)
                 progress(look / LOOKS)
                 meet()
                 for chain in chains:
@@ -136,5 +138,9 @@ def side_by_side(
         except BaseException:  # Ctrl-C, too: the threads end before the pool is left
             pace.failed = True
             raise
-    if budget.iterations is not None:
-        budget.spend(min(budget.iterations, sum(runner.spent for runner in runners)))
+
+
+def _spend(budget: SearchBudget, more: int) -> int:
+    """Account for further iterations, of limited ones for those at most that are left. Returns how many they were."""
+    budget.spend(more if budget.iterations is None else min(more, budget.iterations))
+    return more

@@ -8,11 +8,15 @@ from optimizer.interrupts import Cancel
 
 @dataclass
 class Deadline:
-    """The moment `seconds` after `started` (a reading of time.monotonic), or earlier if `cancel` is asked."""
+    """The moment `seconds` after `started` (a reading of time.monotonic), or earlier if `cancel` is asked.
+
+    moves: how many moves searches have looked at until now, for whoever watches.
+    """
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
     cancel: Cancel = field(default_factory=Cancel)
+    moves: int = 0
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -44,6 +48,7 @@ class SearchBudget:
 
     def spend(self, evaluated: int) -> None:
         """Account for iterations made."""
+        self.deadline.moves += evaluated
         if self.iterations is not None:
             self.iterations -= evaluated
 

@@ -10,6 +10,9 @@ from optimizer.errors import InputError
 from optimizer.statistics.row_evidence import AlikeParts, RowEvidence
 from optimizer.traces.mending import LONGEST_STRETCH
 
+LOOKS_WRONG = "looks wrong: "
+"""What a sentence of what looks wrong has at its beginning, behind the name of its data set."""
+
 FEWEST_TOKENS = 100  # below, no share of rows says anything
 FEWEST_ALIKE = 4  # requests that must be alike before it is no accident
 
@@ -138,7 +141,7 @@ def worst(found: Sequence[Suspicion]) -> tuple[str, ...]:
     if not found:
         return ()
     more = f"; {len(found) - 1} more thing(s) look wrong, see `moeplan stats`" if len(found) > 1 else ""
-    return (f"looks wrong: {found[0].seen}; {found[0].remedy}{more}",)
+    return (f"{LOOKS_WRONG}{found[0].seen}; {found[0].remedy}{more}",)
 
 
 def refuse(found: Sequence[Suspicion], strict: bool) -> None:

@@ -1,5 +1,6 @@
 """From what the user named (request files, a batch file, or nothing) to batches."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from optimizer.traces.memory import BatchArray, Memory, with_layers
 from optimizer.traces.mending import AS_RECORDED, Mending
 from optimizer.traces.synthetic.generator import builtin_trace
 from optimizer.traces.trace import OUTPUT, PROMPT, RoutingTrace, digest
+
+LOG = logging.getLogger(__name__)
 
 BATCHES_PER_SET = 1024  # a compromise: a set's 99th percentile then rests on its ten slowest batches
 TOKENS_PER_SET = 1024 * 2048
@@ -136,6 +139,9 @@ class TraceSource:
         """Batches of 60, 20 and 20 per cent of the requests; counts: how many of each, by default as many as
         `batches_of` says."""
         counts = counts or (batches_of(self.composition),) * ALL
+        requests = ", ".join(str(len(self._requests(turn))) for turn in range(ALL))
+        said = "layer %d: of %s requests for train, selection and test %s batches of %d tokens are drawn"
+        LOG.debug(said, layer, requests, ", ".join(map(str, counts)), self.composition.tokens)
         return Sets(*(self._sample(layer, turn, counts[turn]) for turn in range(ALL)))
 
     def everything(self, layer: int) -> Batches:

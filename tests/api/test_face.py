@@ -148,7 +148,7 @@ def test_a_plan_is_written_read_simulated_and_printed(requests: list[np.ndarray]
     assert isinstance(found.solution, LayerSolution)
     assert judged.report.latency_us.tolist() == found.solution.chosen.report.latency_us.tolist()
     assert "greedy" in str(found)
-    assert "<pre" in found._repr_html_()
+    assert "<table" in found._repr_html_()
     assert found.as_json()["layer"] == 1
     assert "judging" in stages
 

@@ -1,4 +1,4 @@
-"""The commands of the README and of the pages on advising, on reports and on servers run, on a small model.
+"""The commands of the README and of the documents run on a small model, and what they print fits on a terminal.
 
 `tests/exchange/test_deploying_document.py` runs those of the page on deploying.
 """
@@ -15,10 +15,12 @@ from timed_rows import cost_us, write_rows
 from optimizer.domain.calibration.sheet import sheet_rows
 from optimizer.domain.cost import Cost
 from optimizer.domain.presets import load_hardware
+from optimizer.report.rendering import WIDTH
 
 pytestmark = pytest.mark.usefixtures("few_batches")
 
-PAGES = ("README.md", "docs/advising.md", "docs/report.md", "docs/servers.md")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in
+                        ("advising", "calibrating", "command-line", "models", "report", "servers")))  # fmt: skip
 COMMANDS = {
     " ".join(words[1:]): words[1:]
     for page in PAGES
@@ -27,9 +29,9 @@ COMMANDS = {
 }
 """The words of each command, once where several pages have it."""
 
-LEFT_OUT = ("--ep-size", "--png", "--svg")
-"""Options with a value that are left out: ranks that the small model's experts do not fill, and pictures that need a
-browser."""
+LEFT_OUT = ("--ep-size", "--redundant-experts", "--gpus-per-node", "--deployment", "--model", "--png", "--svg")
+"""Options with a value that are left out: ranks that the small model's experts do not fill, other models than the small
+one, and pictures that need a browser."""
 
 SMALL, FEW = ("--mesh", "2x2", "--slots", "3"), ("--iterations", "100", "--time-limit", "20", "--batch-tokens", "24")
 LAYER = ("--layer", "1")
@@ -57,6 +59,7 @@ def smaller(words: list[str]) -> list[str]:
     """A command as it runs here: without what is left out, and for the layers and slots of the small model."""
     kept = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & {*LEFT_OUT}]
     given = {"12": "1", "1856": "4", "law=DIR": "law=LAW"}  # a request may be in one data set alone
+    given |= {"timings.csv": "sheet.csv"} if "--sheet" in words else {}  # with times it would not be written over
     return [given.get(word, word) for word in kept]
 
 
@@ -72,10 +75,29 @@ def folder(traces: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("expert_location.json").write_text(f'{{"physical_to_logical_map": {[[*range(8), 0, 1, 2, 3]] * 3}}}')
     cost = Cost("h100", load_hardware("h100"))
     write_rows(Path("timings.csv"), [(row, cost_us(cost, row)) for row, _ in sheet_rows(cost.preset)])
+    shutil.copy(ROOT / "optimizer" / "domain" / "presets" / "hardware" / "h100.toml", "mine.toml")
     return traces.parent
 
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
-def test_every_command_runs(words: list[str], folder: Path) -> None:
+def test_every_command_runs(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
     result = run(*smaller(words), *SMALLER[words[0]])
     assert result.exit_code == 0, f"{words}\n{result.output}"
+    if words[0] != "watch":  # which prints a line of JSON for each decision
+        assert [line for line in result.stdout.splitlines() if len(line) > WIDTH] == []
+
+
+def test_what_else_prints_tables_fits_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands that no page shows by an example that runs, or shows without all of their tables."""
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    for command in (
+        *(("presets", kind) for kind in ("models", "hardware", "servers", "deployments")),
+        ("bound", "TRACES", *SMALLER["bound"], "--plan", "plan.json"),
+        ("sweep", "plan.json", "TRACES", "--capacity-factor", "1:2:0.5"),
+        ("benchmark", "TRACES", "--sizes", "1x8", "--family", "replication", "--time-limit", "0.5"),
+        ("experiment", "TRACES", *SMALLER["experiment"]),
+    ):
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        assert [line for line in result.stdout.splitlines() if len(line) > WIDTH] == [], command

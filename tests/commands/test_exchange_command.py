@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hostile_files import one_line
-from placement_files import FILES
+from placement_files import FILES, plan_text
 from running_commands import fault, run, solve
 
 from optimizer.exchange import read_placement
@@ -130,21 +130,6 @@ def test_a_plan_goes_to_a_server_and_back_into_simulate_and_solve(traces: Path, 
     assert result.exit_code == 0, result.output
     _, result = solve(traces, "--start", again)
     assert result.exit_code == 0, result.output
-
-
-def plan_text(slots: list[list[int]], **model: int) -> str:
-    """A plan of layer 1 on 2 x 2 devices, or on one row of as many as there are."""
-    rows = 2 if len(slots) == 4 else 1
-    content = {
-        "format": "moeplan/plan",
-        "version": 1,
-        "model": {"name": "m", "shared_experts": 0, "top_k": 1} | model,
-        "mesh": {"rows": rows, "cols": len(slots) // rows, "slots_per_device": len(slots[0])},
-        "hardware": "tt-wormhole-quad-galaxy",
-        "routing": {"policy": "vllm"},
-        "layers": {"1": {"slots": slots}},
-    }
-    return json.dumps(content)
 
 
 def test_what_a_format_cannot_hold_is_refused_with_what_to_do(tmp_path: Path) -> None:

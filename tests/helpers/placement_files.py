@@ -1,5 +1,6 @@
 """Small placements in every server's format: the text of the files, and what they say."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -58,3 +59,18 @@ def read_again(name: str, content: bytes) -> ServerPlacement:
         path = Path(folder) / "placement"
         path.write_bytes(content)
         return FORMATS[name].read(path)
+
+
+def plan_text(slots: list[list[int]], **model: int) -> str:
+    """A plan of layer 1 on 2 x 2 devices, or on one row of as many as there are."""
+    rows = 2 if len(slots) == 4 else 1
+    content = {
+        "format": "moeplan/plan",
+        "version": 1,
+        "model": {"name": "m", "shared_experts": 0, "top_k": 1} | model,
+        "mesh": {"rows": rows, "cols": len(slots) // rows, "slots_per_device": len(slots[0])},
+        "hardware": "tt-wormhole-quad-galaxy",
+        "routing": {"policy": "vllm"},
+        "layers": {"1": {"slots": slots}},
+    }
+    return json.dumps(content)

@@ -20,13 +20,14 @@ from optimizer.errors import InputError
 from optimizer.planning.judge_plan import judge
 from optimizer.planning.options import silent
 from optimizer.planning.plan_file import read_plan
+from optimizer.report.figure_names import name_of
 from optimizer.report.page.curves import curve_items
 from optimizer.report.page.datasets import datasets_picture, with_datasets
 from optimizer.report.page.experts import LIFT_STEPS, MOST_DOUBLINGS, in_bytes, row_order
 from optimizer.report.page.facts import GREEDY, PLAN
 from optimizer.report.page.gather import gather
 from optimizer.report.page.hint_knowledge import hint_knowledge
-from optimizer.report.page.layers import UNITS, bounds_table
+from optimizer.report.page.layers import bounds_table
 from optimizer.report.page.links import critical_table, link_rows
 from optimizer.report.page.mesh_map import FEWEST_TOGETHER, cell_grid, partners
 from optimizer.report.page.parts import Picture
@@ -218,7 +219,7 @@ def test_tables_of_bounds_are_those_of_the_plan_file(traces: Path, plan: Path) -
     facts = gather(PageRequest(read, cost(), TraceInput(traces=[str(traces)], batch_tokens=TOKENS)))
     rows = {row[0]: row for row in bounds_table(facts).views["1"]}
     for unit, found in read.layers[1].bounds.items():
-        row = rows[UNITS[unit]]
+        row = rows[name_of(unit)]
         assert float(row[1].replace(",", "")) == pytest.approx(found["reached"], abs=0.05)
         assert row[5] == f"{found['gap_to_any_placement']:.1%}"
 

@@ -79,4 +79,4 @@ def test_columns_that_do_not_matter_are_left_out(solution: LayerSolution) -> Non
 
 def test_the_table_of_gaps_has_rows_for_the_quantiles_of_latency(solution: LayerSolution) -> None:
     rows = list(gap_table(solution.gaps).columns[0].cells)
-    assert rows[:3] == ["latency us", "latency us, p50", "latency us, p99"]
+    assert rows[:3] == ["latency, us", "latency p50, us", "latency p99, us"]

@@ -49,7 +49,7 @@ def in_parallel(
                         if not run.cancel.asked:  # else it may have ended early, and is to be planned again
                             keep(layer, part)
                     said = "" if part is None else tell(part)
-                    run.progress(_progress(len(done), len(weights), said, run), len(done) / len(weights))
+                    run.progress(f"{len(done)} of {len(weights)} layers{said}", len(done) / len(weights))
             return done
         except KeyboardInterrupt:
             return done
@@ -81,7 +81,3 @@ class Planning(Generic[Task, Part]):
             return layer, None
         finally:
             self.cancel.heed(False)  # the next task may have to be read first, which does not look at the token
-
-
-def _progress(done: int, layers: int, said: str, run: Run) -> str:
-    return f"{done} of {layers} layers{said}, {max(0.0, run.end - run.spent()):.0f} s left"

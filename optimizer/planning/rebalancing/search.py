@@ -12,6 +12,7 @@ from optimizer.planning.options import Effort, Progress, SolveOptions
 from optimizer.planning.pool import FOLLOWING, SPLITTING, LayerJudge
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.rule_candidates import by_rule
+from optimizer.planning.so_far import told_so_far
 from optimizer.search.iterated import iterated
 from optimizer.search.moves import MoveRules
 from optimizer.search.multistart import latency_goal
@@ -39,7 +40,7 @@ def planned_afresh(
     portfolio = Portfolio.of(problem, sets, options)
     found = list(seeds_and_formulation(problem, effort, progress, options.shares))
     if not effort.cancel.asked:
-        portfolio.search(found, effort, until, progress)
+        portfolio.search(found, effort, until, told_so_far(progress, portfolio, effort.deadline))
     portfolio.fall_back(found)
     portfolio.settle()
     return portfolio.pools[options.routings[0]].ranked()[:FRESH]

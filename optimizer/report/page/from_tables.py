@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from rich.table import Table
-from rich.text import Text
 
 from optimizer.report.page.parts import ALL_LAYERS, Item, TableOfText
-from optimizer.report.tables import Part
+from optimizer.report.tables import Part, plain
 
 
 def items_of(parts: Sequence[Part], name: str) -> list[Item]:
@@ -19,13 +18,8 @@ def items_of(parts: Sequence[Part], name: str) -> list[Item]:
 
 def table_of(table: Table, name: str) -> TableOfText:
     """A printed table as one of a page, rows in bold where they are in print."""
-    columns = [[_plain(cell) for cell in column.cells] for column in table.columns]
+    columns = [[plain(cell) for cell in column.cells] for column in table.columns]
     rows = [list(cells) for cells in zip(*columns, strict=True)]
     strong = frozenset(place for place, row in enumerate(table.rows) if row.style == "bold")
-    head = [_plain(column.header) for column in table.columns]
-    return TableOfText(name, _plain(table.title or ""), head, {ALL_LAYERS: rows}, strong)
-
-
-def _plain(cell: object) -> str:
-    """The text of a cell, as a reader sees it."""
-    return Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)
+    head = [plain(column.header) for column in table.columns]
+    return TableOfText(name, plain(table.title or ""), head, {ALL_LAYERS: rows}, strong)

@@ -5,22 +5,11 @@ from typing import Any
 import numpy as np
 
 from optimizer.planning.plan_file import LayerPlan
+from optimizer.report.figure_names import name_of
 from optimizer.report.page.facts import PLAN, LayerFacts, PlanFacts
 from optimizer.report.page.parts import ALL_LAYERS, Picture, TableOfText, View, rounded
 from optimizer.report.page.theme import BEFORE_COLOUR, COLOURS, PLAN_COLOUR
 from optimizer.report.page.words import percent, ratio, us
-
-UNITS = {
-    "imbalance": "imbalance (peak / mean device load)",
-    "tiles": "tiles on the fullest device",
-    "copies_per_token": "devices that serve a token",
-    "hops_per_token": "hops per token",
-    "compute_us": "compute, us",
-    "dispatch_us": "dispatch, us",
-    "combine_us": "combine, us",
-    "latency_us": "latency, us",
-}
-"""What pages call what is bounded, by the names of `planning.bounds`."""
 
 
 def layers_picture(facts: PlanFacts) -> Picture:
@@ -97,7 +86,7 @@ def _bounds(part: LayerPlan) -> tuple[list[str], list[dict[str, Any]]]:
 
 def _bound_row(unit: str, gap: dict[str, Any]) -> list[str]:
     return [
-        UNITS.get(unit, unit.replace("_", " ")),
+        name_of(unit),
         _figure(gap.get("reached")),
         _figure(gap.get("this_placement")),
         _share(gap.get("gap_to_this_placement")),
@@ -140,7 +129,7 @@ def bounds_picture(facts: PlanFacts) -> Picture:
 
 
 def _gaps(layer: int, part: LayerPlan) -> View:
-    names = [UNITS.get(unit, unit) for unit in part.bounds]
+    names = [name_of(unit) for unit in part.bounds]
     shares = [
         [None if (gap := found.get(key)) is None else round(100 * gap, 2) for found in part.bounds.values()]
         for key in ("gap_to_this_placement", "gap_to_any_placement")

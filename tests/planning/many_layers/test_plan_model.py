@@ -179,7 +179,6 @@ def test_progress_tells_how_many_layers_are_done(corpus: Path) -> None:
     plan_model(Run(Crew(1), Deadline(TIME), lambda stage, share: said.append((stage, share))), whole(corpus))
     assert [share for _, share in said] == pytest.approx([1 / 3, 2 / 3, 1] * 2)
     assert said[-1][0].startswith("3 of 3 layers")
-    assert said[-1][0].endswith("s left")
 
 
 def test_a_layer_is_what_it_is_alone(corpus: Path) -> None:
