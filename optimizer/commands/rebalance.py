@@ -15,6 +15,7 @@ from optimizer.commands.options import (
     CostOptions,
     JsonOptions,
     ModelOptions,
+    PageOptions,
     ReplicaOptions,
     SeedOptions,
     ServerOptions,
@@ -186,6 +187,7 @@ def rebalance(
     replicas: ReplicaOptions,
     seed: SeedOptions,
     output: RebalancedOutput,
+    page: PageOptions,
     figures: JsonOptions,
 ) -> None:
     """Find the best plan that devices reach from CURRENT by loading few experts, and the moves to it.
@@ -198,10 +200,12 @@ def rebalance(
     """
     from optimizer.api.rebalancing import rebalance as run
     from optimizer.commands.arguments import layer_ids
-    from optimizer.files import check_writable
+    from optimizer.files import check_writable, write_whole
     from optimizer.planning.plan_file import write_plan
 
     check_writable(output.output, "output")
+    if page.html is not None:
+        check_writable(page.html, "html")
     wanted = limits.limits()
     plan, notes = current.read(model, traces.first_moe_layer)
     policy = policy_of(plan, search.routing, server)
@@ -215,11 +219,17 @@ def rebalance(
     write_plan(output.output, found.plan)
     placements = [part.placement for part in found.plan.layers.values()]
     say([*notes, *found.notes, *server.to_server().warnings(found.plan.policy, plan.model, placements)])
+    if page.html is not None:
+        from optimizer.report.page.moves_page import moves_page
+
+        write_whole(page.html, moves_page(found.found, found.notes))
     if figures.as_json:
         show_json({"plan": str(output.output), **found.as_json()})
         return
     show(found.parts())
     click.echo(f"The plan is written to {output.output}; the moves are in the output of --json.")
+    if page.html is not None:
+        click.echo(f"The page is written to {page.html}.")
 
 
 def policy_of(plan: "Plan", routing: str | None, server: ServerOptions) -> str:

@@ -1,6 +1,7 @@
 """The command `rebalance`, as a user meets it."""
 
 import json
+import re
 from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_figures_come_as_json_with_every_move(plan: Path, drifted: Path) -> None
         assert new[move["target"], move["slot"]] == move["expert"]
     assert said["bytes"] == said["moves"] * said["expert_bytes"]
     assert (said["transfer_us"] > 0) == (said["moves"] > 0)
+
+
+def test_a_page_shows_the_curve_of_the_table(plan: Path, drifted: Path, tmp_path: Path) -> None:
+    page = tmp_path / "moves.html"
+    _, result = rebalance(plan, drifted, "--max-moves", 2, "--json", "--html", page)
+    said, text = json.loads(result.stdout), page.read_text()
+    assert text.count("<figure") == 1
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    picture, table, *_ = json.loads(data[1])["items"]
+    shown = picture["views"][""]["traces"][0]
+    assert shown["x"] == [point["moves"] for point in said["curve"]]
+    assert shown["y"] == pytest.approx([100 * point["gain"]["mean"] for point in said["curve"]], rel=1e-3)
+    assert [row[0] for row in table["views"][""]] == ["0", "1", "2", "no limit"]
 
 
 def test_the_simulator_gives_what_the_curve_says(plan: Path, drifted: Path) -> None:

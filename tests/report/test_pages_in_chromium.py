@@ -25,6 +25,7 @@ from optimizer.report.page.experiment_page import ladder_picture
 from optimizer.report.page.facts import PlanFacts
 from optimizer.report.page.gather import gather
 from optimizer.report.page.matrix import matrix_picture
+from optimizer.report.page.moves import moves_picture
 from optimizer.report.page.parts import Section
 from optimizer.report.page.plan_page import plan_page
 from optimizer.report.page.skeleton import as_script
@@ -229,7 +230,7 @@ def limited(placement: Placement, batches: Batches, factor: float) -> Simulation
 
 
 def other_pages(facts: PlanFacts) -> dict[str, str]:
-    """Pages of `compare` and `sweep`, and one of the pictures of `experiment` and of several data sets."""
+    """Pages of `compare` and `sweep`, and one of the pictures of `experiment`, of several data sets and of moves."""
     runs = dict(zip(("EPLB", "FlashLB", OURS), facts.first.runs, strict=False))
     rows = [
         ComparedPlan(PlannerResult(name, run.placement, 0.5, (run.report.routing,)), run.report, 0.1, 0.2)
@@ -241,7 +242,12 @@ def other_pages(facts: PlanFacts) -> dict[str, str]:
     percent = np.array([[0.0, 12.5], [-3.0, 40.0]])
     matrix = matrix_picture("Plans", "How.", "In words.", ["code", "robust (worst)"], ["code", "chat"], percent,
                             [["1", "2"], ["3", "4"]], [["a", "b"], ["c", "d"]], ("made on", "judged on"))  # fmt: skip
-    pictures = Section("pictures", "Pictures", [ladder_picture("steps-0", "code", [ROW], rungs), matrix])
+    points = [
+        {"budget": budget, "moves": moves, "gain": {"mean": gain, "low": gain - 0.02, "high": gain + 0.03}}
+        for budget, moves, gain in ((0, 0, 0.0), (12, 12, 0.21), (24, 23, 0.3), (None, 61, 0.31))
+    ]
+    moves = moves_picture({"routing": "even-source", "curve": points, "asked": points[2]})
+    pictures = Section("pictures", "Pictures", [ladder_picture("steps-0", "code", [ROW], rungs), matrix, moves])
     return {
         "compare": compare_page(Comparison(0, rows, "tiles", 1.0, 2.0), ["a note"]),
         "sweep": sweep_page({0: sweep}),
