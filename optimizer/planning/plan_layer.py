@@ -18,6 +18,7 @@ from optimizer.interrupts import Cancel
 from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps_of
 from optimizer.planning.candidates import Candidate
 from optimizer.planning.capacity_choice import limited, run
+from optimizer.planning.convergence import Convergence
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
@@ -56,7 +57,8 @@ class LayerSolution:
     the formulation, which chose replica counts too if free_counts, and else kept greedy's. unit: what the cost of
     compute counts. gaps: of the chosen result to its bounds, after an early end to those of any placement alone.
     candidates: how many were compared. first_result: seconds until a complete plan was judged. remarks: what
-    formulations proved or changed beside the searches, in sentences.
+    formulations proved or changed beside the searches, in sentences. convergence: how candidates and searches got
+    better.
     """
 
     seeds: tuple[MethodResult, ...]
@@ -70,6 +72,7 @@ class LayerSolution:
     candidates: int
     first_result: float
     remarks: tuple[str, ...] = ()
+    convergence: Convergence | None = None
 
     @property
     def chosen(self) -> MethodResult:
@@ -113,6 +116,7 @@ def solve(
         portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, progress)
     portfolio.fall_back(seeds.found)
     portfolio.settle()
+    convergence = portfolio.convergence
     seconds = time.monotonic() - started
     progress("judging", 1.0)
     portfolio.tell_hints(effort.cancel)
@@ -137,6 +141,7 @@ def solve(
         portfolio.candidates,
         seeds.first_result,
         tuple(portfolio.remarks),
+        convergence,
     )
 
 
@@ -209,6 +214,7 @@ def plan_tokens(
     provenance |= {"method": chosen.method, "candidates": solution.candidates}
     judge = LayerJudge(problem, sets, replace(options.conditions, routing=chosen.report.routing))
     part = part_of(judge, chosen.placement, chosen.report, solution.gaps, provenance)
+    part = replace(part, convergence=solution.convergence)
     limit = chosen.report.rerouting
     factor = None if limit is None else limit.capacity_factor
     routing, price, hints = chosen.report.routing, chosen.report.price_us, chosen.report.hints

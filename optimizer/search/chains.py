@@ -13,6 +13,7 @@ import numpy as np
 
 from optimizer.domain.placement import Placement
 from optimizer.search.stop import SearchBudget
+from optimizer.search.trail import Trail
 
 CHUNK = 500  # moves between looks at the clock: some hundredths of a second
 LOOKS = 20  # times that a new best is handed on; a compromise between losing little and judging little, not tuned
@@ -58,6 +59,7 @@ class _Chain:
     annealer: Cooled
     pace: "_Pace"
     best: Placement
+    trail: Trail
     objective: float = np.inf
     improved: bool = False
 
@@ -103,12 +105,15 @@ def cooled(
     """
     each = None if budget.iterations is None else budget.iterations // len(annealers)
     pace = _Pace(budget, budget.deadline.elapsed(), each)
-    running = [_Chain(annealer, pace, annealer.placement()) for annealer in annealers]
+    running = [_Chain(annealer, pace, annealer.placement(), budget.trail()) for annealer in annealers]
+    for chain in running:
+        chain.trail.passed(0, chain.annealer.objective())
     with ThreadPoolExecutor(len(annealers)) as pool:
         for look in range(1, LOOKS + 1):
             list(pool.map(_Chain.advance, running, repeat(look / LOOKS)))
             progress(look / LOOKS)
             for chain in running:
+                chain.trail.passed(chain.annealer.tally.evaluated, chain.objective)
                 if chain.improved:
                     chain.improved = False
                     yield chain.best

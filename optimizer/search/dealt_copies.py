@@ -61,9 +61,12 @@ def climb_dealt(
     """Yield each placement at which a chunk of trials ended with less cost than the one before."""
     slots, copies = start.slots.astype(np.int64), start.counts(dealing.demand.shape[1])
     least = dealing.cost(start)
+    trail, before = budget.trail(), budget.spent
+    trail.passed(0, least)
     while granted := budget.grant(CHUNK):
         found = _climb(slots, copies, dealing, rules, granted, least, rng)
         budget.spend(granted)
+        trail.passed(budget.spent - before, found)
         if found < least:
             yield Placement(slots)
         least = found

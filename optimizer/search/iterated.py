@@ -41,6 +41,8 @@ def iterated(
     usual = goal.usual_peak(load, starts)
     starts = sorted(starts, key=lambda start: goal.state(start, load, usual).objective)
     best, least = starts[0], np.inf
+    trail, before = budget.trail(), budget.spent
+    trail.passed(0, goal.state(best, load, usual).objective)
     for number in count():
         if budget.grant(1) == 0:
             return
@@ -49,6 +51,7 @@ def iterated(
             _kick(state, scratch_for(state), rules, rng)
         descend(Descent(state, rules, rng), budget, progress)
         found = state.placement()
+        trail.passed(budget.spent - before, state.objective)
         if state.objective < least:
             least, best = state.objective, found
         if state.objective <= least + (PASSED - 1) * abs(least):

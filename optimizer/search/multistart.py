@@ -99,11 +99,15 @@ def multistart(
 ) -> Iterator[Placement]:
     """Yield where each descent ended, at a local optimum or at the end of the budget; starts are taken in turn."""
     usual, rules = goal.usual_peak(problem.load, starts), MoveRules.of(problem)
+    trail, before = budget.trail(), budget.spent
     for number in count():
         if budget.grant(1) == 0:
             return
         state = goal.state(starts[number % len(starts)], problem.load, usual)
+        if number < len(starts):
+            trail.passed(budget.spent - before, state.objective)
         descend(Descent(state, rules, rng), budget, progress)
+        trail.passed(budget.spent - before, state.objective)
         yield state.placement()
 
 

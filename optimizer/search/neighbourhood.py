@@ -153,10 +153,13 @@ def search_neighbourhoods(
     """
     search = Neighbourhoods(start, units, rules, rng, settings)
     looks, shown = Looks(budget), search.objective
+    trail, before = budget.trail(), budget.spent
+    trail.passed(0, shown)
     while budget.grant(1):
         end = budget.deadline.started + budget.seconds
         evaluated = search.step(Clock.until(end, lambda: budget.deadline.cancel.asked))
         budget.spend(budget.grant(evaluated))
+        trail.passed(budget.spent - before, search.objective)
         progress(looks.share())
         if looks.due() and search.objective < shown:
             shown = search.objective

@@ -115,6 +115,8 @@ def tabu(
     load, rules, looks = problem.load, MoveRules.of(problem), Looks(budget)
     usual = goal.usual_peak(load, starts)
     shown = min(goal.state(start, load, usual).objective for start in starts)
+    trail, before = budget.trail(), budget.spent
+    trail.passed(0, shown)
     for start in cycle(starts):
         search = Tabu(goal.state(start, load, usual), rules, rng, memory)
         stale = 0
@@ -123,6 +125,7 @@ def tabu(
                 return
             least = search.least
             budget.spend(search.run(granted))
+            trail.passed(budget.spent - before, search.least)
             progress(looks.share())
             stale = 0 if search.least < least else stale + granted
             if (looks.due() or stale >= memory.patience) and search.least < shown:
