@@ -10,9 +10,9 @@ from optimizer.search.trail import Trail
 
 
 def convergence_of(pools: Mapping[str, CandidatePool], trails: Sequence[Trail]) -> Convergence:
-    """How the pools of policies were filled, and what searches passed; trails that hold nothing are left out."""
+    """How the pools of policies were filled, and what searches passed that had time to evaluate moves."""
     candidates = tuple(_of_pool(name, pool) for name, pool in pools.items() if pool.judged)
-    return Convergence(candidates, tuple(_named(trail.thinned() for trail in trails if trail.best)))
+    return Convergence(candidates, tuple(_named(trail.thinned() for trail in trails if trail.spent)))
 
 
 def _of_pool(name: str, pool: CandidatePool) -> Trail:
