@@ -120,7 +120,7 @@ def measured(case: Case, seconds: float | None) -> dict[str, Any]:
 def exponents(rows: dict[str, dict[str, Any]], figure: str) -> list[float]:
     """The powers of devices, experts and tokens with which a figure grows, by least squares in logarithms."""
     cases = [CASES[name] for name in rows]
-    logs = np.log([[case.devices, case.experts, case.tokens, np.e] for case in cases])
+    logs = np.log([[case.devices, case.experts, case.tokens, 1.0] for case in cases])
     power = np.linalg.lstsq(logs, np.log([row[figure] for row in rows.values()]), rcond=None)[0]
     return [float(each) for each in power[:3]]
 

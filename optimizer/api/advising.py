@@ -14,7 +14,7 @@ from optimizer.experiments.advice.study import Advice
 from optimizer.interrupts import Cancel
 from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.report import advice as report
-from optimizer.report.rendering import Printable
+from optimizer.report.printable import Printable
 from optimizer.report.tables import Part
 from optimizer.routing.servers.abilities import ANY, Server
 from optimizer.traces.infer import ModelChoice

@@ -1,7 +1,8 @@
 """The command `compare`, which judges our plan beside the plans of published planners."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import click
 
@@ -9,9 +10,14 @@ from optimizer.commands.declare import Option, command
 from optimizer.commands.layer_input import LayerInput
 from optimizer.commands.options import NOT_NEGATIVE, JsonOptions, PageOptions, ReplicaOptions
 from optimizer.commands.output import say, show, show_json
+from optimizer.commands.pictures import PictureOptions, write_pictures
 from optimizer.commands.progress import progress
 from optimizer.commands.search_options import SearchOptions, solve_options
 from optimizer.commands.session import session
+
+if TYPE_CHECKING:
+    from optimizer.api.results import Compared
+    from optimizer.report.page.pictures import Format
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ def compare(
     replicas: ReplicaOptions,
     search: SearchOptions,
     page: PageOptions,
+    pictures: PictureOptions,
     figures: JsonOptions,
 ) -> None:
     """Plan one layer with every published planner and with our own, and judge all on the same test batches.
@@ -45,6 +52,7 @@ def compare(
 
     if page.html is not None:
         check_writable(page.html, "html")
+    browsers = pictures.browsers()
     given = given.filled()
     traces = given.trace_input()
     choice, machine = given.on_devices(traces)
@@ -57,9 +65,19 @@ def compare(
         from optimizer.report.page.compare_page import compare_page
 
         write_whole(page.html, compare_page(found.comparison, found.notes))
+    drawn = _pictures(found, browsers) if browsers else []
     if figures.as_json:
         show_json(found.as_json())
         return
     show(found.parts())
     if page.html is not None:
         click.echo(f"The page is written to {page.html}.")
+    for said in drawn:
+        click.echo(said)
+
+
+def _pictures(found: "Compared", browsers: "dict[Format, tuple[str, Path]]") -> list[str]:
+    """Write the pictures of the page; gives a sentence on each folder."""
+    from optimizer.report.page.compare_page import compare_sections
+
+    return write_pictures(compare_sections(found.comparison, found.notes), browsers)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import click
 
@@ -16,8 +16,13 @@ from optimizer.commands.options import (
     SeedOptions,
 )
 from optimizer.commands.output import say, show, show_json
+from optimizer.commands.pictures import PictureOptions, write_pictures
 from optimizer.commands.progress import progress
 from optimizer.commands.trace_options import BatchOptions, TraceOptions, trace_input
+
+if TYPE_CHECKING:
+    from optimizer.experiments.optimisation_steps.step_row import StepRow
+    from optimizer.report.page.pictures import Format
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def experiment(
     hardware: HardwareOptions,
     seed: SeedOptions,
     page: PageOptions,
+    pictures: PictureOptions,
     figures: JsonOptions,
 ) -> None:
     """Show what each step of optimisation wins, on the same test batches.
@@ -70,13 +76,14 @@ def experiment(
     from optimizer.experiments.optimisation_steps.run_experiment import experiment as run
     from optimizer.experiments.optimisation_steps.runs import Terms
     from optimizer.experiments.optimisation_steps.step_row import StepJournal
-    from optimizer.files import check_writable, write_whole
+    from optimizer.files import check_writable
     from optimizer.report import experiment as report
     from optimizer.traces.datasets import datasets_of
 
     check_writable(target.csv, "csv")
     if page.html is not None:
         check_writable(page.html, "html")
+    browsers = pictures.browsers()
     given = trace_input(traces, batches, seed.seed)
     sets = datasets_of(traces.traces) or {"traces" if traces.traces else "built-in": traces.traces}
     datasets = {name: replace(given, traces=paths) for name, paths in sets.items()}
@@ -87,10 +94,7 @@ def experiment(
     with progress() as tell:
         rows, notes = run(datasets, request, journal, tell)
     say(notes)
-    if page.html is not None:
-        from optimizer.report.page.experiment_page import experiment_page
-
-        write_whole(page.html, experiment_page(rows))
+    drawn = _drawn(rows, page.html, browsers)
     if figures.as_json:
         show_json(report.as_json(rows) | {"csv": str(target.csv)})
         return
@@ -98,3 +102,17 @@ def experiment(
     click.echo(f"{len(rows)} runs; each is a row of {target.csv}.")
     if page.html is not None:
         click.echo(f"The page is written to {page.html}.")
+    for said in drawn:
+        click.echo(said)
+
+
+def _drawn(rows: "list[StepRow]", html: Path | None, browsers: "dict[Format, tuple[str, Path]]") -> list[str]:
+    """Write the page and its pictures, those that are asked for; gives a sentence on each folder of pictures."""
+    if html is None and not browsers:
+        return []
+    from optimizer.files import write_whole
+    from optimizer.report.page.experiment_page import experiment_page, experiment_sections
+
+    if html is not None:
+        write_whole(html, experiment_page(rows))
+    return write_pictures(experiment_sections(rows), browsers)

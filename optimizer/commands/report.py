@@ -2,15 +2,15 @@
 
 import sys
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import click
 
 from optimizer.commands.declare import Option, command
 from optimizer.commands.options import POSITIVE, CostOptions
 from optimizer.commands.output import say
+from optimizer.commands.pictures import PictureOptions, write_pictures
 from optimizer.commands.progress import progress
 from optimizer.commands.run_options import PlanArgument, hardware_of
 from optimizer.commands.simulate import LayerOptions
@@ -19,8 +19,6 @@ from optimizer.errors import InputError
 
 if TYPE_CHECKING:
     from optimizer.planning.plan_file import Plan
-    from optimizer.report.page.facts import PlanFacts
-    from optimizer.report.page.pictures import Format
 
 
 @dataclass(frozen=True)
@@ -52,27 +50,10 @@ class ReportOptions:
         int | None,
         Option(("--batch-count",), "Batches to simulate; by default 1024, or all of a batch file.", POSITIVE, "N"),
     ] = None
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """The options that say where pictures alone are written."""
-
-    SECTION: ClassVar[str] = "Report"
-    png: Annotated[
+    moves: Annotated[
         Path | None,
-        Option(
-            ("--png",),
-            "Write each picture of the first layer into this folder, too, for slides. Needs Chromium or Chrome.",
-            metavar="DIR",
-        ),
+        Option(("--moves",), "Show the gain against moves, too, from what `rebalance --json` printed.", metavar="FILE"),
     ] = None
-    svg: Annotated[Path | None, Option(("--svg",), "The same as vector graphics, for papers.", metavar="DIR")] = None
-
-    def folders(self) -> "dict[Format, Path]":
-        """The folders that were named, by the format of the pictures in them."""
-        named: dict[Format, Path | None] = {"png": self.png, "svg": self.svg}
-        return {form: folder for form, folder in named.items() if folder is not None}
 
 
 @command(example="moeplan report plan.json traces/ -o report.html")
@@ -97,13 +78,14 @@ def report(
     from optimizer.planning.plan_file import read_plan
     from optimizer.report.page.datasets import with_datasets
     from optimizer.report.page.gather import gather
-    from optimizer.report.page.pictures import find_browser
-    from optimizer.report.page.plan_page import plan_page
+    from optimizer.report.page.moves_file import read_moves
+    from optimizer.report.page.plan_page import plan_page, sections
     from optimizer.report.page.request import PageRequest
     from optimizer.traces.datasets import datasets_of
 
     check_writable(wanted.output, "output")
-    browsers = {form: find_browser(form) for form in pictures.folders()}
+    browsers = pictures.browsers()
+    moves = None if wanted.moves is None else read_moves(wanted.moves)
     read = read_plan(plan.plan)
     hardware = hardware_of(read, cost)
     before = None if wanted.before is None else _before(wanted.before, read)
@@ -116,29 +98,12 @@ def report(
     asked = PageRequest(read, of_model, together, routings, before, shown, count, _typed(), curves=True)
     with progress() as tell:
         facts = with_datasets(gather(asked, tell), asked, sets, tell)
+    facts = replace(facts, moves=moves)
     say(facts.notes)
     write_whole(wanted.output, plan_page(facts))
     click.echo(f"The page is written to {wanted.output}.")
-    for form, folder in pictures.folders().items():
-        number = _write_pictures(facts, browsers[form], form, folder)
-        click.echo(f"{number} pictures are written into {folder}.")
-
-
-def _write_pictures(facts: "PlanFacts", browser: str, form: "Format", folder: Path) -> int:
-    """Write the pictures of the first layer into a folder, which is made where it does not exist; gives how many."""
-    from optimizer.files import write_whole_binary
-    from optimizer.report.page.pictures import draw_pictures
-    from optimizer.report.page.plan_page import sections
-
-    drawn = draw_pictures(browser, sections(facts), facts.first.layer, form)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in drawn.items():
-        write_whole_binary(folder / f"{name}.{form}", partial(_write, content))
-    return len(drawn)
-
-
-def _write(content: bytes, file: "IO[bytes]") -> None:
-    file.write(content)
+    for said in write_pictures(sections(facts), browsers, facts.first.layer):
+        click.echo(said)
 
 
 def _before(path: Path, plan: "Plan") -> tuple[str, "Plan"]:

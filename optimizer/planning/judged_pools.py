@@ -14,9 +14,11 @@ from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
 from optimizer.interrupts import Cancel
 from optimizer.planning.candidates import FLEXIBILITY, Candidate
+from optimizer.planning.convergence import Convergence
 from optimizer.planning.hint_choice import choose_hints
 from optimizer.planning.options import Effort, SolveOptions
 from optimizer.planning.pool import FOLLOWING, NEAR, SPLITTING, CandidatePool, Judged, LayerJudge
+from optimizer.planning.pool_trails import convergence_of
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import REMEMBERING
 from optimizer.search.arrangement import arrange, demand_of
@@ -25,6 +27,7 @@ from optimizer.search.rule_loads import BY_NEARNESS
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.partition import partition
 from optimizer.search.stop import Deadline, SearchBudget
+from optimizer.search.trail import Trail
 from optimizer.streams import Purpose, derived_seed, random_stream
 from optimizer.traces.batches import Sets
 
@@ -54,13 +57,14 @@ and seconds at thousands, where it cools down faster. Not tuned."""
 @dataclass(frozen=True, eq=False)
 class JudgedPools:
     """One pool for each policy that is to be chosen from, and what planning was asked for; remarks: what formulations
-    proved or changed while the pools were filled, in sentences."""
+    proved or changed while the pools were filled, in sentences; trails: how searches converged meanwhile."""
 
     problem: Problem
     sets: Sets
     options: SolveOptions
     pools: dict[str, CandidatePool]
     remarks: list[str] = field(default_factory=list)
+    trails: list[Trail] = field(default_factory=list)
 
     @classmethod
     def of(cls, problem: Problem, sets: Sets, options: SolveOptions) -> Self:
@@ -168,6 +172,11 @@ class JudgedPools:
         network = problem.network
         link_paths = LinkPaths.of(network, problem.cost.combine_message_us(network.remote))
         return demand_of(self.sets.train, network, problem.model.experts), link_paths
+
+    @property
+    def convergence(self) -> Convergence:
+        """How the pools were filled, and what searches passed."""
+        return convergence_of(self.pools, self.trails)
 
     @property
     def candidates(self) -> int:

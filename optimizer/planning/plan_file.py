@@ -17,6 +17,7 @@ from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.exchange.formats import FORMATS, PLAN, formats_of
 from optimizer.files import write_whole
+from optimizer.planning.convergence import Convergence, ConvergenceFile
 from optimizer.routing.context import LearnedShares, Unit
 from optimizer.routing.hints import HintSettings
 from optimizer.routing.policies import FORMER_NAMES, POLICIES, check_policy
@@ -31,7 +32,8 @@ FORMAT, VERSION = "moeplan/plan", 1
 class LayerPlan:
     """One layer: its placement, test figures, bounds, and what they were made from.
 
-    learned: what train batches taught, for policies that need it; None in a plan that does not say.
+    learned: what train batches taught, for policies that need it; convergence: how its searches got better. Both are
+    None in a plan that does not say.
     """
 
     placement: Placement
@@ -39,6 +41,7 @@ class LayerPlan:
     bounds: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     learned: LearnedShares | None = None
+    convergence: Convergence | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ class _Layer(_Part):
     quality: dict[str, Any] = Field(default_factory=dict)
     bounds: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
+    convergence: ConvergenceFile | None = None
 
 
 class _File(_Part):
@@ -194,7 +198,8 @@ def _layer_as_json(part: LayerPlan) -> dict[str, Any]:
         found |= {"load": part.learned.load.round(6).tolist(), "share": part.learned.share.round(6).tolist()}
         if part.learned.table is not None:
             found["table"] = part.learned.table.rank.tolist()
-    return found | {"quality": part.quality, "bounds": part.bounds, "provenance": part.provenance}
+    found |= {"quality": part.quality, "bounds": part.bounds, "provenance": part.provenance}
+    return found if part.convergence is None else found | {"convergence": part.convergence.as_json()}
 
 
 def read_plan(path: Path) -> Plan:
@@ -272,7 +277,8 @@ def _layer(plan: Plan, key: str, layer: _Layer) -> LayerPlan:
         more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
         raise InputError(f"layers.{key}.slots: {'; '.join(faults[:3])}{more}")
     learned = _learned(f"layers.{key}", layer, placement, plan.model.experts)
-    return LayerPlan(placement, layer.quality, layer.bounds, layer.provenance, learned)
+    convergence = None if layer.convergence is None else layer.convergence.parsed()
+    return LayerPlan(placement, layer.quality, layer.bounds, layer.provenance, learned, convergence)
 
 
 def _learned(where: str, layer: _Layer, placement: Placement, experts: int) -> LearnedShares | None:

@@ -19,6 +19,7 @@ from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps_of
 from optimizer.planning.candidates import Candidate
 from optimizer.planning.capacity_choice import limited, run
 from optimizer.planning.chance import Chance, chance_of
+from optimizer.planning.convergence import Convergence
 from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
@@ -61,7 +62,8 @@ class LayerSolution:
     chance: what it does to the chosen result's imbalance, None where the policy looks at loads or the end came early.
     candidates: how many were compared. first_result: seconds until a complete plan was judged. sets: the batches on
     which it was planned, compared and judged, fewer than there are where time was too short for all. remarks: what
-    formulations proved or changed beside the searches, and what time was too short for, in sentences.
+    formulations proved or changed beside the searches, and what time was too short for, in sentences. convergence: how
+    candidates and searches got better.
     """
 
     seeds: tuple[MethodResult, ...]
@@ -77,6 +79,7 @@ class LayerSolution:
     sets: Sets
     remarks: tuple[str, ...] = ()
     chance: Chance | None = None
+    convergence: Convergence | None = None
 
     @property
     def chosen(self) -> MethodResult:
@@ -124,6 +127,7 @@ def solve(
         portfolio.search(seeds.found, effort, effort.deadline.seconds - finish, told)
     portfolio.fall_back(seeds.found)
     portfolio.settle()
+    convergence = portfolio.convergence
     seconds = time.monotonic() - started
     progress("judging", 1.0)
     portfolio.tell_hints(effort.cancel)
@@ -152,6 +156,7 @@ def solve(
         sets,
         tuple(portfolio.remarks),
         chance,
+        convergence,
     )
 
 
@@ -227,6 +232,7 @@ def plan_tokens(
     provenance |= {"method": chosen.method, "candidates": solution.candidates}
     judge = LayerJudge(problem, solution.sets, replace(options.conditions, routing=chosen.report.routing))
     part = part_of(judge, chosen.placement, chosen.report, solution.gaps, provenance)
+    part = replace(part, convergence=solution.convergence)
     limit = chosen.report.rerouting
     factor = None if limit is None else limit.capacity_factor
     routing, price, hints = chosen.report.routing, chosen.report.price_us, chosen.report.hints

@@ -118,7 +118,7 @@ class Portfolio(JudgedPools):
         if search is None or share == 0 or not self._beyond_rules:
             return iter(())
         goal, now = latency_goal(self.problem, self.sets.train, self.options.descent), effort.deadline.elapsed()
-        spell = _spell(effort, now + share * max(until - now, 0.0), share, progress)
+        spell = self._spell(f"{search} for even routing", effort, now + share * max(until - now, 0.0), share, progress)
         return split_evenly(self.problem.loose, goal, found, search, spell, self.options.tabu)
 
     def _split_at_best(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
@@ -137,7 +137,9 @@ class Portfolio(JudgedPools):
         problems, found = self._looked_at(leading, effort.seed), list[Placement]()
         for turn, problem in enumerate(problems):
             now, share = effort.deadline.elapsed(), (1 - self._even_share(effort)) / len(problems)
-            spell = _spell(effort, now + max(until - now, 0.0) / (len(problems) - turn), share, progress)
+            purpose = f"{search} for {leading}{', few users' if problem is not self.problem else ''}"
+            end = now + max(until - now, 0.0) / (len(problems) - turn)
+            spell = self._spell(purpose, effort, end, share, progress)
             known = known_loads(problem, leading)
             found += split_at_best(problem.loose, start, tiles, known, search, spell, self.options)
         return found
@@ -183,7 +185,7 @@ class Portfolio(JudgedPools):
         for turn, name in enumerate(names):
             now, left = effort.deadline.elapsed(), len(names) - turn + others
             end = now + even / left * max(until - now, 0.0)
-            spell = _spell(effort, end, even / (len(names) + others), progress)
+            spell = self._spell(f"descent for {name}", effort, end, even / (len(names) + others), progress)
             last: deque[Placement] = deque(maxlen=FINALISTS)
             for passed in in_groups(by_rule(name, self.problem, self.sets.train, found, self.options.descent, spell)):
                 last.extend(passed)
@@ -217,10 +219,17 @@ class Portfolio(JudgedPools):
             start,
             demand,
             prices_of(problem.cost, network),
-            _spell(effort, end, share, progress),
+            self._spell(f"latency search for {self._splitting[0]}", effort, end, share, progress),
             lambda found: pool.latency(found) < least,
             self.options,
         )
+
+    def _spell(self, purpose: str, effort: Effort, until: float, share: float, progress: Progress) -> SearchShare:
+        """What a search may spend that ends when the clock reads `until` seconds, or after its share of the
+        iterations; purpose: what it is called where trails are shown."""
+        iterations = None if effort.iterations is None else round(effort.iterations * share)
+        budget = SearchBudget(effort.deadline, until, iterations, purpose, self.trails)
+        return SearchShare(budget, effort.seed, effort.jobs, progress)
 
     @property
     def _rules(self) -> list[str]:
@@ -258,9 +267,3 @@ def _above_floor(problem: Problem, placement: Placement) -> float:
     tiles = problem.cost.tiles(problem.load)
     floor = -(-tiles.sum(axis=1) // problem.mesh.devices)
     return float((exact_peaks(placement, tiles) > floor).mean())
-
-
-def _spell(effort: Effort, until: float, share: float, progress: Progress) -> SearchShare:
-    """What a search may spend that ends when the clock reads `until` seconds, or after its share of the iterations."""
-    iterations = None if effort.iterations is None else round(effort.iterations * share)
-    return SearchShare(SearchBudget(effort.deadline, until, iterations), effort.seed, effort.jobs, progress)

@@ -73,6 +73,7 @@ def by_rule(
     few = batches_of_few_users(few, rng)
     descents = _first_part(spell.budget, UNTIL_DEALT) if policy == "sglang-static" else spell.budget
     fixed = replace(spell, budget=_first_part(descents, FIXED_SHARED) if free else descents)
+    descents.purpose += ", any shared replicas" if free else ""
     for placement in _descents(policy, problem, few, starts, weights, fixed, rng):
         starts.append(placement)
         yield placement
@@ -87,6 +88,7 @@ def by_rule(
     if policy == "sglang-static":
         dealing = _dealing(problem, few, slot_value(problem, weights.token_ns))
         best, rules = min(starts, key=dealing.cost), MoveRules.of(problem.loose)
+        spell.budget.purpose = f"climb for {policy}"
         yield from climb_dealt(best, dealing, rules, spell.budget, rng, spell.team)
 
 
@@ -139,8 +141,9 @@ def _first_part(budget: SearchBudget, share: float) -> SearchBudget:
     """A share of what is left of a budget; what it may spend of iterations comes off the whole."""
     now = budget.deadline.elapsed()
     iterations = None if budget.iterations is None else round(share * budget.iterations)
-    budget.spend(iterations or 0)
-    return SearchBudget(budget.deadline, now + share * max(budget.seconds - now, 0.0), iterations)
+    if budget.iterations is not None:
+        budget.iterations -= iterations or 0
+    return replace(budget, seconds=now + share * max(budget.seconds - now, 0.0), iterations=iterations)
 
 
 def _dealing(problem: Problem, batches: Batches, value: Ints) -> Dealing:

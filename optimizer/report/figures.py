@@ -7,6 +7,7 @@ import numpy as np
 
 from formulations.kit.arrays import Floats
 from optimizer.experiments.compare_rivals import Comparison
+from optimizer.planning.choose_for_datasets import EXPECTED
 from optimizer.planning.plan_file import Plan
 from optimizer.planning.plan_layer import LayerSolution
 from optimizer.planning.rebalancing.plan import RebalancedPlan
@@ -95,7 +96,7 @@ def layers(ids: Sequence[int], curves: Mapping[str, Sequence[float]], unit: str)
 
 
 def of_rebalancing(found: RebalancedPlan) -> "list[Figure]":
-    """The gain in mean latency against moves, with its 95 % intervals, where there is more than one budget."""
+    """What is gained against moves, with its 95 % intervals, where there is more than one budget."""
     points = sorted(found.curve, key=lambda point: point.moves)
     if len(points) < 2:
         return []
@@ -104,7 +105,9 @@ def of_rebalancing(found: RebalancedPlan) -> "list[Figure]":
               "arrayminus": (gains[:, 0] - gains[:, 1]).tolist()}  # fmt: skip
     trace = {"type": "scatter", "mode": "lines+markers", "x": [point.moves for point in points],
              "y": gains[:, 0].tolist(), "error_y": spread, "line": {"color": PLAN_COLOUR}}  # fmt: skip
-    title = f"Gain in mean latency against moves, %, with 95 % intervals, on {len(found.asked.latency_us):,} batches"
+    counted = found.measure == EXPECTED
+    gained, on = ("peak of the expected load", "steps") if counted else ("mean latency", "test batches")
+    title = f"Gain in {gained} against moves, %, with 95 % intervals, on {len(found.asked.after):,} {on}"
     axes = {"xaxis": {"title": {"text": "moves"}}, "yaxis": {"title": {"text": "gain, %"}}}
     return [_figure([trace], {**axes, **_frame(title, 360)})]
 

@@ -48,10 +48,11 @@ class Cooled(Protocol):
 
 @dataclass
 class _CoolingChain:
-    """An annealer that cools down, and the best placement that it has passed."""
+    """An annealer that cools down, and the best placement that it has passed; start: its objective at first."""
 
     annealer: Cooled
     best: Placement
+    start: float
     objective: float = np.inf
     improved: bool = False
 
@@ -63,6 +64,10 @@ class _CoolingChain:
         if objective < self.objective:
             self.best, self.objective, self.improved = self.annealer.placement(), objective, True
         return self.annealer.tally.spent - before
+
+    def reached(self) -> float:
+        """The least objective so far."""
+        return min(self.start, self.objective)
 
     def passed(self, over: bool) -> list[Placement]:
         """The best placement, if it is new."""
@@ -80,5 +85,5 @@ def cooled(
 
     The last placement that an annealer yields is its best.
     """
-    chains = [_CoolingChain(annealer, annealer.placement()) for annealer in annealers]
+    chains = [_CoolingChain(each, each.placement(), each.objective()) for each in annealers]
     return side_by_side(chains, budget, threads, CHUNK, progress)

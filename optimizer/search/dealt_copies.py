@@ -75,6 +75,10 @@ class _Climb:
             self.slots[:], self.copies[:], self.cost = other.slots, other.copies, other.cost
             self._shown = other.cost
 
+    def reached(self) -> float:
+        """The cost of where the climb is."""
+        return self.cost
+
     def passed(self, over: bool) -> list[Placement]:
         """Where the climb is, if it has come there by itself and that is better than before."""
         if self.cost >= self._shown:

@@ -99,6 +99,7 @@ class DescentChain(ABC):
         self._rules, self._rng, self._number, self._step = rules, rng, first, step
         self._under_way: Descent | None = None
         self._ended: list[tuple[int, Placement]] = []
+        self._reached: float = np.inf
 
     @abstractmethod
     def begin(self, number: int, rng: np.random.Generator) -> SearchState:
@@ -114,13 +115,17 @@ class DescentChain(ABC):
 
     def advance(self, most: int, share: float) -> int:
         """Go on with the descent that is under way, or begin the next one."""
-        if self._under_way is None:
-            self._under_way = Descent(self.begin(self._number, self._rng), self._rules, self._rng)
-            self._number += self._step
-        done = self._under_way.run(most)
+        descent = self._under_way or self._next()
+        done = descent.run(most)
         if done.at_optimum:
-            self._end(self._under_way.state)
+            self._end(descent.state)
         return max(done.evaluated, 1)
+
+    def reached(self) -> float:
+        """The least objective at which a descent has begun or ended."""
+        if self._reached == np.inf:
+            self._next()
+        return self._reached
 
     def passed(self, over: bool) -> list[Placement]:
         """Where descents have ended since this was last asked, the one under way too if the search ends."""
@@ -129,8 +134,17 @@ class DescentChain(ABC):
         ended, self._ended = self._ended, []
         return [placement for objective, placement in ended if self.is_worth_it(objective)]
 
+    def _next(self) -> Descent:
+        """Begin the next descent."""
+        state = self.begin(self._number, self._rng)
+        self._under_way = Descent(state, self._rules, self._rng)
+        self._reached = min(self._reached, state.objective)
+        self._number += self._step
+        return self._under_way
+
     def _end(self, state: SearchState) -> None:
         self._under_way = None
+        self._reached = min(self._reached, state.objective)
         self._ended.append((state.objective, state.placement()))
         self.learn(*self._ended[-1])
 

@@ -153,6 +153,10 @@ class _NeighbourhoodChain:
         end = self.budget.deadline.started + self.budget.seconds
         return min(most, self.search.step(Clock.until(end, lambda: self.budget.deadline.cancel.asked)))
 
+    def reached(self) -> float:
+        """The objective of its placement, which never rises."""
+        return self.search.objective
+
     def passed(self, over: bool) -> list[Placement]:
         """The placement, if it has become better."""
         if self.search.objective >= self.shown:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from optimizer.domain.placement import Placement
 from optimizer.search.stop import SearchBudget
+from optimizer.search.trail import Trail
 
 LOOKS = 20  # times that chains stand still; a compromise between losing little and judging little, not tuned
 
@@ -32,6 +33,9 @@ class Chain(Protocol):
     def advance(self, most: int, share: float) -> int:
         """Go on by at most this number of iterations, share: of the chain's budget that is spent. Returns how many
         iterations that took, 1 where it came to nothing, so that there is an end."""
+
+    def reached(self) -> float:
+        """The least objective so far."""
 
     def passed(self, over: bool) -> Sequence[Placement]:
         """What it has found since it was last asked and is worth handing on; over: whether the search ends here."""
@@ -79,19 +83,28 @@ class _Pace:
 
 @dataclass
 class _Runner:
-    """A chain, the iterations between looks at the clock at most, how many there are now, and how many are spent."""
+    """A chain, the iterations between looks at the clock at most, how many there are now, how the chain converges, and
+    how many iterations are spent."""
 
     chain: Chain
     pace: _Pace
     most: int
     chunk: int
+    trail: Trail
     spent: int = 0
 
     @classmethod
     def of(cls, chain: Chain, pace: _Pace, most: int) -> "_Runner":
         """A runner that begins with few iterations between looks, unless iterations are limited: these come in equal
         chunks, as chains may depend on where the chunks end."""
-        return cls(chain, pace, most, most if pace.iterations is not None else max(1, most // 32))
+        chunk = most if pace.iterations is not None else max(1, most // 32)
+        runner = cls(chain, pace, most, chunk, pace.budget.trail())
+        runner.note()
+        return runner
+
+    def note(self) -> None:
+        """Note in the trail how far the chain has come."""
+        self.trail.passed(self.spent, self.chain.reached())
 
     def run(self, until: float) -> None:
         """Run until this share of the budget is spent. An error here ends the other chains soon, too."""
@@ -131,6 +144,8 @@ def side_by_side(
                 for done in [pool.submit(runner.run, look / LOOKS) for runner in runners]:
                     done.result()
                 told += _spend(budget, sum(runner.spent for runner in runners) - told)
+                for runner in runners:
+                    runner.note()
                 progress(look / LOOKS)
                 meet()
                 for chain in chains:

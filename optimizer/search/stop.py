@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from optimizer.interrupts import Cancel
+from optimizer.search.trail import Trail
 
 
 @dataclass
@@ -29,11 +30,16 @@ class Deadline:
 
 @dataclass
 class SearchBudget:
-    """What a search may spend: the time until `seconds` on its clock, and this number of `iterations`, if given."""
+    """What a search may spend: the time until `seconds` on its clock, and this number of `iterations`, if given.
+
+    purpose: what is searched for by what, in words. trails: how the searches that spend it converge, a trail for each.
+    """
 
     deadline: Deadline
     seconds: float
     iterations: int | None = None
+    purpose: str = ""
+    trails: list[Trail] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
@@ -51,6 +57,11 @@ class SearchBudget:
         self.deadline.moves += evaluated
         if self.iterations is not None:
             self.iterations -= evaluated
+
+    def trail(self) -> Trail:
+        """A trail for a search that begins now, or for one of its chains."""
+        self.trails.append(Trail(self.purpose))
+        return self.trails[-1]
 
     def share(self) -> float:
         """Share of the time spent so far."""

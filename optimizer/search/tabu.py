@@ -128,6 +128,10 @@ class _TabuChain:
             self._least, self._best = self._search.least, self._search.best()
         return spent
 
+    def reached(self) -> float:
+        """The least objective of all its searches so far."""
+        return self._least
+
     def passed(self, over: bool) -> list[Placement]:
         """The best placement, if it is better than all that were handed on."""
         if self._least >= self._shown.least:

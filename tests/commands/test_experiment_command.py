@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from click.testing import Result
 from random_problems import request_experts, write_request
 from running_commands import fault, run
 
+from optimizer.report.page.pictures import BROWSERS
 from optimizer.traces import source
 
 QUICK = ("--mesh", "2x2", "--batch-tokens", 24, "--iterations", 200, "--time-limit", 60)
@@ -43,8 +45,13 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_tables_json_and_file_say_the_same(traces: Path) -> None:
     page = traces.parent / "steps.html"
-    output, result = experiment(traces, "--layer", 1, "--shared-experts", 1, "--html", page)
+    folder, drawn = traces.parent / "pictures", any(map(shutil.which, BROWSERS))
+    wanted = ("--html", page, *(("--svg", folder) if drawn else ()))
+    output, result = experiment(traces, "--layer", 1, "--shared-experts", 1, *wanted)
     assert result.exit_code == 0, result.output
+    if drawn:
+        assert "Latency after each step on traces" in (folder / "steps-0.svg").read_text(encoding="utf-8")
+        assert f"1 picture is written into {folder}." in result.stdout
     rows = read(output)
     written = page.read_text()
     assert f"{len(rows)} runs" in result.stdout

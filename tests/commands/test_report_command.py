@@ -58,9 +58,36 @@ def test_named_data_sets_make_a_matrix(traces: Path, plan: Path, tmp_path: Path)
     assert "Both placements on each data set" in page.read_text(encoding="utf-8")
 
 
+MOVES = {
+    "routing": "even-source",
+    "asked": {"budget": 2, "moves": 2, "gain": {"mean": 0.031, "low": 0.02, "high": 0.04}},
+    "curve": [{"budget": None, "moves": 9, "gain": {"mean": 0.05, "low": 0.03, "high": 0.07}}],
+}
+"""What of the output of `rebalance --json` is shown."""
+
+
+def test_the_gain_against_moves_is_that_of_rebalance(traces: Path, plan: Path, tmp_path: Path) -> None:
+    page, moves = tmp_path / "report.html", tmp_path / "moves.json"
+    moves.write_text(json.dumps(MOVES | {"chunks": []}))
+    asked = ("report", plan, traces, "-o", page, "--routing", "even-source", "--batch-count", 8, "--moves", moves)
+    result = run(*asked)
+    assert result.exit_code == 0, result.output
+    text = page.read_text(encoding="utf-8")
+    data = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    (picture,) = (item for item in data["items"] if item["name"] == "moves")
+    assert [trace["y"] for trace in picture["views"][""]["traces"]] == [[5.0], [3.1]]
+    moves.write_text(json.dumps(MOVES | {"curve": [{"budget": 1}]}))
+    assert f"--moves: {moves}: curve.0.moves: field required; give what `moeplan rebalance --json`" in fault(
+        run(*asked)
+    )
+    moves.write_text("moves")
+    assert "not JSON" in fault(run(*asked))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--moves", "none.json"), "--moves: none.json: cannot be read (No such file or directory)"),
         (("--before", "nothing.json"), "nothing.json: cannot be read (No such file or directory)"),
         (("--before", "lists.json"), "--before: lists.json: fits two formats"),
         (("--layer", "7"), "--layer: the plan has no layer 7; it has 1"),

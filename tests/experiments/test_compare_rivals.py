@@ -1,6 +1,7 @@
 """Published planners and our plan side by side: each figure is the simulator's, and each gap is from a bound."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from optimizer.domain.model import Model
 from optimizer.experiments.compare_rivals import OURS, Comparison, compare
 from optimizer.planning.options import AUTO, SolveOptions
 from optimizer.report.compare import parts, routing, verdict
+from optimizer.report.page.pictures import BROWSERS
 from optimizer.routing.context import Unit
 from optimizer.routing.servers.abilities import ANY, SERVERS, Server
 from optimizer.simulation.conditions import Conditions
@@ -137,9 +139,12 @@ def test_the_same_seed_gives_the_same_plans(found: Comparison, corpus: Path) -> 
 
 
 def test_the_command_prints_a_table_and_the_same_as_json(traces: Path) -> None:
-    page = traces.parent / "compared.html"
-    table = run("compare", traces, "--layer", 1, *SHORT, "--html", page)
+    page, folder = traces.parent / "compared.html", traces.parent / "pictures"
+    drawn = ("--png", folder) if any(map(shutil.which, BROWSERS)) else ()
+    table = run("compare", traces, "--layer", 1, *SHORT, "--html", page, *drawn)
     assert table.exit_code == 0, table.output
+    if drawn:
+        assert {path.name for path in folder.iterdir()} == {"planners-bars.png", "planners-distribution.png"}
     assert str(page) in table.stdout.replace("\n", "")
     written = page.read_text()
     for name in ("sequential", "EPLB", "metro", "step maximum", "FlashLB", "row balance", "moeplan", "gap"):

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from chromium import chromium, drawn, open_page
 from experiment_row import ROW
-from page_facts import LAYERS, MESH, MODEL, small_request
+from page_facts import LAYERS, MESH, MODEL, small_plan, small_request
 from random_problems import cost, random_batches
 from small_model import with_few_batches
 
 from optimizer.domain.placement import Placement
 from optimizer.experiments.compare_rivals import OURS, ComparedPlan, Comparison, PlannerResult
 from optimizer.experiments.optimisation_steps.ladder import Rung
+from optimizer.planning.convergence import Convergence
 from optimizer.planning.options import silent
+from optimizer.planning.plan_file import Plan
 from optimizer.report.page.compare_page import compare_page
 from optimizer.report.page.datasets import with_datasets
 from optimizer.report.page.experiment_page import ladder_picture
@@ -32,12 +34,20 @@ from optimizer.report.page.skeleton import as_script
 from optimizer.report.page.skeleton import page as page_of
 from optimizer.report.page.sweep_page import sweep_page
 from optimizer.routing.capacity import Coactivation
+from optimizer.search.trail import Trail
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation
 from optimizer.traces.batches import Batches
 
 WIDTHS = (1440, 800, 390)
+ROUTINGS = ("even-source", "hint-device", "optimal")
+POINTS = [
+    {"budget": budget, "moves": moves, "gain": {"mean": gain, "low": gain - 0.02, "high": gain + 0.03}}
+    for budget, moves, gain in ((0, 0, 0.0), (12, 12, 0.21), (24, 23, 0.3), (None, 61, 0.31))
+]
+MOVES = {"measure": "latency_us", "routing": "even-source", "curve": POINTS, "asked": POINTS[2]}
+"""What `rebalance --json` prints of the gain against moves."""
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +60,21 @@ def browser() -> Iterator[Any]:
 def facts(tmp_path_factory: pytest.TempPathFactory) -> PlanFacts:
     with pytest.MonkeyPatch.context() as patch:
         with_few_batches(patch)
-        asked = small_request(tmp_path_factory.mktemp("facts"), curves=True)
-        return with_datasets(gather(asked), asked, {"code": asked.named, "a chat": asked.named}, silent)
+        asked = small_request(tmp_path_factory.mktemp("facts"), searched_plan(), curves=True)
+        found = with_datasets(gather(asked), asked, {"code": asked.named, "a chat": asked.named}, silent)
+        return replace(found, moves=MOVES)
+
+
+def searched_plan() -> Plan:
+    """The small plan, which says how its searches converged, and that of the last layer it had none."""
+    names = ("annealing for hint-device", "annealing for hint-device (2)", "descent for even routing")
+    said = Convergence(
+        tuple(Trail(name, [1, 4, 9 + place], [990.5, 951.25, 930.0], 31) for place, name in enumerate(ROUTINGS)),
+        tuple(Trail(name, [0, 900, 40_000], [310.0, 290.0, 281.0 - place], 10**6) for place, name in enumerate(names)),
+    )
+    plan = small_plan()
+    known = {layer: replace(plan.layers[layer], convergence=said) for layer in LAYERS[:2]}
+    return replace(plan, layers=plan.layers | known)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +209,18 @@ def test_curves_pass_through_the_percentiles_of_the_table(browser: Any, page: Pa
         assert [f"{p50:,.1f}", f"{p99:,.1f}"] == [rows[name][2], rows[name][4]]
 
 
+def test_curves_of_the_search_end_where_the_plan_says(browser: Any, page: Path, facts: PlanFacts) -> None:
+    open_page(browser, page)
+    shown = "return document.querySelector('#searches .plot').data.map(of => [of.name, of.x.at(-1), of.y.at(-1)])"
+    said = facts.plan.layers[LAYERS[0]].convergence
+    assert said is not None
+    for trail, (name, moves, percent) in zip(said.searches, browser.execute_script(shown), strict=True):
+        assert (name, moves) == (trail.name, trail.spent)
+        assert percent == pytest.approx(100 * trail.best[-1] / trail.best[0], rel=1e-4)
+    choose_layer(browser, len(LAYERS) - 1)
+    assert [moves for _, moves, _ in browser.execute_script(shown)] == [None] * len(said.searches)
+
+
 def test_a_print_has_few_pages_and_light_pictures_that_fit(browser: Any, facts: PlanFacts, tmp_path: Path) -> None:
     """As many layers as DeepSeek-V3 has, so that their table is long."""
     page = tmp_path / "many.html"
@@ -242,12 +277,8 @@ def other_pages(facts: PlanFacts) -> dict[str, str]:
     percent = np.array([[0.0, 12.5], [-3.0, 40.0]])
     matrix = matrix_picture("Plans", "How.", "In words.", ["code", "robust (worst)"], ["code", "chat"], percent,
                             [["1", "2"], ["3", "4"]], [["a", "b"], ["c", "d"]], ("made on", "judged on"))  # fmt: skip
-    points = [
-        {"budget": budget, "moves": moves, "gain": {"mean": gain, "low": gain - 0.02, "high": gain + 0.03}}
-        for budget, moves, gain in ((0, 0, 0.0), (12, 12, 0.21), (24, 23, 0.3), (None, 61, 0.31))
-    ]
-    moves = moves_picture({"measure": "latency_us", "routing": "even-source", "curve": points, "asked": points[2]})
-    pictures = Section("pictures", "Pictures", [ladder_picture("steps-0", "code", [ROW], rungs), matrix, moves])
+    shown = [ladder_picture("steps-0", "code", [ROW], rungs), matrix, moves_picture(MOVES)]
+    pictures = Section("pictures", "Pictures", shown)
     return {
         "compare": compare_page(Comparison(0, rows, "tiles", 1.0, 2.0), ["a note"]),
         "sweep": sweep_page({0: sweep}),

@@ -96,6 +96,10 @@ class Endless:
         time.sleep(0.0001)
         return min(most, 7)
 
+    def reached(self) -> float:
+        """The less, the more steps were made."""
+        return 1000.0 - self.steps
+
     def passed(self, over: bool) -> list[Placement]:
         """Its number, as a placement."""
         return [Placement(np.array([[self.number]]))]

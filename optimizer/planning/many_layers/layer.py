@@ -1,7 +1,7 @@
 """One layer of many: what a worker is given, and what it gives back. Nothing here reads files."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from formulations.kit.arrays import Floats
@@ -100,7 +100,8 @@ def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
     if not effort.cancel.asked:  # they take seconds, as in `optimizer.planning.plan_layer.solve`
         bounds += bound_given(test, problem.model, problem.mesh, problem.cost, placement)
     provenance = task.provenance | {"method": "search", "candidates": portfolio.candidates}
-    return part_of(pool.judge, placement, report, gaps_of(bounds, report), provenance)
+    part = part_of(pool.judge, placement, report, gaps_of(bounds, report), provenance)
+    return replace(part, convergence=portfolio.convergence)
 
 
 def seeds_for(problem: Problem, portfolio: Portfolio, effort: Effort) -> list[Candidate]:

@@ -14,12 +14,16 @@ from optimizer.report.page.words import apart, us
 def compare_page(found: Comparison, notes: Sequence[str]) -> str:
     """A page with the verdict, latencies of all planners as bars and as a distribution, and the table of `compare`."""
     said = [verdict(found) if found.server.own_rule else best_of_each(found), f"On {batches_of(found)}."]
+    return page(f"moeplan: planners on layer {found.layer}", said, compare_sections(found, notes))
+
+
+def compare_sections(found: Comparison, notes: Sequence[str]) -> list[Section]:
+    """The sections of the page."""
     pictures = [bars(found), distribution(found)]
-    sections = [
+    return [
         Section("planners", "Latency of each planner", [*pictures, *items_of(parts(found), "compared")]),
         Section("notes", "What to know of the traces", list(notes) or ["Nothing."]),
     ]
-    return page(f"moeplan: planners on layer {found.layer}", said, sections)
 
 
 def best_of_each(found: Comparison) -> str:

@@ -17,16 +17,25 @@ from optimizer.report.page.words import percent, us
 
 def experiment_page(rows: Sequence[StepRow]) -> str:
     """A page with the ladder of each data set as a picture and a table, and the table of all runs."""
-    verdict, sections = [], []
-    for place, (name, of_set) in enumerate(groupby(rows, key=lambda row: row.dataset)):
-        found = list(of_set)
+    verdict = [_verdict(name, ladder(found)) for name, found in _sets(rows)]
+    return page("moeplan: what each step of optimisation wins", verdict, experiment_sections(rows))
+
+
+def experiment_sections(rows: Sequence[StepRow]) -> list[Section]:
+    """The sections of the page: one for each data set, and all runs."""
+    sections = []
+    for place, (name, found) in enumerate(_sets(rows)):
         rungs = ladder(found)
-        verdict.append(_verdict(name, rungs))
         parts = items_of([ladder_table(name, found, rungs), *sentences(found)], f"ladder-{place}")
         picture = ladder_picture(f"steps-{place}", name, found, rungs)
         sections.append(Section(f"data-{place}", f"Data set {name}", [picture, *parts]))
     sections.append(Section("all", "All runs", items_of([summary_table(summary(rows))], "summary")))
-    return page("moeplan: what each step of optimisation wins", verdict, sections)
+    return sections
+
+
+def _sets(rows: Sequence[StepRow]) -> list[tuple[str, list[StepRow]]]:
+    """The rows of each data set, under its name."""
+    return [(name, list(of_set)) for name, of_set in groupby(rows, key=lambda row: row.dataset)]
 
 
 def _verdict(name: str, rungs: Sequence[Rung]) -> str:

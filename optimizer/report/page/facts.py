@@ -1,6 +1,8 @@
 """What a page shows of a plan, as numbers: nothing here knows how it is drawn."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -111,6 +113,7 @@ class PlanFacts:
     layers: by id. before: whose the placement before is. origin: where the traces came from. notes: sentences on the
     traces that a reader should know. command: the line that made the page. looks_wrong: in the traces, the worst
     first. generated: whether these are the built-in trace. datasets: the figures of each, where several are named.
+    moves: the JSON form of what `rebalance` found, where it is shown.
     """
 
     plan: Plan
@@ -122,6 +125,7 @@ class PlanFacts:
     looks_wrong: tuple[Suspicion, ...] = ()
     generated: bool = False
     datasets: tuple[DatasetFigures, ...] = ()
+    moves: Mapping[str, Any] | None = None
 
     @property
     def first(self) -> LayerFacts:

@@ -9,7 +9,9 @@ from optimizer.report.page.latency import distribution_picture, latency_table, s
 from optimizer.report.page.layers import bounds_picture, bounds_table, layers_picture, layers_table
 from optimizer.report.page.links import STAGES_OF_LINKS, critical_table, link_pictures
 from optimizer.report.page.mesh_map import mesh_maps, metrics
+from optimizer.report.page.moves import moves_picture
 from optimizer.report.page.parts import ALL_LAYERS, Item, Section, TableOfText
+from optimizer.report.page.search import search_items
 from optimizer.report.page.skeleton import page
 from optimizer.report.page.verdict import verdict
 
@@ -27,12 +29,15 @@ def sections(facts: PlanFacts) -> list[Section]:
         Section("times", "Latency", [latency_table(facts), stages_picture(facts), distribution_picture(facts)]),
         Section("links", "Critical devices and links", [critical_table(facts), *link_pictures(facts)], STAGES_OF_LINKS),
         Section("experts", "Experts", [hot_picture(facts), together_picture(facts), over_time_picture(facts)]),
+        Section("search", "Convergence of the search", search_items(facts)),
         Section("gaps", "Gap to bounds", _gaps(facts)),
     ]
     if facts.datasets:
         found.append(Section("robustness", "Robustness over data sets", [datasets_picture(facts)]))
     if curves := curve_items(facts):
         found.append(Section("curves", "Slots and capacity", curves))
+    if facts.moves is not None:
+        found.append(Section("moved", "Gain against moves", [moves_picture(facts.moves)]))
     if len(facts.layers) > 1:
         found.append(Section("layers", "All layers", [layers_picture(facts), layers_table(facts)]))
     traces = Section("traces", "What looks wrong in the traces", looks_wrong(facts))
@@ -58,9 +63,11 @@ def looks_wrong(facts: PlanFacts) -> list[Item]:
 
 def left_out(facts: PlanFacts) -> list[Item]:
     """Sentences on what a page can show and this one does not, and why."""
-    found = ["how the search converged, which plan files do not hold"]
+    found = []
+    if facts.moves is None:
+        found.append("gain against moves, which `moeplan rebalance` finds, and `--moves` shows")
     if not facts.datasets:
         found.append("the matrix of data sets, for which TRACES are named as NAME=PATH")
     if len(facts.layers) == 1:
         found.append("all layers at a glance, as there is one")
-    return [f"Left out: {'; '.join(found)}."]
+    return [f"Left out: {'; '.join(found)}."] if found else []

@@ -15,6 +15,17 @@ let waiting = null;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+// The library that draws, which is compiled when it is first needed: that takes a second or two, in which the page can be
+// read already.
+function library() {
+  if (!window.Plotly) {
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  }
+  return window.Plotly;
+}
+
 function viewOf(item) {
   return item.views[chosen.layer] || item.views[""];
 }
@@ -134,7 +145,7 @@ function drawPicture(item) {
   if (named > 1) placeLegend(layout, place, named);
   layout.width = place.clientWidth;
   layout.height = place.clientHeight;
-  Plotly.react(place, traces, layout, { displayModeBar: false });
+  library().react(place, traces, layout, { displayModeBar: false });
 }
 
 function drawTable(item) {
