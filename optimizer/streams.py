@@ -48,6 +48,7 @@ class Purpose(IntEnum):
     REBALANCE = 72
     LEVELLED_ARRAYS = 73
     ROW_ASSIGNMENT = 74
+    TIES = 75
     # the seeds of exact models, of their solvers, restarts and descents
     LAYER_FORMULATION = 80
     CHOICE_OVER_DATA_SETS = 81

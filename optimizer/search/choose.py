@@ -60,6 +60,14 @@ def choose(candidates: list[Floats], baseline: int, goal: SelectionGoal) -> int:
     candidates: `figures` of each. The best has the least mean ratio of the deciding figures to the baseline's. The
     baseline is a candidate itself, so there is always one.
     """
+    return nearly_best(candidates, baseline, goal, 0.0)[0]
+
+
+def nearly_best(candidates: list[Floats], baseline: int, goal: SelectionGoal, within: float) -> list[int]:
+    """Indices of the candidates whose mean ratio exceeds that of the best by `within` of it at most, the best first;
+    otherwise as of `choose`."""
     ratios = [figure / candidates[baseline] for figure in candidates]
     no_worse = [index for index, ratio in enumerate(ratios) if (ratio[GUARDED[goal]] <= 1).all()]
-    return min(no_worse, key=lambda index: float(ratios[index][DECISIVE[goal]].mean()))
+    mean = {index: float(ratios[index][DECISIVE[goal]].mean()) for index in no_worse}
+    least = min(mean.values())
+    return sorted((index for index in no_worse if mean[index] <= least * (1 + within)), key=mean.__getitem__)

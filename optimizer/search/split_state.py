@@ -21,7 +21,10 @@ LANES = 64  # batches of a block: few enough that a block stays in cache, and a 
 PARTS = 64  # parts of a unit, so that rounding is far below what a move changes; fewer where int32 would overflow
 MOST_PARTS = 1 << 30  # parts that a batch may have in all, so that sums of two loads still fit into int32
 LEAST_KNOWN = 16  # parts that are expected of any expert at least, a quarter of a token: of nothing no part is a share
-SETTLE = 24  # sweeps for a new state, whose split is far from even at first; more take longer, fewer leave peaks high
+SETTLE = 120
+"""Sweeps for a new state. On the sparse expanders that searches begin from, load passes over many devices and levels
+slowly: peaks lie .65 tokens above the least ones after 24 sweeps at 512 tokens, .19 after 48 and .04 after 96. What is
+left over makes moves look good that only level more, and a search then ruins its start."""
 
 
 class SplitState(NamedTuple):
