@@ -111,7 +111,7 @@ class Portfolio(JudgedPools):
 
     def _split_at_best(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """What a search finds from the best candidate of the leading policy that follows loads, by the loads that this
-        policy knows, and in the unit that it balances, which is tokens unless it knows the batch."""
+        policy knows, and in the units that it levels."""
         search, leading = SEARCHES[effort.search][1], self._leading
         if search is None or leading is None or effort.cancel.asked:
             return []
@@ -120,14 +120,12 @@ class Portfolio(JudgedPools):
             self.remarks.append(f"The {search} was left out, as for {leading} {said}.")
             return []
         pool = self.pools[leading]
-        unit = pool.judge.conditions.unit or self.problem.cost.unit
-        tiles, start = unit == "tiles" and leading in SPLITTING, pool.placements[pool.best()]
-        problems, found = self._looked_at(leading, effort.seed), list[Placement]()
+        start, problems, found = pool.placements[pool.best()], self._looked_at(leading, effort.seed), list[Placement]()
         for turn, problem in enumerate(problems):
             now, share = effort.deadline.elapsed(), (1 - self._even_share(effort)) / len(problems)
             spell = _spell(effort, now + max(until - now, 0.0) / (len(problems) - turn), share, progress)
-            known = known_loads(problem, leading)
-            found += split_at_best(problem.loose, start, tiles, known, search, spell, self.options)
+            units, known = pool.judge.levelled(problem.load), known_loads(problem, leading)
+            found += split_at_best(problem.loose, start, units, known, search, spell, self.options)
         return found
 
     def _looked_at(self, policy: str, seed: int) -> list[Problem]:
@@ -143,9 +141,7 @@ class Portfolio(JudgedPools):
         if policy not in SPLITTING or not self.pools[policy].placements:
             return False
         pool, problem = self.pools[policy], self.problem
-        tiles = (pool.judge.conditions.unit or problem.cost.unit) == "tiles"
-        units = problem.cost.tiles(problem.load) if tiles else problem.load
-        return is_proven(problem, pool.placements[pool.best()], units)
+        return is_proven(problem, pool.placements[pool.best()], pool.judge.levelled(problem.load))
 
     def _polished(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """The best candidate of the leading policy that follows loads with its rows filled by their formulation, in the

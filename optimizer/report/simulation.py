@@ -26,6 +26,7 @@ LABELS = {  # what a table calls each figure of a batch, by the name of the figu
     "combine_us": "combine, us",
     "imbalance": "imbalance (peak / mean device load)",
     "tiles": "tiles on the fullest device",
+    "active": "experts that a device works on, at most",
     "hops": "hops per token",
 }
 PER_TOKEN = {  # what a table calls each figure of a token, by its name in `SimulationReport.per_token`
