@@ -119,10 +119,10 @@ class SimulationReport:
 
     Per batch: routing_us, dispatch_us, compute_us, combine_us `[batch]` microseconds, the first of which is how long
     the policy takes to decide while everything waits (`Cost.routing_us`). device_load, device_tiles and device_active
-    `[batch, device]`: token-expert pairs, tiles, and slots that have any pair, so that their weights are read. spread `[batch, 5]`: sums over tokens, one column for each name in
-    `traffic.SPREAD`. row_traffic `[batch, row]`: pairs that come to a mesh row from other rows. critical `[batch, 4]`:
-    the slowest device, the expert that costs most on that device, and the busiest links of dispatch and of combine,
-    -1 for a link if nothing travels.
+    `[batch, device]`: token-expert pairs, tiles, and slots that have any pair, so that their weights are read. spread
+    `[batch, 5]`: sums over tokens, one column for each name in `traffic.SPREAD`. row_traffic `[batch, row]`: pairs that
+    come to a mesh row from other rows. critical `[batch, 4]`: the slowest device, the expert that costs most on that
+    device, and the busiest links of dispatch and of combine, -1 for a link if nothing travels.
 
     Over all batches: out and back `[link]`, half messages in dispatch and in combine. hints: how load hints were made,
     if the policy chooses by them. rerouting: what a capacity limit

@@ -1,4 +1,4 @@
-"""least-active lets the device that works on most experts work on as few as can be, as brute force and flows confirm."""
+"""least-active keeps the most experts that a device works on as few as can be, as brute force and flows confirm."""
 
 from collections import Counter
 from dataclasses import replace
