@@ -21,6 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from formulations.expected_load.replication import ReplicaBudget
+from formulations.expected_load.slot_pairs import SLOTS, PairInstance, least_paired_peak
+from formulations.kit.clock import Clock
 from optimizer.domain.cost import Cost
 from optimizer.domain.deployment import ExpertRanks, with_shared_beside
 from optimizer.domain.presets import load_deployment, load_hardware, load_model, names
@@ -32,6 +35,7 @@ from optimizer.experiments.rivals.flashlb import flashlb
 from optimizer.files import check_writable, write_whole
 from optimizer.planning.bounds import IMBALANCE, LATENCY, Bound, bound_any, gaps_of
 from optimizer.planning.options import SolveOptions
+from optimizer.planning.plan_expected_load import expected_imbalance
 from optimizer.planning.plan_layer import solve
 from optimizer.routing.servers.abilities import SERVERS
 from optimizer.simulation.conditions import Conditions
@@ -148,6 +152,21 @@ def worth_below(rows: list[Row]) -> dict[str, float]:
     return {each["routing"]: min(free) - (each["latency_us"]["mean"] - each["price_us"]) for each in dear}
 
 
+def expected_load(case: Case) -> dict[str, float] | None:
+    """Peak / mean of the expected load, each expert's split evenly over its replicas: EPLB's, the least that exchanges
+    of replicas find, and what no placement goes below. None but for devices of two slots, where these are told fast."""
+    problem, load = case.problem, case.problem.load.sum(axis=0, dtype=np.int64)
+    if problem.mesh.slots_per_device != SLOTS:
+        return None
+    devices, mean = problem.mesh.devices, float(load.sum()) / problem.mesh.devices
+    budget = ReplicaBudget.of(len(load), problem.mesh.slots, devices)
+    found = least_paired_peak(PairInstance(load, devices, budget), Clock.start(60))
+    if found.objective is None:
+        raise RuntimeError("the experts of a deployment fit in its slots")
+    own = float(expected_imbalance(eplb(problem), load[None])[0])
+    return {"EPLB": own, "moeplan": found.objective / mean, "bound": found.lower_bound / mean}
+
+
 def header() -> str:
     """The head of the table."""
     columns = (
@@ -199,7 +218,16 @@ def main() -> None:
             print(line("" if rows else name, each), flush=True)
             rows.append(each)
         worth, took = worth_below(rows), time.monotonic() - started
-        found["deployments"][name] = facts(case) | {"seconds": took, "rows": rows, "worth_below_us": worth}
+        expected = expected_load(case)
+        found["deployments"][name] = facts(case) | {
+            "seconds": took,
+            "rows": rows,
+            "worth_below_us": worth,
+            "expected_load": expected,
+        }
+        if expected is not None:
+            said = ", ".join(f"{of} {value:.4f}" for of, value in expected.items())
+            print(f"| | expected load, split evenly, imbalance: {said} | | | | |", flush=True)
         for policy, price in worth.items():
             print(f"| | `{policy}` would have the least mean below a price of {price:.1f} us | | | | |", flush=True)
         if given.out is not None:
