@@ -1,8 +1,10 @@
 """How many replicas each expert of a layer gets, and where: chosen together, for the least peak expected load.
 
 There is a local search for the placement, and there are two bounds that hold for every placement: the mean load of a
-device, and the least load of the heaviest replica that any counts allow (`counts_for_loads`, which is optimal). Small
-layers, where these bounds are far below any placement, are solved exactly after the search (`device_contents`).
+device, and the least load of the heaviest replica that any counts allow (`counts_for_loads`, which is optimal). With
+two slots to a device counts alone decide, and both a better placement and a higher bound come from these
+(`slot_pairs`). Small layers, where these bounds are far below any placement, are solved exactly after the search
+(`device_contents`).
 """
 
 from collections.abc import Iterator
@@ -17,9 +19,10 @@ from formulations.expected_load.device_contents import Devices, is_small, least_
 from formulations.expected_load.load_annealing import Layout, anneal, deal, layout_of, slots_of
 from formulations.expected_load.load_regrouping import regroup
 from formulations.expected_load.replication import ReplicaBudget, counts_for_loads
+from formulations.expected_load.slot_pairs import SLOTS, PairInstance, least_paired_peak, paired
 from formulations.kit.arrays import Bools, Ints
 from formulations.kit.clock import Clock
-from formulations.kit.outcome import Outcome, SolveStatus
+from formulations.kit.outcome import PROVEN, Outcome, SolveStatus
 from formulations.kit.solver import Limits
 
 HOT, COLD = 1e-2, 1e-6  # temperatures of the annealing: overloads of a tenth and of a thousandth of the bound, squared
@@ -107,18 +110,31 @@ def place_jointly(layer: JointInstance, hint: Ints | None, limits: Limits) -> Ou
     if not layer.budget.feasible:
         return Outcome(None, None, np.inf, SolveStatus.INFEASIBLE, clock.elapsed())
     best = layer.dealt() if hint is None else hint
-    peak = layer.peak(best)
+    peak, bound = layer.peak(best), layer.bound
+    if layer.slots_per_device == SLOTS and peak > bound:
+        best, peak, bound = _by_pairs(layer, best, peak, clock)
     exact = limits.deterministic is None and not layer.spread.any() and is_small(len(layer.load), layer.alike)
     for slots in _rounds(layer, limits, clock.part(SEARCH_SHARE) if exact else clock):
-        if peak == layer.bound:
+        if peak - bound <= PROVEN * peak:
             break
         if (reached := layer.peak(slots)) < peak:
             best, peak = slots, reached
-    bound = layer.bound
     if exact and peak > bound:
-        best, peak, bound = _proven(layer, best, peak, replace(limits, seconds=clock.left()))
-    status = SolveStatus.OPTIMAL if peak == bound else SolveStatus.FEASIBLE
+        best, peak, proven = _proven(layer, best, peak, replace(limits, seconds=clock.left()))
+        bound = min(max(bound, proven), peak)
+    status = SolveStatus.OPTIMAL if peak - bound <= PROVEN * peak else SolveStatus.FEASIBLE
     return Outcome(best, float(peak), float(bound), status, clock.elapsed())
+
+
+def _by_pairs(layer: JointInstance, best: Ints, peak: Fraction, clock: Clock) -> tuple[Ints, Fraction, Fraction]:
+    """The better of a placement and the one that pairs replicas, its peak, and the bound that holds for pairs. Where
+    experts must be in every row, pairs are no placement, but the bound holds all the same."""
+    pairs = PairInstance(layer.load, layer.devices, layer.budget)
+    found = least_paired_peak(pairs, clock)
+    slots = None if found.value is None or layer.spread.any() else paired(pairs, found.value)
+    if slots is not None and (reached := layer.peak(slots)) < peak:
+        best, peak = slots, reached
+    return best, peak, min(max(layer.bound, Fraction(found.lower_bound)), peak)
 
 
 def _proven(layer: JointInstance, best: Ints, peak: Fraction, limits: Limits) -> tuple[Ints, Fraction, Fraction]:

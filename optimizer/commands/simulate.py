@@ -81,7 +81,8 @@ def simulate(
     All requests of TRACES count, unless the plan was made from these very traces: then its test requests alone do.
     Policies: primary, even-ideal (round robin over the whole batch), even-source (round robin inside each source),
     near-source (the same, but near replicas more often), hash, nearest (fewest hops), table (a learned dispatch
-    table), weights (learned shares), capacity-fill, least-loaded, optimal (least peak, then fewest hops); by recent
+    table), weights (learned shares), capacity-fill, least-loaded, optimal (least peak, then fewest hops), least-active
+    (fewest experts to work on, where reading their weights takes longest); by recent
     loads hint (shares), hint-table, hint-random and hint-device (to the device that has had least); and what servers
     do: sglang-static, sglang-dynamic, sglang-rows, vllm, tensorrt-llm, vllm-ascend.
     """

@@ -133,6 +133,15 @@ class Cost:
         return compute.tile_tokens if isinstance(compute, TileCompute) else 1
 
     @property
+    def read_tokens(self) -> int:
+        """How many tokens of a slot cost no more than one, as they are multiplied while the expert's weights are read;
+        where compute is told by tiles, for each of which weights are read again, those of a tile."""
+        compute = self.preset.compute
+        if isinstance(compute, TileCompute):
+            return compute.tile_tokens
+        return max(1, int(_read_us(compute) / _multiply_us(compute)))
+
+    @property
     def tile_ns(self) -> tuple[int, int]:
         """Nanoseconds of a slot's first tile and of each further one; (1, 1) where more than tiles decides."""
         compute = self.preset.compute
@@ -273,10 +282,19 @@ def _staircase_ns(compute: TileCompute, tiles: Ints) -> Ints:
 
 def _roofline_ns(compute: RooflineCompute, tokens: Ints) -> Ints:
     """The time of a slot by its tokens: reading the weights or multiplying, whichever takes longer."""
-    read_us = compute.weight_bytes / (compute.memory_gigabytes_per_second * 1e3)
-    multiply_us = tokens * (compute.flops_per_token / (compute.peak_tflops * compute.efficiency * 1e6))
-    time: Ints = np.rint(np.where(tokens > 0, np.maximum(read_us, multiply_us), 0) * NS_PER_US).astype(np.int64)
+    longer = np.maximum(_read_us(compute), tokens * _multiply_us(compute))
+    time: Ints = np.rint(np.where(tokens > 0, longer, 0) * NS_PER_US).astype(np.int64)
     return time
+
+
+def _read_us(compute: RooflineCompute) -> float:
+    """How long it takes to read the weights of one expert, in microseconds."""
+    return compute.weight_bytes / (compute.memory_gigabytes_per_second * 1e3)
+
+
+def _multiply_us(compute: RooflineCompute) -> float:
+    """How long it takes to multiply one token by the weights of one expert, in microseconds."""
+    return compute.flops_per_token / (compute.peak_tflops * compute.efficiency * 1e6)
 
 
 def _functional_ns(functional: FunctionalCompute, tokens: Ints, batch_blocks: int | None) -> Ints:

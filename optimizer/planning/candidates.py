@@ -149,18 +149,17 @@ def split_evenly(
 def split_at_best(
     problem: Problem,
     start: Placement,
-    tiles: bool,
+    units: Ints,
     known: Floats | None,
     search: SplitSearch,
     spell: SearchShare,
     options: SolveOptions,
 ) -> list[Placement]:
-    """The best placements that a search passes from a start, in tiles or tokens, the last ones first.
+    """The best placements that a search passes from a start, the last ones first.
 
-    known `[batch, expert]`: by which loads batches are split, None for their own; the large-neighbourhood search knows
-    these alone.
+    units `[batch, expert]`: the loads that are levelled, in any unit; known `[batch, expert]`: by which loads batches
+    are split, None for their own; the large-neighbourhood search knows these alone.
     """
-    units = problem.cost.tiles(problem.load) if tiles else problem.load
     purpose = Purpose.ANNEALING if search == "annealing" else Purpose.NEIGHBOURHOODS
     rng, rules = random_stream(purpose, spell.seed), MoveRules.of(problem)
     told = lambda share: spell.progress(search, share)  # noqa: E731

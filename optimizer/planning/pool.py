@@ -5,14 +5,14 @@ from functools import cached_property
 
 import numpy as np
 
-from formulations.kit.arrays import Floats
+from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.learning import source_loads, table_for
 from optimizer.routing.context import LearnedShares
 from optimizer.routing.learned_shares import learn_shares, only_loads
 from optimizer.routing.learned_tables import SourceLoads
-from optimizer.routing.policies import FIXED, LEARNING, REMEMBERING
+from optimizer.routing.policies import FIXED, LEARNING, LEAST_ACTIVE, REMEMBERING
 from optimizer.search.choose import DECISIVE, LATENCIES, SelectionGoal, figures, nearly_best
 from optimizer.search.multistart import slot_value
 from optimizer.search.rule_loads import RULES
@@ -21,7 +21,7 @@ from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Batches, Sets
 
-SPLITTING = ("capacity-fill", "least-loaded", "optimal")
+SPLITTING = ("capacity-fill", "least-loaded", "optimal", LEAST_ACTIVE)
 """Policies that follow the load of the batch."""
 
 FOLLOWING = (*SPLITTING, *REMEMBERING, *FIXED)
@@ -64,8 +64,10 @@ class LayerJudge:
     def goal(self) -> SelectionGoal:
         """What candidates are chosen by. Where the user has loads counted in tokens although tiles are paid for,
         balance is wanted for its own sake. Where tiles are paid for, policies that save hops may lose balance, as
-        tokens that begin no further tile cost nothing."""
+        tokens that begin no further tile cost nothing; and so may the policy that levels experts and no tokens."""
         unit, paid = self.conditions.unit, self.problem.cost.unit
+        if self.conditions.routing == LEAST_ACTIVE:
+            return SelectionGoal.LATENCY
         if self.conditions.routing in RULES:
             return SelectionGoal.BOTH
         if self.conditions.routing in SHORTENING:
@@ -75,6 +77,15 @@ class LayerJudge:
         if unit == "tokens" and paid == "tiles":
             return SelectionGoal.BALANCE
         return SelectionGoal.LATENCY if (unit or paid) == "tiles" else SelectionGoal.LATENCY_AND_BALANCE
+
+    def levelled(self, load: Ints) -> Ints:
+        """Loads `[batch, expert]` of tokens in the units that the policy levels, in the same shape: tiles only where it
+        knows the batch, as others level tokens."""
+        cost, routing = self.problem.cost, self.conditions.routing
+        if routing == LEAST_ACTIVE:
+            return -(-load // cost.read_tokens)
+        in_tiles = (self.conditions.unit or cost.unit) == "tiles" and routing in SPLITTING
+        return cost.tiles(load) if in_tiles else load
 
     def on(self, placement: Placement, batches: Batches) -> SimulationReport:
         """Simulate a placement on any batches."""

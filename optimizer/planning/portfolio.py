@@ -131,7 +131,7 @@ class Portfolio(JudgedPools):
 
     def _split_at_best(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """What a search finds from the best candidate of the leading policy that follows loads, by the loads that this
-        policy knows, and in the unit that it balances, which is tokens unless it knows the batch."""
+        policy knows, and in the units that it levels."""
         search, leading = SEARCHES[effort.search][1], self._leading
         if search is None or leading is None or effort.cancel.asked:
             return []
@@ -148,8 +148,8 @@ class Portfolio(JudgedPools):
             purpose = f"{search} for {leading}{', few users' if problem is not self.problem else ''}"
             end = now + max(until - now, 0.0) / (len(problems) - turn)
             spell = self._spell(purpose, effort, end, share, progress)
-            known = known_loads(problem, leading)
-            found += split_at_best(problem.loose, start, tiles, known, search, spell, self.options)
+            units, known = pool.judge.levelled(problem.load), known_loads(problem, leading)
+            found += split_at_best(problem.loose, start, units, known, search, spell, self.options)
         return found
 
     def _looked_at(self, policy: str, tiles: bool, seed: int) -> list[Problem]:
@@ -169,9 +169,7 @@ class Portfolio(JudgedPools):
         if policy not in SPLITTING or not self.pools[policy].placements:
             return False
         pool, problem = self.pools[policy], self.problem
-        tiles = (pool.judge.conditions.unit or problem.cost.unit) == "tiles"
-        units = problem.cost.tiles(problem.load) if tiles else problem.load
-        return is_proven(problem, pool.placements[pool.best()], units)
+        return is_proven(problem, pool.placements[pool.best()], pool.judge.levelled(problem.load))
 
     def _polished(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """The best candidate of the leading policy that follows loads with its rows filled by their formulation, in the
@@ -181,7 +179,9 @@ class Portfolio(JudgedPools):
             return []
         pool = self.pools[leading]
         progress("rows", 0.0)
-        found = polished(self.problem.loose, pool.placements[pool.best()], self.problem.load, effort, until)
+        found = polished(
+            self.problem.loose, pool.placements[pool.best()], pool.judge.levelled(self.problem.load), effort, until
+        )
         if found is None or not found.changed:
             return []
         self.remarks.append(f"With time left over, {found.in_words()}.")

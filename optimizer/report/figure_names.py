@@ -9,6 +9,7 @@ NAMES = {
     "imbalance": "imbalance",
     "expected_imbalance": "expected imbalance",
     "tiles": "tiles",
+    "active": "active experts",
     "hops": "hops per token",
     "hops_per_token": "hops per token",
     "copies_per_token": "copies per token",

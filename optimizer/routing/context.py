@@ -4,7 +4,7 @@ A policy sees a `RoutingContext` and nothing else of placement, network and cost
 server would have to provide to run any of the policies.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from math import ceil
@@ -66,6 +66,7 @@ class RoutingContext:
     device_of `[slot]` int32: the device of each flat slot.
     distance `[source, device]` int32: hops from where a token is before dispatch to each device.
     tile: how many tokens make up one unit of load; 1 if loads are counted in tokens.
+    read_tokens: how many tokens of a slot cost no more than one, as they are multiplied while its weights are read.
     capacity: how many pairs of a batch `capacity-fill` gives a replica.
     load `[expert]` int64: expected pairs per batch, in millionths, as learned.
     share `[replica]` int64: the part of its expert's pairs that each replica should get, in millionths, as learned.
@@ -92,6 +93,7 @@ class RoutingContext:
     layers_before: tuple[Placement | None, ...] = ()
     hints: HintSettings = USUAL_HINTS
     table: DispatchTable | None = None
+    read_tokens: int = 1
 
     @classmethod
     def of(
@@ -105,8 +107,8 @@ class RoutingContext:
         unit_ns: tuple[int, int] = (1, 1),
         message_us: Floats | None = None,
     ) -> "RoutingContext":
-        """The context of a valid placement, of a layer of its own and with the usual hints; without `learned` it is
-        `LearnedShares.nothing`.
+        """The context of a valid placement, of a layer of its own and with the usual hints, where every token costs
+        time; without `learned` it is `LearnedShares.nothing`.
 
         The other parameters have the meaning and units of the fields of the same names.
         """
@@ -136,6 +138,11 @@ class RoutingContext:
     def slots_per_device(self) -> int:
         """How many slots each device has."""
         return len(self.device_of) // self.devices
+
+    @cached_property
+    def in_reads(self) -> "RoutingContext":
+        """The context of a policy whose unit of load is `read_tokens`, of which each takes as long as the first."""
+        return replace(self, tile=self.read_tokens, unit_ns=(1, 1))
 
     @cached_property
     def memory(self) -> HintMemory:

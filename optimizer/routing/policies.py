@@ -137,6 +137,20 @@ def weights(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     )
 
 
+def least_active(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
+    """The device that works on most experts works on as few as it can, which is best where reading their weights takes
+    longer than multiplying.
+
+    It is `optimal` in units of as many tokens as cost no more than one (`context.read_tokens`). So an expert with no
+    more tokens than that is one unit, whose weights need be read on one device alone, and the least peak is that of
+    METRO (Yu, Ma et al., arXiv 2512.09277), max over sets S of experts with tokens of ceil(|S| / |N(S)|). METRO counts
+    an expert as one unit however many tokens it has; here one with more is worth reading in several places. A second
+    replica of a small expert may serve tokens that are nearer to it, if the peak stays. Needs the loads of the whole
+    batch at run time.
+    """
+    return optimal(experts, source, context.in_reads)
+
+
 def vllm(experts: Ints, source: Ints, context: RoutingContext) -> Ints:
     """What vLLM does: a hash of the token's place in its source's part of the batch, the same for all its experts.
 
@@ -195,6 +209,9 @@ def sglang_dynamic(experts: Ints, source: Ints, context: RoutingContext) -> Ints
     return sglang.dynamic(experts, source, context.start, context.slot, near)
 
 
+LEAST_ACTIVE = "least-active"
+"""The policy that levels the experts that devices work on, where reading their weights takes most of the time."""
+
 POLICIES: dict[str, Policy] = {
     "primary": primary,
     "even-ideal": even_ideal,
@@ -207,6 +224,7 @@ POLICIES: dict[str, Policy] = {
     "least-loaded": least_loaded,
     "weights": weights,
     "optimal": optimal,
+    LEAST_ACTIVE: least_active,
     "hint": hint,
     "hint-table": hint_table,
     "hint-random": hint_random,
@@ -232,6 +250,7 @@ INFORMATION: dict[str, Information] = {
     "least-loaded": "batch",
     "weights": "own",
     "optimal": "batch",
+    LEAST_ACTIVE: "batch",
     "hint": "hint",
     "hint-table": "hint",
     "hint-random": "hint",
@@ -264,7 +283,7 @@ def check_policy(name: str, field: str = "routing") -> None:
         raise InputError(f"'{name}' is not a known policy; there are {', '.join(POLICIES)}", field)
 
 
-LEARNING = ("nearest", "table", "weights", "optimal", "hint", "hint-table", "hint-random")
+LEARNING = ("nearest", "table", "weights", "optimal", LEAST_ACTIVE, "hint", "hint-table", "hint-random")
 """The policies whose choices depend on what was learned on train batches (`RoutingContext.load`, `share`, `table`)."""
 
 REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
@@ -273,7 +292,7 @@ REMEMBERING = ("hint", "hint-table", "hint-random", "hint-device")
 ONE_REPLICA = ("primary", "nearest", "table", "sglang-static", "vllm-ascend")
 """The policies by which each source uses one replica of each expert, the same in every batch."""
 
-TILE_AWARE = ("capacity-fill", "least-loaded", "optimal")
+TILE_AWARE = ("capacity-fill", "least-loaded", "optimal", LEAST_ACTIVE)
 """The policies that count loads in tiles where the unit is tiles, and so fill a tile before they begin another."""
 
 FIXED = ("weights", "table")

@@ -12,7 +12,17 @@ from optimizer.routing.hints import HintSettings
 from optimizer.statistics.loads import confidence, five_figures
 
 # Figures per batch that every summary has; each is a property or field of `SimulationReport`.
-FIGURES = ("latency_us", "routing_us", "dispatch_us", "compute_us", "combine_us", "imbalance", "tiles", "hops")
+FIGURES = (
+    "latency_us",
+    "routing_us",
+    "dispatch_us",
+    "compute_us",
+    "combine_us",
+    "imbalance",
+    "tiles",
+    "active",
+    "hops",
+)
 STAGES = ("routing", "dispatch", "compute", "combine")
 """The parts of a latency; each is a field of `SimulationReport` with `_us` at its end."""
 # Columns of `SimulationReport.spread` that a summary gives as means over tokens.
@@ -108,11 +118,11 @@ class SimulationReport:
     """The result of simulating one layer under one policy.
 
     Per batch: routing_us, dispatch_us, compute_us, combine_us `[batch]` microseconds, the first of which is how long
-    the policy takes to decide while everything waits (`Cost.routing_us`). device_load and device_tiles
-    `[batch, device]`: token-expert pairs and tiles. spread `[batch, 5]`: sums over tokens, one column for each name in
-    `traffic.SPREAD`. row_traffic `[batch, row]`: pairs that come to a mesh row from other rows. critical `[batch, 4]`:
-    the slowest device, the expert that costs most on that device, and the busiest links of dispatch and of combine,
-    -1 for a link if nothing travels.
+    the policy takes to decide while everything waits (`Cost.routing_us`). device_load, device_tiles and device_active
+    `[batch, device]`: token-expert pairs, tiles, and slots that have any pair, so that their weights are read. spread
+    `[batch, 5]`: sums over tokens, one column for each name in `traffic.SPREAD`. row_traffic `[batch, row]`: pairs that
+    come to a mesh row from other rows. critical `[batch, 4]`: the slowest device, the expert that costs most on that
+    device, and the busiest links of dispatch and of combine, -1 for a link if nothing travels.
 
     Over all batches: out and back `[link]`, half messages in dispatch and in combine. hints: how load hints were made,
     if the policy chooses by them. rerouting: what a capacity limit
@@ -135,6 +145,7 @@ class SimulationReport:
     combine_us: Floats
     device_load: Ints
     device_tiles: Ints
+    device_active: Ints
     spread: Ints
     row_traffic: Ints
     critical: Ints
@@ -170,6 +181,12 @@ class SimulationReport:
         """The most tiles that a device has, `[batch]`."""
         peak: Ints = self.device_tiles.max(axis=1)
         return peak
+
+    @property
+    def active(self) -> Ints:
+        """The most experts that a device works on, and so the most weights that one reads, `[batch]`."""
+        most: Ints = self.device_active.max(axis=1)
+        return most
 
     def per_token(self, name: str) -> Floats:
         """The column of `spread` of this name as a mean over the tokens of each batch, `[batch]`."""

@@ -59,6 +59,7 @@ class _Part(NamedTuple):
     combine_us: Floats
     device_load: Ints
     device_tiles: Ints
+    device_active: Ints
     spread: Ints
     row_traffic: Ints
     critical: Ints
@@ -162,6 +163,7 @@ class Simulation:
                 *self._times(routed),
                 device_load=routed.slot_load.sum(axis=2, dtype=np.int32),
                 device_tiles=self.cost.tiles(routed.slot_load).sum(axis=2, dtype=np.int32),
+                device_active=np.count_nonzero(routed.slot_load, axis=2).astype(np.int32),
                 spread=routed.traffic.spread,
                 row_traffic=routed.traffic.arrivals,
                 critical=self._critical(routed),
@@ -185,7 +187,8 @@ class Simulation:
         message_us = self.cost.combine_message_us(self.network.remote)
         known = self.capacity, self.learned, unit_ns, message_us
         context = RoutingContext.of(self.placement, self.model, self.network, tile, *known)
-        return replace(context, layers_before=self.layers_before, hints=self.conditions.hints)
+        beyond = {"layers_before": self.layers_before, "hints": self.conditions.hints}
+        return replace(context, **beyond, read_tokens=self.cost.read_tokens)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         """The flat slot that serves each pair, `[batch, token, k]`, after a capacity limit if there is one."""

@@ -65,6 +65,15 @@ def test_a_roofline_slot_reads_its_weights_or_multiplies_whichever_is_longer() -
     )
 
 
+@pytest.mark.parametrize("name", ["h800", "h100", "h200", "gb200-nvl72", "ascend-384", WORMHOLE])
+def test_so_many_tokens_cost_no_more_than_one_and_the_next_does(name: str) -> None:
+    """On tiles the next one begins a further tile."""
+    hardware = named(name)
+    most = hardware.read_tokens
+    one, last, beyond = hardware.slot_ns(most + 1)[[1, most, most + 1]]
+    assert one == last < beyond
+
+
 @pytest.mark.parametrize("name", [WORMHOLE, "h800"])
 def test_the_table_by_tokens_is_what_a_slot_costs(name: str) -> None:
     tokens = np.arange(400)

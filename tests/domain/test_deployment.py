@@ -20,7 +20,9 @@ SEEN = {
     "deepseek-v3-sglang-gb200-ep48": Mesh(12, 4, 6),
     "deepseek-v3-gb200-nvl72": Mesh(18, 4, 4),
     "deepseek-v3-vllm-ep16": Mesh(2, 8, 18),
+    "gpt-oss-120b-ep8": Mesh(1, 8, 17),
     "kimi-k2-ep144": Mesh(18, 8, 3),
+    "qwen3-235b-ep32": Mesh(4, 8, 5),
 }
 """Slots per rank as the sources of the presets state them."""
 

@@ -116,5 +116,6 @@ def work(hardware: Hardware, slots: Slots, served: list[list[Place]], source_row
         "compute_us": max(time),
         "device_load": device_load,
         "device_tiles": [sum(ceil(load[place] / tile) for place in row) for row in of],
+        "device_active": [sum(load[place] > 0 for place in row) for row in of],
         "critical": [slowest, slots[slowest][dearest]],
     }

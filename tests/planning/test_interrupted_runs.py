@@ -198,5 +198,6 @@ def test_every_search_ends_once_its_token_is_asked(
     elif search == "descent" or search == "tabu":
         passed = list(split_evenly(problem, latency_goal(problem, sets.train), found, search, spell))
     else:
-        passed = split_at_best(problem, found[0].placement, True, None, search, spell, SolveOptions())
+        units = problem.cost.tiles(problem.load)
+        passed = split_at_best(problem, found[0].placement, units, None, search, spell, SolveOptions())
     assert all(problem.violations(placement) == [] for placement in passed)

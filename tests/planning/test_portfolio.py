@@ -20,7 +20,7 @@ from optimizer.planning.pool import NEAR, SHORTENING, SPLITTING, LayerJudge
 from optimizer.planning.portfolio import ON_FEW_USERS, Portfolio
 from optimizer.planning.row_polish import is_proven, polished
 from optimizer.routing.context import Unit
-from optimizer.routing.policies import FIXED, POLICIES
+from optimizer.routing.policies import FIXED, LEAST_ACTIVE, POLICIES
 from optimizer.search.choose import ALL, LATENCIES, MEAN_LATENCY, SelectionGoal, figures
 from optimizer.search.neighbourhood import fine_peaks, objective
 from optimizer.search.row_filling import FilledRows
@@ -98,8 +98,9 @@ def test_tokens_are_balanced_unless_tiles_are_filled() -> None:
         tiles, tokens = (LayerJudge(problem, sets, Conditions(name, unit)).goal for unit in ("tiles", "tokens"))
         split, neither = name in SPLITTING, SelectionGoal.BOTH if name in RULES else SelectionGoal.LATENCY_AND_BALANCE
         neither = SelectionGoal.LATENCY if name in SHORTENING else neither
+        balanced = SelectionGoal.LATENCY if name == LEAST_ACTIVE else SelectionGoal.BALANCE
         assert tiles is (SelectionGoal.LATENCY if split else neither)
-        assert tokens is (SelectionGoal.BALANCE if split else neither)
+        assert tokens is (balanced if split else neither)
     assert set(NEAR) - {*SPLITTING} == {"nearest", "near-source", "hint-device", "table"}
 
 

@@ -57,8 +57,8 @@ def test_the_learning_policies_are_those_that_use_what_was_learned() -> None:
     assert taught == set(LEARNING)
 
 
-def test_all_policies_but_the_optimal_one_have_an_oracle() -> None:
-    assert {*ORACLES, *HINT_ORACLES, "optimal"} == set(POLICIES)
+def test_all_policies_but_the_two_exact_ones_have_an_oracle() -> None:
+    assert {*ORACLES, *HINT_ORACLES, "optimal", "least-active"} == set(POLICIES)
     assert set(HINT_ORACLES) == set(REMEMBERING)
 
 

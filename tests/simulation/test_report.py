@@ -123,8 +123,10 @@ def test_imbalance_and_tiles_are_those_of_the_fullest_device() -> None:
     report = run(FOUR, [[[1]] * 33 + [[0]] * 7], [[0] * 40])
     assert report.device_load.tolist() == [[7, 33, 0, 0]]
     assert report.device_tiles.tolist() == [[1, 2, 0, 0]]
+    assert report.device_active.tolist() == [[1, 1, 0, 0]]
     assert report.imbalance.tolist() == [3.3]
     assert report.tiles.tolist() == [2]
+    assert report.active.tolist() == [1]
 
 
 def test_a_summary_of_rerouting_gives_shares_of_routed_pairs() -> None:

@@ -9,7 +9,7 @@ from optimizer.domain.problem import MoveBudget, Problem
 from optimizer.planning.candidates import SEARCHES, Candidate, SearchShare, seeds_and_formulation, split_at_best
 from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress, SolveOptions
-from optimizer.planning.pool import FOLLOWING, SPLITTING, LayerJudge
+from optimizer.planning.pool import FOLLOWING, LayerJudge
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.rule_candidates import by_rule
 from optimizer.planning.so_far import told_so_far
@@ -62,8 +62,7 @@ def _walk(judge: LayerJudge, problem: Problem, start: Placement, options: SolveO
     policy, train = judge.conditions.routing, _every(judge.sets.train)
     few = replace(problem, load=train.load(problem.model.experts))
     if policy in FOLLOWING:
-        units = few.cost.tiles(few.load) if _in_tiles(judge) else few.load
-        return SplitWalk.of(split_of(start, units, known_loads(few, policy)))
+        return SplitWalk.of(split_of(start, judge.levelled(few.load), known_loads(few, policy)))
     goal = latency_goal(few, train, options.descent)
     return EvenWalk.of(goal.state(start, few.load, goal.usual_peak(few.load, [start])))
 
@@ -74,12 +73,6 @@ def _every(batches: Batches) -> Batches:
     return Batches(batches.experts[::step], batches.source_row[::step])
 
 
-def _in_tiles(judge: LayerJudge) -> bool:
-    """Whether tiles are levelled, which a policy can do that knows the batch; others level tokens."""
-    unit = judge.conditions.unit or judge.problem.cost.unit
-    return unit == "tiles" and judge.conditions.routing in SPLITTING
-
-
 def within_budget(
     judge: LayerJudge, budget: MoveBudget, start: Placement, spell: SearchShare, options: SolveOptions
 ) -> list[Placement]:
@@ -88,7 +81,7 @@ def within_budget(
     if policy in FOLLOWING:
         known = known_loads(problem, policy)
         asked = SEARCHES[options.search][1] or "annealing", spell, options
-        return split_at_best(problem.loose, start, _in_tiles(judge), known, *asked)
+        return split_at_best(problem.loose, start, judge.levelled(problem.load), known, *asked)
     if policy in RULES:
         found = [Candidate("start", start, 0.0)]
         return [*deque(by_rule(policy, problem, judge.sets.train, found, options.descent, spell), FINALISTS)]
