@@ -126,7 +126,8 @@ def _friends(together: Ints) -> Ints:
     each = np.arange(together.shape[1])
     found[:, each, each] = 0
     found.sort(axis=2)  # the expert itself, with nothing, comes last, and by rolling first, where no others count
-    return -np.cumsum(np.roll(found, 1, axis=2), axis=2, out=found)
+    sums: Ints = np.cumsum(np.roll(found, 1, axis=2), axis=2, out=found)
+    return np.negative(sums, out=sums)
 
 
 def _least_cost(chosen: Ints, friends: Ints, within: list[int], stage: Sharing, count: int) -> Floats:

@@ -6,11 +6,13 @@ first on a few batches, and where it would take too long, stretches of batches a
 """
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from formulations.kit.kernels import CompilationEnded, compiling_until
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.options import Effort, SolveOptions
@@ -46,7 +48,7 @@ class Affordable:
     says: tuple[str, ...] = ()
 
 
-class Cost(NamedTuple):
+class Pace(NamedTuple):
     """Seconds that a simulation takes besides its batches, and for each of them."""
 
     fixed: float
@@ -60,18 +62,21 @@ def affordable(problem: Problem, sets: Sets, options: SolveOptions, effort: Effo
     quick = sets.test.count * cells <= QUICK * effort.deadline.seconds
     if effort.iterations is not None or quick or effort.cancel.asked:
         return Affordable(sets, options)
-    placement, seconds = greedy(problem), JUDGING * effort.deadline.seconds
-    costs = {name: _cost(problem, sets, options, name, placement) for name in options.routings}
-    short = [name for name, cost in costs.items() if cost.fixed + STRETCH * cost.each <= TOO_LONG * seconds]
-    kept = short or [min(costs, key=lambda name: costs[name].each)]
+    placement, seconds, paces = greedy(problem), JUDGING * effort.deadline.seconds, dict[str, Pace]()
+    with suppress(CompilationEnded), compiling_until(lambda: effort.cancel.asked):
+        paces |= {name: _pace(problem, sets, options, name, placement, seconds) for name in options.routings}
+    if not paces:
+        return Affordable(sets, options)
+    short = [name for name, pace in paces.items() if pace.fixed + STRETCH * pace.each <= TOO_LONG * seconds]
+    kept = short or [min(paces, key=lambda name: paces[name].each)]
     says = [
-        f"The policy {name} was left out, as a simulation of it takes {cost.each:.2g} s a batch here; it is tried "
+        f"The policy {name} was left out, as a simulation of it takes {pace.each:.2g} s a batch here; it is tried "
         "where it is the only one, or with a longer time limit."
-        for name, cost in costs.items()
+        for name, pace in paces.items()
         if name not in kept
     ]
-    each = max(sum(costs[name].each for name in kept), 1e-9)
-    most = int((seconds - sum(costs[name].fixed for name in kept)) / each)
+    each = max(sum(paces[name].each for name in kept), 1e-9)
+    most = int((seconds - sum(paces[name].fixed for name in kept)) / each)
     most = max(FEWEST, most if most < STRETCH else most // STRETCH * STRETCH)
     if most < max(sets.selection.count, sets.test.count):
         counts = [min(most, of.count) for of in (sets.selection, sets.test)]
@@ -84,15 +89,20 @@ def affordable(problem: Problem, sets: Sets, options: SolveOptions, effort: Effo
     return Affordable(sets, replace(options, routings=tuple(kept)), tuple(says))
 
 
-def _cost(problem: Problem, sets: Sets, options: SolveOptions, policy: str, placement: Placement) -> Cost:
-    """What a simulation of a placement takes under a policy."""
-    judge, taken = LayerJudge(problem, sets, replace(options.conditions, routing=policy)), []
+def _pace(
+    problem: Problem, sets: Sets, options: SolveOptions, policy: str, placement: Placement, seconds: float
+) -> Pace:
+    """What a simulation of a placement takes under a policy, by one batch alone where a few would take too long against
+    what a candidate may take in seconds."""
+    judge, taken = LayerJudge(problem, sets, replace(options.conditions, routing=policy)), list[float]()
     for count in (1, 1, 1 + TRIED):  # the first one compiles
         started = time.monotonic()
         judge.on(placement, sets.selection.part(0, count))
         taken.append(time.monotonic() - started)
+        if len(taken) == 2 and TRIED * taken[1] > seconds:
+            return Pace(0.0, taken[1])
     each = max(taken[2] - taken[1], 0.0) / TRIED
-    return Cost(max(taken[1] - each, 0.0), each)
+    return Pace(max(taken[1] - each, 0.0), each)
 
 
 def stretches(batches: Batches, count: int) -> Batches:

@@ -10,18 +10,18 @@ from random_problems import small_problem
 from optimizer.planning import thinning
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import solve
-from optimizer.planning.thinning import FEWEST, STRETCH, Cost, affordable, stretches
+from optimizer.planning.thinning import FEWEST, STRETCH, Pace, affordable, stretches
 from optimizer.traces.batches import Batches
 
 SECONDS = 60.0
-SLOW = {"even-source": Cost(0.0, 0.02), "nearest": Cost(0.1, 0.03), "optimal": Cost(1.0, 2.0)}
+SLOW = {"even-source": Pace(0.0, 0.02), "nearest": Pace(0.1, 0.03), "optimal": Pace(1.0, 2.0)}
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulations that take as long as on thousands of devices."""
     monkeypatch.setattr(thinning, "QUICK", 0)
-    monkeypatch.setattr(thinning, "_cost", lambda problem, sets, options, policy, placement: SLOW[policy])
+    monkeypatch.setattr(thinning, "_pace", lambda problem, sets, options, policy, placement, seconds: SLOW[policy])
 
 
 def numbered(count: int) -> Batches:

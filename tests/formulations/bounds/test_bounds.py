@@ -127,7 +127,7 @@ def test_bounds_on_copies_and_hops_equal_values_found_by_hand() -> None:
 def test_least_sums_of_hulls_are_below_exact_ones_by_one_step_at_most(
     seed: int, experts: int, counts: int, spare: int, convex: bool
 ) -> None:
-    rng = np.random.default_rng(seed)
+    rng, counts = np.random.default_rng(seed), min(counts, 1 + spare)  # no expert can have more
     falls = rng.integers(0, 50, (counts, experts)).astype(np.float64)
     falls = -np.sort(-falls, axis=0) if convex else falls
     cost = falls.sum(axis=0) - np.concatenate([np.zeros((1, experts)), falls[1:].cumsum(axis=0)])
