@@ -75,7 +75,10 @@ def iterated(
     load `[batch, expert]`: of the batches that the goal's rule has loads of.
     """
     usual = goal.usual_peak(load, starts)
-    state_of = lambda placement: goal.state(placement, load, usual)  # noqa: E731
+
+    def state_of(placement: Placement) -> SearchState:
+        return goal.state(placement, load, usual)
+
     starts = sorted(starts, key=lambda start: state_of(start).objective)
     rngs = enumerate(rng.spawn(team.chains))
     chains = [_Iterated(starts, state_of, rules, own, first, team.chains) for first, own in rngs]
