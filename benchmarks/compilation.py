@@ -27,7 +27,7 @@ class Compiled:
     seconds: list[float] = field(default_factory=list)
 
 
-class Recorder(Listener):  # type: ignore[misc]  # numba tells no types
+class Recorder(Listener):  # type: ignore[misc]  # numba has no types
     """Adds up what the compiler does, by kernel."""
 
     def __init__(self) -> None:
