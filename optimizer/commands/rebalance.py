@@ -92,7 +92,7 @@ def rebalance(
     exchanged so that most experts stay. Parts of it, and searches that never leave the budget, are compared on
     selection batches; gains are of test batches. Moves come in rounds, in each of which a device sends and receives at
     most one expert. A move is an expert that a device did not hold before: vLLM counts these, and so does SGLang here,
-    as experts that stay on a device keep their slot.
+    as experts that stay on a device keep their slot. Of counts without tokens, gains are of the expected load's peak.
     """
     from optimizer.api.rebalancing import rebalance as run
     from optimizer.commands.arguments import layer_ids

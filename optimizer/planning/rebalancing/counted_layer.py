@@ -80,10 +80,13 @@ def _fill(curve: CountedCurve, options: SolveOptions, effort: Effort, progress: 
     budget, the least first."""
     spent = effort.within((share if curve.budgets else 1.0) * effort.deadline.remaining())
     for placement in _afresh(curve, options, spent, progress):
-        for kept in relabelled(curve.candidates.current, placement, curve.problem.mesh):
+        exchanged = [*relabelled(curve.candidates.current, placement, curve.problem.mesh)]
+        for kept in exchanged:
             curve.candidates.add(kept)
-            for nearer in () if effort.cancel.asked else _brought_nearer(curve, kept, options):
-                curve.candidates.add(nearer)
+        for kept in exchanged[1:] or exchanged:  # what was exchanged is nearer
+            if curve.budgets and effort.deadline.remaining() > 0:
+                for nearer in _brought_nearer(curve, kept, options):
+                    curve.candidates.add(nearer)
     for number, most in enumerate(curve.budgets):
         if effort.cancel.asked:
             return
@@ -118,10 +121,8 @@ def _within(curve: CountedCurve, most: int, options: SolveOptions, effort: Effor
             curve.candidates.add(kept)
     clock = effort.within(effort.deadline.remaining() / budgets_left).deadline
     iterations = None if effort.iterations is None else effort.iterations // len(curve.budgets)
-    rng, rules = (
-        random_stream(Purpose.REBALANCE, options.seed, most),
-        MoveRules.of(replace(problem, budget=budget).loose),
-    )
+    rng = random_stream(Purpose.REBALANCE, options.seed, most)
+    rules = MoveRules.of(replace(problem, budget=budget).loose)
     start, spell = [curve.candidates.best(most).placement], SearchBudget(clock, clock.seconds, iterations)
     passed = iterated(problem.load, rules, expected_goal(problem), start, spell, rng, lambda share: None)
     for placement in deque(passed, FINALISTS):
