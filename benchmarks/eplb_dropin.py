@@ -5,9 +5,10 @@ and random loads of one layer. Lost is a case in which the drop-in's peak is abo
 with the replicas of an expert on distinct devices. EPLB itself may put them on one device, which the drop-in does not;
 where that gives it a lower peak, the case is counted on its own. Bounds hold for any counts and placement: the mean
 load of a device, and the heaviest replica under the best counts, for the best grouping where groups stay on nodes; and
-where the drop-in is more than .3 % above these and groups do not matter, `formulations.bounds.even_split`, which knows
-that a heavy replica shares its device with others. The share of slots that change after loads have changed by a
-fifth (log-normal) is shown with the old placement given, and beside it EPLB's with vLLM's order of slots.
+where the drop-in is more than .3 % above these and there is one way to share groups out over nodes,
+`formulations.bounds.even_split`, which knows that a heavy replica shares its device with others. The share of slots
+that change after loads have changed by a fifth (log-normal) is shown with the old placement given, and beside it EPLB's
+with vLLM's order of slots.
 """
 
 import json
@@ -109,20 +110,23 @@ def greedy(case: Case) -> Ints:
 
 
 NEAR = 1.003  # peaks so near the simple bound need no other, which takes tens of milliseconds
+HOTTEST = 3  # nodes that are looked at more closely: the others are hardly where the peak is
 
 
 def bound(case: Case, reached: float) -> float:
     """A load that no placement goes below, with groups on nodes where there are several; reached: the peak of one."""
-    if case.nodes == 1:
-        least = node_bound(case.load, case.devices, case.depth)
-        return least if reached <= NEAR * least else even_split_bound(case.load, case.devices, case.depth, reached)
-    parts = case.load.reshape(GROUPS, -1)
-    each = GROUPS // case.nodes
+    parts, devices = case.load.reshape(groups_of(case), -1), case.devices // case.nodes
+    each = groups_of(case) // case.nodes
     of_node = {
-        held: node_bound(parts[list(held)].ravel(), case.devices // case.nodes, case.depth)
-        for held in combinations(range(GROUPS), each)
+        held: node_bound(parts[list(held)].ravel(), devices, case.depth)
+        for held in combinations(range(groups_of(case)), each)
     }
-    return min(max(of_node[held] for held in way) for way in partitions(tuple(range(GROUPS)), each))
+    ways = partitions(tuple(range(groups_of(case))), each)
+    least = min(max(of_node[held] for held in way) for way in ways)
+    if reached <= NEAR * least or len(ways) > 1:
+        return least
+    hottest = sorted(of_node, key=lambda held: -of_node[held])[:HOTTEST]
+    return max(even_split_bound(parts[list(held)].ravel(), devices, case.depth, reached) for held in hottest)
 
 
 @cache

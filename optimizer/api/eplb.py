@@ -202,7 +202,7 @@ def _loads(field: str, value: Any, axes: int, least: float = 0.0) -> Floats:
     """A parameter as float64, with so many axes, finite and not below the least."""
     try:
         loads = np.asarray(_array(value), dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last of a tensor without values, as on torch's device meta
         raise InputError(f"{field} is no array of numbers", field=field) from None
     if loads.ndim != axes or loads.size == 0:
         raise InputError(
@@ -219,7 +219,10 @@ def _loads(field: str, value: Any, axes: int, least: float = 0.0) -> Floats:
 
 def _experts(field: str, value: Any, axes: int, least: int = 0) -> Ints:
     """A parameter as int64 ids with so many axes, none below the least."""
-    ids = np.asarray(_array(value))
+    try:
+        ids = np.asarray(_array(value))
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{field} is no array of ids", field=field) from None
     if ids.ndim != axes or not np.issubdtype(ids.dtype, np.integer) or ids.size == 0:
         raise InputError(
             f"{field} is of shape {ids.shape} and type {ids.dtype}; it must hold ids of experts in {axes} axes",

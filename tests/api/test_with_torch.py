@@ -67,6 +67,8 @@ def test_tensors_that_hold_no_loads_are_refused_in_one_line(weight: Any) -> None
     with pytest.raises(InputError) as fault:
         rebalance_experts(weight, 40, 1, 1, 8)
     assert str(fault.value).startswith("weight is ")
+    with pytest.raises(InputError, match="old is "):
+        rebalance_experts(drawn(), 40, 1, 1, 8, torch.zeros(2, 40, device="meta", dtype=torch.int64))
     assert "\n" not in str(fault.value)
 
 
