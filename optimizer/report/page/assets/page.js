@@ -106,7 +106,7 @@ function placeLegend(layout, place, names) {
   const longest = Math.max(...names.map((name) => name.length));
   const entry = Math.max(LEGEND_ENTRY, LEGEND_LINE + (printing ? 5 : 7) * longest);
   const abreast = Math.max(1, Math.floor(place.clientWidth / entry));
-  const high = (printing ? 14 : 20) * Math.ceil(named / abreast);
+  const high = 20 * Math.ceil(named / abreast);
   place.style.height = `${place.clientHeight + high}px`;
   layout.margin = merged(layout.margin, { b: layout.margin.b + high + 10 });
   layout.legend = merged({ orientation: "h", x: 0, y: 0, xref: "container", yref: "container", yanchor: "bottom",
