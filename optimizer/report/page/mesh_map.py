@@ -147,7 +147,7 @@ def rounded_cells(values: Floats) -> list[list[float | None]]:
 
 
 def _ticks(devices: int, cells: int, title: str) -> dict[str, Any]:
-    """An axis with a number at the middle of each device, or of some eight of them, for which there is room on paper."""
+    """An axis with a number at the middle of each device, or of up to eight of them: paper has no more room."""
     step = -(-devices // 8)
     shown = range(0, devices, step)
     return {
