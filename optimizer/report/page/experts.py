@@ -143,14 +143,18 @@ def over_time_picture(facts: PlanFacts) -> Picture:
     return Picture(
         name="over-time",
         title="Loads over time, and what hints knew, pairs a batch",
-        reads=f"Thin lines: the hottest routed experts, in up to {SHOWN_BATCHES} of {facts.batches}; "
-        f"thick lines: {how}.{told}",
+        reads=f"Thin lines: the hottest routed experts, in {_shown(facts)}; thick lines: {how}.{told}",
         traces=[{**trace, "hovertemplate": "batch %{x}: %{y:.1f} pairs"} for trace in traces],
         layout={"xaxis": {"title": {"text": "batch"}}, "yaxis": {"title": {"text": "pairs a batch"}}},
         views={str(layer): _over_time(each, facts.plan.model.routed_experts) for layer, each in facts.layers.items()},
         height=360,
         wide=True,
     )
+
+
+def _shown(facts: PlanFacts) -> str:
+    """Which batches are shown, in words."""
+    return f"the first {SHOWN_BATCHES} of {facts.batches}" if len(facts.first.load) > SHOWN_BATCHES else facts.batches
 
 
 def _over_time(facts: LayerFacts, routed: int) -> View:

@@ -124,7 +124,7 @@ def bounds_picture(facts: PlanFacts) -> Picture:
         layout={"xaxis": {"title": {"text": "above the bound, %"}}, "yaxis": {"autorange": "reversed"}},
         views={str(layer): _gaps(layer, facts.plan.layers[layer]) for layer in facts.layers},
         wide=True,
-        height=300,
+        height=360,
     )
 
 

@@ -94,7 +94,8 @@ def link_rows(network: Network) -> tuple[list[str], np.ndarray[Any, np.dtype[Any
         kinds = ["out", "in"] if len(network.remote) == 2 * mesh.devices else ["out", "in", "out, far", "in, far"]
         return kinds, np.arange(len(network.remote)).reshape(len(kinds), mesh.devices)
     names = [f"column {col} {way}" for col in range(mesh.cols) for way in ("up", "down")]
-    places = np.full((len(names) + (2 * mesh.rows if network.across else 0), max(mesh.rows, mesh.cols)), -1)
+    wide, more = (max(mesh.rows, mesh.cols), 2 * mesh.rows) if network.across else (mesh.rows, 0)
+    places = np.full((len(names) + more, wide), -1)
     places[: len(names), : mesh.rows] = np.arange(network.column_edges).reshape(len(names), mesh.rows)
     if network.across:
         rows = np.arange(network.column_edges, len(network.remote)).reshape(-1, mesh.cols)

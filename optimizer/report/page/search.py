@@ -90,7 +90,6 @@ def _picture(
             "yaxis": {"title": {"text": axes[1]}},
         },
         views={str(layer): _view(layer, of, most, title) for layer, of in trails.items()},
-        wide=True,
     )
 
 

@@ -7,9 +7,10 @@ const paper = window.matchMedia("print");
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const PAPER_WIDTH = 700; // pixels of the 188 mm between the margins of A4; when a page is told that it will be printed,
 // it has still the layout of the screen
-const PAPER_HEIGHT = 0.56; // of a picture's height on the screen, as paper is narrower
+const PAPER_HEIGHT = 0.46; // of a picture's height on the screen, as paper is narrower
 const LEGEND_BESIDE = 700; // pixels of width from which on a legend stands beside its picture
-const LEGEND_ENTRY = 190; // pixels of a legend's entry, with its line
+const LEGEND_ENTRY = 190; // pixels of a legend's entry, with its line; more where names are long
+const LEGEND_LINE = 60; // pixels of that line, and what is kept free
 let printing = false;
 let waiting = null;
 
@@ -95,17 +96,21 @@ function slotTexts(item, view) {
 }
 
 // Beside the picture where there is room, and else below it, where the picture grows by the legend's height.
-function placeLegend(layout, place, named) {
+function placeLegend(layout, place, names) {
+  const named = names.length;
   if (place.clientWidth >= LEGEND_BESIDE) {
-    place.style.height = `${Math.max(place.clientHeight, 20 * named + 40)}px`; // else the legend would scroll
+    place.style.height = `${Math.max(place.clientHeight, 20 * named + 70)}px`; // else the legend would scroll
     layout.legend = merged({ x: 1.01, y: 1, xanchor: "left", yanchor: "top" }, layout.legend);
     return;
   }
-  const high = (printing ? 14 : 20) * Math.ceil(named / Math.max(1, Math.floor(place.clientWidth / LEGEND_ENTRY)));
+  const longest = Math.max(...names.map((name) => name.length));
+  const entry = Math.max(LEGEND_ENTRY, LEGEND_LINE + (printing ? 5 : 7) * longest);
+  const abreast = Math.max(1, Math.floor(place.clientWidth / entry));
+  const high = 20 * Math.ceil(named / abreast);
   place.style.height = `${place.clientHeight + high}px`;
   layout.margin = merged(layout.margin, { b: layout.margin.b + high + 10 });
   layout.legend = merged({ orientation: "h", x: 0, y: 0, xref: "container", yref: "container", yanchor: "bottom",
-    entrywidth: LEGEND_ENTRY - 60 }, layout.legend);
+    entrywidth: Math.floor(place.clientWidth / abreast) - LEGEND_LINE }, layout.legend);
 }
 
 // The lift of every two experts, which the page keeps in bytes, as rows of numbers and as what pointing at one tells.
@@ -141,8 +146,8 @@ function drawPicture(item) {
   place.setAttribute("aria-label", viewOf(item).says);
   place.style.height = `${item.height * (printing ? PAPER_HEIGHT : 1)}px`;
   place.style.width = printing ? `${item.wide ? PAPER_WIDTH : PAPER_WIDTH / 2 - 10}px` : "";
-  const named = traces.filter((trace) => trace.name && trace.showlegend !== false).length;
-  if (named > 1) placeLegend(layout, place, named);
+  const names = traces.filter((trace) => trace.name && trace.showlegend !== false).map((trace) => trace.name);
+  if (names.length > 1) placeLegend(layout, place, names);
   layout.width = place.clientWidth;
   layout.height = place.clientHeight;
   library().react(place, traces, layout, { displayModeBar: false });

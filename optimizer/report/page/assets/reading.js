@@ -28,4 +28,4 @@ dark.addEventListener("change", drawAll);
 window.addEventListener("beforeprint", () => drawForPaper(true));
 window.addEventListener("afterprint", () => drawForPaper(false));
 paper.addEventListener("change", (event) => drawForPaper(event.matches));
-requestAnimationFrame(() => setTimeout(drawAll, 0)); // once the text is on the screen
+setTimeout(drawAll, 50); // some frames later, when the text is on the screen; browsers without one draw, too
