@@ -213,7 +213,7 @@ def main() -> None:
     for name in given.only:
         started = time.monotonic()
         case = opened(name, given.requests, given.tokens_per_rank, given.seed)
-        rows = []
+        rows: list[Row] = []
         for each in rows_of(case, given.own, given.seconds, given.seed):
             print(line("" if rows else name, each), flush=True)
             rows.append(each)

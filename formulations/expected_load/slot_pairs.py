@@ -275,7 +275,7 @@ def _rounded(instance: PairInstance, columns: _Columns, share: Floats) -> Ints:
     """Whole counts `[expert]` near the shares of counts `[column]`: each expert's mean count rounded down, and one
     replica more for those that are farthest above that, as long as there may be more and their means ask for it."""
     mean = np.bincount(columns.expert, share * columns.count, len(instance.load)) + ROUNDING
-    counts = np.maximum(np.floor(mean).astype(np.int64), instance.budget.least)
+    counts: Ints = np.maximum(np.floor(mean).astype(np.int64), instance.budget.least)
     above = mean - counts
     for expert in np.argsort(-above, kind="stable")[: max(0, instance.budget.slots - int(counts.sum()))]:
         counts[expert] += above[expert] > CLOSE and counts[expert] < instance.budget.most[expert]

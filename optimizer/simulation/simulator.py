@@ -187,8 +187,8 @@ class Simulation:
         message_us = self.cost.combine_message_us(self.network.remote)
         known = self.capacity, self.learned, unit_ns, message_us
         context = RoutingContext.of(self.placement, self.model, self.network, tile, *known)
-        beyond = {"layers_before": self.layers_before, "hints": self.conditions.hints}
-        return replace(context, **beyond, read_tokens=self.cost.read_tokens)
+        hints, read_tokens = self.conditions.hints, self.cost.read_tokens
+        return replace(context, layers_before=self.layers_before, hints=hints, read_tokens=read_tokens)
 
     def _chosen(self, batches: Batches, source: Ints) -> Ints:
         """The flat slot that serves each pair, `[batch, token, k]`, after a capacity limit if there is one."""
