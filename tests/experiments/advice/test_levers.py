@@ -19,7 +19,8 @@ def report_of(latency: Floats) -> SimulationReport:
     network = Network.of(Mesh(1, 2, 2), load_hardware(WORMHOLE).network)
     loads = np.ones((len(latency), 2), dtype=np.int64)
     return SimulationReport(
-        "vllm", 8, network, "link", "tokens", "optimized", "barrier", nothing, nothing, latency, nothing, loads, loads, loads,
+        "vllm", 8, network, "link", "tokens", "optimized", "barrier", nothing, nothing, latency, nothing, loads, loads,
+        loads,
         np.zeros((len(latency), 5), dtype=np.int64), loads, none, np.zeros(4, dtype=np.int64),
         np.zeros(4, dtype=np.int64),
     )  # fmt: skip
