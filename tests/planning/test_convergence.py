@@ -16,14 +16,17 @@ from optimizer.planning.token_seeds import all_seeds
 from optimizer.search.choose import LATENCIES, choose
 from optimizer.search.trail import Trail
 
+LONG = 1e6
+"""Seconds that no search needs, so that moves alone end them on a slow machine, too."""
+
 
 def searched(routings: tuple[str, ...], seed: int = 0) -> Portfolio:
     """The pools of a small layer, filled by all searches."""
     problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    options = SolveOptions(600, seed, 4000, routings=routings, jobs=2)
+    options = SolveOptions(LONG, seed, 4000, routings=routings, jobs=2)
     effort, portfolio = options.effort(), Portfolio.of(problem, sets, options)
     found = list(all_seeds(problem, sets.train, options, effort, lambda stage, share: None))
-    portfolio.search(found, effort, 600, lambda stage, share: None)
+    portfolio.search(found, effort, LONG, lambda stage, share: None)
     return portfolio
 
 
