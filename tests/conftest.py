@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = others[:eighth] + light + others[eighth:]
 
 
+@pytest.fixture(autouse=True)
+def _width_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables and sentences are as wide as where nobody gives a width, whatever terminal the tests run on."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -15,7 +15,7 @@ PRESETS = Path(__file__).parents[1] / "domain" / "presets"
 
 POLICIES = (
     *("primary", "even-ideal", "even-source", "near-source", "hash", "nearest", "table", "capacity-fill"),
-    *("least-loaded", "weights", "optimal", "hint", "hint-table", "hint-random", "hint-device"),
+    *("least-loaded", "weights", "optimal", "least-active", "hint", "hint-table", "hint-random", "hint-device"),
     *("sglang-static", "sglang-dynamic", "sglang-rows", "vllm", "tensorrt-llm", "vllm-ascend"),
 )
 """The policies of `routing.policies`."""

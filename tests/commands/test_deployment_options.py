@@ -168,7 +168,8 @@ def test_a_whole_deployment_is_planned_on_the_built_in_trace(tmp_path: Path) -> 
     assert "72 ranks are 9x8 devices of 4 slots" in result.stderr
 
 
-def test_presets_are_listed_with_figures_and_sources() -> None:
+def test_presets_are_listed_with_figures_and_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # so that no cell is folded
     result = run("presets")
     assert result.exit_code == 0
     for said in ("kimi-k2", "tt-wormhole-quad-galaxy", "TensorRT-LLM", "deepseek-v3-sglang-gb200-ep48",

@@ -59,6 +59,7 @@ def test_named_data_sets_make_a_matrix(traces: Path, plan: Path, tmp_path: Path)
 
 
 MOVES = {
+    "measure": "latency_us",
     "routing": "even-source",
     "asked": {"budget": 2, "moves": 2, "gain": {"mean": 0.031, "low": 0.02, "high": 0.04}},
     "curve": [{"budget": None, "moves": 9, "gain": {"mean": 0.05, "low": 0.03, "high": 0.07}}],

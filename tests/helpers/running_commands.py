@@ -24,7 +24,7 @@ def fault(result: Result, code: int = 2) -> str:
     assert result.exit_code == code, result.output
     assert result.stdout == ""
     lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1
+    assert len(lines) == 1, result.stderr
     assert "Traceback" not in lines[0]
     return lines[0]
 

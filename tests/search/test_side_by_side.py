@@ -122,6 +122,11 @@ def test_chains_share_iterations_equally_and_stand_still_while_they_hand_on() ->
     assert budget.iterations == 1
 
 
+def alive() -> set[threading.Thread]:
+    """The threads that run, without those that Ctrl-C has kept from starting."""
+    return {thread for thread in threading.enumerate() if thread.is_alive()}
+
+
 def fail(step: int) -> None:
     """Raise an error in the third step."""
     if step == 3:
@@ -140,13 +145,14 @@ def test_an_error_in_a_thread_and_ctrl_c_end_the_search(
     act: Callable[[int], None], raised: type[BaseException], place: int
 ) -> None:
     """Nothing else would end it, as the time does not; no thread is left that goes on."""
-    before = set(threading.enumerate())
+    before = alive()
     chains = [Endless(number, act if number == place else lambda step: None) for number in range(3)]
     with pytest.raises(raised):
         list(side_by_side(chains, SearchBudget(Deadline(1e9), 1e9), 3, 10))
-    for thread in set(threading.enumerate()) - before:  # Ctrl-C may come before the pool has noted a thread to wait for
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
+    end = time.monotonic() + PATIENCE  # Ctrl-C may come before the pool has noted a thread to wait for
+    while (going_on := alive() - before) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not going_on
 
 
 def test_a_search_that_nobody_goes_on_with_leaves_no_thread() -> None:

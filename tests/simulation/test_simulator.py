@@ -24,7 +24,7 @@ from optimizer.domain.presets import load_hardware, load_model, names
 from optimizer.errors import InputError
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.context import LearnedShares, capacity_of
-from optimizer.routing.policies import POLICIES, REMEMBERING
+from optimizer.routing.policies import LEAST_ACTIVE, POLICIES, REMEMBERING
 from optimizer.simulation import simulator
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
@@ -49,16 +49,16 @@ def unit_of(cost: Cost, conditions: Conditions) -> int:
 
 
 def places(drawn: Case, cost: Cost, conditions: Conditions, batch: int) -> list[list[Any]]:
-    """(device, slot) of each pair by the oracle; `optimal`, whose choice is not unique, is asked for its own choice."""
+    """(device, slot) of each pair by the oracle; policies whose choice is not unique are asked for their own choice."""
     wiring = cost.preset.network.tokens, cost.preset.network.links
     capacity = capacity_of(conditions.capacity_factor or 1.5, drawn.batches.tokens, drawn.model, drawn.mesh.slots)
     tile = unit_of(cost, conditions)
-    if conditions.routing == "optimal":
+    if conditions.routing in ("optimal", LEAST_ACTIVE):
         network = drawn.network(wiring)
         unit_ns = cost.tile_ns if (conditions.unit or cost.unit) == "tiles" else (1, 1)
         plain, message_us = drawn.context(wiring, tile, capacity), cost.combine_message_us(network.remote)
-        context = replace(plain, unit_ns=unit_ns, message_us=message_us)
-        chosen = POLICIES["optimal"](drawn.batches.experts, network.source(drawn.batches.source_row), context)
+        context = replace(plain, unit_ns=unit_ns, message_us=message_us, read_tokens=cost.read_tokens)
+        chosen = POLICIES[conditions.routing](drawn.batches.experts, network.source(drawn.batches.source_row), context)
         depth = drawn.mesh.slots_per_device
         return [[divmod(slot, depth) for slot in token] for token in chosen[batch].tolist()]
     layer, tokens = drawn.layer(wiring, tile, capacity), as_tokens(drawn.batches.experts[batch])

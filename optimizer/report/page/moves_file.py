@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,6 +27,7 @@ class _Point(BaseModel):
 
 class _Moves(BaseModel):
     model_config = ConfigDict(extra="ignore")
+    measure: Literal["latency_us", "expected_imbalance"]
     routing: str
     asked: _Point
     curve: list[_Point] = Field(min_length=1)
