@@ -74,7 +74,9 @@ def folder(traces: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_corpus(Path(name), seed)
     Path("map.json").write_text(plan.read_text())
     point = {"budget": 2, "moves": 2, "gain": {"mean": 0.03, "low": 0.02, "high": 0.04}}
-    Path("moves.json").write_text(json.dumps({"routing": "even-source", "asked": point, "curve": [point]}))
+    Path("moves.json").write_text(
+        json.dumps({"measure": "latency_us", "routing": "even-source", "asked": point, "curve": [point]})
+    )
     Path("expert_location.json").write_text(f'{{"physical_to_logical_map": {[[*range(8), 0, 1, 2, 3]] * 3}}}')
     cost = Cost("h100", load_hardware("h100"))
     write_rows(Path("timings.csv"), [(row, cost_us(cost, row)) for row, _ in sheet_rows(cost.preset)])
