@@ -50,7 +50,7 @@ class Rebalanced(Printable):
         return report.parts(self.found)
 
     def figures(self) -> "list[Figure]":
-        """The gain against moves."""
+        """A picture of what each budget of moves gains; none where a single budget was looked at."""
         return figures.of_rebalancing(self.found)
 
     def as_json(self) -> dict[str, Any]:

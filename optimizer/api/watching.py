@@ -39,7 +39,7 @@ class Watched:
 
     @property
     def decision(self) -> str:
-        """What was decided."""
+        """What the watch did with the plan in this look, in a word: one of those of `watcher.Decision`."""
         return self.look.decision
 
     def as_json(self) -> dict[str, Any]:

@@ -47,12 +47,12 @@ def preset_names(kind: str) -> list[str]:
 
 
 def paths(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
-    """Files and folders."""
+    """Let the shell complete what was typed as the path of a file or a folder."""
     return [CompletionItem(typed, type="file")]
 
 
 def one_of(names: Iterable[str]) -> Completion:
-    """One of these names."""
+    """A completion for options that take one of these names: those that begin with what was typed."""
     return lambda ctx, param, typed: _fitting(names, typed)
 
 

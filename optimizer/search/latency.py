@@ -134,7 +134,7 @@ class LatencyAnnealer:
         self.tally.fruitless += evaluated == 0
 
     def placement(self) -> Placement:
-        """The current placement."""
+        """The placement at which the annealer is now, which need not be the best that it has met."""
         return self.split.placement()
 
     def objective(self) -> float:

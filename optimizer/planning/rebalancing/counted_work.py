@@ -63,7 +63,7 @@ class CountedWork:
     def points(
         self, layer: int, grid: Sequence[int], limited: bool, effort: Effort, progress: Progress
     ) -> list[LayerPoint]:
-        """As of `LayerWork`."""
+        """The points of one layer for each budget of the grid, as the protocol `LayerWork` asks for them."""
         current = self.current
         train, test, unseen = self._split(step_loads(self.counts, layer, current.model))
         problem = make_problem(current.model, current.mesh, self.cost, train, self.options.constraints, layer)

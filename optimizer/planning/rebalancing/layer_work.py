@@ -57,13 +57,13 @@ class SimulatedWork:
 
     @property
     def measure(self) -> Measure:
-        """Latency."""
+        """What placements are judged by where tokens are known: their latency."""
         return LATENCY
 
     def points(
         self, layer: int, grid: Sequence[int], limited: bool, effort: Effort, progress: Progress
     ) -> list[LayerPoint]:
-        """As of `LayerWork`."""
+        """The points of one layer for each budget of the grid, as the protocol `LayerWork` asks for them."""
         source = self.sources(layer)
         sets = source.sets(layer)
         problem, placement = self._problem(layer, sets), self.current.layers[layer].placement

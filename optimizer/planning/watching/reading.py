@@ -43,7 +43,7 @@ class RecentRequest:
 
     @property
     def kind(self) -> Kind:
-        """Requests."""
+        """The word for what this is a record of: a request with its tokens."""
         return "requests"
 
     @property
@@ -76,7 +76,7 @@ class RecentStep:
 
     @property
     def kind(self) -> Kind:
-        """Steps."""
+        """The word for what this is a record of: a step of counts without tokens."""
         return "steps"
 
     @property

@@ -41,7 +41,7 @@ def moves_picture(figures: Mapping[str, Any]) -> Picture:
 
 
 def _trace(name: str, colour: str, mode: str) -> dict[str, Any]:
-    """How points are drawn."""
+    """A curve of plotly's without its values: its name, colour, error bars, and what is said where the mouse is."""
     return {
         "type": "scatter",
         "mode": mode,
@@ -69,7 +69,7 @@ def _budget(point: Mapping[str, Any]) -> str:
 
 
 def _says(gained: str, curve: list[Mapping[str, Any]], asked: Mapping[str, Any]) -> str:
-    """The picture in words."""
+    """What the picture shows, in words for those who cannot see it: moves and gain of each budget."""
     points = "; ".join(
         f"{_budget(point)}, {point['moves']} moves, {100 * point['gain']['mean']:.2f}" for point in curve
     )

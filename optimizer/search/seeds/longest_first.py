@@ -7,6 +7,7 @@ from formulations.kit.kernels import kernel
 from optimizer.domain.placement import EMPTY, Placement
 from optimizer.domain.problem import Problem
 from optimizer.search.seeds.packing import Packing
+from optimizer.search.seeds.risk import holds
 
 
 def longest_first(problem: Problem, load: Floats, counts: Ints, begun: Ints) -> Placement:
@@ -44,7 +45,7 @@ def pack(slots: Ints, load: Floats, order: Ints, weight: Floats) -> None:
             size += 1
     for expert in order:
         passed = 0
-        while size > 0 and _has(slots[heap[0]], expert):
+        while size > 0 and holds(slots[heap[0]], expert):
             aside[passed] = heap[0]
             passed += 1
             size -= 1
@@ -62,15 +63,6 @@ def pack(slots: Ints, load: Floats, order: Ints, weight: Floats) -> None:
             heap[size] = aside[number]
             _rise(heap, size, load)
             size += 1
-
-
-@kernel
-def _has(held: Ints, expert: int) -> bool:
-    """Whether a device that holds these experts `[slot]` has this one."""
-    for there in held:
-        if there == expert:
-            return True
-    return False
 
 
 @kernel

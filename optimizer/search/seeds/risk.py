@@ -87,7 +87,7 @@ def _fill(slots: Ints, order: Ints, mean: Floats, shared: Floats, z: float) -> N
     for expert in order:
         best, least = -1, np.inf
         for device in range(len(slots)):
-            if _has(slots[device], EMPTY) and not _has(slots[device], expert):
+            if holds(slots[device], EMPTY) and not holds(slots[device], expert):
                 found = _risk(slots[device], expert, mean, shared, z)
                 if found < least:
                     best, least = device, found
@@ -97,7 +97,7 @@ def _fill(slots: Ints, order: Ints, mean: Floats, shared: Floats, z: float) -> N
 
 
 @kernel
-def _has(held: Ints, expert: int) -> bool:
+def holds(held: Ints, expert: int) -> bool:
     """Whether a device that holds these experts `[slot]` has this one."""
     for there in held:
         if there == expert:
@@ -138,12 +138,12 @@ def _make_way(slots: Ints, expert: int) -> int:
     always one to move.
     """
     roomy, donor = 0, 0
-    while not _has(slots[roomy], EMPTY):
+    while not holds(slots[roomy], EMPTY):
         roomy += 1
-    while _has(slots[donor], expert):
+    while holds(slots[donor], expert):
         donor += 1
     for moved in slots[donor]:
-        if not _has(slots[roomy], moved):
+        if not holds(slots[roomy], moved):
             _replace(slots[roomy], EMPTY, moved)
             _replace(slots[donor], moved, EMPTY)
             break
