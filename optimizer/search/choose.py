@@ -4,14 +4,21 @@ from enum import StrEnum
 
 import numpy as np
 
-from formulations.kit.arrays import Floats
+from formulations.kit.arrays import Floats, Ints
 from optimizer.simulation.report import SimulationReport
 
 WORST = 0.03  # share of batches that are the worst ones; a compromise: fewer tell more of the tail, and more by chance
-LATENCIES, IMBALANCES, ALL = slice(0, 4), slice(4, 8), slice(0, 8)
+LATENCIES: Ints = np.arange(4)
+IMBALANCES: Ints = np.arange(4, 8)
+ALL: Ints = np.arange(8)
 """Which of `figures` are of latency, which of imbalance."""
 
-MEAN_LATENCY = slice(0, 1)
+WITHOUT_P99: Ints = np.array([0, 1, 3])
+"""The figures of latency without p99, for policies that save hops and leave tiles as they are. One batch in a hundred
+with a further tile lifts p99 by a quarter, and so many or few have it by chance: on the built-in trace .7 to 1.4 % for
+candidates of which those with devices exchanged for the network win 3 % in all other batches, and lost by p99 alone."""
+
+MEAN_LATENCY: Ints = np.array([0])
 """The figure of latency that depends least on chance. A tail of some tens of batches may differ by a tile either way
 between two sets of requests, so that a plan which is better in all else must not fail by it alone."""
 
@@ -29,14 +36,14 @@ class SelectionGoal(StrEnum):
 DECISIVE = {
     SelectionGoal.LATENCY_AND_BALANCE: LATENCIES,
     SelectionGoal.BOTH: ALL,
-    SelectionGoal.LATENCY: LATENCIES,
+    SelectionGoal.LATENCY: WITHOUT_P99,
     SelectionGoal.BALANCE: IMBALANCES,
 }
 """The figures whose mean ratio to the baseline's is to be least."""
 GUARDED = {
     SelectionGoal.LATENCY_AND_BALANCE: ALL,
     SelectionGoal.BOTH: MEAN_LATENCY,
-    SelectionGoal.LATENCY: LATENCIES,
+    SelectionGoal.LATENCY: MEAN_LATENCY,
     SelectionGoal.BALANCE: IMBALANCES,
 }
 """The figures in which a candidate may not be worse than the baseline."""

@@ -108,9 +108,10 @@ class WatchedRun:
             assert time.monotonic() < until, self.said
 
     def press(self) -> None:
-        """Press Ctrl-C."""
+        """Press Ctrl-C, which a run no longer hears that has proven its plan the best, and ended."""
         assert self.process.pid is not None
-        os.kill(self.process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGINT)
 
     def ended(self) -> int | None:
         """The exit code, after which all is read that was said; None where the run goes on."""

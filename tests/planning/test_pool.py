@@ -91,3 +91,13 @@ def test_a_search_breaks_the_ties_of_policies_that_gain_by_it(policy: str) -> No
     for place, found in pool.on_few_users.items():
         assert (found[ALL] == figures(pool.judge.on(pool.placements[place], few))).all()
     assert len(pool.on_few_users) == (6 if policy in ON_FEW_USERS else 0)
+
+
+@pytest.mark.parametrize("policy", ["nearest", "near-source"])
+def test_where_hops_are_saved_p99_alone_rejects_nothing(policy: str) -> None:
+    """On the built-in trace placements arranged for the network lost by one batch in a hundred with a further tile."""
+    pool = pool_with([1.0, 1.0], policy)
+    pool.judged[1][:4] = 0.97, 0.97, 1.2, 0.99
+    assert pool.best() == 1
+    pool.judged[1][0] = 1.01  # mean latency is guarded
+    assert pool.best() == 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from formulations.kit.arrays import Floats
+from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.placement import Placement
 from optimizer.planning.rebalancing.relabelling import with_slots_kept
 
@@ -23,11 +23,11 @@ class Candidate:
 class Candidates:
     """All placements that were judged. The first is the one in force.
 
-    judge: gives the figures of a placement; less is better. decisive: which of the figures decide.
+    judge: gives the figures of a placement; less is better. decisive: the indices of those that decide.
     """
 
     judge: Callable[[Placement], Floats]
-    decisive: slice
+    decisive: Ints
     current: Placement
     found: dict[bytes, Candidate] = field(default_factory=dict)
 

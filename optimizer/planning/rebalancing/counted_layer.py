@@ -61,7 +61,7 @@ def counted_curve_of(
     limited: whether a budget is what is wanted. Once the effort's cancel token is asked, the best so far is taken.
     """
     started = replace(problem, start=current, budget=None)
-    candidates = Candidates(lambda each: mean_imbalance(each, problem.load), slice(None), current)
+    candidates = Candidates(lambda each: mean_imbalance(each, problem.load), np.array([0]), current)
     curve = CountedCurve(started, candidates, tuple(sorted(set(budgets))))
     effort.cancel.heed()
     if not effort.cancel.asked:
