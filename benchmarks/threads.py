@@ -21,6 +21,7 @@ from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, seeds_and_formulation
 from optimizer.planning.options import AUTO, Effort, SolveOptions, silent
 from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.rule_candidates import MOST_CELLS
 from optimizer.search.annealing import anneal
 from optimizer.search.iterated import iterated
 from optimizer.search.latency import LatencyWork, anneal_latency, prices_of
@@ -42,6 +43,7 @@ NEVER = 1e6  # seconds: iterations end every run
 MOVES = {"descents": 400_000, "rule": 400_000, "tabu": 400_000, "annealing": 60_000, "latency": 60_000}
 """Iterations of each search: some seconds in one thread."""
 
+MOST_COPIES = 16  # of the hottest expert; the shared one has 16 at the start
 PLANNED = 400_000  # iterations of the whole plan
 
 
@@ -78,9 +80,11 @@ def evenly(
         return multistart(problem, goal, starts, budget, rng, quiet, team)
     if name == "tabu":
         return tabu(problem, goal, starts, budget, rng, quiet, team=team)
-    rule = RuleLoads.of("even-source", sets.train, problem.model, problem.network, problem.mesh.devices)
-    goal = replace(goal, rule=rule)
-    return iterated(problem.load, MoveRules.of(problem), goal, starts, budget, rng, quiet, team)
+    some = sets.train.part(0, MOST_CELLS // problem.mesh.devices)  # as plans look at no more
+    rule = RuleLoads.of("even-source", some, problem.model, problem.network, MOST_COPIES)
+    load = some.load(problem.model.experts)
+    goal = replace(latency_goal(replace(problem, load=load), some), rule=rule)
+    return iterated(load, MoveRules.of(problem), goal, starts, budget, rng, quiet, team)
 
 
 def quiet(share: float) -> None:

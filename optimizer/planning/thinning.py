@@ -24,9 +24,10 @@ JUDGING = 0.02
 """The share of the time limit that one candidate under all policies may take on selection batches, and again on test
 batches. Some twenty are judged altogether, so that more than half of the time is left for searches; not tuned."""
 
-QUICK, PAIRS = 200_000, 8
-"""Sources times devices, and pairs at an eighth of that, of all batches of a set for each second of the time limit, up
-to which nothing is measured: from 13 s on at 128 devices with 512 tokens, where a candidate takes half a second."""
+QUICK, PAIRS = 200_000, 3
+"""Sources times devices, and pairs at a third of that, of all batches of a set for each second of the time limit, up to
+which nothing is measured: from 18 s on at 128 devices with 512 tokens. A pair takes more where tokens are many: with
+65,536 of them four policies take 88 ms a batch instead of 1.3."""
 
 ALONGSIDE = ("weights", "candidates", "source")  # what `Batches` may have of each batch besides experts and rows
 TRIED = 4  # batches on which it is measured, besides one before them in which kernels are compiled
