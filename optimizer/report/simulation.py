@@ -24,7 +24,7 @@ def one_policy(report: SimulationReport, layer: int) -> Table:
     figures per token have no intervals."""
     table = make_table(_title(report, layer), "per batch", [*FIVE, "95 % of mean", "95 % of p99"])
     intervals = report.confidence()
-    for name in FIGURES:
+    for name in (name for name in FIGURES if name != "tiles" or _in_tiles(report)):
         figures = five_figures(getattr(report, name))
         spans = (_span(intervals[name][key]) for key in ("mean", "p99"))
         table.add_row(name_of(name), *(_number(figures[key]) for key in FIVE), *spans)
@@ -37,8 +37,9 @@ def one_policy(report: SimulationReport, layer: int) -> Table:
 def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
     """A table of one layer with one row per policy, times in microseconds; the policy with the least p99 latency is
     bold."""
-    columns = ["latency p50", "p99", "95 % of p99", *STAGES, "imbalance p99", "tiles", "hops"]
     first = reports[0]
+    tiles = _in_tiles(first)
+    columns = ["latency p50", "p99", "95 % of p99", *STAGES, "imbalance p99", *["tiles"] * tiles, "hops"]
     title = (
         f"Layer {layer}: {_batches(first)}, {model_line(first)}; times in us, means where nothing else is said, hops "
         "per token"
@@ -46,12 +47,17 @@ def side_by_side(reports: Sequence[SimulationReport], layer: int) -> Table:
     table = make_table(title, "routing", columns)
     best = min(reports, key=lambda report: float(np.percentile(report.latency_us, 99)))
     for report in reports:
-        table.add_row(*_policy_cells(report), style="bold" if report is best else None)
+        table.add_row(*_policy_cells(report, tiles), style="bold" if report is best else None)
     return table
 
 
-def _policy_cells(report: SimulationReport) -> list[str]:
-    """The cells of one policy's row in the table of policies."""
+def _in_tiles(report: SimulationReport) -> bool:
+    """Whether the hardware pays for whole tiles, of which a GPU has none: its tiles are the tokens of a device."""
+    return bool((report.device_tiles != report.device_load).any())
+
+
+def _policy_cells(report: SimulationReport, tiles: bool) -> list[str]:
+    """The cells of one policy's row in the table of policies; tiles: whether there is a column of tiles."""
     p50, p99 = np.percentile(report.latency_us, [50, 99])
     means = [f"{getattr(report, f'{name}_us').mean():.1f}" for name in STAGES]
     return [
@@ -61,7 +67,7 @@ def _policy_cells(report: SimulationReport) -> list[str]:
         _span(report.confidence()["latency_us"]["p99"]),
         *means,
         f"{np.percentile(report.imbalance, 99):.3f}",
-        f"{report.tiles.mean():.2f}",
+        *[f"{report.tiles.mean():.2f}"] * tiles,
         f"{report.hops.mean():.2f}",
     ]
 

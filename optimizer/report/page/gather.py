@@ -120,7 +120,7 @@ def _before(asked: PageRequest, source: Source, layer: int, own_loads: bool) -> 
     else:
         load = source.sets(layer).train.load(plan.model.experts)
     problem = make_problem(plan.model, plan.mesh, asked.cost, load, layer=layer)
-    made = Plan(plan.model, plan.mesh, plan.hardware, GREEDY_ROUTING, {layer: LayerPlan(greedy(problem))})
+    made = Plan(plan.model, plan.mesh, plan.hardware, asked.greedy_routing, {layer: LayerPlan(greedy(problem))})
     return Placed(GREEDY, made, layer)
 
 

@@ -39,7 +39,7 @@ def made_table(facts: PlanFacts) -> TableOfText:
             *common,
             *([f"plan's {name.replace('_', ' ')}", str(made[name])] for name in SHOWN if name in made),
         ]
-    return TableOfText("made", "How it was made", ("", ""), views, prose=True)
+    return TableOfText("made", "Command, traces and plan", ("", ""), views, prose=True)
 
 
 def _routing(facts: PlanFacts) -> str:

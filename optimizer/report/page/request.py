@@ -8,11 +8,13 @@ from optimizer.domain.cost import Cost
 from optimizer.planning.plan_file import Plan
 from optimizer.report.page.facts import GREEDY
 from optimizer.routing.hints import USUAL_HINTS
+from optimizer.routing.servers.abilities import RULES_OF_SERVERS
 from optimizer.simulation.conditions import Conditions
 from optimizer.traces.source import TraceInput
 
 GREEDY_ROUTING = "even-source"
-"""How EPLB's placements are routed: round robin among the replicas of an expert, as in its own code."""
+"""How EPLB's placements are routed where no server decides: round robin among the replicas of an expert, as in its own
+code."""
 
 CAPACITIES = (inf, 2.0, 1.5, 1.25, 1.1, 1.0)
 """Capacity factors of the curve: no limit, and from twice a replica's equal part to that part alone, closer together
@@ -38,6 +40,11 @@ class PageRequest:
     batch_count: int | None = None
     command: str = ""
     curves: bool = False
+
+    @property
+    def greedy_routing(self) -> str:
+        """How EPLB's placement is routed: by the server's rule where the plan is for one, as `solve` has it."""
+        return self.plan.policy if self.plan.policy in RULES_OF_SERVERS else GREEDY_ROUTING
 
     @property
     def before_name(self) -> str:

@@ -16,17 +16,21 @@ def _latency(facts: PlanFacts) -> str:
     p99, old = facts.summed("plan", "p99"), facts.summed("before", "p99")
     mean, old_mean = facts.summed("plan", "mean"), facts.summed("before", "mean")
     run, before = facts.first.plan, facts.first.before
+    policy, other = run.report.routing, before.report.routing
+    routed = (
+        f"Both are routed by {policy}" if policy == other else f"The plan is routed by {policy}, the other by {other}"
+    )
     where = f"Layer {facts.first.layer}" if len(facts.layers) == 1 else f"{len(facts.layers)} layers together"
     return (
         f"{where}: the plan's p99 latency is {us(p99)} us, {apart(p99, old)} that of {_whose(facts)} ({us(old)} us); "
-        f"its mean is {us(mean)} us, {apart(mean, old_mean)} ({us(old_mean)} us). The plan is routed by "
-        f"{run.report.routing}, the other by {before.report.routing}, on {facts.batches}."
+        f"its mean is {us(mean)} us, {apart(mean, old_mean)} ({us(old_mean)} us). {routed}, on "
+        f"{facts.batches}."
     )
 
 
 def _whose(facts: PlanFacts) -> str:
     """The placement before, in words."""
-    return "EPLB's scheme, greedy replication and packing," if facts.before == GREEDY else facts.before
+    return "EPLB's scheme, greedy replication and packing" if facts.before == GREEDY else facts.before
 
 
 def _price(facts: PlanFacts) -> str:

@@ -116,3 +116,8 @@ SERVERS = {
 """All servers by name; "any" stands for one that runs every policy."""
 
 ANY = SERVERS["any"]
+
+RULES_OF_SERVERS = frozenset(
+    policy for server in SERVERS.values() if server.shared_beside for policy in (*server.policies, *server.otherwise)
+)
+"""The policies that are a server's own rule, which any placement has there, EPLB's too."""
