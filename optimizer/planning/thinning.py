@@ -24,10 +24,11 @@ JUDGING = 0.02
 """The share of the time limit that one candidate under all policies may take on selection batches, and again on test
 batches. Some twenty are judged altogether, so that more than half of the time is left for searches; not tuned."""
 
-QUICK, PAIRS = 200_000, 3
-"""Sources times devices, and pairs at a third of that, of all batches of a set for each second of the time limit, up to
-which nothing is measured: from 18 s on at 128 devices with 512 tokens. A pair takes more where tokens are many: with
-65,536 of them four policies take 88 ms a batch instead of 1.3."""
+QUICK, LONG, PAIRS = 200_000, 60.0, 3
+"""Sources times devices, and pairs at a third of that, of all batches of a set for each second of the time limit, and
+for the first 60 at most, up to which nothing is measured: from 18 s on at 128 devices with 512 tokens. A pair takes
+more where tokens are many: with 65,536 of them four policies take 88 ms a batch instead of 1.3; and `optimal` takes 1.1
+s a batch on 2,048 devices, so that a longer limit alone does not make that quick."""
 
 ALONGSIDE = ("weights", "candidates", "source")  # what `Batches` may have of each batch besides experts and rows
 TRIED = 4  # batches on which it is measured, besides one before them in which kernels are compiled
@@ -60,7 +61,7 @@ def affordable(problem: Problem, sets: Sets, options: SolveOptions, effort: Effo
     """As many selection and test batches, and as many of the policies, as there is time to judge on and under. Where
     moves are counted the clock is to decide nothing, so all stay."""
     cells = problem.network.sources * problem.mesh.devices + sets.test.experts[0].size // PAIRS
-    quick = sets.test.count * cells <= QUICK * effort.deadline.seconds
+    quick = sets.test.count * cells <= QUICK * min(effort.deadline.seconds, LONG)
     if effort.iterations is not None or quick or effort.cancel.asked:
         return Affordable(sets, options)
     placement, seconds, paces = greedy(problem), JUDGING * effort.deadline.seconds, dict[str, Pace]()
