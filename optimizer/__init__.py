@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optimizer.api.advising import advise as advise
+    from optimizer.api.graphs import coactivation as coactivation
     from optimizer.api.judging import bound as bound
     from optimizer.api.judging import compare as compare
     from optimizer.api.judging import explain as explain
@@ -61,6 +62,7 @@ _HOME = {
     "WatchSettings": "optimizer.api.watching",
     "advise": "optimizer.api.advising",
     "bound": "optimizer.api.judging",
+    "coactivation": "optimizer.api.graphs",
     "compare": "optimizer.api.judging",
     "explain": "optimizer.api.judging",
     "load_model": "optimizer.domain.presets",
@@ -80,9 +82,10 @@ _HOME = {
 
 __all__ = [  # noqa: RUF022 (in the order in which a reader meets them)
     "open_traces", "plan_layer", "plan_model", "plan_expected", "simulate", "advise", "rebalance", "watch", "bound",
-    "explain", "compare", "read_plan", "write_plan", "Plan", "Placement", "Mesh", "Model", "load_model", "Hardware",
-    "ExpertRanks", "with_shared_beside", "SolveOptions", "Constraints", "Conditions", "MoveLimits", "WatchSettings",
-    "SERVERS", "ModelRun", "open_router", "Router", "HintSettings", "Cancel", "InputError", "__version__",
+    "explain", "compare", "coactivation", "read_plan", "write_plan", "Plan", "Placement", "Mesh", "Model",
+    "load_model", "Hardware", "ExpertRanks", "with_shared_beside", "SolveOptions", "Constraints", "Conditions",
+    "MoveLimits", "WatchSettings", "SERVERS", "ModelRun", "open_router", "Router", "HintSettings", "Cancel",
+    "InputError", "__version__",
 ]  # fmt: skip
 
 __version__ = "0.2.0"  # the only place that says it: the package's metadata are made from this line

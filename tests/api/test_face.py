@@ -98,6 +98,7 @@ def test_the_package_has_a_version_in_a_checkout_that_is_not_installed() -> None
         "api.judging",
         "api.rebalancing",
         "api.advising",
+        "api.graphs",
         "api.watching",
         "api.traces",
         "api.serving",
