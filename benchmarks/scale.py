@@ -4,7 +4,7 @@ Usage: python benchmarks/scale.py [--seconds N] [--cases NAME,...] [--stages]
 
 Each case runs in a process of its own, so that its peak memory is its own. It first times the stages that a plan is
 made of, each on its own and once its kernels are compiled, and then, without --stages, plans one layer in --seconds.
-Exponents are fitted to the stages by least squares in logarithms over devices, experts and tokens. Prints a table and
+Exponents are fitted to the stages by least squares in logarithms, over each arm of the star. Prints a table and
 writes results/scale.json; cases that are there already are kept, so that a run can be gone on with.
 """
 
@@ -118,12 +118,20 @@ def measured(case: Case, seconds: float | None) -> dict[str, Any]:
     return found | {"gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
-def exponents(rows: dict[str, dict[str, Any]], figure: str) -> list[float]:
-    """The powers of devices, experts and tokens with which a figure grows, by least squares in logarithms."""
-    cases = [CASES[name] for name in rows]
-    logs = np.log([[case.devices, case.experts, case.tokens, 1.0] for case in cases])
-    power = np.linalg.lstsq(logs, np.log([row[figure] for row in rows.values()]), rcond=None)[0]
-    return [float(each) for each in power[:3]]
+ARMS = {
+    "devices": ("home", "512 devices", "2048 devices"),
+    "experts": ("home", "1024 experts"),
+    "tokens": ("home", "8192 tokens", "65536 tokens"),
+}
+"""The cases among which one number alone differs, but for the slots that more experts need."""
+
+
+def exponent(rows: dict[str, dict[str, Any]], size: str, figure: str) -> float:
+    """The power of devices, experts or tokens with which a figure grows from the home case on, by least squares in
+    logarithms over the cases of an arm."""
+    sizes = [getattr(CASES[name], size) for name in ARMS[size]]
+    figures = [rows[name][figure] for name in ARMS[size]]
+    return float(np.polyfit(np.log(sizes), np.log(figures), 1)[0])
 
 
 FITTED = ("simulated_ms", "flexibility_s", "expected_ms", "bounds_s", "gigabytes")
@@ -135,9 +143,11 @@ def shown(rows: dict[str, dict[str, Any]]) -> str:
     lines = [f"| case | {' | '.join(COLUMNS)} |", "| --- " * (len(COLUMNS) + 1) + "|"]
     for name, row in rows.items():
         lines.append(f"| {name} | {' | '.join(f'{row[of]:.3g}' if of in row else '' for of in COLUMNS)} |")
-    lines += ["", "exponents of devices, experts, tokens:"]
-    if len(rows) > 3:
-        lines += [f"{of}: {', '.join(f'{power:.2f}' for power in exponents(rows, of))}" for of in FITTED]
+    if rows.keys() >= {name for arm in ARMS.values() for name in arm}:
+        lines += ["", f"| grows with a power of | {' | '.join(FITTED)} |", "| --- " * (len(FITTED) + 1) + "|"]
+        lines += [
+            f"| {size} | {' | '.join(f'{exponent(rows, size, figure):.2f}' for figure in FITTED)} |" for size in ARMS
+        ]
     return "\n".join(lines)
 
 
