@@ -76,7 +76,8 @@ def _from_to(found: RebalancedPlan) -> str:
 def _cost_said(found: RebalancedPlan) -> str:
     """How many rounds, bytes and milliseconds the moves take."""
     rounds = sum(len(chunk.rounds) for chunk in found.chunks)
-    said = f"They take {rounds} rounds, in each of which a device sends and receives at most one expert"
+    several = "1 round" if rounds == 1 else f"{rounds} rounds"
+    said = f"They take {several}, in each of which a device sends and receives at most one expert"
     if found.expert_bytes is None or found.transfer is None:
         return f"{said}; the hardware does not say how many bytes an expert has."
     loaded = _bytes(found.moves * found.expert_bytes)

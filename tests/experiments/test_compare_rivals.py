@@ -17,6 +17,7 @@ from optimizer.experiments.compare_rivals import OURS, Comparison, compare
 from optimizer.planning.options import AUTO, SolveOptions
 from optimizer.report.compare import parts, routing, verdict
 from optimizer.report.page.pictures import BROWSERS
+from optimizer.report.page.planners import fastest
 from optimizer.routing.context import Unit
 from optimizer.routing.servers.abilities import ANY, SERVERS, Server
 from optimizer.simulation.conditions import Conditions
@@ -118,6 +119,16 @@ def test_on_a_server_all_are_judged_under_its_own_rules(
     assert last.planned.name == OURS
     assert last.report.routing in AUTO
     assert found.under(policy)[OURS].report.routing == policy
+
+
+@pytest.mark.parametrize(("name", "policy"), RULES)
+def test_pictures_show_what_the_server_runs(on_servers: dict[str, Comparison], name: str, policy: str) -> None:
+    server, found = SERVERS[name], on_servers[policy]
+    for planner, row in fastest(found).items():
+        ran = [each.report for each in found.rows if each.planned.name == planner and server.runs(each.report.routing)]
+        assert row.report in ran
+        least = min(float(np.percentile(report.latency_us, 99)) for report in ran)
+        assert float(np.percentile(row.report.latency_us, 99)) == least
 
 
 def test_the_verdict_stands_first_and_says_what_the_rows_do(on_servers: dict[str, Comparison]) -> None:

@@ -19,9 +19,10 @@ def compare_page(found: Comparison, notes: Sequence[str]) -> str:
 
 def compare_sections(found: Comparison, notes: Sequence[str]) -> list[Section]:
     """The sections of the page."""
-    pictures = [bars(found), distribution(found)]
+    pictures, said = [bars(found), distribution(found)], parts(found)
+    below = said[1:] if found.server.own_rule else said  # the verdict stands at the top of the page
     return [
-        Section("planners", "Latency of each planner", [*pictures, *items_of(parts(found), "compared")]),
+        Section("planners", "Latency of each planner", [*pictures, *items_of(below, "compared")]),
         Section("notes", "What to know of the traces", list(notes) or ["Nothing."]),
     ]
 

@@ -17,22 +17,29 @@ def batches_of(found: Comparison) -> str:
 
 
 def fastest(found: Comparison) -> dict[str, ComparedPlan]:
-    """Each planner's placement under that of its policies under which its p99 is least, the fastest planner first."""
+    """Each planner's placement under that of its policies, of those that the server runs, under which its p99 is least,
+    the fastest planner first."""
     best: dict[str, ComparedPlan] = {}
     for row in sorted(found.rows, key=lambda row: p99(row.report)):
-        best.setdefault(row.planned.name, row)
+        if found.server.runs(row.report.routing):
+            best.setdefault(row.planned.name, row)
     return best
 
 
+def under_what(found: Comparison) -> str:
+    """Under which policy each planner is shown, in words."""
+    return f"under {found.server.title}'s rule" if found.server.own_rule else "under its best policy"
+
+
 def bars(found: Comparison) -> Picture:
-    """The p50 and p99 of each planner's latency under its best policy."""
+    """The p50 and p99 of each planner's latency under its best policy, or under the server's rule."""
     best = fastest(found)
     names = [f"{name}, {routing(row)}" for name, row in best.items()]
     figures = {q: np.array([np.percentile(row.report.latency_us, q) for row in best.values()]) for q in (50, 99)}
     said = "; ".join(f"{name} {us(value)}" for name, value in zip(names, figures[99].tolist(), strict=True))
     return Picture(
         name="planners-bars",
-        title="Latency of each planner under its best policy, us",
+        title=f"Latency of each planner {under_what(found)}, us",
         reads=f"The fastest stands first. On {batches_of(found)}.",
         traces=[
             {
@@ -64,7 +71,7 @@ def distribution(found: Comparison) -> Picture:
     return Picture(
         name="planners-distribution",
         title=TITLE,
-        reads=f"Curves further left are faster. Each under its best policy, on {batches_of(found)}.",
+        reads=f"Curves further left are faster. Each {under_what(found)}, on {batches_of(found)}.",
         traces=[
             Curve(f"{row.planned.name}, {routing(row)}", colour).trace()
             for row, colour in zip(rows, colours, strict=False)
