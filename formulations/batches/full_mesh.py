@@ -29,6 +29,7 @@ from scipy.sparse import coo_array
 from formulations.bounds.load import any_placement_bound
 from formulations.kit.arrays import Bools, Floats, Ints
 from formulations.kit.clock import Clock
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 from formulations.kit.outcome import Outcome, SolveStatus
 from formulations.kit.solver import Limits
@@ -274,7 +275,7 @@ def _descend(tree: _Tree, path: _Path, least: float, nodes: int) -> bool:
         path.taken[level] = column
         if level + 1 == devices:
             path.below[0] = path.peak[devices].sum()
-            path.best[:] = path.taken
+            copy(path.taken, path.best)
             continue
         path.placed[level + 1] = path.placed[level] | tree.mask[column]
         path.excess[level + 1] = path.excess[level] + tree.excess[column]

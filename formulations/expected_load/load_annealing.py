@@ -148,9 +148,8 @@ def draw(number: int, rng: np.random.Generator) -> int:
 @kernel
 def _sort(layout: Layout, order: Ints, place: Ints) -> None:
     """Fill order `[slot]` with the slots by weight, and place `[slot]` with the position of each slot in that order."""
-    order[:] = np.argsort(layout.weight[layout.slots])
-    for number, slot in enumerate(order):
-        place[slot] = number
+    for number, slot in enumerate(np.argsort(layout.weight[layout.slots])):
+        order[number], place[slot] = slot, number
 
 
 @kernel

@@ -13,6 +13,7 @@ import numpy as np
 
 from formulations.expected_load.load_annealing import Layout, draw, overload, refresh
 from formulations.kit.arrays import Floats, Ints
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 
 PICKED = 3  # replicas of each device that take part, at most; with four there would be 5,775 ways instead of 280
@@ -78,7 +79,7 @@ def _walk(
     hot = np.flatnonzero(layout.device > target)
     for _ in range(tries):
         if len(hot) == 0:
-            best[:] = layout.slots
+            copy(layout.slots, best)
             refresh(layout)
             peak = layout.device.max()
             if peak <= bound:
@@ -86,14 +87,14 @@ def _walk(
             target, vain = bound + (peak - bound) * LOWER, 0
             hot = np.flatnonzero(layout.device > target)
         elif vain == patience:
-            layout.slots[:] = best
+            copy(best, layout.slots)
             refresh(layout)
             target, vain = (target + peak) / 2, 0
             hot = np.flatnonzero(layout.device > target)
         vain += 1
         if len(hot) and _drawn(trio, hot, len(layout.device), rng) and _try(layout, target, tables, trio, rng):
             hot = np.flatnonzero(layout.device > target)
-    layout.slots[:] = best
+    copy(best, layout.slots)
     refresh(layout)
 
 
@@ -150,7 +151,7 @@ def _split(
             other += trio.weight[rest[tables.second[number, place]]]
         last = total - load - other
         if overload(other, target) + overload(last, target) <= allowed:
-            trio.goes[:picked] = tables.first[way, :picked]
+            copy(tables.first[way], trio.goes[:picked])
             for place in range(2 * picked):
                 trio.goes[picked + place] = rest[tables.second[number, place]]
             if _moved(layout, trio):

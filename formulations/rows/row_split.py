@@ -84,7 +84,8 @@ def least_peak(load: Floats, there: Bools, fixed: Floats, floor: float, work: Sp
                 end, reached = _find_room(expert, there, work)
                 if end < 0:
                     peak += left / reached
-                    work.room[:] += left / reached
+                    for device in range(len(fixed)):
+                        work.room[device] += left / reached
                 else:
                     left -= _push(expert, end, left, work)
     return peak
@@ -93,7 +94,8 @@ def least_peak(load: Floats, there: Bools, fixed: Floats, floor: float, work: Sp
 @kernel
 def _serve_single(load: Floats, there: Bools, fixed: Floats, floor: float, work: SplitScratch) -> float:
     """Serve the experts with one device, set the room up to the least peak that they allow, and return that peak."""
-    work.room[:] = -fixed
+    for device in range(len(fixed)):
+        work.room[device] = -fixed[device]
     for expert in range(len(load)):
         copies, last = 0, -1
         for device in range(len(fixed)):
@@ -102,8 +104,11 @@ def _serve_single(load: Floats, there: Bools, fixed: Floats, floor: float, work:
         work.copies[expert] = copies
         if copies == 1:
             work.room[last] -= load[expert]
-    peak: float = max(floor, -work.room.min())
-    work.room[:] += peak
+    peak = floor
+    for device in range(len(fixed)):
+        peak = max(peak, -work.room[device])
+    for device in range(len(fixed)):
+        work.room[device] += peak
     return peak
 
 

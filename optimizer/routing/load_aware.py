@@ -7,6 +7,7 @@ Both take experts `[batch, token, k]` and source `[batch, token]` and return the
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 
 
@@ -62,7 +63,7 @@ def capacity_fill(
     turn = np.empty(len(start) - 1, dtype=np.int32)
     for batch in range(batches):
         taken[:] = 0
-        turn[:] = start[:-1]
+        copy(start, turn)
         for token in range(tokens):
             home = distance[source[batch, token]]
             for choice in range(k):

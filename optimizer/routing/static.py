@@ -8,6 +8,7 @@ slot[start[e] : start[e + 1]] in order of rank.
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 
 WHOLE_SHARE, FARTHEST = 1 << 20, 21
@@ -26,7 +27,8 @@ def round_robin(experts: Ints, source: Ints, sources: int, start: Ints, slot: In
     chosen = np.empty((batches, tokens, k), dtype=np.int32)
     turn = np.empty((sources, len(start) - 1), dtype=np.int32)
     for batch in range(batches):
-        turn[:] = start[:-1]
+        for own in turn:
+            copy(start, own)
         for token in range(tokens):
             own = turn[source[batch, token]]
             for choice in range(k):
@@ -81,7 +83,9 @@ def weighted_round_robin(experts: Ints, source: Ints, sources: int, start: Ints,
     first = first_credit(sources, start, part, whole)
     for batch in range(len(experts)):
         one = slice(batch, batch + 1)
-        chosen[one] = deal_out(experts[one], source[one], first.copy(), start, slot, part, whole)
+        dealt = deal_out(experts[one], source[one], first.copy(), start, slot, part, whole)
+        for token in range(experts.shape[1]):
+            copy(dealt[0, token], chosen[batch, token])
     return chosen
 
 

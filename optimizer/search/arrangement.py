@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Bools, Ints
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.network import Network
@@ -126,7 +127,7 @@ def energy(load: Ints) -> int:
 @kernel
 def delta(pair: tuple[int, int], state: ArrangementState, link_paths: LinkPaths, trial: Ints) -> int:
     """The change of the energy by an exchange of two devices; the load after it is left in trial `[link]`."""
-    trial[:] = state.load
+    copy(state.load, trial)
     for device in pair:
         for expert in state.slots[device]:
             if expert >= 0 and (device == pair[0] or not _holds(pair[0], expert, state.slots)):
@@ -138,7 +139,7 @@ def delta(pair: tuple[int, int], state: ArrangementState, link_paths: LinkPaths,
 @kernel
 def apply(pair: tuple[int, int], state: ArrangementState, trial: Ints) -> None:
     """Make the exchange of which `delta` was just taken."""
-    state.load[:] = trial
+    copy(trial, state.load)
     for device in pair:
         for expert in state.slots[device]:
             if expert >= 0 and (device == pair[0] or not _holds(pair[0], expert, state.slots)):
@@ -222,5 +223,6 @@ def _anneal(
         now += change
         if now < least:
             least = now
-            best[:] = state.slots
+            for device in range(devices):
+                copy(state.slots[device], best[device])
     return least

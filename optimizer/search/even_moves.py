@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Ints
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 from optimizer.search.moves import decode
 from optimizer.search.state import SearchState, fill_part, find_leaders
@@ -48,13 +49,6 @@ def scratch_for(state: SearchState) -> Scratch:
         peak=np.zeros_like(state.cost[0]),
         piece=np.zeros_like(state.cost[0]),
     )
-
-
-@kernel
-def copy(values: Ints, out: Ints) -> None:
-    """Copy a row; loops over batches are spelt out, as numba compiles loops far faster than array expressions."""
-    for batch in range(len(out)):
-        out[batch] = values[batch]
 
 
 @kernel

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Bools, Floats, Ints
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 from optimizer.search.moves import decode
 from optimizer.search.ring_state import (
@@ -151,7 +152,11 @@ def _copy(source: RingState, target: RingState, touched: TouchedRings) -> None:
             for direction in range(2):
                 if touched.way[home, col, direction]:
                     target.sent[home, col, direction] = source.sent[home, col, direction]
-    target.load[:] = source.load
+    kinds, columns, directions, _ = source.load.shape
+    for kind in range(kinds):
+        for col in range(columns):
+            for direction in range(directions):
+                copy(source.load[kind, col, direction], target.load[kind, col, direction])
     for slot in touched.change[:2]:
         if slot >= 0:
             target.slots[slot // depth, slot % depth] = source.slots[slot // depth, slot % depth]
@@ -160,4 +165,4 @@ def _copy(source: RingState, target: RingState, touched: TouchedRings) -> None:
             for place in range(max(source.copies[expert], target.copies[expert])):
                 target.held[expert, place] = source.held[expert, place]
             target.copies[expert] = source.copies[expert]
-            target.nearest[:, expert] = source.nearest[:, expert]
+            copy(source.nearest[:, expert], target.nearest[:, expert])

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
@@ -205,7 +206,8 @@ def _walk(
         apply(elite[chosen, 0], state, scratch)
         if objective < least:
             least = objective
-            best[:] = slots
+            for device in range(len(slots)):
+                copy(slots[device], best[device])
     return evaluated, objective, least
 
 

@@ -11,8 +11,10 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
+from optimizer.interrupts import Cancel
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_expected_load import STEP_PAIRS, expected_imbalance, plan_counts, split_steps, step_loads
+from optimizer.planning.portfolio_shares import PortfolioShares
 from optimizer.traces.counted_source import open_counts, synthesised
 from optimizer.traces.formats.counts import Counts, step_counts
 from optimizer.traces.infer import ModelChoice
@@ -91,7 +93,14 @@ def test_a_plan_from_counts_is_valid_better_than_greedy_and_above_its_bounds() -
 def test_a_small_layer_of_counts_comes_with_a_proof(load: list[int], optimum: float) -> None:
     """EPLB's own example on 8 devices of 2 slots: bounds on loads alone were 5 and 19 per cent below what was found."""
     counted = Counts(np.array(load)[None, None], (3,), None, 2, (), "a test"), Model("m", 12, 0, 2)
-    found = plan_counts(counted, 3, Mesh(8, 1, 2), cost(), SolveOptions(10, 0))
+    options, cancel = SolveOptions(60, 0, shares=PortfolioShares(formulation=1.0, formulation_seconds=10.0)), Cancel()
+
+    def ask(stage: str, share: float) -> None:
+        """Cancel the search after the proof, as it would use up the time limit."""
+        if stage == "descent":
+            cancel.ask()
+
+    found = plan_counts(counted, 3, Mesh(8, 1, 2), cost(), options, options.effort(cancel), ask)
     (gap,) = found.solution.gaps
     assert gap.reached == pytest.approx(optimum, abs=1e-4)
     assert gap.any_placement.mean == pytest.approx(gap.reached)

@@ -168,7 +168,8 @@ def _run(packets: Packets, leg: Leg, link_us: Floats, hop_us: float) -> Floats:
     """
     places = leg.length
     reached = np.empty((len(packets.edge), places // 2 + 1))
-    reached[:, 0] = packets.release
+    for packet in range(len(reached)):
+        reached[packet, 0] = packets.release[packet]
     start, fresh = line_up(packets.edge, packets.release, 2 * leg.rings * places)
     done, after = np.zeros((2, len(fresh)), dtype=np.int32)
     for line in range(2 * leg.rings):
