@@ -147,7 +147,8 @@ def test_an_error_in_a_thread_ends_the_search(place: int) -> None:
 
 
 ENDLESS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 sys.path[:0] = {paths!r}
 from test_side_by_side import Endless, Deadline, SearchBudget, side_by_side
 ready = lambda step: print("ready", flush=True) if step == 3 else None
@@ -168,7 +169,10 @@ def test_ctrl_c_ends_the_search_and_its_threads() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=PATIENCE)[0] == "interrupted\n"
+        try:
+            assert process.communicate(timeout=PATIENCE)[0] == "interrupted\n"
+        finally:
+            process.kill()
         assert process.returncode == 0
 
 
