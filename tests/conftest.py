@@ -1,5 +1,6 @@
 """Small problems drawn at random, and the real traces where they are present."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,12 @@ settings.load_profile("moeplan")
 
 LIGHT = {Path(__file__).resolve().parent / room for room in ("formulations", "statistics", "traces")}
 """Folders of tests that need few kernels of machine code."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What `-n auto` means: a worker more than there are cores, as tests wait for processes a sixth of the time."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
