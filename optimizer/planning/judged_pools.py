@@ -23,7 +23,7 @@ from optimizer.planning.rule_candidates import batches_of_few_users
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import REMEMBERING
 from optimizer.search.arrangement import arrange, demand_of
-from optimizer.search.choose import LATENCIES
+from optimizer.search.choose import WITHOUT_P99
 from optimizer.search.rule_loads import BY_NEARNESS
 from optimizer.search.seeds.flexibility import flexibility
 from optimizer.search.seeds.partition import partition
@@ -221,9 +221,9 @@ class JudgedPools:
         return min(judged, key=self._latency, default=None)
 
     def _latency(self, policy: str) -> float:
-        """The mean of the latency figures of a policy's best candidate, in microseconds."""
+        """The mean of the latency figures, p99 left out, of a policy's best candidate, in microseconds."""
         pool = self.pools[policy]
-        return float(pool.judged[pool.best()][LATENCIES].mean())
+        return float(pool.judged[pool.best()][WITHOUT_P99].mean())
 
     def _offer(
         self,

@@ -14,9 +14,10 @@ ALL: Ints = np.arange(8)
 """Which of `figures` are of latency, which of imbalance."""
 
 WITHOUT_P99: Ints = np.array([0, 1, 3])
-"""The figures of latency without p99, for policies that save hops and leave tiles as they are. One batch in a hundred
-with a further tile lifts p99 by a quarter, and so many or few have it by chance: on the built-in trace .7 to 1.4 % for
-candidates of which those with devices exchanged for the network win 3 % in all other batches, and lost by p99 alone."""
+"""The figures of latency without p99, for choosing among policies, and for those that save hops and leave tiles as they
+are. One batch in a hundred with a further tile lifts p99 by a quarter, and so many or few have it by chance: on the
+built-in trace .7 to 1.4 % for candidates of which those with devices exchanged for the network win 3 % in all other
+batches, and lost by p99 alone; and `near-source` so lost to `even-source`, which is 5 % slower."""
 
 MEAN_LATENCY: Ints = np.array([0])
 """The figure of latency that depends least on chance. A tail of some tens of batches may differ by a tile either way
