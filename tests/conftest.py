@@ -1,5 +1,6 @@
 """Small problems drawn at random, and the real traces where they are present."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,16 +14,17 @@ from random_problems import write_traces
 from running_commands import solve
 from small_model import with_few_batches
 
-EXAMPLES = 50
-"""Half of hypothesis's usual number, so that all tests end within minutes; each run draws the same ones."""
-
-settings.register_profile(
-    "moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, max_examples=EXAMPLES
-)
+settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("moeplan")
 
 LIGHT = {Path(__file__).resolve().parent / room for room in ("formulations", "statistics", "traces")}
 """Folders of tests that need few kernels of machine code."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What `-n auto` means: a worker more than there are cores, as tests wait for processes a sixth of the time."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
