@@ -20,6 +20,7 @@ from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import LayerJudge
 from optimizer.routing.context import Unit
 from optimizer.routing.servers.abilities import ANY, Server
+from optimizer.search.choose import WITHOUT_P99, figures
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Batches, Sets
@@ -161,9 +162,12 @@ def _conditions(planned: PlannerResult, server: Server, unit: Unit | None, cost:
 
 
 def _best(problem: Problem, sets: Sets, placement: Placement, unit: Unit | None) -> Conditions:
-    """The conditions with that policy of `AUTO` under which a placement has the least p99 on selection batches."""
-    trials = [Conditions(routing, unit) for routing in AUTO]
-    return min(trials, key=lambda trial: p99(LayerJudge(problem, sets, trial).selection(placement)))
+    """The conditions with that policy of `AUTO` that `solve` would choose for a placement by the selection batches."""
+
+    def latency(trial: Conditions) -> float:
+        return float(figures(LayerJudge(problem, sets, trial).selection(placement))[WITHOUT_P99].mean())
+
+    return min((Conditions(routing, unit) for routing in AUTO), key=latency)
 
 
 def p99(report: SimulationReport) -> float:
