@@ -30,7 +30,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the light tests after the first eighth of the others: of two workers, pytest-xdist gives one the first eighth
     of all tests, and the other what comes then. So one compiles the kernels, which takes a minute, while the other has
-    tests that need none, and finds them compiled later. In the order of the files each would compile them all."""
+    tests that need none, and finds them compiled later. In the order of the files each would compile them all. Of three
+    workers the second begins with a part of that eighth, too."""
     light = [item for item in items if LIGHT & {*item.path.parents}]
     others = [item for item in items if not LIGHT & {*item.path.parents}]
     eighth = len(items) // 8

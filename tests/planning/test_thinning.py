@@ -57,6 +57,17 @@ def test_nothing_is_left_out_where_judging_is_quick_or_moves_are_counted(monkeyp
         assert (found.sets, found.options, found.says) == (sets, options, ())
 
 
+def test_a_long_time_limit_alone_does_not_make_judging_quick(slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 300 s, 256 batches under `optimal` of 1.1 s each on 2,048 devices once counted as quick."""
+    problem, sets = small_problem(1)
+    cells = problem.network.sources * problem.mesh.devices + sets.test.experts[0].size // thinning.PAIRS
+    for spare, measured in ((2, True), (10, False)):
+        monkeypatch.setattr(thinning, "QUICK", sets.test.count * cells / thinning.LONG * spare / 5)
+        options = SolveOptions(5 * thinning.LONG, routings=tuple(SLOW))
+        found = affordable(problem, sets, options, options.effort())
+        assert bool(found.says) is measured
+
+
 def test_what_is_left_out_is_said(slow: None) -> None:
     problem, sets = small_problem(1)
     many = Batches(np.zeros((300, 4, 1), dtype=np.uint16), np.zeros((300, 4), dtype=np.int32))

@@ -53,6 +53,17 @@ def test_figures_of_the_plan_are_those_in_its_file(traces: Path, plan: Path) -> 
     assert [(run.owner, run.report.routing) for run in layer.runs[:2]] == [(GREEDY, "even-source"), (PLAN, read.policy)]
 
 
+@pytest.mark.parametrize(
+    ("policy", "greedys"),
+    [("vllm", "vllm"), ("sglang-rows", "sglang-rows"), ("nearest", "even-source"), ("hint", "even-source")],
+)
+def test_eplbs_placement_has_the_servers_rule_where_the_plan_is_for_one(
+    policy: str, greedys: str, traces: Path, plan: Path
+) -> None:
+    asked = PageRequest(replace(read_plan(plan), policy=policy), cost(), TraceInput(traces=[str(traces)]))
+    assert asked.greedy_routing == greedys
+
+
 def test_greedy_places_by_the_train_batches_and_is_judged_on_the_test_batches(tmp_path: Path) -> None:
     """The plan says nothing of its traces here, and holds no loads."""
     asked = small_request(tmp_path)

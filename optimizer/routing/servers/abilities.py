@@ -120,4 +120,5 @@ ANY = SERVERS["any"]
 RULES_OF_SERVERS = frozenset(
     policy for server in SERVERS.values() if server.shared_beside for policy in (*server.policies, *server.otherwise)
 )
-"""The policies that are a server's own rule, which any placement has there, EPLB's too."""
+"""The policies that are a GPU server's own rule, which any placement has there, EPLB's too. tt-metal's tables, which a
+plan brings along, are none."""
