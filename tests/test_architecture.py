@@ -4,9 +4,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("formulations", "optimizer", "cli")
@@ -44,6 +43,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
 def imported(path: Path) -> Iterator[tuple[str, bool]]:
     """Every project module that a file imports, and whether it does so inside a function.
 
@@ -51,7 +56,7 @@ def imported(path: Path) -> Iterator[tuple[str, bool]]:
     """
     if path == FACE:
         return
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     inside = {
         node
         for function in ast.walk(tree)
@@ -78,11 +83,10 @@ def floor(name: str) -> tuple[int, int]:
     return TOPS.index(top), -1
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_imports_follow_the_order_of_the_rooms(path: Path) -> None:
-    here = floor(module_name(path))
-    for name, _ in imported(path):
-        assert floor(name) <= here, f"{module_name(path)} imports {name}"
+def test_imports_follow_the_order_of_the_rooms() -> None:
+    names = {path: module_name(path) for path in FILES}
+    up = [(names[path], name) for path in FILES for name, _ in imported(path) if floor(name) > floor(names[path])]
+    assert up == []
 
 
 def test_what_runs_beside_a_server_imports_little() -> None:
@@ -101,27 +105,28 @@ def test_what_a_server_imports_for_its_balancer_is_little() -> None:
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("formulations/**/*.py")), ids=module_name)
-def test_formulations_know_no_trace_no_search_and_no_file(path: Path) -> None:
-    names = {name.split(".")[0] for name, _ in imported(path)}
-    names |= {
-        alias.name.split(".")[0]
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    assert not names & {"optimizer", "cli", "click", "pydantic", "pathlib", "json", "rich"}
+def packages(path: Path) -> set[str]:
+    """The top of every name that a file imports: those of the project, and of others those without `from`."""
+    nodes = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import)]
+    names = [name for name, _ in imported(path)] + [alias.name for node in nodes for alias in node.names]
+    return {name.split(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_rooms_take_nothing_but_the_version_from_the_face(path: Path) -> None:
+def test_formulations_know_no_trace_no_search_and_no_file() -> None:
+    unknown = {"optimizer", "cli", "click", "pydantic", "pathlib", "json", "rich"}
+    found = [(path.name, packages(path) & unknown) for path in ROOT.glob("formulations/**/*.py")]
+    assert [each for each in found if each[1]] == []
+
+
+def test_rooms_take_nothing_but_the_version_from_the_face() -> None:
     taken = {
-        alias.name
-        for node in ast.walk(ast.parse(path.read_text()))
+        (path.name, alias.name)
+        for path in FILES
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ImportFrom) and node.module == "optimizer"
         for alias in node.names
     }
-    assert taken <= {"__version__"}
+    assert {name for name in taken if name[1] != "__version__"} == set()
 
 
 def test_the_loose_modules_are_those_that_are_meant_to_be() -> None:
@@ -129,9 +134,9 @@ def test_the_loose_modules_are_those_that_are_meant_to_be() -> None:
     assert found == LOOSE | DOORS.keys()
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "commands" not in path.parts], ids=module_name)
-def test_no_import_hides_in_a_function_but_in_that_of_a_command(path: Path) -> None:
-    assert [name for name, hidden in imported(path) if hidden] == []
+def test_no_import_hides_in_a_function_but_in_that_of_a_command() -> None:
+    others = [path for path in FILES if "commands" not in path.parts]
+    assert [(path.name, name) for path in others for name, hidden in imported(path) if hidden] == []
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

@@ -14,12 +14,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core.event import Listener, install_listener
+
+from formulations.kit.compiling import compiled_by_one
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -58,39 +58,10 @@ def kernel(function: Function) -> Function:
         before = SETTINGS.CACHE_DIR
         SETTINGS.CACHE_DIR = str(FOLDER or before)
         try:
-            compiled = numba.njit(cache=FOLDER is not None, nogil=True, no_cfunc_wrapper=True)
-            return cast(Function, compiled(function))
+            compiled = numba.njit(cache=FOLDER is not None, nogil=True, no_cfunc_wrapper=True)(function)
+            return cast(Function, compiled if FOLDER is None else compiled_by_one(compiled, FOLDER))
         finally:
             SETTINGS.CACHE_DIR = before
-
-
-class CompilationEnded(BaseException):
-    """Nobody waits any more for the kernel that was to be compiled. It is no Exception, as numba makes other errors of
-    those that are raised while it works out types."""
-
-
-@contextmanager
-def compiling_until(cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Let no kernel be compiled in this block, by any thread, once `cancelled` is true: CompilationEnded is raised.
-
-    A kernel that calls others is compiled in steps, each of which may take seconds, all of them together ten or more.
-    Between two steps nothing is half-done that matters: the kernels whose compilation is given up are compiled again
-    when they are called again.
-    """
-    with install_listener("numba:compile", _Ending(cancelled)):
-        yield
-
-
-class _Ending(Listener):  # type: ignore[misc]  # numba has no types
-    def __init__(self, cancelled: Callable[[], bool]) -> None:
-        self.cancelled = cancelled
-
-    def on_start(self, event: Any) -> None:
-        if self.cancelled():
-            raise CompilationEnded
-
-    def on_end(self, event: Any) -> None:
-        pass
 
 
 def kernel_digest(installation: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from formulations.kit.arrays import Ints
-from formulations.kit.kernels import CompilationEnded, compiling_until
+from formulations.kit.compiling import CompilationEnded, compiling_until
 from formulations.kit.outcome import Outcome
 from optimizer import __version__
 from optimizer.domain.cost import Cost

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from formulations.kit.kernels import CompilationEnded, compiling_until
+from formulations.kit.compiling import CompilationEnded, compiling_until
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import (

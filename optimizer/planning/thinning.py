@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.kit.kernels import CompilationEnded, compiling_until
+from formulations.kit.compiling import CompilationEnded, compiling_until
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.options import Effort, SolveOptions

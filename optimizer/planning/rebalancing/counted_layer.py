@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
-from formulations.kit.kernels import CompilationEnded, compiling_until
+from formulations.kit.compiling import CompilationEnded, compiling_until
 from formulations.kit.outcome import Outcome
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import MoveBudget, Problem

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from formulations.kit.arrays import Ints
-from formulations.kit.kernels import CompilationEnded, compiling_until
+from formulations.kit.compiling import CompilationEnded, compiling_until
 from formulations.kit.outcome import Outcome
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import MoveBudget, Problem

@@ -7,10 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import numba
 import pytest
 
-from formulations.kit import kernels
+from formulations.kit import compiling, kernels
 
 CALLEE = "from formulations.kit.kernels import kernel\n\n@kernel\ndef inner(x):\n    return x + {}\n"
 CALLER = """
@@ -36,7 +35,8 @@ def installation(tmp_path: Path) -> Path:
     kit = tmp_path / "installation" / "formulations" / "kit"
     kit.mkdir(parents=True)
     (tmp_path / "installation" / "optimizer").mkdir()
-    shutil.copy(kernels.__file__, kit)
+    for module in (kernels, compiling):
+        shutil.copy(str(module.__file__), kit)
     for folder in (kit, kit.parent):
         (folder / "__init__.py").write_text("")
     (kit.parent / "constants.py").write_text("STEP = 1\n")
@@ -117,23 +117,3 @@ def test_folders_that_nothing_uses_any_more_are_removed(tmp_path: Path) -> None:
     kernels._remove_unused(tmp_path)
     kept = {f"kernels-{age}" for age in range(kernels.FOLDERS_KEPT + 1) if age != 3}
     assert {folder.name for folder in tmp_path.iterdir()} == {*kept, "something else"}
-
-
-@pytest.mark.parametrize("compiled", [0, 1, 2])
-def test_a_chain_of_kernels_is_given_up_between_two_of_them_and_compiled_when_it_is_called_again(compiled: int) -> None:
-    first = numba.njit(lambda x: x + 1)
-    second = numba.njit(lambda x: 2 * first(x))
-    third = numba.njit(lambda x: second(x) * second(x))
-    looks: list[bool] = []
-
-    def cancelled() -> bool:
-        looks.append(len(looks) >= compiled)
-        return looks[-1]
-
-    with pytest.raises(kernels.CompilationEnded), kernels.compiling_until(cancelled):
-        third(3)
-    assert looks == [False] * compiled + [True]
-    with kernels.compiling_until(lambda: False):
-        assert third(3) == 64
-    with kernels.compiling_until(lambda: True):
-        assert third(4) == 100  # what is compiled needs nobody's patience
