@@ -5,13 +5,14 @@ and random loads of one layer. Lost is a case in which the drop-in's peak is abo
 with the replicas of an expert on distinct devices. EPLB itself may put them on one device, which the drop-in does not;
 where that gives it a lower peak, the case is counted on its own. Bounds hold for any counts and placement: the mean
 load of a device, and the heaviest replica under the best counts, for the best grouping where groups stay on nodes; and
-where the drop-in is more than .3 % above these and there is one way to share groups out over nodes,
-`formulations.bounds.even_split`, which knows that a heavy replica shares its device with others. The share of slots
-that change after loads have changed by a fifth (log-normal) is shown with the old placement given, and beside it EPLB's
-with vLLM's order of slots.
+where the drop-in is more than .3 % above these and there is one way to share groups out over nodes, what prices of
+`formulations.expected_load.slot_pairs` refute for two slots on a device, and `formulations.bounds.even_split` for more:
+both know that a heavy replica shares its device with others. The share of slots that change after loads have changed by
+a fifth (log-normal) is shown with the old placement given, and beside it EPLB's with vLLM's order of slots.
 """
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -25,7 +26,10 @@ from plain_eplb import plain_eplb
 
 from formulations.bounds.even_split import even_split_bound
 from formulations.expected_load.greedy_packing import greedy_counts
+from formulations.expected_load.replication import ReplicaBudget
+from formulations.expected_load.slot_pairs import SLOTS, PairInstance, least_paired_peak
 from formulations.kit.arrays import Floats, Ints
+from formulations.kit.clock import Clock
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -109,7 +113,7 @@ def greedy(case: Case) -> Ints:
     return np.concatenate(parts)
 
 
-NEAR = 1.003  # peaks so near the simple bound need no other, which takes tens of milliseconds
+NEAR = 1.003  # peaks so near the simple bound need no other, which takes from tens of milliseconds to seconds
 HOTTEST = 3  # nodes that are looked at more closely: the others are hardly where the peak is
 
 
@@ -125,8 +129,17 @@ def bound(case: Case, reached: float) -> float:
     least = min(max(of_node[held] for held in way) for way in ways)
     if reached <= NEAR * least or len(ways) > 1:
         return least
+    if case.depth == SLOTS:
+        return max(least, pairs_bound(case))
     hottest = sorted(of_node, key=lambda held: -of_node[held])[:HOTTEST]
     return max(even_split_bound(parts[list(held)].ravel(), devices, case.depth, reached) for held in hottest)
+
+
+def pairs_bound(case: Case) -> float:
+    """A load that no placement on devices of two slots goes below, without groups."""
+    budget = ReplicaBudget.of(len(case.load), case.devices * SLOTS, case.devices)
+    instance = PairInstance(case.load.astype(np.int64), case.devices, budget)
+    return least_paired_peak(instance, Clock.start(math.inf)).lower_bound
 
 
 @cache
