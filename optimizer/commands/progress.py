@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+WIDE = 110
+"""Columns of a terminal from which on a bar and the time since the beginning are shown, too: the longest stage with
+what is known so far, its share and the time left take 79."""
+
 SURE = 0.05
 """The share of a stage that has to be done before the time that is left is told by it. Not tuned: of less, the first
 steps, which compile, would decide."""
@@ -69,8 +73,8 @@ def progress(time_limit: float | None = None) -> Iterator[Callable[[str, float],
 
 @contextmanager
 def _bar(stderr: "Console", stages: Stages, end: float | None, shown: bool) -> "Iterator[tuple[Progress, TaskID]]":
-    """A bar with the stage, its share, the time since it began and the time that is left until `end`, if there is one,
-    a reading of time.monotonic."""
+    """A line with the stage, its share and the time that is left until `end`, if there is one, a reading of
+    time.monotonic; in wide terminals with a bar and the time since it began."""
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
@@ -81,8 +85,10 @@ def _bar(stderr: "Console", stages: Stages, end: float | None, shown: bool) -> "
             seconds = stages.left(task.completed) if end is None else end - monotonic()
             return Text("" if seconds is None else f"{clock(seconds)} left")
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(*columns, TimeElapsedColumn(), Left(), console=stderr, transient=True, disable=not shown) as bar:
+    stage, share = TextColumn("{task.description}", markup=False), TextColumn("{task.percentage:>3.0f}%")
+    wide = stderr.width >= WIDE
+    columns = (stage, BarColumn(20), share, TimeElapsedColumn(), Left()) if wide else (stage, share, Left())
+    with Progress(*columns, console=stderr, transient=True, disable=not shown) as bar:
         yield bar, bar.add_task("starting", total=1.0)
 
 

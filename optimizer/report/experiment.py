@@ -57,11 +57,30 @@ def summary(rows: Sequence[StepRow]) -> list[Line]:
     ]
 
 
+def by_dataset(rows: Sequence[StepRow]) -> list[tuple[str, list[StepRow]]]:
+    """The rows of each data set, under its name."""
+    return [(name, list(of_set)) for name, of_set in groupby(rows, key=lambda row: row.dataset)]
+
+
+def verdicts(rows: Sequence[StepRow]) -> list[str]:
+    """For each data set, from where to where the steps lead, and which of them wins most, in words."""
+    return [_verdict(name, ladder(found)) for name, found in by_dataset(rows)]
+
+
+def _verdict(name: str, rungs: Sequence[Rung]) -> str:
+    steps = [rung for rung in rungs if not rung.bound]
+    reached, gains = min(steps, key=lambda rung: rung.p99), [(rung.to_last or 0.0, rung.says) for rung in steps]
+    most, wins = min(gains)
+    return (
+        f"{name}: from {steps[0].p99:,.1f} us to {reached.p99:,.1f} us in p99, reached by '{reached.says}'. The step "
+        f"that wins most is '{wins}', {-most:.1%} of what was there before it."
+    )
+
+
 def parts(rows: Sequence[StepRow]) -> list[Part]:
-    """The ladder of each data set with its sentences, and then the summary of all data sets."""
-    shown: list[Part] = []
-    for name, of_set in groupby(rows, key=lambda row: row.dataset):
-        found = list(of_set)
+    """The verdicts, the ladder of each data set with its sentences, and then the summary of all data sets."""
+    shown: list[Part] = [*verdicts(rows)]
+    for name, found in by_dataset(rows):
         shown += [ladder_table(name, found, ladder(found)), *sentences(found)]
     return [*shown, summary_table(summary(rows))]
 

@@ -17,9 +17,10 @@ def items_of(parts: Sequence[Part], name: str) -> list[Item]:
 
 
 def table_of(table: Table, name: str) -> TableOfText:
-    """A printed table as one of a page, rows in bold where they are in print."""
+    """A printed table as one of a page: bold rows stay bold, and columns that begin at the left hold words."""
     columns = [[plain(cell) for cell in column.cells] for column in table.columns]
     rows = [list(cells) for cells in zip(*columns, strict=True)]
     strong = frozenset(place for place, row in enumerate(table.rows) if row.style == "bold")
     head = [plain(column.header) for column in table.columns]
-    return TableOfText(name, plain(table.title or ""), head, {ALL_LAYERS: rows}, strong)
+    words = frozenset(place for place, column in enumerate(table.columns) if place and column.justify == "left")
+    return TableOfText(name, plain(table.title or ""), head, {ALL_LAYERS: rows}, strong, words=words)

@@ -50,7 +50,7 @@ class TableOfText:
     """A table whose cells are text, the first of each row naming it.
 
     views: the rows by layer. strong: the places of the rows that are bold. prose: whether cells are sentences, which
-    break into lines, and else figures.
+    break into lines, and else figures. words: the places of columns of such sentences among columns of figures.
     """
 
     name: str
@@ -59,6 +59,7 @@ class TableOfText:
     views: Mapping[str, Sequence[Sequence[str]]]
     strong: frozenset[int] = frozenset()
     prose: bool = False
+    words: frozenset[int] = frozenset()
 
 
 Item = str | Picture | TableOfText

@@ -114,8 +114,9 @@ def _html(item: Item, layer: str) -> str:
 
 def _table(table: TableOfText, rows: Sequence[Sequence[str]]) -> str:
     """A table with its title; where it is too wide for the screen, it moves sideways by itself."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
-    body = "".join(_row(row, place in table.strong) for place, row in enumerate(rows))
+    kinds = [" class=words" if place in table.words else "" for place in range(len(table.columns))]
+    head = "".join(f'<th scope="col"{of}>{escape(name)}</th>' for name, of in zip(table.columns, kinds, strict=True))
+    body = "".join(_row(row, place in table.strong, kinds) for place, row in enumerate(rows))
     kind = "table prose" if table.prose else "table"
     return (
         f'<div class="{kind}" id="{table.name}"><h3 id="{table.name}-title">{escape(table.title)}</h3>'
@@ -124,10 +125,10 @@ def _table(table: TableOfText, rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _row(cells: Sequence[str], strong: bool) -> str:
-    """A row of a table, whose first cell names it."""
+def _row(cells: Sequence[str], strong: bool, kinds: Sequence[str]) -> str:
+    """A row of a table, whose first cell names it; kinds: the class of each cell, as it stands in its tag."""
     first, *others = (escape(cell) for cell in cells)
     return (
         f'<tr{" class=strong" if strong else ""}><th scope="row">{first}</th>'
-        f"{''.join(f'<td>{cell}</td>' for cell in others)}</tr>"
+        f"{''.join(f'<td{kind}>{cell}</td>' for cell, kind in zip(others, kinds[1:], strict=True))}</tr>"
     )

@@ -34,6 +34,7 @@ from optimizer.planning.candidates import seeds_and_formulation
 from optimizer.planning.capacity_choice import Limited
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.portfolio import Portfolio
+from optimizer.report.experiment import verdicts
 from optimizer.routing.policies import price_us
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation, simulate
@@ -371,6 +372,18 @@ def test_each_step_stands_on_what_the_selection_batches_choose() -> None:
     assert (rungs[5].rerouted, rungs[5].kept) == pytest.approx((0.006, 0.99))
     assert [rung.bound for rung in rungs] == [False] * 6 + [True]
     assert in_order(layer()).latency_p50_us == 66
+
+
+def test_the_verdict_names_the_step_that_reaches_the_least_and_the_one_that_wins_most() -> None:
+    """The last step is not always the best: where all capacities reroute too much, an earlier one is."""
+    (said,) = verdicts(layer())
+    limited = "'capacity, at most 1% rerouted'"
+    assert said.endswith(
+        f"from 200.0 us to 50.0 us in p99, reached by {limited}. "
+        f"The step that wins most is {limited}, 50.0% of what was there before it."
+    )
+    (said,) = verdicts([each for each in layer() if each.selection_rerouted > 0.01 or each.capacity_factor is None])
+    assert "from 200.0 us to 90.0 us in p99, reached by '9 with replicas in 12 slots, even routing'" in said
 
 
 def test_figures_of_several_layers_are_means() -> None:

@@ -162,6 +162,7 @@ function drawTable(item) {
     cells.forEach((text, column) => {
       const cell = document.createElement(column ? "td" : "th");
       if (!column) cell.scope = "row";
+      if (item.words.includes(column)) cell.className = "words";
       cell.textContent = text;
       row.append(cell);
     });
