@@ -28,14 +28,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the light tests after the first eighth of the others: of two workers, pytest-xdist gives one the first eighth
-    of all tests, and the other what comes then. So one compiles the kernels, which takes a minute, while the other has
-    tests that need none, and finds them compiled later. In the order of the files each would compile them all. Of three
-    workers the second begins with a part of that eighth, too."""
+    """Put the light tests where all workers of pytest-xdist but one begin, each of which is first given a quarter of
+    its share of the tests. So one compiles the kernels, which takes a minute, while the others have tests that need
+    few, and find them compiled later; in the order of the files they would wait for them."""
     light = [item for item in items if LIGHT & {*item.path.parents}]
     others = [item for item in items if not LIGHT & {*item.path.parents}]
-    eighth = len(items) // 8
-    items[:] = others[:eighth] + light + others[eighth:]
+    first = len(items) // (4 * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    items[:] = others[:first] + light + others[first:]
 
 
 @pytest.fixture(autouse=True)

@@ -93,7 +93,7 @@ def below(bound: Bound, least: list[Floats]) -> None:
         assert value is None or value <= min(np.percentile(values, share) for values in least) * SMALL
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(tiny(), st.sampled_from(KINDS))
 def test_no_placement_with_its_best_routing_beats_a_bound(drawn: tuple[Batches, Model, Mesh], kind: Any) -> None:
     (batches, model, mesh), hardware = drawn, wired(kind[0], *kind[1:])

@@ -33,7 +33,7 @@ def routed_by(policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: in
 
 
 @pytest.mark.parametrize("policy", sorted(ORACLES))
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(drawn=cases(), wiring=wirings, tile=tiles, capacity=st.integers(1, 20))
 def test_each_policy_chooses_as_the_oracle(
     policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: int, capacity: int

@@ -42,7 +42,7 @@ def problem_of(loads: list[list[int]], mesh: Mesh, groups: int = 1) -> Problem:
     return Problem(model, mesh, cost(), np.array(loads, dtype=np.int32), None)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 4),
