@@ -9,6 +9,7 @@ from optimizer.domain.hardware import Hardware
 from optimizer.domain.model import Model
 from optimizer.errors import InputError
 from optimizer.interrupts import Cancel
+from optimizer.planning.compile_ahead import compiled_ahead
 from optimizer.planning.options import Progress, SolveOptions, silent
 from optimizer.planning.plan_expected_load import plan_counts
 from optimizer.planning.plan_file import Plan
@@ -88,7 +89,8 @@ def plan_layer(
         at, reading = machine.cost.preset.network.tokens, partial(progress, "reading traces")
         source = checked_source(given, [layer], choice_of(model), machine.mesh, reading, at)
     cost = machine.cost.for_model(source.model)
-    found = plan_tokens(source, layer, machine.mesh, cost, wanted, effort, progress, start)
+    with compiled_ahead(source.model, machine.mesh, cost, wanted):
+        found = plan_tokens(source, layer, machine.mesh, cost, wanted, effort, progress, start)
     return PlannedLayer(layer, found.plan, found.solution, (*found.notes, *cost.notes(source.model)))
 
 
