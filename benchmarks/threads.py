@@ -40,7 +40,7 @@ from optimizer.traces.batches import Sets
 Found = list[list[list[int]]]
 NEVER = 1e6  # seconds: iterations end every run
 
-MOVES = {"descents": 400_000, "rule": 400_000, "tabu": 400_000, "annealing": 60_000, "latency": 60_000}
+MOVES = {"descents": 400_000, "rule": 400_000, "tabu": 400_000, "annealing": 300_000, "latency": 300_000}
 """Iterations of each search: some seconds in one thread."""
 
 MOST_COPIES = 16  # of the hottest expert; the shared one has 16 at the start
