@@ -63,7 +63,8 @@ def compiled_by_one(compiled: Any, folder: Path) -> Any:
     compiles what that one calls while it holds its lock; as calls run in no circle, none waits for one that waits for
     it. Numba's own lock comes first, so that of the threads of a process one alone waits.
     """
-    compile_now, lock = compiled.compile, folder / f"{compiled.__module__}.{compiled.__qualname__}.lock"
+    line = compiled.py_func.__code__.co_firstlineno  # tells kernels of one name apart
+    compile_now, lock = compiled.compile, folder / f"{compiled.__module__}.{compiled.__qualname__}-{line}.lock"
 
     def compile_alone(signature: Any) -> Any:
         with global_compiler_lock, _held(lock):
@@ -75,8 +76,8 @@ def compiled_by_one(compiled: Any, folder: Path) -> Any:
 
 @contextmanager
 def _held(file: Path) -> Iterator[None]:
-    """Hold the lock in a file, unless this process does already, as where a kernel calls one of the same name. The
-    system takes the lock back from a process that is killed."""
+    """Hold the lock in a file, unless this process does already, as where a kernel calls itself. The system
+    takes the lock back from a process that is killed."""
     if file in _HELD:
         yield
         return

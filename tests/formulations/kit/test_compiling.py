@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def test_a_process_that_waits_can_be_cancelled_and_goes_on_when_the_other_is_kil
     pytest.importorskip("fcntl")
     function = compiled_by_one(numba.njit(doubled), tmp_path)
     held = PROCESSES.Queue()
-    other = PROCESSES.Process(target=hold, args=(tmp_path / f"{doubled.__module__}.doubled.lock", held))
+    other = PROCESSES.Process(
+        target=hold, args=(tmp_path / f"{doubled.__module__}.doubled-{doubled.__code__.co_firstlineno}.lock", held)
+    )
     other.start()
     assert held.get(timeout=60)
     with pytest.raises(CompilationEnded), compiling_until(lambda: True):
@@ -61,10 +64,15 @@ def test_a_process_that_waits_can_be_cancelled_and_goes_on_when_the_other_is_kil
     other.join()
 
 
-def test_a_kernel_that_calls_one_of_the_same_name_does_not_wait_for_itself(tmp_path: Path) -> None:
-    inner = compiled_by_one(numba.njit(lambda x: x + 1), tmp_path)
-    outer = compiled_by_one(numba.njit(lambda x: 2 * inner(x)), tmp_path)
-    assert outer(3) == 8
+def one_more(before: Callable[[int], int], folder: Path) -> Callable[[int], int]:
+    """A kernel that adds one to what another gives."""
+    added: Callable[[int], int] = compiled_by_one(numba.njit(lambda x: before(x) + 1), folder)
+    return added
+
+
+def test_a_kernel_that_calls_one_from_its_own_line_does_not_wait_for_itself(tmp_path: Path) -> None:
+    inner = one_more(numba.njit(doubled), tmp_path)
+    assert one_more(inner, tmp_path)(3) == 8
     assert len(list(tmp_path.iterdir())) == 1, "they share a lock"
 
 
