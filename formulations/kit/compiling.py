@@ -76,8 +76,8 @@ def compiled_by_one(compiled: Any, folder: Path) -> Any:
 
 @contextmanager
 def _held(file: Path) -> Iterator[None]:
-    """Hold the lock in a file, unless this process does already, as where a kernel calls itself. The system
-    takes the lock back from a process that is killed."""
+    """Hold the lock in a file, unless this process does already, as where a kernel calls itself. The system takes it
+    back from a process that is killed."""
     if file in _HELD:
         yield
         return

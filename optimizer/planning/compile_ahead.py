@@ -35,7 +35,8 @@ WARM = 100
 commands that plan nothing a few dozen."""
 
 BATCHES, TOKENS, MOVES, SECONDS = 4, 64, 400, 120.0
-"""How little a helper searches on, as kernels do not depend on sizes, and when it ends for want of anybody who does."""
+"""How little a helper searches on, as kernels do not depend on sizes, and after how many seconds it stops searching
+where nothing has ended it, as its run was killed."""
 
 CODE = "from optimizer.planning.compile_ahead import help_out; help_out()"
 
