@@ -227,7 +227,7 @@ VALUES = st.recursive(
 KEYS = sorted({key for content in FILES.values() for key in content} | {*LLAMA4["text_config"], "moe_layers_enum"})
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(FILES)), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5))
 def test_any_value_under_any_key_gives_a_model_or_one_line(
     tmp_path: Path, name: str, changed: dict[str, object]

@@ -41,7 +41,7 @@ def walked(drawn: Case, chosen: Ints, batch: int, wiring: tuple[TokensAt, Links]
     return carry(wires, held, targets(chosen[batch], drawn.mesh.slots_per_device), out, back)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), cases(), st.sampled_from(WIRINGS), st.booleans(), st.booleans())
 def test_links_carry_what_walking_every_message_puts_on_them(
     seed: int, drawn: Case, wiring: tuple[TokensAt, Links], out: bool, back: bool

@@ -50,7 +50,7 @@ VARIANTS = {
 AFTER_SEEDS = ("formulation", "descent", "tabu", "latency", "annealing", "lns")
 """Stages that progress tells once there is a complete plan."""
 
-MOMENTS = np.random.default_rng(20).uniform(0, 1.5, 20).round(3).tolist()
+MOMENTS = np.random.default_rng(20).uniform(0, 1.5, 10).round(3).tolist()
 """Seconds from the first of these stages to Ctrl-C."""
 
 Begin = SpawnContext | ForkServerContext

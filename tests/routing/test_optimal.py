@@ -81,7 +81,7 @@ def pair_hops(drawn: Case, chosen: Ints, wiring: tuple[TokensAt, Links]) -> list
     return found
 
 
-@settings(max_examples=250)
+@settings(max_examples=100)
 @given(cases(), wirings, tiles)
 def test_the_peak_is_the_least_by_every_set_of_experts_and_by_two_flows(
     drawn: Case, wiring: tuple[TokensAt, Links], tile: int

@@ -124,7 +124,7 @@ def oracle(case: Case, batch: int) -> dict[str, Any]:
     return reference_queue.run_layer(setting, case.chosen[batch].tolist(), case.source[batch].tolist())
 
 
-@settings(max_examples=600)
+@settings(max_examples=100)
 @given(
     st.integers(0, 10**6),
     st.sampled_from(SHAPES),
@@ -140,7 +140,7 @@ def test_overlap_equals_the_oracle(seed: int, shape: tuple[int, int], tokens: To
             assert getattr(found, name)[batch].tolist() == value, name
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.sampled_from([(3, 2), (8, 1), (1, 7), (3, 6)]), st.sampled_from(get_args(Tokens)))
 def test_the_lower_number_goes_first_where_most_links_take_no_time(
     seed: int, shape: tuple[int, int], tokens: Tokens

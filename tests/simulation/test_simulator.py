@@ -99,7 +99,7 @@ def equals_the_oracle(drawn: Case, cost: Cost, conditions: Conditions) -> None:
             assert getattr(report, name)[batch].tolist() == pytest.approx(value, abs=1e-6), name
 
 
-@settings(max_examples=250)
+@settings(max_examples=100)
 @given(cases(), st.sampled_from(WIRINGS), policies, messages, messages, st.sampled_from([None, "tokens", "tiles"]))
 def test_simulator_equals_the_oracle(
     drawn: Case, wiring: tuple[TokensAt, Links], policy: str, back: str, out: str, unit: Any

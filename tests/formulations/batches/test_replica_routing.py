@@ -68,7 +68,7 @@ def solved(outcome: Outcome[ReplicaSplit], units: Ints, holders: Bools) -> Repli
     return outcome.value
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(layers())
 def test_whole_tokens_reach_the_least_peak_and_the_certificate_proves_it(drawn: Drawn) -> None:
     load, holders = drawn
@@ -78,7 +78,7 @@ def test_whole_tokens_reach_the_least_peak_and_the_certificate_proves_it(drawn: 
     assert ceil(proven_bound(split.critical, load, holders)) == outcome.lower_bound == outcome.objective
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(layers())
 def test_parts_of_tokens_reach_the_largest_ratio(drawn: Drawn) -> None:
     load, holders = drawn
