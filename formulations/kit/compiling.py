@@ -61,7 +61,8 @@ def compiled_by_one(compiled: Any, folder: Path) -> Any:
     Without this, processes that begin together all compile the same kernels at the same time, for a minute each.
     compiled: numba's kernel, whose machine code is kept; folder: where the locks are. A process that calls a kernel
     compiles what that one calls while it holds its lock; as calls run in no circle, none waits for one that waits for
-    it. Numba's own lock comes first, so that of the threads of a process one alone waits.
+    it. Numba's own lock comes first, so that of the threads of a process one alone waits. The system's lock is taken
+    directly, as servers import kernels, and the library for locks is not among the few that they need.
     """
     line = compiled.py_func.__code__.co_firstlineno  # tells kernels of one name apart
     compile_now, lock = compiled.compile, folder / f"{compiled.__module__}.{compiled.__qualname__}-{line}.lock"

@@ -114,9 +114,10 @@ def _html(item: Item, layer: str) -> str:
 
 def _table(table: TableOfText, rows: Sequence[Sequence[str]]) -> str:
     """A table with its title; where it is too wide for the screen, it moves sideways by itself."""
-    kinds = [" class=words" if place in table.words else "" for place in range(len(table.columns))]
-    head = "".join(f'<th scope="col"{of}>{escape(name)}</th>' for name, of in zip(table.columns, kinds, strict=True))
-    body = "".join(_row(row, place in table.strong, kinds) for place, row in enumerate(rows))
+    head = "".join(
+        f'<th scope="col"{_kind(place, table)}>{escape(name)}</th>' for place, name in enumerate(table.columns)
+    )
+    body = "".join(_row(row, place in table.strong, table) for place, row in enumerate(rows))
     kind = "table prose" if table.prose else "table"
     return (
         f'<div class="{kind}" id="{table.name}"><h3 id="{table.name}-title">{escape(table.title)}</h3>'
@@ -125,10 +126,15 @@ def _table(table: TableOfText, rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _row(cells: Sequence[str], strong: bool, kinds: Sequence[str]) -> str:
-    """A row of a table, whose first cell names it; kinds: the class of each cell, as it stands in its tag."""
+def _kind(column: int, table: TableOfText) -> str:
+    """The class of a cell in a column, as it stands in its tag."""
+    return " class=words" if column in table.words else ""
+
+
+def _row(cells: Sequence[str], strong: bool, table: TableOfText) -> str:
+    """A row of a table, whose first cell names it."""
     first, *others = (escape(cell) for cell in cells)
     return (
         f'<tr{" class=strong" if strong else ""}><th scope="row">{first}</th>'
-        f"{''.join(f'<td{kind}>{cell}</td>' for cell, kind in zip(others, kinds[1:], strict=True))}</tr>"
+        f"{''.join(f'<td{_kind(place, table)}>{cell}</td>' for place, cell in enumerate(others, 1))}</tr>"
     )
