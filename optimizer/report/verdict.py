@@ -1,82 +1,119 @@
-"""What a plan is worth, in one sentence: beside EPLB's scheme, and beside what no plan goes below."""
+"""What a plan is worth, in two sentences: beside EPLB's scheme, and beside what no plan goes below."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from formulations.kit.arrays import Floats
 from optimizer.planning.bounds import LATENCY
 from optimizer.planning.plan_layer import LayerSolution
-from optimizer.simulation.report import SimulationReport
+from optimizer.statistics.paired import Gain, gain_of_mean, gain_of_p99
 
 EPLB = "greedy"
 """The method that replicates and packs greedily by expected load, as EPLB does."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The p99 latency of a plan on the test batches beside others, in microseconds; None for what is not known.
+class LatencyVerdict:
+    """A figure of a plan's latency on the test batches beside others, in microseconds; None for what is not known.
 
-    price_us: what the plan's policy takes to decide, which is part of p99_us and of bound_us. eplb_us: of EPLB's scheme
-    under the policy eplb_routing; bound_us: what no plan whose policy has this price goes below.
+    eplb_us: of EPLB's scheme on the same batches; gain: how far the plan is below it, with its interval; bound_us: what
+    no plan whose policy has the same price goes below.
     """
 
-    p99_us: float
+    us: float
+    eplb_us: float | None
+    gain: Gain | None
+    bound_us: float | None
+
+    @property
+    def below_eplb(self) -> float | None:
+        """How far the plan is below EPLB's scheme, as a share of the latter's latency; negative where it is above."""
+        return None if self.eplb_us is None else 1 - self.us / self.eplb_us
+
+    @property
+    def above_bound(self) -> float | None:
+        """How far the plan is above the bound at most, as a share of it."""
+        return None if self.bound_us is None else self.us / self.bound_us - 1
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether there is a difference to EPLB's scheme that other batches of the same traffic may turn round."""
+        return self.gain is not None and self.gain.low <= 0 <= self.gain.high and self.gain.share != 0
+
+    def beside_eplb(self, named: str) -> list[str]:
+        """How far the plan is from EPLB's scheme, which is called by this name; nothing where that is not known."""
+        share = self.below_eplb
+        if share is None:
+            return []
+        how = f"{abs(share):.1%} {'below' if share > 0 else 'above'}" if abs(share) >= 0.0005 else "the same as"
+        return [f"{how} {named}{', which may be chance' if self.by_chance else ''}"]
+
+    def bounded(self, paid: str) -> str:
+        """How far the plan is from what no plan goes below; paid: what all those plans have in common, in words."""
+        if self.above_bound is None:
+            return "what no plan goes below is not known"
+        if self.above_bound < 0.0005:
+            return f"as low as any plan{paid} can be"
+        return f"at most {self.above_bound:.1%} above what any plan{paid} can reach"
+
+    def beside(self) -> dict[str, Any]:
+        """What the figure is compared with, in its stable JSON form."""
+        shares = {"below_eplb": self.below_eplb, "above_bound": self.above_bound}
+        return {"eplb_us": self.eplb_us, "bound_us": self.bound_us, **shares, "may_be_chance": self.by_chance}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The latency of a plan in its 99th percentile and in the mean; price_us: what the plan's policy takes to decide,
+    which is part of all its latencies and of their bounds; eplb_routing: the policy that EPLB's scheme is judged under.
+    """
+
+    p99: LatencyVerdict
+    mean: LatencyVerdict
     routing: str
     price_us: float
-    eplb_us: float | None
     eplb_routing: str | None
-    bound_us: float | None
 
     @classmethod
     def of(cls, solution: LayerSolution) -> "Verdict":
         """The verdict on the chosen plan of a layer."""
         report = solution.chosen.report
         greedy = next((row.report for row in solution.seeds if row.method == EPLB), None)
-        tail = next((gap.tails.get("p99") for gap in solution.gaps if gap.unit == LATENCY), None)
+        gap = next((gap for gap in solution.gaps if gap.unit == LATENCY), None)
+        tail = None if gap is None else gap.tails.get("p99")
+        now, before = report.latency_us, None if greedy is None else greedy.latency_us
         return cls(
-            _p99(report),
-            report.routing,
-            report.price_us,
-            None if greedy is None else _p99(greedy),
-            None if greedy is None else greedy.routing,
-            None if tail is None else tail.bound,
+            p99=_p99(now, before, None if tail is None else tail.bound),
+            mean=_mean(now, before, None if gap is None else gap.any_placement.mean),
+            routing=report.routing,
+            price_us=report.price_us,
+            eplb_routing=None if greedy is None else greedy.routing,
         )
 
-    @property
-    def below_eplb(self) -> float | None:
-        """How far the plan is below EPLB's scheme, as a share of the latter's latency; negative where it is above."""
-        return None if self.eplb_us is None else 1 - self.p99_us / self.eplb_us
-
-    @property
-    def above_bound(self) -> float | None:
-        """How far the plan is above the bound at most, as a share of it."""
-        return None if self.bound_us is None else self.p99_us / self.bound_us - 1
-
     def sentence(self) -> str:
-        """In one sentence the plan's p99 latency, beside EPLB's scheme and beside what no plan can reach."""
-        return f"p99 {self.p99_us:.1f} us under {self.routing}: {'; '.join([*self._beside_eplb(), self._bounded()])}."
-
-    def _beside_eplb(self) -> list[str]:
-        share = self.below_eplb
-        if share is None:
-            return []
-        how = f"{abs(share):.1%} {'below' if share > 0 else 'above'}" if abs(share) >= 0.0005 else "the same as"
-        return [f"{how} EPLB's scheme (greedy, {self.eplb_routing})"]
-
-    def _bounded(self) -> str:
-        if self.above_bound is None:
-            return "what no plan goes below is not known"
+        """The plan's p99 latency, beside EPLB's scheme and beside what no plan can reach, and then the mean."""
         paid = f" that pays {self.price_us:g} us for its routing" if self.price_us else ""
-        if self.above_bound < 0.0005:
-            return f"as low as any plan{paid} can be"
-        return f"at most {self.above_bound:.1%} above what any plan{paid} can reach"
+        p99 = [*self.p99.beside_eplb(f"EPLB's scheme (greedy, {self.eplb_routing})"), self.p99.bounded(paid)]
+        mean = [*self.mean.beside_eplb("EPLB's scheme"), self.mean.bounded(paid)]
+        said = f"p99 {self.p99.us:.1f} us under {self.routing}: {'; '.join(p99)}."
+        return f"{said} Mean {self.mean.us:.1f} us: {'; '.join(mean)}."
 
     def as_json(self) -> dict[str, Any]:
-        """The verdict in its stable JSON form."""
-        shares = {"below_eplb": self.below_eplb, "above_bound": self.above_bound}
-        return {"sentence": self.sentence(), **asdict(self), **shares}
+        """The verdict in its stable JSON form: figures of p99, and those of the mean in an object of its own."""
+        policy = {"routing": self.routing, "price_us": self.price_us, "eplb_routing": self.eplb_routing}
+        mean = {"us": self.mean.us, **self.mean.beside()}
+        return {"sentence": self.sentence(), "p99_us": self.p99.us, **policy, **self.p99.beside(), "mean": mean}
 
 
-def _p99(report: SimulationReport) -> float:
-    return float(np.percentile(report.latency_us, 99))
+def _p99(now: Floats, before: Floats | None, bound_us: float | None) -> LatencyVerdict:
+    """The verdict on the 99th percentile of latencies `[batch]`."""
+    was, gain = (None, None) if before is None else (float(np.percentile(before, 99)), gain_of_p99(before, now))
+    return LatencyVerdict(float(np.percentile(now, 99)), was, gain, bound_us)
+
+
+def _mean(now: Floats, before: Floats | None, bound_us: float | None) -> LatencyVerdict:
+    """The verdict on the mean of latencies `[batch]`."""
+    was, gain = (None, None) if before is None else (float(before.mean()), gain_of_mean(before, now))
+    return LatencyVerdict(float(now.mean()), was, gain, bound_us)

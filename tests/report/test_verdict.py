@@ -1,6 +1,7 @@
 """The verdict says what a plan is worth, and what it cannot say it leaves out."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,18 @@ from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import LayerSolution, solve
 from optimizer.report.bounds import gap_table
 from optimizer.report.solution import as_json, parts, solution_table
-from optimizer.report.verdict import Verdict
+from optimizer.report.verdict import LatencyVerdict, Verdict
+from optimizer.statistics.paired import Gain
 
-KNOWN = Verdict(455.8, "nearest", 0.0, 496.0, "even-source", 440.0)
+SURE, UNSURE = Gain(0.08, 0.07, 0.09), Gain(0.08, -0.01, 0.1)
+P99, MEAN = LatencyVerdict(455.8, 496.0, SURE, 440.0), LatencyVerdict(450.0, 500.0, SURE, 430.0)
+KNOWN = Verdict(P99, MEAN, "nearest", 0.0, "even-source")
+
+
+def with_p99(**changes: Any) -> str:
+    """The first sentence of the verdict with another p99, or other things beside it."""
+    said = replace(KNOWN, p99=replace(P99, **changes)).sentence()
+    return said[: said.index(" Mean")]
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +31,29 @@ def solution() -> LayerSolution:
     return solve(problem, sets, SolveOptions(30, 0, 200, routings=("even-source", "optimal")))
 
 
-def test_the_sentence_names_what_the_plan_is_compared_with() -> None:
+def test_the_sentences_name_what_the_plan_is_compared_with() -> None:
     start = "p99 455.8 us under nearest: "
     eplb = "8.1% below EPLB's scheme (greedy, even-source); "
-    assert KNOWN.sentence() == start + eplb + "at most 3.6% above what any plan can reach."
+    mean = " Mean 450.0 us: 10.0% below EPLB's scheme; at most 4.7% above what any plan can reach."
+    assert KNOWN.sentence() == start + eplb + "at most 3.6% above what any plan can reach." + mean
     paid = replace(KNOWN, price_us=100.0).sentence()
-    assert paid.endswith("at most 3.6% above what any plan that pays 100 us for its routing can reach.")
-    assert replace(KNOWN, bound_us=455.8).sentence() == start + eplb + "as low as any plan can be."
-    assert replace(KNOWN, bound_us=None).sentence() == start + eplb + "what no plan goes below is not known."
+    assert paid.count("above what any plan that pays 100 us for its routing can reach.") == 2
+    assert with_p99(bound_us=455.8) == start + eplb + "as low as any plan can be."
+    assert with_p99(bound_us=None) == start + eplb + "what no plan goes below is not known."
 
 
 def test_a_plan_may_be_no_better_than_greedy() -> None:
-    assert "0.8% above EPLB's scheme (greedy, even-source)" in replace(KNOWN, eplb_us=452.2).sentence()
-    assert "the same as EPLB's scheme (greedy, even-source)" in replace(KNOWN, eplb_us=455.8).sentence()
-    interrupted = replace(KNOWN, eplb_us=None, eplb_routing=None).sentence()
-    assert interrupted == "p99 455.8 us under nearest: at most 3.6% above what any plan can reach."
+    assert "0.8% above EPLB's scheme (greedy, even-source);" in with_p99(eplb_us=452.2)
+    assert "the same as EPLB's scheme (greedy, even-source);" in with_p99(eplb_us=455.8)
+    alone = replace(P99, eplb_us=None, gain=None), replace(MEAN, eplb_us=None, gain=None)
+    interrupted = replace(KNOWN, p99=alone[0], mean=alone[1], eplb_routing=None).sentence()
+    assert interrupted.startswith("p99 455.8 us under nearest: at most 3.6% above what any plan can reach. Mean 450.0 ")
+
+
+def test_a_difference_that_other_batches_may_turn_round_is_called_chance() -> None:
+    assert "(greedy, even-source), which may be chance;" in with_p99(gain=UNSURE)
+    assert "chance" not in with_p99(gain=Gain(-0.02, -0.03, -0.01), eplb_us=446.9)
+    assert "chance" not in with_p99(gain=Gain(0.0, 0.0, 0.0), eplb_us=455.8)
 
 
 def test_the_verdict_stands_first_and_holds_the_figures_of_the_tables(solution: LayerSolution) -> None:
@@ -48,6 +66,9 @@ def test_the_verdict_stands_first_and_holds_the_figures_of_the_tables(solution: 
     latency = as_json(solution)["bounds"]["latency_us"]
     assert said["bound_us"] == latency["p99"]["any_placement"] <= said["p99_us"]
     assert said["above_bound"] == pytest.approx(latency["p99"]["gap_to_any_placement"])
+    mean = said["mean"]
+    assert (mean["us"], mean["eplb_us"]) == pytest.approx((chosen.latency_us.mean(), greedy.latency_us.mean()))
+    assert (mean["bound_us"], mean["above_bound"]) == (latency["any_placement"], latency["gap_to_any_placement"])
 
 
 def test_the_price_of_the_policy_is_in_the_bound(solution: LayerSolution) -> None:
