@@ -15,7 +15,7 @@ from measure import rate
 from scipy.stats import spearmanr
 from speed import HARDWARE, LAYER, MESH, home_problem
 
-from formulations.expected_load.joint_placement import COLD, HOT
+from formulations.expected_load.joint_placement import COOLINGS
 from formulations.expected_load.load_annealing import DISTANCES, layout_of
 from formulations.expected_load.load_annealing import anneal as anneal_load
 from formulations.kit.arrays import Floats, Ints
@@ -96,7 +96,7 @@ def swap_rate(problem: Problem) -> float:
     load = problem.total_load / problem.total_load.sum() * MESH.devices
     layout = layout_of(load, greedy(problem).slots, problem.spread, MESH.cols)
     steps, rng = 1_000_000, np.random.default_rng(0)
-    found = rate(steps / 1e3, lambda: anneal_load(layout, 0.0, steps, HOT, COLD, 0.0, rng))
+    found = rate(steps / 1e3, lambda: anneal_load(layout, 0.0, steps, COOLINGS[0].hot, COOLINGS[0].cold, 0.0, rng))
     order = np.argsort(layout.weight[layout.slots])
     far = np.exp(np.linspace(0, np.log(len(order)), DISTANCES)).astype(np.int64)
     first = rng.integers(len(order), size=steps)

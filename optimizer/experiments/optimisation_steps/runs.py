@@ -3,7 +3,9 @@ policies and capacities."""
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -186,17 +188,19 @@ def _suited(portfolio: Portfolio) -> list[Trial]:
 def _rows(
     case: StepCase, portfolio: Portfolio, op: Op, trials: list[Trial], seconds: float, notify: Progress
 ) -> list[StepRow]:
-    """The rows of one plan; where two trials have the same policy and capacity, the later one counts."""
+    """The rows of one plan, judged in threads; where two trials have the same policy and capacity, the later counts."""
     found = {}
-    for done, trial in enumerate(trials):
-        notify(f"judging {op.method}", done / len(trials))
-        check(case.problem, trial.placement)
-        found[trial.place] = _row(case, portfolio, op, trial, seconds)
+    with ThreadPoolExecutor(portfolio.options.jobs) as threads:
+        rows = threads.map(partial(_row, case, portfolio, op, seconds), trials)
+        for done, (trial, row) in enumerate(zip(trials, rows, strict=True)):
+            found[trial.place] = row
+            notify(f"judging {op.method}", (done + 1) / len(trials))
     return list(found.values())
 
 
-def _row(case: StepCase, portfolio: Portfolio, op: Op, trial: Trial, seconds: float) -> StepRow:
+def _row(case: StepCase, portfolio: Portfolio, op: Op, seconds: float, trial: Trial) -> StepRow:
     """The row of one trial; seconds: what planning took."""
+    check(case.problem, trial.placement)
     sets, mesh, terms = case.setting.sets, case.problem.mesh, case.terms
     report = _judged(portfolio, trial, sets.test)
     selection = _judged(portfolio, trial, sets.selection.part(0, SELECTION_BATCHES))
