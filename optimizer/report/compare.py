@@ -8,6 +8,9 @@ from rich.table import Table
 from optimizer.experiments.compare_rivals import OPTIMAL, OURS, ComparedPlan, Comparison, p99
 from optimizer.planning.options import AUTO
 from optimizer.report.tables import Part
+from optimizer.report.verdict import CHANCE
+from optimizer.simulation.report import SimulationReport
+from optimizer.statistics.paired import gain_of_p99
 
 
 def parts(found: Comparison) -> list[Part]:
@@ -29,17 +32,19 @@ def verdict(found: Comparison) -> str:
     """How our plan's p99 latency stands to EPLB's and to that of the best other planner, under the server's rule that
     our plan was made for."""
     rule = found.rows[-1].planned.routings[0]
-    latency = {name: p99(row.report) for name, row in found.under(rule).items()}
-    ours, eplb = latency.pop(OURS), latency["EPLB"]
-    best = min(latency, key=lambda name: latency[name])
-    said = [f"{_percent(ours, eplb)} EPLB"]
-    said += [] if latency[best] == eplb else [f"{_percent(ours, latency[best])} the best other planner ({best})"]
-    return f"p99 {ours:.1f} us: {', '.join(said)}, under {found.server.title}'s own rule ({rule})."
+    reports = {name: row.report for name, row in found.under(rule).items()}
+    ours, eplb = reports.pop(OURS), reports["EPLB"]
+    name, best = min(reports.items(), key=lambda item: p99(item[1]))
+    said = [_beside(ours, eplb, "EPLB")]
+    said += [] if p99(best) == p99(eplb) else [_beside(ours, best, f"the best other planner ({name})")]
+    return f"p99 {p99(ours):.1f} us: {'; '.join(said)}; under {found.server.title}'s own rule ({rule})."
 
 
-def _percent(ours: float, other: float) -> str:
-    """By how much our figure is below or above another one, of which it is a share."""
-    return f"{abs(1 - ours / other):.1%} {'below' if ours <= other else 'above'}"
+def _beside(ours: SimulationReport, other: SimulationReport, named: str) -> str:
+    """By how much our p99 is below or above that of another plan, as a share of it, and whether that may be chance."""
+    gain = gain_of_p99(other.latency_us, ours.latency_us)
+    side = "below" if gain.share >= 0 else "above"
+    return f"{abs(gain.share):.1%} {side} {named}{CHANCE if gain.may_be_chance else ''}"
 
 
 def compare_table(found: Comparison) -> Table:

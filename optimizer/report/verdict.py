@@ -13,6 +13,11 @@ from optimizer.statistics.paired import Gain, gain_of_mean, gain_of_p99
 EPLB = "greedy"
 """The method that replicates and packs greedily by expected load, as EPLB does."""
 
+CHANCE = ", which may be chance"
+"""What follows a difference that other batches of the same traffic may turn round."""
+
+SMALL = 0.0005  # shares that are printed as 0.0%
+
 
 @dataclass(frozen=True)
 class LatencyVerdict:
@@ -38,30 +43,31 @@ class LatencyVerdict:
         return None if self.bound_us is None else self.us / self.bound_us - 1
 
     @property
-    def by_chance(self) -> bool:
+    def may_be_chance(self) -> bool:
         """Whether there is a difference to EPLB's scheme that other batches of the same traffic may turn round."""
-        return self.gain is not None and self.gain.low <= 0 <= self.gain.high and self.gain.share != 0
+        return self.gain is not None and self.gain.may_be_chance
 
     def beside_eplb(self, named: str) -> list[str]:
         """How far the plan is from EPLB's scheme, which is called by this name; nothing where that is not known."""
         share = self.below_eplb
         if share is None:
             return []
-        how = f"{abs(share):.1%} {'below' if share > 0 else 'above'}" if abs(share) >= 0.0005 else "the same as"
-        return [f"{how} {named}{', which may be chance' if self.by_chance else ''}"]
+        if abs(share) < SMALL:
+            return [f"the same as {named}"]
+        return [f"{abs(share):.1%} {'below' if share > 0 else 'above'} {named}{CHANCE if self.may_be_chance else ''}"]
 
     def bounded(self, paid: str) -> str:
         """How far the plan is from what no plan goes below; paid: what all those plans have in common, in words."""
         if self.above_bound is None:
             return "what no plan goes below is not known"
-        if self.above_bound < 0.0005:
+        if self.above_bound < SMALL:
             return f"as low as any plan{paid} can be"
         return f"at most {self.above_bound:.1%} above what any plan{paid} can reach"
 
     def beside(self) -> dict[str, Any]:
         """What the figure is compared with, in its stable JSON form."""
         shares = {"below_eplb": self.below_eplb, "above_bound": self.above_bound}
-        return {"eplb_us": self.eplb_us, "bound_us": self.bound_us, **shares, "may_be_chance": self.by_chance}
+        return {"eplb_us": self.eplb_us, "bound_us": self.bound_us, **shares, "may_be_chance": self.may_be_chance}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ class Gain(NamedTuple):
         """Whether the interval says that there is a gain at all."""
         return self.low > 0
 
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether there is a difference that other batches of the same traffic may turn round."""
+        return self.share != 0 and self.low <= 0 <= self.high
+
 
 def gain_of_mean(before: Floats, after: Floats) -> Gain:
     """The gain of the mean over batches; before and after `[batch]`, of the same batches."""

@@ -22,6 +22,7 @@ from optimizer.routing.context import Unit
 from optimizer.routing.servers.abilities import ANY, SERVERS, Server
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
+from optimizer.statistics.paired import gain_of_p99
 from optimizer.traces.source import TraceInput, open_source
 
 MODEL = Model("drawn", 8, 1, 2)
@@ -142,6 +143,14 @@ def test_the_verdict_stands_first_and_says_what_the_rows_do(on_servers: dict[str
     assert f"{abs(1 - ours / eplb):.1%} {'below' if ours <= eplb else 'above'} EPLB" in verdict(found)
     assert verdict(found).endswith("under vLLM's own rule (vllm).")
     assert ("best other planner" in verdict(found)) == (min(p99.values()) < eplb)
+
+
+def test_the_verdict_says_which_differences_may_be_chance(on_servers: dict[str, Comparison]) -> None:
+    found = on_servers["vllm"]
+    reports = {name: row.report for name, row in found.under("vllm").items()}
+    gain = gain_of_p99(reports["EPLB"].latency_us, reports[OURS].latency_us)
+    beside_eplb = verdict(found).split(";")[0]
+    assert beside_eplb.endswith(" EPLB, which may be chance" if gain.may_be_chance else " EPLB")
 
 
 def test_the_same_seed_gives_the_same_plans(found: Comparison, corpus: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from page_facts import COUNT, LAYERS, MESH, MODEL, TOKENS, small_facts, small_plan, small_request
 from random_problems import cost, write_traces
 
+from formulations.kit.arrays import Floats
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.network import Network
 from optimizer.domain.presets import load_hardware, names
@@ -254,3 +255,21 @@ def test_the_verdict_tells_the_gap_to_the_bound_on_latency_and_else_on_compute(t
     assert f"Its compute time is {bounds['compute_us']['gap_to_any_placement']:.1%} above" in said
     none = replace(read.layers[1], bounds={})
     assert "no bound on its latency" in " ".join(verdict(replace(facts, plan=replace(read, layers={1: none}))))
+
+
+def test_the_verdict_says_where_the_difference_in_p99_may_be_chance(traces: Path, plan: Path) -> None:
+    facts = gather(PageRequest(read_plan(plan), cost(), TraceInput(traces=[str(traces)], batch_tokens=TOKENS)))
+    shown, rng = facts.first, np.random.default_rng(0)
+    noise = rng.exponential(50.0, (2, shown.plan.report.batches))
+
+    def said_of(before: Floats, after: Floats) -> str:
+        """The verdict's first sentence where compute takes longer by these microseconds, `[batch]`."""
+        runs = [
+            replace(shown.plan, report=replace(shown.plan.report, compute_us=shown.plan.report.compute_us + more))
+            for more in (before, after)
+        ]
+        layer = replace(shown, before=runs[0], plan=runs[1])
+        return verdict(replace(facts, layers={shown.layer: layer}))[0]
+
+    assert "us), which may be chance;" in said_of(*noise)
+    assert "chance" not in said_of(noise[0] + 20.0, noise[0])

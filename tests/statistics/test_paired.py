@@ -19,13 +19,17 @@ def test_what_is_lower_by_a_tenth_in_each_batch_is_so_for_sure(before: Floats, g
     found = gain_of(before, 0.9 * before)
     assert found == pytest.approx(Gain(0.1, 0.1, 0.1))
     assert found.sure
-    assert not gain_of(before, before).sure
+    assert not found.may_be_chance
+    same = gain_of(before, before)
+    assert not same.sure
+    assert not same.may_be_chance
 
 
 def test_a_gain_that_is_chance_is_not_sure(before: Floats) -> None:
     after = np.random.default_rng(1).permutation(before)
     found = gain_of_mean(before, after * np.random.default_rng(2).normal(1, 0.2, len(before)))
     assert found.low < 0 < found.high
+    assert found.may_be_chance
     assert not found.sure
 
 

@@ -5,6 +5,8 @@ import numpy as np
 from optimizer.planning.bounds import LATENCY, TIME
 from optimizer.report.page.facts import GREEDY, PlanFacts
 from optimizer.report.page.words import apart, percent, us
+from optimizer.report.verdict import CHANCE
+from optimizer.statistics.paired import gain_of_p99
 
 
 def verdict(facts: PlanFacts) -> list[str]:
@@ -22,10 +24,19 @@ def _latency(facts: PlanFacts) -> str:
     )
     where = f"Layer {facts.first.layer}" if len(facts.layers) == 1 else f"{len(facts.layers)} layers together"
     return (
-        f"{where}: the plan's p99 latency is {us(p99)} us, {apart(p99, old)} that of {_whose(facts)} ({us(old)} us); "
+        f"{where}: the plan's p99 latency is {us(p99)} us, {apart(p99, old)} that of {_whose(facts)} ({us(old)} us)"
+        f"{_chance(facts)}; "
         f"its mean is {us(mean)} us, {apart(mean, old_mean)} ({us(old_mean)} us). {routed}, on "
         f"{facts.batches}."
     )
+
+
+def _chance(facts: PlanFacts) -> str:
+    """Whether the difference in p99 may be chance, where the page is of one layer, whose batches are the same."""
+    run, before = facts.first.plan.report, facts.first.before.report
+    if len(facts.layers) > 1 or run.batches != before.batches:
+        return ""
+    return CHANCE if gain_of_p99(before.latency_us, run.latency_us).may_be_chance else ""
 
 
 def _whose(facts: PlanFacts) -> str:
