@@ -8,8 +8,7 @@ from rich.table import Table
 from optimizer.experiments.compare_rivals import OPTIMAL, OURS, ComparedPlan, Comparison, p99
 from optimizer.planning.options import AUTO
 from optimizer.report.tables import Part
-from optimizer.report.verdict import CHANCE
-from optimizer.simulation.report import SimulationReport
+from optimizer.report.verdict import beside
 from optimizer.statistics.paired import gain_of_p99
 
 
@@ -35,16 +34,10 @@ def verdict(found: Comparison) -> str:
     reports = {name: row.report for name, row in found.under(rule).items()}
     ours, eplb = reports.pop(OURS), reports["EPLB"]
     name, best = min(reports.items(), key=lambda item: p99(item[1]))
-    said = [_beside(ours, eplb, "EPLB")]
-    said += [] if p99(best) == p99(eplb) else [_beside(ours, best, f"the best other planner ({name})")]
+    said = [beside(gain_of_p99(eplb.latency_us, ours.latency_us), "EPLB")]
+    if p99(best) != p99(eplb):
+        said.append(beside(gain_of_p99(best.latency_us, ours.latency_us), f"the best other planner ({name})"))
     return f"p99 {p99(ours):.1f} us: {'; '.join(said)}; under {found.server.title}'s own rule ({rule})."
-
-
-def _beside(ours: SimulationReport, other: SimulationReport, named: str) -> str:
-    """By how much our p99 is below or above that of another plan, as a share of it, and whether that may be chance."""
-    gain = gain_of_p99(other.latency_us, ours.latency_us)
-    side = "below" if gain.share >= 0 else "above"
-    return f"{abs(gain.share):.1%} {side} {named}{CHANCE if gain.may_be_chance else ''}"
 
 
 def compare_table(found: Comparison) -> Table:

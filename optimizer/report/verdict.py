@@ -1,7 +1,8 @@
 """What a plan is worth, in two sentences: beside EPLB's scheme, and beside what no plan goes below."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,25 @@ CHANCE = ", which may be chance"
 SMALL = 0.0005  # shares that are printed as 0.0%
 
 
+class Figure(NamedTuple):
+    """A figure of latencies `[batch]`, and how far it is below that of other latencies of the same batches."""
+
+    of: Callable[[Floats], float]
+    gain: Callable[[Floats, Floats], Gain]
+
+
+P99 = Figure(lambda latency: float(np.percentile(latency, 99)), gain_of_p99)
+MEAN = Figure(lambda latency: float(latency.mean()), gain_of_mean)
+
+
+def beside(gain: Gain, named: str) -> str:
+    """How far a plan is below or above another one, which is called by this name, and whether that may be chance."""
+    if abs(gain.share) < SMALL:
+        return f"the same as {named}"
+    side = "below" if gain.share > 0 else "above"
+    return f"{abs(gain.share):.1%} {side} {named}{CHANCE if gain.may_be_chance else ''}"
+
+
 @dataclass(frozen=True)
 class LatencyVerdict:
     """A figure of a plan's latency on the test batches beside others, in microseconds; None for what is not known.
@@ -32,29 +52,21 @@ class LatencyVerdict:
     gain: Gain | None
     bound_us: float | None
 
-    @property
-    def below_eplb(self) -> float | None:
-        """How far the plan is below EPLB's scheme, as a share of the latter's latency; negative where it is above."""
-        return None if self.eplb_us is None else 1 - self.us / self.eplb_us
+    @classmethod
+    def of(cls, figure: Figure, now: Floats, before: Floats | None, bound_us: float | None) -> "LatencyVerdict":
+        """The verdict on a figure of latencies `[batch]`: the plan's now, and before those of EPLB's scheme."""
+        if before is None:
+            return cls(figure.of(now), None, None, bound_us)
+        return cls(figure.of(now), figure.of(before), figure.gain(before, now), bound_us)
 
     @property
     def above_bound(self) -> float | None:
         """How far the plan is above the bound at most, as a share of it."""
         return None if self.bound_us is None else self.us / self.bound_us - 1
 
-    @property
-    def may_be_chance(self) -> bool:
-        """Whether there is a difference to EPLB's scheme that other batches of the same traffic may turn round."""
-        return self.gain is not None and self.gain.may_be_chance
-
     def beside_eplb(self, named: str) -> list[str]:
         """How far the plan is from EPLB's scheme, which is called by this name; nothing where that is not known."""
-        share = self.below_eplb
-        if share is None:
-            return []
-        if abs(share) < SMALL:
-            return [f"the same as {named}"]
-        return [f"{abs(share):.1%} {'below' if share > 0 else 'above'} {named}{CHANCE if self.may_be_chance else ''}"]
+        return [] if self.gain is None else [beside(self.gain, named)]
 
     def bounded(self, paid: str) -> str:
         """How far the plan is from what no plan goes below; paid: what all those plans have in common, in words."""
@@ -64,10 +76,12 @@ class LatencyVerdict:
             return f"as low as any plan{paid} can be"
         return f"at most {self.above_bound:.1%} above what any plan{paid} can reach"
 
-    def beside(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """What the figure is compared with, in its stable JSON form."""
-        shares = {"below_eplb": self.below_eplb, "above_bound": self.above_bound}
-        return {"eplb_us": self.eplb_us, "bound_us": self.bound_us, **shares, "may_be_chance": self.may_be_chance}
+        below = None if self.gain is None else self.gain.share
+        shares = {"below_eplb": below, "above_bound": self.above_bound}
+        chance = self.gain is not None and self.gain.may_be_chance
+        return {"eplb_us": self.eplb_us, "bound_us": self.bound_us, **shares, "may_be_chance": chance}
 
 
 @dataclass(frozen=True)
@@ -91,8 +105,8 @@ class Verdict:
         tail = None if gap is None else gap.tails.get("p99")
         now, before = report.latency_us, None if greedy is None else greedy.latency_us
         return cls(
-            p99=_p99(now, before, None if tail is None else tail.bound),
-            mean=_mean(now, before, None if gap is None else gap.any_placement.mean),
+            p99=LatencyVerdict.of(P99, now, before, None if tail is None else tail.bound),
+            mean=LatencyVerdict.of(MEAN, now, before, None if gap is None else gap.any_placement.mean),
             routing=report.routing,
             price_us=report.price_us,
             eplb_routing=None if greedy is None else greedy.routing,
@@ -109,17 +123,5 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         """The verdict in its stable JSON form: figures of p99, and those of the mean in an object of its own."""
         policy = {"routing": self.routing, "price_us": self.price_us, "eplb_routing": self.eplb_routing}
-        mean = {"us": self.mean.us, **self.mean.beside()}
-        return {"sentence": self.sentence(), "p99_us": self.p99.us, **policy, **self.p99.beside(), "mean": mean}
-
-
-def _p99(now: Floats, before: Floats | None, bound_us: float | None) -> LatencyVerdict:
-    """The verdict on the 99th percentile of latencies `[batch]`."""
-    was, gain = (None, None) if before is None else (float(np.percentile(before, 99)), gain_of_p99(before, now))
-    return LatencyVerdict(float(np.percentile(now, 99)), was, gain, bound_us)
-
-
-def _mean(now: Floats, before: Floats | None, bound_us: float | None) -> LatencyVerdict:
-    """The verdict on the mean of latencies `[batch]`."""
-    was, gain = (None, None) if before is None else (float(before.mean()), gain_of_mean(before, now))
-    return LatencyVerdict(float(now.mean()), was, gain, bound_us)
+        mean = {"us": self.mean.us, **self.mean.as_json()}
+        return {"sentence": self.sentence(), "p99_us": self.p99.us, **policy, **self.p99.as_json(), "mean": mean}

@@ -36,7 +36,8 @@ def compared(traces: Path, unit: Unit | None = None, policy: str = "even-source"
     source = open_source(
         TraceInput(traces=[str(traces)], batch_tokens=64), [1], MODEL, Mesh(2, 2, 3), lambda share: None
     )
-    options = SolveOptions(20, iterations=500, routings=(policy,), unit=unit)
+    limit = 300  # seconds, as a search that also compiles is not to be ended by the clock, but by its moves
+    options = SolveOptions(limit, iterations=500, routings=(policy,), unit=unit)
     return compare(source, 1, Mesh(2, 2, 3), cost(), options, server=server)
 
 

@@ -149,7 +149,7 @@ def _locked(path: Path) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{path} is in use by another run; wait for its end, or name another folder", "work") from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # the latter where the system itself has no locks
         raise InputError(f"{path} cannot be locked ({error}); name another folder", "work") from None
     return lock
 

@@ -59,7 +59,7 @@ class WatchFiles:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"{self.plan} is watched already; end that watch, or wait for its end", "plan") from None
-        except (OSError, NotImplementedError) as error:
+        except (OSError, NotImplementedError) as error:  # the latter where the system itself has no locks
             raise InputError(f"{self.lock} cannot be locked ({error})", "plan") from None
         try:
             yield

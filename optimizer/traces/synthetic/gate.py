@@ -86,7 +86,8 @@ def route(
         for layer in range(len(layers)):
             own = _mix(key ^ _mix(np.uint64(layers[layer]) + STEP))
             _add_projection(bias[layer], topic, topics[layer], base)
-            _walk(own, start, stop, layer, base, directions[layer], tables, groups[1], scratch, ranked, weights)
+            where = start, stop, layer
+            _walk(own, where, base, directions[layer], tables, groups[1], scratch, (ranked, weights))
 
 
 @kernel
@@ -116,18 +117,21 @@ def _scratch(experts: int, groups: tuple[int, int], m: int) -> Scratch:
 @kernel
 def _walk(
     state: np.uint64,
-    start: int,
-    stop: int,
-    layer: int,
+    where: tuple[int, int, int],
     base: Floats,
     directions: Floats,
     tables: tuple[Floats, Floats],
     keep: int,
     scratch: Scratch,
-    ranked: Ints,
-    weights: Floats,
+    into: tuple[Ints, Floats],
 ) -> None:
-    """Route one request in one layer: its tokens' direction is the sum of stationary AR(1) walks."""
+    """Route one request in one layer: its tokens' direction is the sum of stationary AR(1) walks.
+
+    where: the request's first token, the one after its last, and the layer's place; into: ranked and weights as of
+    `route`, which are filled there.
+    """
+    start, stop, layer = where
+    ranked, weights = into
     walks, direction, fresh, clean, score, leaders, strength, kept, best, listed, chosen = scratch
     normal, gumbel = tables
     for walk in range(WALKS):
