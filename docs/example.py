@@ -16,7 +16,7 @@ traces = open_traces(requests, batch_tokens=64)
 model = Model("example", routed_experts=16, shared_experts=0, top_k=2)
 hardware = Hardware.of(mesh=Mesh(rows=2, cols=4, slots_per_device=3))  # 24 slots: eight of them for replicas
 
-options = SolveOptions(time_limit=20, iterations=3000, routings=("even-source", "optimal"))
+options = SolveOptions(time_limit=20, iterations=1000, routings=("even-source", "optimal"))
 found = plan_layer(traces, 0, model, hardware, options, progress=lambda stage, share: None)
 print(found)  # in a notebook the name alone, `found`, shows tables and pictures
 print("Experts of the first device:", found.placement.slots[0].tolist())

@@ -14,8 +14,10 @@ from random_problems import write_traces
 from running_commands import solve
 from small_model import with_few_batches
 
-settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-settings.load_profile("moeplan")
+settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("moeplan"), max_examples=40, derandomize=True)
+settings.register_profile("thorough", settings.get_profile("moeplan"), max_examples=1000)
+settings.load_profile("quick")  # the same examples in every run; `--hypothesis-profile thorough` draws many others
 
 LIGHT = {Path(__file__).resolve().parent / room for room in ("formulations", "statistics", "traces")}
 """Folders of tests that need few kernels of machine code."""

@@ -136,7 +136,7 @@ def test_the_same_iterations_and_seed_give_the_same_plan(traces: Path) -> None:
 
 def test_the_builtin_trace_is_used_and_said(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
-    result = run("solve", "--layer", 12, "--iterations", 0, "--time-limit", 30, "-o", plan, "--json")
+    result = run("solve", "--layer", 12, "--iterations", 0, "--routing", "even-source", "-o", plan, "--json")
     assert result.exit_code == 0, result.output
     assert "built-in trace" in result.stderr
     slots = json.loads(plan.read_text())["layers"]["12"]["slots"]

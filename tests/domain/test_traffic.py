@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import WIRINGS, Case, Links, TokensAt, cases, rows_of
 from reference_traffic import Carried, blocks, carry, holders, hops, link_order
@@ -41,7 +41,6 @@ def walked(drawn: Case, chosen: Ints, batch: int, wiring: tuple[TokensAt, Links]
     return carry(wires, held, targets(chosen[batch], drawn.mesh.slots_per_device), out, back)
 
 
-@settings(max_examples=100)
 @given(st.integers(0, 10**6), cases(), st.sampled_from(WIRINGS), st.booleans(), st.booleans())
 def test_links_carry_what_walking_every_message_puts_on_them(
     seed: int, drawn: Case, wiring: tuple[TokensAt, Links], out: bool, back: bool

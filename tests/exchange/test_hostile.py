@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile_files import MEMORY, as_json, damaged, little_memory, lying_npy, one_line, pickled_npy, replaced
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from placement_files import FILES, read_again
 
@@ -31,7 +31,6 @@ def attempt(name: str, content: bytes) -> None:
 
 
 @given(st.sampled_from(sorted(FILES)).flatmap(lambda name: st.tuples(st.just(name), damaged(FILES[name]))))
-@settings(max_examples=150)
 def test_damaged_files_are_one_line(case: tuple[str, bytes]) -> None:
     attempt(*case)
 
@@ -40,13 +39,11 @@ JSON_FILES = {name: json.loads(content) for name, content in FILES.items() if co
 
 
 @given(st.sampled_from(sorted(JSON_FILES)).flatmap(lambda name: st.tuples(st.just(name), replaced(JSON_FILES[name]))))
-@settings(max_examples=150)
 def test_other_values_in_json_are_one_line(case: tuple[str, object]) -> None:
     attempt(case[0], as_json(case[1]))
 
 
 @given(lying_npy(), st.sampled_from(["phy2log", "log2phy", "logcnt", "expert_mapping", "layers"]))
-@settings(max_examples=100)
 def test_lying_arrays_are_one_line(content: bytes, member: str) -> None:
     attempt("omniinfer", content)
     name = "eplb" if member[-3:] in ("log", "phy", "cnt") else "tt-metal"

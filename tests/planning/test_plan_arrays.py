@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.expected_load.greedy_packing import greedy_slots
@@ -49,7 +49,6 @@ def greedy_peak(load: Floats, devices: EqualDevices) -> float:
     return peak_of(load, (eplb if devices.nodes == 1 else eplb_by_groups)(problem).slots.astype(np.int64))
 
 
-@settings(max_examples=120)
 @given(layers())
 def test_every_placement_is_valid_and_no_worse_than_the_greedy(drawn: tuple[Floats, EqualDevices]) -> None:
     load, devices = drawn
@@ -59,7 +58,6 @@ def test_every_placement_is_valid_and_no_worse_than_the_greedy(drawn: tuple[Floa
     assert (plan_array(load, devices) == slots).all()
 
 
-@settings(max_examples=120)
 @given(layers(), st.integers(0, 10**6))
 def test_so_is_every_placement_that_comes_of_an_old_one(drawn: tuple[Floats, EqualDevices], seed: int) -> None:
     """Old ones are of other loads, or random ids, which break every rule."""

@@ -62,14 +62,14 @@ def check(bounds: list[Bound], report: SimulationReport) -> None:
 
 @pytest.mark.parametrize("wiring", WIRINGS, ids=str)
 def test_no_policy_on_any_placement_beats_a_bound(wiring: tuple[str, str]) -> None:
-    """Nine wirings with 6 layers of their own, 3 placements of each: 162 runs of each policy."""
+    """Nine wirings with 4 layers of their own, 2 placements of each: 72 runs of each policy."""
     shapes = [(2, 2), (3, 2), (4, 3), (1, 4), (5, 2)]
-    first = 6 * WIRINGS.index(wiring)  # type: ignore[arg-type]
-    for seed in range(first, first + 6):
+    first = 4 * WIRINGS.index(wiring)  # type: ignore[arg-type]
+    for seed in range(first, first + 4):
         drawn = case(seed, shapes[seed % len(shapes)], 1 + seed % 3, shared=seed // 3 % 3)
         hardware = wired(wiring)  # type: ignore[arg-type]
         free = bound_any(drawn.batches, drawn.model, drawn.mesh, hardware)
-        for again in range(3):
+        for again in range(2):
             placement = random_placement(np.random.default_rng(again), drawn.model.experts, drawn.mesh)
             given = bound_given(drawn.batches, drawn.model, drawn.mesh, hardware, placement)
             assert all(bound.given for bound in given)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning import candidates, rule_candidates
 from optimizer.planning import portfolio as module
-from optimizer.planning.candidates import FINALISTS, SEARCHES, seeds_and_formulation
+from optimizer.planning.candidates import FINALISTS, SEARCHES, Candidate, seeds_and_formulation
 from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, silent
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import NEAR, SHORTENING, SPLITTING, LayerJudge
@@ -34,14 +35,24 @@ from optimizer.search.side_by_side import CHAINS
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
+from optimizer.traces.batches import Sets
 
 EFFORT = Effort(Deadline(1e6), 0, 3000)  # iterations alone end searches, however long kernels compile
 
 
+Begun = tuple[Problem, Sets, list[Candidate]]
+
+
+@cache
+def begun(seed: int = 11) -> Begun:
+    """A small problem, its batches, and the candidates with which searches begin, made once for all tests."""
+    problem, sets = small_problem(seed, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    return problem, sets, list(seeds_and_formulation(problem, EFFORT, silent))
+
+
 def searched(routings: tuple[str, ...], effort: Effort = EFFORT) -> Portfolio:
     """A small problem's portfolio after all searches."""
-    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    found = list(seeds_and_formulation(problem, effort, silent))
+    problem, sets, found = begun()
     portfolio = Portfolio.of(problem, sets, SolveOptions(routings=routings))
     portfolio.search(found, effort, 60, silent)
     return portfolio
@@ -74,8 +85,7 @@ def test_the_best_is_no_worse_than_greedy_and_judged_under_its_policy() -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_under_a_servers_rule_the_best_is_no_worse_than_eplb_and_flashlb(rule: str, seed: int) -> None:
     """What is chosen has no mean latency above greedy's, and is as good in all figures as seeds without one."""
-    problem, sets = small_problem(seed, rows=4, cols=2, slots=3, routed=14, top_k=4)
-    found = list(seeds_and_formulation(problem, EFFORT, silent))
+    problem, sets, found = begun(seed)
     portfolio = Portfolio.of(problem, sets, SolveOptions(routings=(rule,)))
     portfolio.search(found, EFFORT, 1e6, silent)
     pool, judge = portfolio.pools[rule], LayerJudge(problem, sets, Conditions(rule))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import WIRINGS, Case, Links, TokensAt, as_tokens, case, cases, rows_of
 from reference_routing import Limited, beside, likeliest, weights_by_rank
@@ -83,10 +83,6 @@ def agrees(found: Rerouted, expected: Limited, batch: int, drawn: Case) -> None:
     assert found.kept[batch] == pytest.approx(1 - expected.lost / drawn.batches.tokens, abs=1e-5)
 
 
-anything = settings(max_examples=150)
-
-
-@anything
 @given(cases(), st.integers(0, 10**6), wirings, st.sampled_from(sorted(POLICIES)), st.integers(1, 12), st.booleans())
 def test_overflow_goes_by_the_rule_to_recorded_candidates(
     plain: Case, seed: int, wiring: tuple[TokensAt, Links], policy: str, capacity: int, drop: bool
@@ -101,7 +97,6 @@ def test_overflow_goes_by_the_rule_to_recorded_candidates(
         agrees(found, by_the_rule(drawn, chosen, batch, wiring, capacity, ranking, drop), batch, drawn)
 
 
-@anything
 @given(cases(), st.integers(0, 10**6), wirings, st.sampled_from(sorted(POLICIES)), st.integers(1, 12), st.booleans())
 def test_overflow_goes_by_the_rule_to_the_likeliest_experts(
     drawn: Case, seed: int, wiring: tuple[TokensAt, Links], policy: str, capacity: int, drop: bool
@@ -118,7 +113,6 @@ def test_overflow_goes_by_the_rule_to_the_likeliest_experts(
         agrees(found, by_the_rule(drawn, chosen, batch, wiring, capacity, ranking, drop), batch, drawn)
 
 
-@anything
 @given(cases(), st.integers(0, 10**6), wirings, st.sampled_from(sorted(POLICIES)), st.integers(1, 12), st.booleans())
 def test_pairs_are_conserved_and_no_replica_is_overfull_unless_it_is_counted(
     plain: Case, seed: int, wiring: tuple[TokensAt, Links], policy: str, capacity: int, drop: bool

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import Case, cases
 
 from optimizer.routing.gradient_shares import gradient_shares
 
 
-@settings(max_examples=60)
 @given(cases(), st.integers(0, 10**6))
 def test_shares_of_each_expert_sum_to_one(drawn: Case, seed: int) -> None:
     load = np.random.default_rng(seed).integers(-3, 9, (4, drawn.model.experts)).clip(0)

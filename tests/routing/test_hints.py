@@ -43,7 +43,6 @@ def routed(policy: str, drawn: Case, wiring: tuple[TokensAt, Links], how: HintSe
 
 
 @pytest.mark.parametrize("policy", REMEMBERING)
-@settings(max_examples=100)
 @given(seed=st.integers(0, 10**6), wiring=wirings, how=ways)
 def test_each_hint_policy_chooses_as_the_oracle(
     policy: str, seed: int, wiring: tuple[TokensAt, Links], how: HintSettings
@@ -85,7 +84,6 @@ def test_what_a_batch_brings_is_not_known_before_it_is_lag_batches_old(policy: s
     assert differ == {1, 3}
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 10**6))
 def test_levelled_shares_are_as_good_as_the_best_of_a_linear_program(seed: int) -> None:
     """The peak after many sweeps is that of the least sum of squares, which is the least peak there is."""
@@ -113,7 +111,6 @@ def least_peak(load: Floats, held: Sequence[Ints], devices: int) -> float:
     return most
 
 
-@settings(max_examples=60)
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=6).filter(any))
 def test_entries_meet_shares_to_less_than_one_entry(weights: list[int]) -> None:
     part, entries = np.array(weights), np.zeros((1, ENTRIES), dtype=np.int32)

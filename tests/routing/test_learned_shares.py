@@ -4,7 +4,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import Case, cases
 from reference import Slots, replicas
@@ -43,7 +43,6 @@ def drawn_loads(seed: int, drawn: Case, batches: int) -> Ints:
     return rng.integers(-5, 40, (batches, drawn.model.experts)).clip(0).astype(np.int32)
 
 
-@settings(max_examples=150)
 @given(st.integers(0, 10**6), cases(), st.sampled_from([1, 8]))
 def test_shares_are_no_worse_than_even_ones_and_sum_to_one(seed: int, drawn: Case, tile: int) -> None:
     load, slots = drawn_loads(seed, drawn, 5), drawn.placement.slots
@@ -62,7 +61,6 @@ def test_shares_are_no_worse_than_even_ones_and_sum_to_one(seed: int, drawn: Cas
     assert found.load.tolist() == load.mean(axis=0).tolist()
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 10**6), cases(replicas=2), st.sampled_from([1, 8]))
 def test_no_part_of_a_share_is_better_handed_over(seed: int, drawn: Case, tile: int) -> None:
     """Two batches are few enough for the descent to end before it has made all its sweeps."""
@@ -80,7 +78,6 @@ def test_no_part_of_a_share_is_better_handed_over(seed: int, drawn: Case, tile: 
             assert summed_peaks(slots, load, value.tolist(), other) >= reached
 
 
-@settings(max_examples=60)
 @given(cases())
 def test_weighted_round_robin_costs_no_more_than_the_shares_promise(drawn: Case) -> None:
     """All tokens are of one source: several sources, each of which deals out its own pairs, may round up more."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import Case, cases
 from reference_table import Counts, total_cost
@@ -71,7 +71,6 @@ def test_the_pairs_of_each_source_and_expert_are_counted(drawn: Case) -> None:
     assert loads.totals.tolist() == found.sum(axis=0).tolist()
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 10**6), cases(), st.sampled_from([1, 8]), st.integers(0, 400))
 def test_gains_and_states_are_exact_at_every_step_of_a_walk(seed: int, drawn: Case, tile: int, usual: int) -> None:
     rng, (loads, counts) = np.random.default_rng(seed), loads_of(drawn)
@@ -112,7 +111,6 @@ def no_tail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("little_annealing", "no_tail")
-@settings(max_examples=60)
 @given(st.integers(0, 10**6), cases(), st.sampled_from([1, 8]))
 def test_a_learned_table_is_no_dearer_than_the_nearest_and_the_same_again(seed: int, drawn: Case, tile: int) -> None:
     rng, (loads, counts) = np.random.default_rng(seed), loads_of(drawn)

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import WIRINGS, Case, Links, TokensAt, cases
 from random_problems import cost, small_problem
@@ -49,7 +49,6 @@ def fewest_by_brute_force(held: Holders, experts: set[int]) -> int:
     return min(max(Counter(chosen).values()) for chosen in product(*(sorted(held[expert]) for expert in experts)))
 
 
-@settings(max_examples=150)
 @given(cases(replicas=2), wirings)
 def test_no_choice_of_one_replica_each_has_fewer_on_the_device_that_has_most(
     drawn: Case, wiring: tuple[TokensAt, Links]
@@ -67,7 +66,6 @@ def test_no_choice_of_one_replica_each_has_fewer_on_the_device_that_has_most(
             assert found == best_split_peak([int(expert in used) for expert in range(len(held))], held)
 
 
-@settings(max_examples=100)
 @given(cases(), wirings, st.integers(1, 12))
 def test_an_expert_of_more_tokens_counts_as_often_as_its_weights_are_worth_reading(
     drawn: Case, wiring: tuple[TokensAt, Links], read_tokens: int

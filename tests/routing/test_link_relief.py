@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import WIRINGS, Case, Links, TokensAt, case
 from reference import replicas
@@ -56,7 +56,6 @@ def drawn_quota(drawn: Case, replicated: Graph, sources: int, rng: np.random.Gen
     return quota.astype(np.int32), rng.integers(0, 8, len(slots)), alone.astype(np.int32)
 
 
-@settings(max_examples=80)
 @given(cases_of, wirings, st.integers(0, 10**6))
 def test_relief_serves_everyone_and_stops_where_no_token_can_help(
     drawn: Case, wiring: tuple[TokensAt, Links], seed: int

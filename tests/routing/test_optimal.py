@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from random_layers import SHAPES, WIRINGS, Case, Links, TokensAt, case, cases
 from random_problems import cost, random_batches, random_placement
@@ -81,7 +81,6 @@ def pair_hops(drawn: Case, chosen: Ints, wiring: tuple[TokensAt, Links]) -> list
     return found
 
 
-@settings(max_examples=100)
 @given(cases(), wirings, tiles)
 def test_the_peak_is_the_least_by_every_set_of_experts_and_by_two_flows(
     drawn: Case, wiring: tuple[TokensAt, Links], tile: int
@@ -111,7 +110,6 @@ def test_the_peak_is_the_least_on_a_large_mesh_too(tile: int) -> None:
         assert peak == least_feasible(scipy_carries, units(drawn, batch, tile), held, devices)
 
 
-@settings(max_examples=60)
 @given(cases(), wirings, tiles)
 def test_no_other_policy_has_a_lower_peak(drawn: Case, wiring: tuple[TokensAt, Links], tile: int) -> None:
     least = peaks(drawn, chosen_by("optimal", drawn, wiring, tile), tile)
@@ -119,7 +117,6 @@ def test_no_other_policy_has_a_lower_peak(drawn: Case, wiring: tuple[TokensAt, L
         assert all(map(int.__le__, least, peaks(drawn, chosen_by(policy, drawn, wiring, tile), tile)))
 
 
-@settings(max_examples=150)
 @given(cases(), st.integers(0, 10**6), st.integers(1, 40))
 def test_the_split_that_least_peak_leaves_reaches_it(drawn: Case, seed: int, most: int) -> None:
     mesh, held = drawn.mesh, holders(drawn)
@@ -137,7 +134,6 @@ def test_the_split_that_least_peak_leaves_reaches_it(drawn: Case, seed: int, mos
         assert mean_peak(load) == ceil(wanted.sum() / mesh.devices) <= peak
 
 
-@settings(max_examples=100)
 @example(case(137, (8, 1), 3, 1), ("row", "rings"), 1)  # units must not move before the peak is known
 @example(case(478, (5, 2), 3, 1), ("column", "rings"), 1)  # of equally near replicas the table's must come first
 @given(cases(), wirings, tiles)
@@ -153,7 +149,6 @@ def test_where_the_peak_does_not_bind_all_tokens_go_to_the_nearest(
         assert hops[batch] >= fewest[batch]
 
 
-@settings(max_examples=150)
 @given(cases(), wirings)
 def test_hops_are_no_fewer_than_the_cheapest_flow_at_this_peak(drawn: Case, wiring: tuple[TokensAt, Links]) -> None:
     for hops, fewest in zip(*hops_and_fewest(drawn, wiring), strict=True):
@@ -196,7 +191,6 @@ def test_the_peak_is_the_bound_that_the_formulation_proves(seed: int) -> None:
     assert in_tiles.tiles.tolist() == least_peaks(tiles_of(load, 32), where, "tiles")[0].tolist()
 
 
-@settings(max_examples=150)
 @example(case(1, (1, 4), 2), ("row", "rings"), 2, (3, 1))  # cheap further units must not be opened beyond the peak
 @given(cases(), wirings, st.sampled_from([2, 5]), st.sampled_from([(9, 10), (3, 1), (1, 4)]))
 def test_where_a_slots_first_unit_differs_work_is_shorter_at_the_same_peak(

@@ -33,7 +33,6 @@ def routed_by(policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: in
 
 
 @pytest.mark.parametrize("policy", sorted(ORACLES))
-@settings(max_examples=60)
 @given(drawn=cases(), wiring=wirings, tile=tiles, capacity=st.integers(1, 20))
 def test_each_policy_chooses_as_the_oracle(
     policy: str, drawn: Case, wiring: tuple[TokensAt, Links], tile: int, capacity: int
@@ -77,7 +76,6 @@ def test_every_pair_is_served_by_a_replica_of_its_expert_and_batches_do_not_touc
         assert name in REMEMBERING or (policy(alone.experts, source[1:], context) == chosen[1:]).all()
 
 
-@settings(max_examples=60)
 @given(cases(), wirings)
 def test_the_table_of_nearest_replicas_is_the_plain_one(drawn: Case, wiring: tuple[TokensAt, Links]) -> None:
     table = nearest_table(drawn.layer(wiring, 1, 1))

@@ -53,7 +53,6 @@ def served(server: Server, batches: Batches, network: Network) -> Ints:
 
 
 @pytest.mark.parametrize("policy", REMEMBERING)
-@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), wiring=wirings, how=ways)
 def test_a_server_that_follows_the_router_does_what_the_simulator_predicts(
     policy: str, seed: int, wiring: tuple[TokensAt, Links], how: HintSettings

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import WIRINGS, Case, Links, TokensAt, case
 from random_problems import random_batches, random_placement
@@ -50,7 +50,6 @@ def drawn_demand(drawn: Case, network: Network, seed: int) -> Ints:
     return rng.integers(0, 50, (network.sources, drawn.model.experts)) * rng.integers(0, 2, (network.sources, 1))
 
 
-@settings(max_examples=60)
 @given(cases_of, st.sampled_from(WIRINGS), st.integers(0, 10**6))
 def test_loads_are_those_of_every_path(drawn: Case, wiring: tuple[TokensAt, Links], seed: int) -> None:
     network = drawn.network(wiring)

@@ -19,7 +19,7 @@ from optimizer.search.split_state import PARTS
 LIMITS = Limits(seconds=20)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10**6), st.sampled_from([None, "auto", 1]), st.sampled_from([(3, 2, 3, 9), (2, 3, 2, 8)]))
 def test_rows_are_legal_and_never_worse(
     seed: int, replicas: int | str | None, shape: tuple[int, int, int, int]

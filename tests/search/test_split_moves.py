@@ -141,7 +141,6 @@ def test_after_a_walk_the_split_settles_where_one_from_scratch_does(seed: int, t
     assert (np.abs(np.ceil(settled - 0.25) - exact) <= 1).all()
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(2, 9), st.sampled_from([2, 4]))
 def test_filling_levels_the_lightest_devices(seed: int, count: int, few: int) -> None:
     rng = np.random.default_rng(seed)

@@ -124,7 +124,6 @@ def oracle(case: Case, batch: int) -> dict[str, Any]:
     return reference_queue.run_layer(setting, case.chosen[batch].tolist(), case.source[batch].tolist())
 
 
-@settings(max_examples=100)
 @given(
     st.integers(0, 10**6),
     st.sampled_from(SHAPES),
@@ -140,7 +139,6 @@ def test_overlap_equals_the_oracle(seed: int, shape: tuple[int, int], tokens: To
             assert getattr(found, name)[batch].tolist() == value, name
 
 
-@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.sampled_from([(3, 2), (8, 1), (1, 7), (3, 6)]), st.sampled_from(get_args(Tokens)))
 def test_the_lower_number_goes_first_where_most_links_take_no_time(
     seed: int, shape: tuple[int, int], tokens: Tokens
@@ -157,7 +155,6 @@ def test_the_lower_number_goes_first_where_most_links_take_no_time(
         assert getattr(found, name)[0].tolist() == value, name
 
 
-@settings(max_examples=60)
 @drawn
 def test_what_is_sent_is_what_traffic_counts(seed: int, shape: tuple[int, int], tokens: Tokens, links: Links) -> None:
     """If only one link takes time, the last message arrives when that link has carried all messages counted on it."""
@@ -175,7 +172,6 @@ def test_what_is_sent_is_what_traffic_counts(seed: int, shape: tuple[int, int], 
         assert (back.end == sum(case.base) + traffic.back[:, link] / 8).all()
 
 
-@settings(max_examples=100)
 @drawn
 def test_devices_are_busy_for_what_their_loads_cost(
     seed: int, shape: tuple[int, int], tokens: Tokens, links: Links
@@ -189,7 +185,6 @@ def test_devices_are_busy_for_what_their_loads_cost(
     assert (found.waiting >= 0).all()
 
 
-@settings(max_examples=100)
 @drawn
 def test_nothing_ends_before_its_parts(seed: int, shape: tuple[int, int], tokens: Tokens, links: Links) -> None:
     case = draw(seed, shape, tokens, links)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import cost
 
@@ -168,7 +168,6 @@ def figures(seed: int, batches: int) -> Floats:
     return np.random.default_rng(seed).lognormal(sigma=0.3, size=batches)
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 400))
 def test_intervals_hold_the_point_estimates(seed: int, batches: int) -> None:
     values = figures(seed, batches)

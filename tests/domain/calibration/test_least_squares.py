@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
@@ -23,7 +23,6 @@ def bent(rng: np.random.Generator, rows: int, items: int, plain: int) -> Design:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 4))
-@settings(max_examples=60)
 def test_plain_constants_are_those_of_scipy(seed: int, rows: int, constants: int) -> None:
     rng = np.random.default_rng(seed)
     columns = rng.integers(0, 9, (rows, constants)).astype(float)
@@ -34,7 +33,6 @@ def test_plain_constants_are_those_of_scipy(seed: int, rows: int, constants: int
 
 
 @given(st.integers(0, 2**32), st.integers(4, 12), st.integers(1, 3), st.integers(0, 1))
-@settings(max_examples=60)
 def test_exact_times_are_met_whatever_side_items_are_on(seed: int, rows: int, items: int, plain: int) -> None:
     rng = np.random.default_rng(seed)
     design = bent(rng, rows, items, plain)
@@ -47,7 +45,6 @@ def test_exact_times_are_met_whatever_side_items_are_on(seed: int, rows: int, it
 
 
 @given(st.integers(0, 2**32), st.integers(4, 12), st.integers(1, 3))
-@settings(max_examples=60)
 def test_no_other_constants_fit_better(seed: int, rows: int, items: int) -> None:
     """Unless one speed was taken for want of evidence for two, which leaves the other unseen."""
     rng = np.random.default_rng(seed)
@@ -161,7 +158,6 @@ def test_constants_with_another_bend_that_fit_as_well_are_told_badly() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 4))
-@settings(max_examples=60)
 def test_each_helpful_row_tells_one_more_constant(seed: int, rows: int, constants: int) -> None:
     rng = np.random.default_rng(seed)
     columns = rng.integers(0, 3, (rows, constants)).astype(float)

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import WORMHOLE
 
@@ -90,7 +90,6 @@ HEADS = st.lists(st.sampled_from([*COLUMNS, "other"]), max_size=6)
 
 
 @given(HEADS, st.lists(st.lists(CELLS, max_size=7), max_size=5), st.sampled_from(names("hardware")))
-@settings(max_examples=150)
 def test_any_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, head: list[str], rows: list[list[str]], name: str
 ) -> None:

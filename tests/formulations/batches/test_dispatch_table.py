@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference_table import peaks
 
@@ -64,7 +64,6 @@ def least(instance: TableInstance) -> float:
     return min(plain_objective(instance, list(table)) for table in product(rows, repeat=instance.counts.shape[1]))
 
 
-@settings(max_examples=60)
 @given(instances())
 def test_the_exact_table_is_the_best_of_all(instance: TableInstance) -> None:
     outcome = choose_table(instance, None, LIMITS)

@@ -56,7 +56,6 @@ def in_full(instance: SharesInstance) -> float:
     return float(found.fun)
 
 
-@settings(max_examples=80)
 @given(instances())
 def test_rounds_reach_the_optimum_of_the_whole_program(instance: SharesInstance) -> None:
     outcome = fix_shares(instance, LIMITS)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from cancelling import CancelledAfter
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements
 
@@ -51,7 +51,6 @@ def least_total_of_parts(load: Ints, devices: int, depth: int) -> int:
     return min(int(load[:, np.array(held)].sum(axis=2).max(axis=1).sum()) for held in every)
 
 
-@settings(max_examples=150)
 @given(cases())
 def test_optimum_equals_brute_force(drawn: tuple[Ints, Ints]) -> None:
     load, known = drawn
@@ -60,7 +59,6 @@ def test_optimum_equals_brute_force(drawn: tuple[Ints, Ints]) -> None:
     assert check(load, known, found) == least_total(load.tolist(), *known.shape)
 
 
-@settings(max_examples=120)
 @given(cases(), st.integers(0, 10**6), st.sampled_from([1, 3, 50]))
 def test_whatever_the_prices_the_bound_holds_and_the_search_ends_with_the_optimum(
     drawn: tuple[Ints, Ints], seed: int, nodes: int
@@ -83,7 +81,6 @@ def test_whatever_the_prices_the_bound_holds_and_the_search_ends_with_the_optimu
     assert cut_short.lower_bound * len(load) <= best + 1e-9
 
 
-@settings(max_examples=120)
 @given(cases(), st.integers(0, 12))
 def test_a_search_cancelled_at_any_look_at_the_clock_is_feasible_with_a_bound_that_holds(
     drawn: tuple[Ints, Ints], looks: int

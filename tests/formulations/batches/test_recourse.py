@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from cancelling import CancelledAfter
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 from reference_recourse import drawn_loads, flow_total, held_by, least_total, placements, routed_total
@@ -58,7 +58,6 @@ def best_of(instance: BatchInstance) -> int:
     return best
 
 
-@settings(max_examples=150)
 @given(instances(), st.sampled_from([0, 1, 30]), st.sampled_from([0, 100]))
 def test_optimum_equals_brute_force(instance: BatchInstance, descents: int, first_sets: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +68,6 @@ def test_optimum_equals_brute_force(instance: BatchInstance, descents: int, firs
     assert check(instance, found) == best_of(instance)
 
 
-@settings(max_examples=100)
 @given(instances(), st.sampled_from([0.0, 1e-9, 1e-3]), st.integers(0, 400))
 def test_the_bound_holds_where_the_work_is_cut_short(
     instance: BatchInstance, deterministic: float, largest: int

@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import random_placement
 from reference import best_split_peak
@@ -68,7 +68,6 @@ def solved(outcome: Outcome[ReplicaSplit], units: Ints, holders: Bools) -> Repli
     return outcome.value
 
 
-@settings(max_examples=100)
 @given(layers())
 def test_whole_tokens_reach_the_least_peak_and_the_certificate_proves_it(drawn: Drawn) -> None:
     load, holders = drawn
@@ -78,7 +77,6 @@ def test_whole_tokens_reach_the_least_peak_and_the_certificate_proves_it(drawn: 
     assert ceil(proven_bound(split.critical, load, holders)) == outcome.lower_bound == outcome.objective
 
 
-@settings(max_examples=100)
 @given(layers())
 def test_parts_of_tokens_reach_the_largest_ratio(drawn: Drawn) -> None:
     load, holders = drawn
@@ -99,7 +97,6 @@ def tile_peaks(load: list[int], held: list[set[int]], devices: int, tile: int) -
     )
 
 
-@settings(max_examples=60)
 @given(st.data(), st.integers(1, 4))
 def test_tiles_reach_the_least_peak_of_every_way_to_share_out_tokens(data: st.DataObject, tile: int) -> None:
     experts, devices = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))

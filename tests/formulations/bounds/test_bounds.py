@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.batches.replica_routing import least_peaks
@@ -42,7 +42,6 @@ def loads(draw: st.DrawFn) -> tuple[list[list[int]], int, int]:
     return draw(st.lists(of_batch, min_size=1, max_size=4)), devices, depth
 
 
-@settings(max_examples=100)
 @given(loads())
 def test_no_placement_of_all_batches_beats_the_bound_on_their_counts(drawn: tuple[list[list[int]], int, int]) -> None:
     load, devices, depth = drawn
@@ -98,7 +97,6 @@ def token_cases(draw: st.DrawFn) -> tuple[list[Tokens], int, int, list[list[int]
     return tokens, devices, depth, draw(st.lists(hops, min_size=sources, max_size=sources)), experts
 
 
-@settings(max_examples=100)
 @given(token_cases())
 def test_no_placement_needs_fewer_copies_or_hops(
     drawn: tuple[list[Tokens], int, int, list[list[int]], int],

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.choice import robust_choice
@@ -49,7 +49,6 @@ def choices(draw: st.DrawFn) -> tuple[list[list[list[float]]], list[float]]:
     return layers, [weight / sum(raw) for weight in raw]
 
 
-@settings(max_examples=150)
 @given(choices(), st.sampled_from(Criterion))
 def test_the_choice_equals_brute_force(case: tuple[list[list[list[float]]], list[float]], criterion: Criterion) -> None:
     scores, weights = case

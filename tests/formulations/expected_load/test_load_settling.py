@@ -1,7 +1,7 @@
 """Settling changes few slots, never for the worse, and never breaks a rule."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.expected_load.greedy_packing import greedy_slots
@@ -52,7 +52,6 @@ def best_by_force(layout: Layout, target: float) -> float:
     return best
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.floats(1.0, 1.3))
 def test_each_step_is_valid_and_gains_as_much_as_the_best_step_of_all(seed: int, above: float) -> None:
     """Where devices hold both experts of a handing, the estimate that saves time may miss it: then gains are less."""

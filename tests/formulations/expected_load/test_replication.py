@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 from reference import count_vectors
@@ -59,7 +59,6 @@ def allowed(budget: ReplicaBudget) -> list[list[int]]:
     return [counts for counts in every if budget.violations(np.array(counts)) == []]
 
 
-@settings(max_examples=60)
 @given(budgets(), st.data())
 def test_greedy_counts_are_optimal(budget: ReplicaBudget, data: st.DataObject) -> None:
     experts = len(budget.least)
@@ -78,7 +77,6 @@ def test_greedy_counts_are_optimal(budget: ReplicaBudget, data: st.DataObject) -
     assert outcome.objective == outcome.lower_bound == pytest.approx(float(best))
 
 
-@settings(max_examples=60)
 @given(budgets(), st.data())
 def test_counts_for_batches_equal_brute_force(budget: ReplicaBudget, data: st.DataObject) -> None:
     experts = len(budget.least)

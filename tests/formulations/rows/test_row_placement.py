@@ -95,7 +95,6 @@ def held(slots: Ints) -> list[set[int]]:
     return [{expert for expert in here if expert >= 0} for here in slots.tolist()]
 
 
-@settings(max_examples=60, deadline=None)
 @given(rows(), st.booleans())
 def test_optimum_equals_brute_force_and_its_value_is_recomputed(row: MeshRow, model_alone: bool) -> None:
     best = best_worth(row)
@@ -114,7 +113,7 @@ def test_optimum_equals_brute_force_and_its_value_is_recomputed(row: MeshRow, mo
     assert outcome.gap <= 1e-4  # at which HiGHS stops
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rows())
 def test_no_filling_goes_below_the_floor(row: MeshRow) -> None:
     """The floor is worked out without a solver, and the best filling by brute force is no lower."""
@@ -144,7 +143,6 @@ def test_six_experts_on_three_devices_equal_brute_force() -> None:
     assert outcome.gap <= 1e-4
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**6))
 def test_peaks_equal_linear_programs(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -204,7 +202,6 @@ def test_a_tail_is_planned_for_rather_than_the_mean() -> None:
     assert tail.objective == pytest.approx(row.peaks(tail.value).max())
 
 
-@settings(max_examples=100)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=12), st.sampled_from([0.0, 0.3, 0.75, 0.95]))
 def test_tail_mean_is_that_of_the_worst_batches(peaks: list[int], level: float) -> None:
     array = np.array(peaks, dtype=np.float64)

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import random_placement
 from reference import Slots
@@ -132,7 +132,6 @@ def test_split_mix_gives_the_published_numbers() -> None:
     assert [sglang.split_mix(number) for number in range(3)] == [number >> 32 for number in published]
 
 
-@settings(max_examples=100)
 @given(seed=st.integers(0, 2**70), total=st.integers(1, 120), data=st.data())
 def test_kernels_draw_what_pythons_random_draws(seed: int, total: int, data: st.DataObject) -> None:
     """Numbers, samples of both of Python's ways to draw them, and shuffled lists, one after another, so that a number

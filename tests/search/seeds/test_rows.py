@@ -25,7 +25,7 @@ from optimizer.traces.batches import Batches, default_rows
 SHORT = Limits(seconds=0.4, workers=1)  # enough for the rows of a few devices, which take milliseconds
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([(2, 2, 3, 6), (3, 2, 3, 9), (2, 5, 4, 9), (5, 1, 4, 11), (1, 6, 2, 5)]),

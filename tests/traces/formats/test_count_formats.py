@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import as_json, damaged, little_memory, one_line, replaced
-from hypothesis import given, settings
+from hypothesis import given
 from torch_files import write_torch
 
 from optimizer.errors import InputError
@@ -311,7 +311,6 @@ def test_hostile_files_are_read_or_refused_in_a_line(tmp_path_factory: pytest.Te
     passes = write_passes(folder / "a", SLOTS[None])[0].read_bytes()
     statistics = replaced([META, line(0)]).map(lambda value: b"\n".join(map(as_json, value)) if value else b"")
 
-    @settings(max_examples=100)
     @given(
         damaged(lines).map(lambda content: (content, Format.VLLM_LOAD))
         | damaged(passes).map(lambda content: (content, Format.RECORDER_PASSES))

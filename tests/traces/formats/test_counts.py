@@ -22,7 +22,7 @@ from hostile_files import (
     pickled_npy,
     replaced,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from torch_files import write_torch
@@ -421,7 +421,6 @@ def read_or_refuse(path: Path, kind: Format) -> bool:
 def test_hostile_json_is_read_or_refused_in_a_line(tmp_path_factory: pytest.TempPathFactory, kind: Format) -> None:
     path = tmp_path_factory.getbasetemp() / f"hostile-{kind}"
 
-    @settings(max_examples=100)
     @given(damaged(as_json(DOCUMENTS[kind])) | replaced(DOCUMENTS[kind]).map(as_json))
     def check(content: bytes) -> None:
         path.write_bytes(content)
@@ -433,7 +432,6 @@ def test_hostile_json_is_read_or_refused_in_a_line(tmp_path_factory: pytest.Temp
 def test_hostile_archives_are_read_or_refused_in_a_line(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "hostile-archive"
 
-    @settings(max_examples=100)
     @given(hostile_archive())
     def check(content: bytes) -> None:
         path.write_bytes(content)
@@ -446,7 +444,6 @@ def test_hostile_statistics_are_read_or_refused_in_a_line(tmp_path_factory: pyte
     path = write_statistics(tmp_path_factory.mktemp("hostile") / "a", [keyed(LOAD)] * 2)
     meta = {"num_experts": 5, "num_experts_per_token": 2}
 
-    @settings(max_examples=100)
     @given(hostile_safetensors(), st.just(meta) | st.just(meta) | replaced(meta))
     def check(content: bytes, said: Any) -> None:
         (path / "rank1.safetensors").write_bytes(content)
@@ -461,7 +458,6 @@ def test_hostile_recorder_files_are_read_or_refused_in_a_line(tmp_path_factory: 
     assert read_or_refuse(path, Format.RECORDER_PT)
     whole = path.read_bytes()
 
-    @settings(max_examples=100)
     @given(damaged(whole))
     def check(content: bytes) -> None:
         path.write_bytes(content)

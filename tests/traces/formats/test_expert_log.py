@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import as_json, damaged, little_memory, replaced, sound
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import request_experts
 
@@ -166,7 +166,6 @@ LINES = st.sampled_from(
 )
 
 
-@settings(max_examples=100)
 @given(LINES.flatmap(lambda line: damaged(line.encode())) | LINES.map(str.encode))
 def test_whatever_the_fast_pass_takes_the_library_reads_alike(line: bytes) -> None:
     """The library is the oracle: a line that it refuses, or reads otherwise, must be left to it."""
@@ -219,7 +218,6 @@ def hostile(draw: st.DrawFn) -> bytes:
 def test_hostile_logs_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
     path = tmp_path / "hostile"
 
-    @settings(max_examples=100)
     @given(hostile())
     def check(content: bytes) -> None:
         path.write_bytes(content)

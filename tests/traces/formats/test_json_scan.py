@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import as_json, damaged
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -46,7 +46,6 @@ def short_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_scan, "CHUNK", 7)
 
 
-@settings(max_examples=100)
 @given(PARTS, st.sampled_from([None, 1]))
 def test_lists_that_are_taken_out_are_those_that_the_library_reads(value: Any, indent: int | None) -> None:
     text = json.dumps(value, indent=indent).encode()
@@ -69,7 +68,6 @@ def test_full_blocks_are_taken_out_and_others_are_not() -> None:
         assert lifted(b'{"routed_experts": ' + text)[1] == {}
 
 
-@settings(max_examples=100)
 @given(
     st.binary(max_size=30).map(lambda text: b'{"routed_experts": [[1, 2], [3, 4]' + text)
     | damaged(b'{"routed_experts": [[1, 2], [3, 4]]}')
@@ -84,7 +82,6 @@ def test_no_damage_is_read_as_something(text: bytes) -> None:
     assert back(text) == wanted
 
 
-@settings(max_examples=100)
 @given(st.lists(PARTS | st.integers() | st.text(max_size=5), max_size=4), st.sampled_from([None, 2]))
 def test_a_list_is_read_item_by_item(tmp_path_factory: pytest.TempPathFactory, values: Any, indent: int | None) -> None:
     path = tmp_path_factory.getbasetemp() / "items.json"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import little_memory, npy_header
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import request_experts, write_request
 
@@ -280,7 +280,6 @@ np.savez(
 )
 
 
-@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, len(WHOLE.getvalue()) - 1), st.integers(0, 255)), min_size=1, max_size=4),
     st.booleans(),

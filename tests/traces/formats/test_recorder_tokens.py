@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import damaged, little_memory, one_line, sound
-from hypothesis import given, settings
+from hypothesis import given
 from random_problems import request_experts
 from safetensors.numpy import save
 from torch_files import torch_bytes, write_torch
@@ -116,7 +116,6 @@ def test_a_bad_pass_does_not_take_its_neighbours_along(tmp_path: Path, name: str
 def test_hostile_recordings_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
     path, whole = tmp_path / "a.pt", torch_bytes(recording(a_pass(CHOSEN, 1, [2, 7]), a_pass(CHOSEN, 2)))
 
-    @settings(max_examples=150)
     @given(damaged(whole))
     def check(content: bytes) -> None:
         path.write_bytes(content)
@@ -190,7 +189,6 @@ def test_faulty_raw_ids_are_one_sentence(tmp_path: Path, name: str) -> None:
 def test_hostile_raw_ids_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
     path, whole = raw_folder(tmp_path / "run", [{}]), save(keyed(9, CHOSEN) | keyed(10, CHOSEN))
 
-    @settings(max_examples=150)
     @given(damaged(whole))
     def check(content: bytes) -> None:
         (path / "rank0_raw.safetensors").write_bytes(content)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import as_json, little_memory, npy_bytes, one_line, replaced, sound
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import request_experts
 
@@ -298,7 +298,6 @@ def test_hostile_responses_are_read_or_refused_in_a_line(tmp_path_factory: pytes
     path = tmp_path_factory.getbasetemp() / f"hostile-{form}.json"
     model = Model("m", 8, 0, 3, 4)
 
-    @settings(max_examples=120)
     @given(replaced(forms(ids(6, 4, 3, 8))[form]) | st.just(None))
     def check(value: Any) -> None:
         path.write_bytes(as_json(value))

@@ -22,7 +22,7 @@ from hostile_files import (
     replaced,
     sound,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import request_experts, write_request
 from torch_files import write_torch
@@ -457,7 +457,6 @@ def hostile(draw: st.DrawFn, kind: Format) -> bytes:
 def test_hostile_files_are_read_or_refused_in_a_line(tmp_path_factory: pytest.TempPathFactory, kind: Format) -> None:
     path = tmp_path_factory.getbasetemp() / f"hostile-{kind}"
 
-    @settings(max_examples=100)
     @given(hostile(kind), st.sampled_from([SMALL, LAYERED]))
     def check(content: bytes, model: Model) -> None:
         path.write_bytes(content)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import Bomb, damaged, little_memory, one_line
-from hypothesis import given, settings
+from hypothesis import given
 from torch_files import torch_bytes, write_torch
 
 from optimizer.traces.formats.recorder_records import Recording
@@ -144,13 +144,11 @@ def test_hostile_files_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
             except UnusableError as error:
                 one_line(error)
 
-    @settings(max_examples=150)
     @given(damaged(whole))
     def check_bytes(content: bytes) -> None:
         path.write_bytes(content)
         read()
 
-    @settings(max_examples=150)
     @given(damaged(description))
     def check_description(content: bytes) -> None:
         with_description(whole, path, content)
