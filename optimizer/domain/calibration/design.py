@@ -49,5 +49,6 @@ def nonnegative(columns: Floats, measured: Floats, start: Floats) -> Floats:
     pull = PULL * max(np.linalg.norm(scaled, 2), np.finfo(float).tiny)
     rows = np.vstack([scaled, pull * np.eye(len(start))])
     wanted = np.concatenate([measured, pull * start / units])
-    best: Floats = lsq_linear(rows, wanted, (0, np.inf), method="bvls").x * units
-    return best
+    best = lsq_linear(rows, wanted, (0, np.inf), method="bvls").x * units
+    above: Floats = np.maximum(best, 0.0)  # by rounding, a constant at its limit may be a little below it
+    return above

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
@@ -23,6 +23,7 @@ def bent(rng: np.random.Generator, rows: int, items: int, plain: int) -> Design:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 4))
+@example(524286, 4, 4)  # where scipy gives a constant of -2e-16
 def test_plain_constants_are_those_of_scipy(seed: int, rows: int, constants: int) -> None:
     rng = np.random.default_rng(seed)
     columns = rng.integers(0, 9, (rows, constants)).astype(float)
@@ -33,6 +34,7 @@ def test_plain_constants_are_those_of_scipy(seed: int, rows: int, constants: int
 
 
 @given(st.integers(0, 2**32), st.integers(4, 12), st.integers(1, 3), st.integers(0, 1))
+@example(3, 5, 3, 1)  # where one speed misses times by 2 % only, and two by what the pull to the start makes
 def test_exact_times_are_met_whatever_side_items_are_on(seed: int, rows: int, items: int, plain: int) -> None:
     rng = np.random.default_rng(seed)
     design = bent(rng, rows, items, plain)
