@@ -1,5 +1,6 @@
 """How far figures differ between two ways of doing the same batches, with intervals."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +34,14 @@ def gain_of_mean(before: Floats, after: Floats) -> Gain:
 
 def gain_of_p99(before: Floats, after: Floats) -> Gain:
     """The gain of the 99th percentile over batches, with the resamples of `paired_gain`; before and after `[batch]`."""
-    drawn = drawn_batches(len(before))
-    worst = [np.percentile(each[drawn], 99, axis=1) for each in (before, after)]
+    return gain_of_summed_p99([before], [after])
+
+
+def gain_of_summed_p99(before: Sequence[Floats], after: Sequence[Floats]) -> Gain:
+    """The gain of the sum over layers of the 99th percentile over batches; before and after `[layer][batch]`, of the
+    same batches in every layer, so that a resample draws the same ones for all layers."""
+    drawn = drawn_batches(len(before[0]))
+    worst = [np.sum([np.percentile(each[drawn], 99, axis=1) for each in layers], axis=0) for layers in (before, after)]
     low, high = np.percentile(1 - worst[1] / worst[0], [2.5, 97.5])
-    was, now = (float(np.percentile(each, 99)) for each in (before, after))
+    was, now = (sum(float(np.percentile(each, 99)) for each in layers) for layers in (before, after))
     return Gain(1 - now / was, float(low), float(high))

@@ -262,14 +262,19 @@ def test_the_verdict_says_where_the_difference_in_p99_may_be_chance(traces: Path
     shown, rng = facts.first, np.random.default_rng(0)
     noise = rng.exponential(50.0, (2, shown.plan.report.batches))
 
-    def said_of(before: Floats, after: Floats) -> str:
-        """The verdict's first sentence where compute takes longer by these microseconds, `[batch]`."""
+    def said_of(before: Floats, after: Floats, layers: int) -> str:
+        """The verdict's first sentence where compute takes longer by these microseconds, `[batch]`, in each layer."""
         runs = [
             replace(shown.plan, report=replace(shown.plan.report, compute_us=shown.plan.report.compute_us + more))
             for more in (before, after)
         ]
         layer = replace(shown, before=runs[0], plan=runs[1])
-        return verdict(replace(facts, layers={shown.layer: layer}))[0]
+        several = {number: replace(layer, layer=number) for number in range(layers)}
+        whole = replace(facts.plan, layers=dict.fromkeys(several, facts.plan.layers[shown.layer]))
+        return verdict(replace(facts, plan=whole, layers=several))[0]
 
-    assert "us), which may be chance;" in said_of(*noise)
-    assert "chance" not in said_of(noise[0] + 20.0, noise[0])
+    assert "us), which may be chance;" in said_of(*noise, layers=1)
+    assert "chance" not in said_of(noise[0] + 20.0, noise[0], layers=1)
+    assert "3 layers together: " in said_of(*noise, layers=3)
+    assert "us), which may be chance;" in said_of(*noise, layers=3)
+    assert "chance" not in said_of(noise[0] + 20.0, noise[0], layers=3)

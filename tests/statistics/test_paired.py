@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from formulations.kit.arrays import Floats
-from optimizer.statistics.paired import Gain, gain_of_mean, gain_of_p99
+from optimizer.statistics.paired import Gain, gain_of_mean, gain_of_p99, gain_of_summed_p99
 
 
 @pytest.fixture
@@ -31,6 +31,17 @@ def test_a_gain_that_is_chance_is_not_sure(before: Floats) -> None:
     assert found.low < 0 < found.high
     assert found.may_be_chance
     assert not found.sure
+
+
+def test_a_sum_over_layers_is_surer_than_each_layer_where_their_noise_is_their_own(before: Floats) -> None:
+    rng, layers = np.random.default_rng(5), [before] * 40
+    after = [0.97 * layer * rng.normal(1, 0.1, len(layer)) for layer in layers]
+    alone = [gain_of_p99(*pair) for pair in zip(layers, after, strict=True)]
+    found = gain_of_summed_p99(layers, after)
+    was, now = (sum(np.percentile(layer, 99) for layer in every) for every in (layers, after))
+    assert found.share == pytest.approx(1 - now / was)
+    assert found.high - found.low < 0.7 * np.mean([each.high - each.low for each in alone])
+    assert gain_of_summed_p99(layers, [0.9 * layer for layer in layers]) == pytest.approx(Gain(0.1, 0.1, 0.1))
 
 
 def test_pairs_tell_more_than_two_means(before: Floats) -> None:

@@ -6,7 +6,7 @@ from optimizer.planning.bounds import LATENCY, TIME
 from optimizer.report.page.facts import GREEDY, PlanFacts
 from optimizer.report.page.words import apart, percent, us
 from optimizer.report.verdict import CHANCE
-from optimizer.statistics.paired import gain_of_p99
+from optimizer.statistics.paired import gain_of_summed_p99
 
 
 def verdict(facts: PlanFacts) -> list[str]:
@@ -32,11 +32,12 @@ def _latency(facts: PlanFacts) -> str:
 
 
 def _chance(facts: PlanFacts) -> str:
-    """Whether the difference in p99 may be chance, where the page is of one layer, whose batches are the same."""
-    run, before = facts.first.plan.report, facts.first.before.report
-    if len(facts.layers) > 1 or run.batches != before.batches:
+    """Whether the difference in p99 may be chance, where both placements were judged on the same batches."""
+    runs = [[each.before.report, each.plan.report] for each in facts.layers.values()]
+    if len({report.batches for pair in runs for report in pair}) > 1:
         return ""
-    return CHANCE if gain_of_p99(before.latency_us, run.latency_us).may_be_chance else ""
+    before, after = ([report.latency_us for report in reports] for reports in zip(*runs, strict=True))
+    return CHANCE if gain_of_summed_p99(before, after).may_be_chance else ""
 
 
 def _whose(facts: PlanFacts) -> str:
