@@ -10,7 +10,7 @@ from optimizer.errors import InputError
 from optimizer.exchange.formats import PLAN, PLAN_KEY, formats_of
 from optimizer.traces.formats.expert_maps import check_list, foreign
 from optimizer.traces.formats.json_scan import whole_list
-from optimizer.traces.formats.torch_file import LONGEST
+from optimizer.traces.formats.torch_file import LONGEST, stored_whole
 from optimizer.traces.formats.untrusted import BYTE_ORDER_MARK
 
 
@@ -133,7 +133,7 @@ def _archive(path: Path) -> Format | None:
 def _recorded(archive: zipfile.ZipFile, name: str) -> Format:
     """The format of a torch file, by the names in its description, which is never unpickled."""
     info = archive.getinfo(name)
-    readable = info.compress_type == zipfile.ZIP_STORED and info.file_size <= LONGEST
+    readable = stored_whole(info) and info.file_size <= LONGEST
     described = archive.read(info) if readable else b""
     if b"topk_ids_of_layer" in described:
         return Format.RECORDER_TOKENS

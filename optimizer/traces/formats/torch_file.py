@@ -117,8 +117,7 @@ class TorchFile:
         if len(described) != 1:
             raise UnusableError("is not a whole torch file")
         prefix = described[0].filename.removesuffix("/data.pkl")
-        stored = all(info.compress_type == zipfile.ZIP_STORED for info in members)
-        if not stored or sum(info.file_size for info in members) > size:
+        if not all(map(stored_whole, members)) or sum(info.file_size for info in members) > size:
             raise UnusableError("is compressed, or declares more bytes than it has")
         if described[0].file_size > LONGEST or any(info.file_size > LIMIT for info in members):
             raise UnusableError(f"describes its objects in more than {LONGEST} bytes, or has a tensor of over {LIMIT}")
@@ -126,6 +125,12 @@ class TorchFile:
         if order in self._archive.namelist() and self._archive.read(order) != b"little":
             raise UnusableError("is of a machine with another byte order; save it on a usual one")
         return prefix
+
+
+def stored_whole(info: zipfile.ZipInfo) -> bool:
+    """Whether a member is stored as it is. zipfile asks for as many bytes at once as the compressed size says, and gets
+    memory for them before it finds that the file ends earlier; so that size is not to be larger than the other."""
+    return info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
 
 
 def interpreted(pickled: bytes) -> tuple[object, list[StoredTensor]]:

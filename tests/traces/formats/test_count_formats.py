@@ -309,7 +309,9 @@ def test_hostile_files_are_read_or_refused_in_a_line(tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("hostile")
     lines = write_lines(folder / "lines", META, *map(line, range(3))).read_bytes()
     passes = write_passes(folder / "a", SLOTS[None])[0].read_bytes()
-    statistics = replaced([META, line(0)]).map(lambda value: b"\n".join(map(as_json, value)) if value else b"")
+    statistics = replaced([META, line(0)]).map(
+        lambda value: b"\n".join(map(as_json, value)) if isinstance(value, list) else as_json(value)
+    )
 
     @given(
         damaged(lines).map(lambda content: (content, Format.VLLM_LOAD))

@@ -13,6 +13,7 @@ from hypothesis import given
 from torch_files import torch_bytes, write_torch
 
 from optimizer.traces.formats.recorder_records import Recording
+from optimizer.traces.formats.sniff import Format, sniff
 from optimizer.traces.formats.torch_file import StoredTensor, TorchFile
 from optimizer.traces.formats.untrusted import UnusableError
 
@@ -128,6 +129,19 @@ def test_archives_that_lie_are_refused(tmp_path: Path) -> None:
         pytest.raises(UnusableError, match="one and the same topk_ids_of_layer"),
     ):
         list(found.records(["topk_ids_of_layer"]))
+
+
+@pytest.mark.parametrize("member", ["file/data.pkl", "file/byteorder", "file/data/0"])
+def test_a_member_that_says_to_be_huge_in_the_file_takes_no_memory(tmp_path: Path, member: str) -> None:
+    """zipfile asks the system for as many bytes as the compressed size says, before it sees that there are fewer."""
+    content = bytearray(torch_bytes(recording()))
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(member.encode()))  # in the directory at the end
+    content[entry + 20 : entry + 24] = b"\xff" * 4
+    (tmp_path / "a").write_bytes(content)
+    with little_memory(), pytest.raises(UnusableError, match="is compressed, or declares more bytes"):
+        TorchFile(tmp_path / "a")
+    with little_memory():
+        assert sniff(tmp_path / "a") in (Format.RECORDER_TOKENS, Format.RECORDER_PT)
 
 
 def test_hostile_files_are_read_or_refused_in_a_line(tmp_path: Path) -> None:
