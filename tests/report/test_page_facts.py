@@ -262,7 +262,7 @@ def test_the_verdict_says_where_the_difference_in_p99_may_be_chance(traces: Path
     shown, rng = facts.first, np.random.default_rng(0)
     noise = rng.exponential(50.0, (2, shown.plan.report.batches))
 
-    def said_of(before: Floats, after: Floats, layers: int) -> str:
+    def said_of(before: Floats, after: Floats, *, layers: int) -> str:
         """The verdict's first sentence where compute takes longer by these microseconds, `[batch]`, in each layer."""
         runs = [
             replace(shown.plan, report=replace(shown.plan.report, compute_us=shown.plan.report.compute_us + more))
