@@ -125,7 +125,7 @@ def test_every_hardware_preset_equals_the_oracle(name: str, drawn: Case, policy:
 def test_the_home_mesh_equals_the_oracle(policy: str) -> None:
     """DeepSeek-V3 on 16 x 8 devices of 3 slots."""
     rng, model, mesh = np.random.default_rng(5), load_model("deepseek-v3"), Mesh(16, 8, 3)
-    batches, placement = random_batches(rng, 1, 16, model, 16), random_placement(rng, 257, mesh)
+    batches, placement = random_batches(rng, 1, 64, model, 16), random_placement(rng, 257, mesh)
     drawn = Case(model, mesh, placement, batches, learned(rng, placement, 257))
     equals_the_oracle(drawn, cost(), Conditions(policy))
 

@@ -22,8 +22,8 @@ FEW_SPARE, FAR = 4, 0.25
 alone misses a timing by more than this share of it, which is more than timings of one thing scatter."""
 
 EXACT = 1e-8
-"""A fit whose residuals are this share of the timings has none but rounding and what `PULL` makes, which was 1.2e-9 at
-most where exact times were fitted."""
+"""A fit whose residuals are this share of the timings has none but rounding and what `design.PULL` makes, which was
+1.2e-9 at most where exact times were fitted."""
 
 
 class Candidate(NamedTuple):

@@ -61,14 +61,26 @@ def test_every_method_is_run_on_every_case_once_and_never_again(
         run(tmp_path / "rows.csv", limit=0.3)
 
 
-def test_a_run_that_was_ended_goes_on_where_it_was(made: tuple[list[LadderRow], str], tmp_path: Path) -> None:
-    path, rows = tmp_path / "rows.csv", made[0]
-    lines = made[1].splitlines(keepends=True)
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No methods that would use their time up, so that a limit can be given that no proof comes near."""
+    for name in BOTH:
+        methods = {method: FAMILIES[name].methods[method] for method in ("greedy", "random")}
+        monkeypatch.setitem(FAMILIES, name, replace(FAMILIES[name], methods=methods))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows = run(path, limit=60)
+    lines = path.read_text().splitlines(keepends=True)
     for number in (1, 5, len(lines) - 1):
         path.write_text("".join(lines[:number]))
-        again = run(path)
+        again = run(path, limit=60)
         assert again[: number - 1] == rows[: number - 1]
-        assert [(row.block, row.value) for row in again] == [(row.block, row.value) for row in rows]
+        assert [(row.block, row.value, row.bound) for row in again] == [
+            (row.block, row.value, row.bound) for row in rows
+        ]
         assert len(path.read_text().splitlines()) == len(lines)
 
 
@@ -86,12 +98,8 @@ def test_steps_without_tokens_are_no_batches_to_route(tmp_path: Path) -> None:
     assert {row.family for row in rows} == {"expected", "replication"}
 
 
-def test_the_formulation_of_a_tiny_case_is_optimal_and_others_know_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a time limit that the proof does not come near, and without the methods that would use it up."""
-    quick = {name: FAMILIES["batches"].methods[name] for name in ("greedy", "random")}
-    monkeypatch.setitem(FAMILIES, "batches", replace(FAMILIES["batches"], methods=quick))
+@pytest.mark.usefixtures("quick")
+def test_the_formulation_of_a_tiny_case_is_optimal_and_others_know_it(tmp_path: Path) -> None:
     rows = run(tmp_path / "rows.csv", ("batches",), limit=60)
     best = {row.instance: row for row in rows if row.method == FORMULATION}
     assert {row.status for row in best.values()} == {SolveStatus.OPTIMAL}
