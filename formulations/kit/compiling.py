@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.event import Listener, install_listener
 
@@ -53,6 +54,26 @@ class _Ending(Listener):  # type: ignore[misc]  # numba has no types
 
 
 _ENDINGS: list[_Ending] = []  # those of all blocks that are being run
+
+
+def same_for_integers(compiled: Any) -> Any:
+    """Let a kernel be compiled once for integers as arguments, and not again for each width and constant.
+
+    Numba has a type for every constant, and would compile `fill(row, 0)`, `fill(row, 1)` and `fill(row, ids[n])` with
+    `ids` of 16 bits apart from `fill(row, n)`, in tenths of a second to two seconds each. They all take 64 bits here.
+    Where a call is inlined a constant is known all the same.
+    """
+    compile_now = compiled.compile
+
+    def compile_for_integers(signature: Any) -> Any:
+        return compile_now(tuple(_widened(types.unliteral(each)) for each in signature))
+
+    compiled.compile = compile_for_integers
+    return compiled
+
+
+def _widened(kind: Any) -> Any:
+    return types.int64 if isinstance(kind, types.Integer) and kind.bitwidth < 64 else kind
 
 
 def compiled_by_one(compiled: Any, folder: Path) -> Any:

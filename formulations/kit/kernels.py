@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from formulations.kit.compiling import compiled_by_one
+from formulations.kit.compiling import compiled_by_one, same_for_integers
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -59,6 +59,7 @@ def kernel(function: Function) -> Function:
         SETTINGS.CACHE_DIR = str(FOLDER or before)
         try:
             compiled = numba.njit(cache=FOLDER is not None, nogil=True, no_cfunc_wrapper=True)(function)
+            compiled = same_for_integers(compiled)
             return cast(Function, compiled if FOLDER is None else compiled_by_one(compiled, FOLDER))
         finally:
             SETTINGS.CACHE_DIR = before

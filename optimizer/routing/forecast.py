@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.kit.arrays import Floats, Ints
+from formulations.kit.copying import copy
 from formulations.kit.kernels import kernel
 
 HASH = 2654435769  # 2^32 over the golden ratio: neighbouring numbers are spread far apart by it
@@ -34,7 +35,7 @@ def recall(clock: Ints, waiting: Ints, average: Floats, kept: float, loads: Ints
     The average keeps the part `kept` of itself, and the rest comes from the oldest batch that it does not know yet, if
     that is `lag` batches old.
     """
-    waiting[clock[0] % len(waiting)] = loads
+    copy(loads.ravel(), waiting[clock[0] % len(waiting)].ravel())
     clock[0] += 1
     if clock[0] >= len(waiting):
         known, oldest = average.ravel(), waiting[clock[0] % len(waiting)].ravel()

@@ -151,7 +151,8 @@ def first_credit(sources: int, start: Ints, part: Ints, whole: Ints) -> Ints:
     for source in range(1, sources):
         row, rounds = source % len(part), source
         if len(part) == 1:  # what the source before has dealt out, and a round more
-            credit[source], rounds = credit[source - 1], 1
+            copy(credit[source - 1], credit[source])
+            rounds = 1
         for _ in range(rounds):
             for expert in range(whole.shape[1]):
                 deal(expert, credit[source], start, part[row], whole[row])

@@ -151,7 +151,7 @@ def _copy(source: RingState, target: RingState, touched: TouchedRings) -> None:
         for col in range(source.sent.shape[1]):
             for direction in range(2):
                 if touched.way[home, col, direction]:
-                    target.sent[home, col, direction] = source.sent[home, col, direction]
+                    copy(source.sent[home, col, direction], target.sent[home, col, direction])
     kinds, columns, directions, _ = source.load.shape
     for kind in range(kinds):
         for col in range(columns):

@@ -15,6 +15,7 @@ from random_problems import WORMHOLE, cost, random_batches, random_placement
 from reference_traffic import Wires, all_holders, carry
 
 from formulations.kit.arrays import Floats, Ints
+from optimizer.domain.arrays import frozen
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
@@ -63,7 +64,7 @@ def least_times(placement: Placement, batches: Batches, mesh: Mesh, hardware: Co
     for batch in range(batches.count):
         chosen = every_routing(placement, batches.experts[batch])
         source, row = (
-            np.repeat(of[batch : batch + 1], len(chosen), axis=0)
+            frozen(np.repeat(of[batch : batch + 1], len(chosen), axis=0))
             for of in (batches.source_on(network), batches.source_row)
         )
         times = clock.in_turn(clock.count(chosen, source, row))

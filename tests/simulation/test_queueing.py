@@ -251,7 +251,7 @@ def by_hand(
     return Case(
         network=network,
         chosen=np.array([chosen], dtype=np.int32),
-        source=np.array([source], dtype=np.int32),
+        source=frozen(np.array([source], dtype=np.int32)),
         base=base,
         slowdown=np.ones(network.mesh.devices),
         **said,
