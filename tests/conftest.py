@@ -1,7 +1,10 @@
 """Small problems drawn at random, and the real traces where they are present."""
 
+import multiprocessing
 import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,10 @@ settings.register_profile("moeplan", deadline=None, suppress_health_check=[Healt
 settings.register_profile("quick", settings.get_profile("moeplan"), max_examples=40, derandomize=True)
 settings.register_profile("thorough", settings.get_profile("moeplan"), max_examples=1000)
 settings.load_profile("quick")  # the same examples in every run; `--hypothesis-profile thorough` draws many others
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+"""Containers often set it. Each of the hundred processes that tests start would then compile 300 modules anew, in a
+quarter of a second, and each worker of pytest-xdist all tests."""
 
 LIGHT = {Path(__file__).resolve().parent / room for room in ("formulations", "statistics", "traces")}
 """Folders of tests that need few kernels of machine code."""
@@ -37,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others = [item for item in items if not LIGHT & {*item.path.parents}]
     first = len(items) // (4 * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     items[:] = others[:first] + light + others[first:]
+
+
+@pytest.fixture(scope="session")
+def another_process() -> Iterator[Executor]:
+    """A Python that was started anew, which knows nothing of what this one has done."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        yield process
 
 
 @pytest.fixture(autouse=True)

@@ -198,9 +198,18 @@ def _carry(
 
 def _usual_loss(state: ArrangementState, link_paths: LinkPaths, trial: Ints, rng: np.random.Generator) -> float:
     """The mean increase of the energy by random exchanges, of those that increase it."""
-    pairs = (tuple(rng.choice(len(state.slots), 2, replace=False).tolist()) for _ in range(SAMPLES))
-    changes = [delta(pair, state, link_paths, trial) for pair in pairs]
-    return float(np.mean([change for change in changes if change > 0] or [1]))
+    pairs = np.array([rng.choice(len(state.slots), 2, replace=False) for _ in range(SAMPLES)])
+    changes = _changes(pairs, state, link_paths, trial)
+    return float(changes[changes > 0].mean()) if (changes > 0).any() else 1.0
+
+
+@kernel
+def _changes(pairs: Ints, state: ArrangementState, link_paths: LinkPaths, trial: Ints) -> Ints:
+    """What exchanges of these pairs of devices, `[exchange, 2]`, would change of the energy, `[exchange]`."""
+    changes = np.empty(len(pairs), dtype=np.int64)
+    for number in range(len(pairs)):
+        changes[number] = delta((pairs[number, 0], pairs[number, 1]), state, link_paths, trial)
+    return changes
 
 
 @kernel

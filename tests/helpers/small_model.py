@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from random_problems import request_experts, write_request
 
+from optimizer.planning.rebalancing import expected
 from optimizer.routing import learned_tables
 from optimizer.traces import source
 
@@ -24,9 +25,11 @@ def write_corpus(folder: Path, seed: int = 7, layers: int = LAYERS) -> Path:
 
 
 def with_few_batches(patch: pytest.MonkeyPatch) -> None:
-    """Let trace sources make few batches, and learn dispatch tables in milliseconds, until the patch is undone."""
+    """Let trace sources make few batches, and dispatch tables and formulations of few moves take milliseconds, until
+    the patch is undone."""
     patch.setattr(source, "BATCHES_PER_SET", FEW)
     patch.setattr(learned_tables, "ANNEALED", 100_000)
+    patch.setattr(expected, "WORK", 0.1)
 
 
 def solving(traces: Path, plan: Path, *more: object) -> list[str]:

@@ -37,7 +37,7 @@ from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.traces.batches import Sets
 
-EFFORT = Effort(Deadline(1e6), 0, 3000)  # iterations alone end searches, however long kernels compile
+EFFORT = Effort(Deadline(1e6), 0, 1000)  # iterations alone end searches, however long kernels compile
 
 
 Begun = tuple[Problem, Sets, list[Candidate]]
@@ -244,13 +244,13 @@ def test_searches_share_the_limit_of_moves(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "split_at_best", noted("annealed"))
     monkeypatch.setattr(module, "is_proven", lambda *given: False)
     for routings, expected in (
-        (AUTO, {"even-source": 450, "descents": 450, "annealed": 1050}),
-        (("even-source",), {"even-source": 3000}),
-        (("vllm", "sglang-dynamic"), {"vllm": 1500, "sglang-dynamic": 1500}),
-        (("weights",), {"even-source": 900, "annealed": 1050}),  # the second of two
-        (("hint-device",), {"annealed": 1500}),
-        (("nearest",), {"descents": 3000}),
-        (("optimal",), {"annealed": 3000}),
+        (AUTO, {"even-source": 150, "descents": 150, "annealed": 350}),
+        (("even-source",), {"even-source": 1000}),
+        (("vllm", "sglang-dynamic"), {"vllm": 500, "sglang-dynamic": 500}),
+        (("weights",), {"even-source": 300, "annealed": 350}),  # the second of two
+        (("hint-device",), {"annealed": 500}),
+        (("nearest",), {"descents": 1000}),
+        (("optimal",), {"annealed": 1000}),
     ):
         spent.clear()
         searched(routings)

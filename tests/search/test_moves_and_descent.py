@@ -1,7 +1,7 @@
 """Moves, descent and choice: increments equal what is computed from scratch, and all placements stay valid."""
 
-import multiprocessing
 import time
+from concurrent.futures import Executor
 
 import numpy as np
 import pytest
@@ -225,11 +225,10 @@ def ends(seed: int, iterations: int = 3000) -> list[list[list[int]]]:
     return [placement.slots.tolist() for placement in found]
 
 
-def test_the_same_seed_gives_the_same_search_also_in_another_process() -> None:
+def test_the_same_seed_gives_the_same_search_also_in_another_process(another_process: Executor) -> None:
     here = ends(1)
     assert len(here) > 1
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert here == ends(1) == pool.apply(ends, (1,))
+    assert here == ends(1) == another_process.submit(ends, 1).result()
     assert ends(2) != here
 
 

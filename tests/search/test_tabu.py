@@ -1,7 +1,7 @@
 """Tabu search is exact and feasible at every step, obeys its own rule, and finds the optimum of small layers."""
 
-import multiprocessing
 import time
+from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import product
 
@@ -111,11 +111,10 @@ def ends(seed: int, iterations: int = 6000) -> list[list[list[int]]]:
     return [placement.slots.tolist() for placement in placements]
 
 
-def test_the_same_seed_gives_the_same_search_also_in_another_process() -> None:
+def test_the_same_seed_gives_the_same_search_also_in_another_process(another_process: Executor) -> None:
     here = ends(1)
     assert here
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert here == ends(1) == pool.apply(ends, (1,))
+    assert here == ends(1) == another_process.submit(ends, 1).result()
     assert ends(2) != here
 
 

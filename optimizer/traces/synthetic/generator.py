@@ -12,6 +12,7 @@ resemble earlier ones as much as in DeepSeek-V2-Lite's routing; `benchmarks/cali
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -117,7 +118,8 @@ def calibrated_gates(
         )
     single = []
     for number, layer in enumerate(layers):
-        single.append(_layer_gates(model, layer, seed, None if counts is None else counts[number]))
+        counted = _usual_gates(model, layer, seed) if counts is None else _layer_gates(model, layer, seed, counts[number])
+        single.append(counted)
         progress((number + 1) / len(layers))
     bias, topics, directions = (
         np.concatenate([getattr(gates, name) for gates in single]) for name in ("bias", "topics", "directions")
@@ -187,6 +189,12 @@ def topics_of(seed: int, dataset: str) -> tuple[float, Floats]:
         return TRAFFIC_WEIGHT, np.zeros(REQUEST_RANK)
     drawn = random_stream(Purpose.DATA_SET_TOPIC, seed, key_of_text(dataset)).standard_normal(REQUEST_RANK)
     return REQUEST_WEIGHT, drawn * (DATASET_WEIGHT * REQUEST_RANK**0.5 / np.linalg.norm(drawn))
+
+
+@lru_cache(maxsize=256)  # as many layers as large models have; those of a generated trace are often asked for again
+def _usual_gates(model: Model, layer: int, seed: int) -> Gates:
+    """The gates of a layer whose experts are chosen as often as DeepSeek-V3's."""
+    return _layer_gates(model, layer, seed, None)
 
 
 def _layer_gates(model: Model, layer: int, seed: int, counts: Ints | None) -> Gates:

@@ -1,6 +1,6 @@
 """Counts and placement chosen together are as good as the best of all counts and placements of tiny layers."""
 
-import multiprocessing
+from concurrent.futures import Executor
 from fractions import Fraction
 
 import numpy as np
@@ -156,10 +156,9 @@ def test_full_size_is_soon_within_a_tenth_of_a_per_cent() -> None:
     assert case.peak(quick) <= Fraction(101, 100) * case.bound
 
 
-def test_the_same_seed_gives_the_same_placement_in_another_process_too() -> None:
+def test_the_same_seed_gives_the_same_placement_in_another_process_too(another_process: Executor) -> None:
     here = [_run(seed) for seed in (0, 0, 1)]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        there = pool.apply(_run, (0,))
+    there = another_process.submit(_run, 0).result()
     assert here[0] == here[1] == there
     assert here[0] != here[2]
 

@@ -10,6 +10,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import solve
+from optimizer.planning.rebalancing import expected
 from optimizer.planning.rebalancing.expected import expected_bound
 from optimizer.planning.rebalancing.layer import LayerCurve, curve_of, rebalance_layer
 from optimizer.search.choose import DECISIVE, figures
@@ -28,7 +29,9 @@ def options(policy: str) -> SolveOptions:
 @pytest.fixture(scope="module", params=["even-source", "hint-device", "vllm", "weights"])
 def curve(request: pytest.FixtureRequest) -> LayerCurve:
     problem, sets, current = case(3)
-    return curve_of(problem, sets, current, (2, 8), options(request.param))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(expected, "WORK", 0.1)
+        return curve_of(problem, sets, current, (2, 8), options(request.param))
 
 
 def test_no_budget_is_broken_and_more_moves_are_never_worse(curve: LayerCurve) -> None:
