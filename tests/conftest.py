@@ -18,7 +18,7 @@ from running_commands import solve
 from small_model import with_few_batches
 
 settings.register_profile("moeplan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", settings.get_profile("moeplan"), max_examples=40, derandomize=True)
+settings.register_profile("quick", settings.get_profile("moeplan"), max_examples=30, derandomize=True)
 settings.register_profile("thorough", settings.get_profile("moeplan"), max_examples=1000)
 settings.load_profile("quick")  # the same examples in every run; `--hypothesis-profile thorough` draws many others
 
@@ -32,8 +32,9 @@ LIGHT = {Path(__file__).resolve().parent / room for room in ("formulations", "st
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """What `-n auto` means: a worker more than there are cores, as tests wait for processes a sixth of the time."""
-    return (os.cpu_count() or 1) + 1
+    """What `-n auto` means: two workers more than there are cores, as tests wait for processes and for kernels that
+    another worker compiles, a sixth of the time."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import cost, small_problem
 from reference import best_split_peak
@@ -38,7 +38,6 @@ def proves(found: Certificate, units: np.ndarray, placement: Placement) -> bool:
     )
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([(3, 2, 3, 9), (1, 4, 2, 6), (2, 3, 2, 8)]))
 def test_each_certificate_proves_the_exact_peak_of_its_batch(seed: int, shape: tuple[int, int, int, int]) -> None:
     rows, cols, slots, routed = shape

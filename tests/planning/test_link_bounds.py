@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import TOKENS_AT, WIRINGS, TokensAt, case, wired
 from random_problems import WORMHOLE, cost, random_batches, random_placement
@@ -94,7 +94,6 @@ def below(bound: Bound, least: list[Floats]) -> None:
         assert value is None or value <= min(np.percentile(values, share) for values in least) * SMALL
 
 
-@settings(max_examples=40)
 @given(tiny(), st.sampled_from(KINDS))
 def test_no_placement_with_its_best_routing_beats_a_bound(drawn: tuple[Batches, Model, Mesh], kind: Any) -> None:
     (batches, model, mesh), hardware = drawn, wired(kind[0], *kind[1:])
@@ -133,7 +132,6 @@ def token_costs(wires: Wires, hardware: Cost, links: int) -> Callable[[int, tupl
     return costs
 
 
-@settings(max_examples=40)
 @given(on_rings(), st.sampled_from(TOKENS_AT), st.sampled_from(("device", "expert")))
 def test_no_placement_sends_tokens_fewer_hops_on_rings(
     drawn: tuple[Batches, Model, Mesh], at: TokensAt, back: str
@@ -162,7 +160,6 @@ def every_table(placement: Placement, sources: int, experts: int) -> Iterator[In
         yield np.array(chosen, dtype=np.int32).reshape(sources, experts)
 
 
-@settings(max_examples=40)
 @given(tiny(slots=3), st.sampled_from(KINDS))
 def test_no_table_on_any_placement_beats_the_bound_of_tables(drawn: tuple[Batches, Model, Mesh], kind: Any) -> None:
     (batches, model, mesh), hardware = drawn, wired(kind[0], *kind[1:])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import small_problem
 from reference_split import least_feasible, ortools_carries
@@ -95,7 +95,6 @@ def test_a_curve_is_that_of_the_best_placements_by_hand(routing: str, replicas: 
             assert found == pytest.approx(by_hand(problem, best, part, routing))
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from(["even-source", "optimal"]))
 def test_more_slots_never_hurt_where_placements_are_chosen(seed: int, routing: str) -> None:
     problem, sets = small_problem(seed, extra=5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import Case, cases
 from random_problems import cost, small_problem
@@ -23,7 +23,6 @@ from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import Simulation
 
 
-@settings(max_examples=30)
 @given(cases(), st.sampled_from(["primary", "even-source", "nearest", "optimal"]), st.sampled_from([None, 0.5]))
 def test_it_is_counted_pair_by_pair(case: Case, routing: str, factor: float | None) -> None:
     conditions = Conditions(routing, capacity_factor=factor, drop=factor is not None)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import WIRINGS, Case, Links, TokensAt, as_tokens, case, cases, rows_of
 from reference_hints import HINT_ORACLES
@@ -61,7 +61,6 @@ def test_all_policies_but_the_two_exact_ones_have_an_oracle() -> None:
     assert set(HINT_ORACLES) == set(REMEMBERING)
 
 
-@settings(max_examples=40)
 @given(drawn=cases(), wiring=wirings, tile=tiles, capacity=st.integers(1, 20))
 def test_every_pair_is_served_by_a_replica_of_its_expert_and_batches_do_not_touch(
     drawn: Case, wiring: tuple[TokensAt, Links], tile: int, capacity: int

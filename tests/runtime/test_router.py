@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_layers import WIRINGS, Case, Links, TokensAt, case, learned, wired
 from random_problems import random_batches, random_placement
@@ -128,7 +128,6 @@ def test_layers_know_nothing_of_each_other() -> None:
     assert router.shares(4).tolist() != Router.from_plan(small_plan()).shares(4).tolist()
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_answers_name_slots_of_the_right_experts(seed: int) -> None:
     """Whatever was observed: a table and entries name slots that hold the expert, and shares of an expert sum to 1."""

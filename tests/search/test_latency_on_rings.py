@@ -65,7 +65,6 @@ def as_array(wires: Wires, load: Load) -> Floats:
     return np.array([float(load.get(link, Fraction(0))) for link in link_order(wires)])
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([(4, 3), (5, 2), (2, 2), (6, 3), (1, 3), (3, 1)]))
 def test_loads_are_those_of_every_message_where_a_token_has_two_experts(seed: int, shape: tuple[int, int]) -> None:
     """Pairs then say all about how experts depend on each other, but for triples that no token has."""

@@ -48,7 +48,6 @@ def state_of(placement: Placement, load: Ints, rule: RuleLoads) -> SearchState:
 
 
 @pytest.mark.parametrize("policy", BY_RANK)
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), mesh=meshes, most=st.integers(1, 8))
 def test_a_table_by_rank_gives_each_device_what_the_simulator_counts(
     policy: str, seed: int, mesh: Mesh, most: int
@@ -93,7 +92,6 @@ def nearness(placement: Placement, batches: Batches, wires: Wires, network: Netw
     return found
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 10**6), meshes, wirings)
 def test_near_copies_get_what_an_oracle_counts_source_by_source(
     seed: int, mesh: Mesh, wiring: tuple[TokensAt, Links]

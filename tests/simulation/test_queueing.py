@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pytest
 import reference_queue
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.kit.arrays import Floats, Ints
@@ -196,7 +196,6 @@ def test_nothing_ends_before_its_parts(seed: int, shape: tuple[int, int], tokens
     assert (found.end[served] >= case.base[1] + found.finished[served]).all()
 
 
-@settings(max_examples=40)
 @drawn
 def test_no_batch_ends_earlier_than_any_of_its_pairs_alone_would(
     seed: int, shape: tuple[int, int], tokens: Tokens, links: Links
@@ -212,7 +211,6 @@ def test_no_batch_ends_earlier_than_any_of_its_pairs_alone_would(
             assert (found.end >= replace(case, chosen=alone).run().end).all()
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_one_device_without_links_takes_the_staircase(seed: int) -> None:
     case = draw(seed, (1, 1), "row", "rings")

@@ -179,7 +179,6 @@ def test_limited_replicas_equal_the_oracle(
     assert (rerouting.next_estimated, rerouting.weights_estimated) == (False, True)
 
 
-@settings(max_examples=40)
 @given(cases(), policies, st.booleans())
 def test_every_pair_is_served_once_or_counted_as_dropped(plain: Case, policy: str, drop: bool) -> None:
     drawn = ranked(plain, 1)

@@ -43,7 +43,6 @@ def variance_ratio(parts: list[tuple[float, float]]) -> float:
 
 
 @given(corpora)
-@settings(max_examples=40)
 def test_burstiness_is_variance_over_that_of_shuffled_tokens(requests: list[Request]) -> None:
     found = summarise(requests)
     for layer in range(LAYERS):

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from random_corpora import BATCHES, EXPERTS, LAYERS, TOP_K, Request, corpora, corpus, runs, summarise, uses
 
 from formulations.kit.arrays import Ints
@@ -20,7 +20,6 @@ def same(one: CorpusSummary, other: CorpusSummary) -> bool:
 
 
 @given(corpora)
-@settings(max_examples=40)
 def test_counts_runs_repeats_and_pairs_of_a_corpus_are_those_of_plain_counting(requests: list[Request]) -> None:
     found = summarise(requests)
     datasets = 1 + max(one.dataset for one in requests)
@@ -43,7 +42,6 @@ def test_counts_runs_repeats_and_pairs_of_a_corpus_are_those_of_plain_counting(r
 
 
 @given(corpora)
-@settings(max_examples=40)
 def test_loads_of_batches_are_those_of_laying_out_every_segment_token_by_token(requests: list[Request]) -> None:
     load = np.zeros((LAYERS, BATCHES, EXPERTS), dtype=int)
     for one in requests:

@@ -118,7 +118,9 @@ def calibrated_gates(
         )
     single = []
     for number, layer in enumerate(layers):
-        counted = _usual_gates(model, layer, seed) if counts is None else _layer_gates(model, layer, seed, counts[number])
+        counted = (
+            _usual_gates(model, layer, seed) if counts is None else _layer_gates(model, layer, seed, counts[number])
+        )
         single.append(counted)
         progress((number + 1) / len(layers))
     bias, topics, directions = (

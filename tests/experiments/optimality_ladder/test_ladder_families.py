@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from random_problems import cost, random_placement
 from reference import all_placements, best_expected_peak, best_split_peak, count_vectors
@@ -94,7 +94,6 @@ def test_replicas_alone_have_devices_of_their_own_in_the_same_rows() -> None:
     assert (mesh.rows, mesh.slots, mesh.slots_per_device) == (4, 24, 1)
 
 
-@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     family=st.sampled_from(list(FAMILIES)),

@@ -96,7 +96,6 @@ def test_the_largest_amounts_go_first_where_capacity_comes_first() -> None:
     assert exported(example(), 16, near_first=False) is None
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_quotas_serve_all_demand_from_what_is_there_and_the_peak_never_rises(seed: int) -> None:
     rng = np.random.default_rng(seed)

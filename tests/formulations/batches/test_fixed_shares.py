@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -67,7 +67,6 @@ def test_rounds_reach_the_optimum_of_the_whole_program(instance: SharesInstance)
     assert outcome.objective == pytest.approx(in_full(instance), rel=1e-5, abs=1e-5)
 
 
-@settings(max_examples=40)
 @given(instances(batches=12), st.integers(0, 10**6))
 def test_no_shares_are_below_the_bound_and_those_by_gradients_come_near(instance: SharesInstance, seed: int) -> None:
     """Gradients have fixed steps; 10 % is far from what any case needs, and excludes that they go astray."""

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import reference
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
@@ -26,7 +26,6 @@ def instance(
     return LayerInstance(np.array(load), np.array(count), mask, rows, cols, depth)
 
 
-@settings(max_examples=40)
 @given(st.data())
 def test_optimum_equals_brute_force_and_its_placement_is_valid(data: st.DataObject) -> None:
     experts = data.draw(st.integers(1, 6))

@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.expected_load.replication import ReplicaBudget, counts_for_loads
@@ -57,7 +57,6 @@ def peak_of(instance: PairInstance, slots: Ints) -> Fraction:
     )
 
 
-@settings(max_examples=30)
 @given(small())
 def test_the_best_placement_lies_between_the_bound_and_the_counts_that_are_found(instance: PairInstance) -> None:
     outcome, best = least_paired_peak(instance, Clock.start(MINUTE)), best_of_all(instance)
@@ -71,7 +70,6 @@ def test_the_best_placement_lies_between_the_bound_and_the_counts_that_are_found
         assert outcome.objective == pytest.approx(float(best), rel=1e-6)
 
 
-@settings(max_examples=40)
 @given(small(), st.data())
 def test_no_prices_refute_a_peak_that_some_placement_has(instance: PairInstance, data: st.DataObject) -> None:
     best = float(best_of_all(instance))
@@ -84,7 +82,6 @@ def test_no_prices_refute_a_peak_that_some_placement_has(instance: PairInstance,
     assert not proves(instance, best * 1.2, prices)
 
 
-@settings(max_examples=30)
 @given(small(), st.data())
 def test_the_heaviest_beside_the_lightest_is_the_best_way_to_pair(instance: PairInstance, data: st.DataObject) -> None:
     counts = np.array(data.draw(st.sampled_from(counts_of(instance))))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from random_problems import cost, small_problem
 
@@ -72,7 +72,6 @@ def test_replicas_go_to_other_rows() -> None:
     assert problem.violations(placement) == []
 
 
-@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([(2, 2, 3, 6), (3, 2, 3, 9), (2, 5, 4, 9), (5, 1, 4, 11), (1, 6, 2, 5)]),
