@@ -21,12 +21,14 @@ from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import NEAR, SHORTENING, SPLITTING, LayerJudge
 from optimizer.planning.portfolio import ON_FEW_USERS, Portfolio
 from optimizer.planning.row_polish import is_proven, polished
+from optimizer.routing import learned_tables
 from optimizer.routing.context import Unit
 from optimizer.routing.policies import FIXED, LEAST_ACTIVE, POLICIES
 from optimizer.search.choose import ALL, GUARDED, MEAN_LATENCY, WITHOUT_P99, SelectionGoal, figures
 from optimizer.search.neighbourhood import fine_peaks, objective
 from optimizer.search.row_filling import FilledRows
 from optimizer.search.rule_loads import RULES
+from optimizer.search.seeds import partition
 from optimizer.search.seeds.greedy import greedy
 from optimizer.search.seeds.orders import sequential
 from optimizer.search.seeds.risk import risk
@@ -41,6 +43,13 @@ EFFORT = Effort(Deadline(1e6), 0, 1000)  # iterations alone end searches, howeve
 
 
 Begun = tuple[Problem, Sets, list[Candidate]]
+
+
+@pytest.fixture(autouse=True)
+def _little_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table is learned in milliseconds, and experts are kept together by few tokens."""
+    monkeypatch.setattr(learned_tables, "ANNEALED", 100_000)
+    monkeypatch.setattr(partition, "TOKENS", 256)
 
 
 @cache
