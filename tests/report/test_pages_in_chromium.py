@@ -40,6 +40,8 @@ from optimizer.simulation.report import SimulationReport
 from optimizer.simulation.simulator import Simulation
 from optimizer.traces.batches import Batches
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (1440, 800, 390)
 ROUTINGS = ("even-source", "hint-device", "optimal")
 POINTS = [

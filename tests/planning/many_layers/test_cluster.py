@@ -23,6 +23,8 @@ from optimizer.search.stop import Deadline
 
 distributed = pytest.importorskip("distributed", reason="the [cluster] extra is not installed")
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 QUIET = ("--host", "127.0.0.1", "--no-dashboard")
 

@@ -24,6 +24,8 @@ from small_model import solving, with_few_batches, write_corpus
 
 from optimizer.planning.many_layers.work import WorkFolder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 SECONDS_ONLY = ("--iterations", str(10**9))
 
