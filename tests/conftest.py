@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = others[:first] + light + others[first:]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def another_process() -> Iterator[Executor]:
     """A Python that was started anew, which knows nothing of what this one has done."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
