@@ -23,8 +23,8 @@ settings.register_profile("thorough", settings.get_profile("moeplan"), max_examp
 settings.load_profile("quick")  # the same examples in every run; `--hypothesis-profile thorough` draws many others
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-"""Containers often set it. Each of the hundred processes that tests start would then compile 300 modules anew, in a
-quarter of a second, and each worker of pytest-xdist all tests."""
+"""Containers often set it. Each process that tests start would then compile its modules anew, in a quarter of a second,
+and each worker of pytest-xdist all tests."""
 
 LIGHT = {Path(__file__).resolve().parent / room for room in ("formulations", "statistics", "traces")}
 """Folders of tests that need few kernels of machine code."""

@@ -166,10 +166,14 @@ def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
     value, together = goal.value, goal.together
     placement = greedy(problem)
     large = SearchState.of(placement, problem.load, value * 2**20, together * 0)
+    assert large.cost.dtype == np.int64
     assert large.objective == 2**20 * SearchState.of(placement, problem.load, value, together * 0).objective
-    scratch = scratch_for(large)  # moves calculate in arrays of these types, whatever they are
-    for counted in (large.load, large.value, large.part, large.cost, large.leading, *scratch):
-        assert counted.dtype == np.int64
+    scratch = scratch_for(large)
+    moves = [m for m in range(400) if is_legal(m, large.slots, large.copies, MoveRules.of(problem))]
+    before = large.objective
+    change = delta(moves[0], large, scratch)
+    apply(moves[0], large, scratch)
+    assert large.objective == before + change
 
 
 def test_what_two_experts_save_is_what_the_batches_hold() -> None:

@@ -118,10 +118,10 @@ def calibrated_gates(
         )
     single = []
     for number, layer in enumerate(layers):
-        counted = (
-            _usual_gates(model, layer, seed) if counts is None else _layer_gates(model, layer, seed, counts[number])
-        )
-        single.append(counted)
+        if counts is None:
+            single.append(_usual_gates(model, layer, seed))
+        else:
+            single.append(_layer_gates(model, layer, seed, counts[number]))
         progress((number + 1) / len(layers))
     bias, topics, directions = (
         np.concatenate([getattr(gates, name) for gates in single]) for name in ("bias", "topics", "directions")

@@ -7,9 +7,10 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 
-from formulations.kit.compiling import CompilationEnded, compiled_by_one, compiling_until
+from formulations.kit.compiling import CompilationEnded, compiled_by_one, compiling_until, same_for_integers
 
 PROCESSES = multiprocessing.get_context("spawn")
 
@@ -37,6 +38,14 @@ def test_one_of_two_processes_compiles_and_the_other_reads(tmp_path: Path) -> No
     for process in both:
         process.join()
     assert hits == [0, 1]
+
+
+def test_a_kernel_is_compiled_once_for_integers_of_all_widths_and_constants() -> None:
+    function = same_for_integers(numba.njit(doubled))
+    calling = numba.njit(lambda ids: function(1) + function(2) + function(len(ids)) + function(ids[0]))
+    assert calling(np.array([2**15], dtype=np.uint16)) == 2 * (1 + 2 + 1 + 2**15)
+    assert function(np.int32(2**31 - 1)) == 2**32 - 2
+    assert function.signatures == [(numba.int64,)]
 
 
 def hold(file: Path, held: "multiprocessing.Queue[bool]") -> None:
