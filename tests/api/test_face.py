@@ -111,6 +111,7 @@ def test_the_examples_in_docstrings_give_what_they_say(module: str) -> None:
     assert found.failed == 0
 
 
+@pytest.mark.slow
 def test_the_documents_example_runs_and_is_short() -> None:
     file = ROOT / "docs" / "example.py"
     assert len(file.read_text().splitlines()) <= 40

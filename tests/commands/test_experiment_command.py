@@ -105,6 +105,7 @@ def test_data_sets_and_layers_have_rows_of_their_own_and_a_mean(traces: Path, rn
     assert "shared experts" not in shown
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_where_it_was(traces: Path) -> None:
     """The run is ended by SIGKILL once the rows of some plans are written, and then started again."""
     output = traces.parent / "rows.csv"

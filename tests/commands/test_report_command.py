@@ -113,6 +113,7 @@ def test_pictures_without_a_browser_are_refused_before_any_work(
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_pictures_are_files_of_their_kind_with_a_title(traces: Path, plan: Path, tmp_path: Path) -> None:
     if not any(map(shutil.which, BROWSERS)):
         pytest.skip("no Chromium or Chrome to draw pictures")

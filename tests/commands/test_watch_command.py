@@ -163,6 +163,7 @@ def watching(folder: Path, plan: Path) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_goes_on_and_ctrl_c_ends_it(
     own_plan: Path, tmp_path: Path, rng: np.random.Generator
 ) -> None:

@@ -46,6 +46,7 @@ def test_helpers_share_the_policies_out_and_begin_with_the_last() -> None:
     assert [part.options.routings for part in parts] == [("optimal", "even-source"), ("nearest",)]
 
 
+@pytest.mark.slow
 def test_a_helper_does_its_work_and_ends() -> None:
     """A fault in it would go unseen, as nobody reads what it says."""
     helper = compile_ahead._started(little("even-source"))

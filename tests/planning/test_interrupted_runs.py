@@ -146,6 +146,7 @@ def start(batches: Path, tmp_path: Path) -> Iterator[Callable[[str, Begin], Watc
         each.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "seconds"), list(enumerate(MOMENTS)))
 def test_ctrl_c_ends_a_run_with_its_plan(
     number: int, seconds: float, start: Callable[[str, Begin], WatchedRun], tmp_path: Path
@@ -158,6 +159,7 @@ def test_ctrl_c_ends_a_run_with_its_plan(
     assert sorted(read_plan(tmp_path / "plan.json").layers) == [0]
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_ends_a_run_at_once(start: Callable[[str, Begin], WatchedRun], tmp_path: Path) -> None:
     """It has no plan then, unless a whole one was written before the second time, which may come while it prints."""
     watched = start("annealing", NEW)

@@ -33,6 +33,7 @@ def ends(seed: int, iterations: int = 4000, tile: int = 1) -> list[list[list[int
     return [placement.slots.tolist() for placement in found]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search_also_in_another_process(another_process: Executor) -> None:
     here = ends(1)
     assert len(here) > 1

@@ -160,6 +160,7 @@ def test_evaluator_and_simulator_agree_exactly(seed: int) -> None:
     assert (report.compute_us == spent.leading[0] / 1000).all()
 
 
+@pytest.mark.slow
 def test_batches_too_large_for_32_bits_are_counted_in_64() -> None:
     problem, sets = small_problem(2)
     goal = latency_goal(problem, sets.train)
@@ -225,6 +226,7 @@ def ends(seed: int, iterations: int = 3000) -> list[list[list[int]]]:
     return [placement.slots.tolist() for placement in found]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search_also_in_another_process(another_process: Executor) -> None:
     here = ends(1)
     assert len(here) > 1

@@ -176,6 +176,7 @@ def ends(seed: int, iterations: int = 60_000) -> list[list[list[int]]]:
     return [placement.slots.tolist() for placement in placements]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search_also_in_another_process(another_process: Executor) -> None:
     here = ends(1)
     assert len(here) > 1

@@ -160,6 +160,7 @@ except KeyboardInterrupt:
 """A search that nothing but Ctrl-C ends, in a process of its own: here the signal would hit the runner of the tests."""
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_search_and_its_threads() -> None:
     here = Path(__file__).parent
     paths = [str(here), str(here.parent / "helpers"), str(here.parents[1])]

@@ -156,6 +156,7 @@ def test_full_size_is_soon_within_a_tenth_of_a_per_cent() -> None:
     assert case.peak(quick) <= Fraction(101, 100) * case.bound
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_placement_in_another_process_too(another_process: Executor) -> None:
     here = [_run(seed) for seed in (0, 0, 1)]
     there = another_process.submit(_run, 0).result()

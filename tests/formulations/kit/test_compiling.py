@@ -29,6 +29,7 @@ def compiled_when_all_are_ready(folder: Path, ready: Barrier, known: "multiproce
     known.put(sum(function.stats.cache_hits.values()))
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_compiles_and_the_other_reads(tmp_path: Path) -> None:
     ready, known = PROCESSES.Barrier(2), PROCESSES.Queue()
     both = [PROCESSES.Process(target=compiled_when_all_are_ready, args=(tmp_path, ready, known)) for _ in range(2)]

@@ -63,6 +63,7 @@ def folders(parent: Path) -> list[Path]:
     return sorted(parent.glob("kernels-*"))
 
 
+@pytest.mark.slow
 def test_an_edit_of_a_callee_or_a_constant_changes_what_the_next_process_computes(
     installation: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_folder_that_the_user_has_set_for_numba_holds_the_machine_code(install
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_without_a_folder_kernels_run_and_one_process_says_so_once(installation: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     worker = f"import subprocess, sys\n{RUN}\nsubprocess.run([sys.executable, '-c', '''{RUN}'''], check=True)"

@@ -28,6 +28,8 @@ from optimizer.planning.many_layers.run import Run
 from optimizer.planning.many_layers.workers import Workers
 from optimizer.search.stop import Deadline
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = {0: 2.0, 1: 1.0, 2: 5.0, 3: 4.0, 4: 3.0}
 SQUARES = {0: 0, 1: 1, 2: 4, 3: 9, 4: 16}
 IN_TURN = dict.fromkeys(SQUARES, 1.0)
