@@ -53,6 +53,11 @@ class Placement:
         """Count the replicas of each expert, `[expert]`."""
         return np.bincount(self.slots[self.slots != EMPTY], minlength=experts)
 
+    def with_slots(self, slots_per_device: int) -> "Placement":
+        """The same placement on devices with so many slots, of which the last are empty."""
+        more = slots_per_device - self.slots.shape[1]
+        return Placement(np.pad(self.slots, ((0, 0), (0, more)), constant_values=EMPTY)) if more else self
+
     def weights_to_load(self, before: "Placement") -> int:
         """Count the expert weights that devices must load where this placement follows another of the same shape: the
         pairs of a device and an expert on it that the device did not hold before. In which slot it is does not count.

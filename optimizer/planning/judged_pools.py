@@ -112,6 +112,10 @@ class JudgedPools:
             near |= {"nearest", "near-source", "table"} if candidate.method in WELL_PLACED else set()
             self._offer([candidate.placement], near, effort, arranged=True)
 
+    def offer_as_it_is(self, placement: Placement, effort: Effort) -> None:
+        """Judge a placement under all policies, with its devices where they are."""
+        self._offer([placement], set(self.pools), effort)
+
     def _offer_shared(self, effort: Effort, until: float) -> None:
         """Judge flexible seeds with other numbers of replicas of shared experts, where a plan may choose them: in any
         case one that treats them like routed experts, and others until the clock reads `until` seconds."""
@@ -219,6 +223,12 @@ class JudgedPools:
         """Of the policies that follow loads, the one whose best candidate has the least latency."""
         judged = [name for name in self._following if self.pools[name].placements]
         return min(judged, key=self._latency, default=None)
+
+    @property
+    def least_latency(self) -> float:
+        """The mean of the latency figures, p99 left out, of the best candidate of all policies, in microseconds;
+        infinite where there is none."""
+        return min((self._latency(name) for name, pool in self.pools.items() if pool.placements), default=inf)
 
     def _latency(self, policy: str) -> float:
         """The mean of the latency figures, p99 left out, of a policy's best candidate, in microseconds."""

@@ -15,6 +15,7 @@ from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem, check, make_problem
+from optimizer.interrupts import Cancel
 from optimizer.planning.bounds import Gap, bound_any, bound_given, gaps_of
 from optimizer.planning.candidates import Candidate
 from optimizer.planning.capacity_choice import limited, run
@@ -27,8 +28,10 @@ from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.so_far import told_so_far
 from optimizer.planning.thinning import affordable
 from optimizer.planning.token_seeds import all_seeds
+from optimizer.planning.used_slots import UsedSlots, used_slots
 from optimizer.planning.warm_start import started
 from optimizer.routing.context import Unit
+from optimizer.search.seeds.greedy import greedy
 from optimizer.simulation.report import SimulationReport
 from optimizer.traces.batches import Sets
 from optimizer.traces.source import Source
@@ -114,8 +117,9 @@ def solve(
     effort = effort or options.effort()
     affords = affordable(problem, sets, options, effort)
     sets, options = affords.sets, affords.options
-    portfolio = Portfolio.of(problem, sets, options)
-    portfolio.remarks.extend(affords.says)
+    used = used_slots(problem, sets, options, effort)
+    portfolio = Portfolio.of(used.problem, sets, options)
+    portfolio.remarks.extend((*affords.says, *used.says))
     seeds = Seeds.judged(portfolio, effort, progress)
     started = time.monotonic()
     bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost)
@@ -139,10 +143,10 @@ def solve(
     if not effort.cancel.asked:  # they take seconds, which somebody who has asked for the end does not want to wait
         if rerouted is None:
             chance = chance_of(portfolio.pools[plan.report.routing].judge, plan.placement)
-        bounds += bound_given(sets.test, problem.model, problem.mesh, problem.cost, plan.placement)
+        bounds += bound_given(sets.test, problem.model, used.problem.mesh, problem.cost, plan.placement)
     if plan.report.rerouting is not None:
         bounds = []  # they are of tokens that are served by their own experts
-    return LayerSolution(
+    solution = LayerSolution(
         tuple(seeds.constructed),
         seeds.formulation,
         searched,
@@ -158,6 +162,38 @@ def solve(
         chance,
         convergence,
     )
+    return _on_all_slots(solution, used, portfolio, effort.cancel) if used.some_are_empty else solution
+
+
+def _on_all_slots(solution: LayerSolution, used: UsedSlots, portfolio: Portfolio, cancel: Cancel) -> LayerSolution:
+    """A solution in the slots that are used with placements that have the empty ones, too. Its seeds are named by the
+    slots that they use, and before them is, unless the end was asked for, greedy's placement in all slots, as EPLB's
+    scheme would have it."""
+    full = [] if cancel.asked else [_greedy_on_all(used, portfolio)]
+
+    def padded(result: MethodResult) -> MethodResult:
+        report = replace(result.report, network=used.asked.network)
+        return replace(result, placement=used.on_all(result.placement), report=report)
+
+    def named(result: MethodResult) -> MethodResult:
+        return replace(padded(result), method=f"{result.method}, {used.in_words}")
+
+    return replace(
+        solution,
+        seeds=(*full, *map(named, solution.seeds)),
+        formulation=solution.formulation and named(solution.formulation),
+        searched={name: padded(result) for name, result in solution.searched.items()},
+        rerouted=solution.rerouted and padded(solution.rerouted),
+    )
+
+
+def _greedy_on_all(used: UsedSlots, portfolio: Portfolio) -> MethodResult:
+    """Greedy's placement in all slots, and its figures on the test batches under the first policy."""
+    started = time.monotonic()
+    placement = greedy(used.asked)
+    seconds = time.monotonic() - started
+    judge = replace(portfolio.judge_of("greedy"), problem=used.asked)
+    return MethodResult("greedy", placement, seconds, judge.test(placement))
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 
 from cli import main
 
-SHORT = ("--mesh", "2x2", "--time-limit", "20", "--iterations", "2000", "--batch-tokens", "24")
+SHORT = ("--mesh", "2x2", "--replicas", "64", "--time-limit", "20", "--iterations", "2000", "--batch-tokens", "24")
 
 
 def run(*arguments: object) -> Result:

@@ -11,7 +11,7 @@ from optimizer.routing import learned_tables
 from optimizer.traces import source
 
 LAYERS = 3
-ARGUMENTS = ("--layer", "all", "--mesh", "2x2", "--batch-tokens", "24", "--iterations", "300")
+ARGUMENTS = ("--layer", "all", "--mesh", "2x2", "--replicas", "64", "--batch-tokens", "24", "--iterations", "300")
 FEW = 64  # batches in a set, so that a run takes a second
 AMPLE = ("--time-limit", "100000")  # so that the clock decides nothing, however slow the machine
 

@@ -23,7 +23,13 @@ from optimizer.search.seeds.orders import sequential
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
-from optimizer.traces.batches import Batches
+from optimizer.traces.batches import Batches, Sets
+
+
+def in_all_slots() -> tuple[Problem, Sets]:
+    """A problem whose limit to replicas says that all slots are used, which otherwise seeds would decide."""
+    return small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4, extra=24)
+
 
 METHODS = ["sequential", "random", "pairing", "greedy", "risk", "steps", "flexibility", "formulation", "search"]
 
@@ -35,12 +41,12 @@ def solved(
     routings: tuple[str, ...] = ("even-source",),
     jobs: int = 2,
 ) -> LayerSolution:
-    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    problem, sets = in_all_slots()
     return solve(problem, sets, SolveOptions(seconds, seed, iterations, jobs, routings=routings))
 
 
 def test_every_method_gives_a_valid_placement_judged_on_the_test_batches() -> None:
-    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    problem, sets = in_all_slots()
     solution = solve(problem, sets, SolveOptions(60, 0, 4000, routings=("even-source",)))
     assert [row.method for row in solution.rows] == METHODS
     for row in solution.rows:
@@ -176,7 +182,7 @@ def test_the_token_is_heeded_once_there_is_a_complete_plan() -> None:
     """Before that there is nothing to keep, and Ctrl-C ends the run; a token asked before still gives one seed."""
     effort = Effort(Deadline(60), 0, 100)
     heeded: list[bool] = []
-    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    problem, sets = in_all_slots()
     options = SolveOptions(routings=("even-source",))
     solve(problem, sets, options, effort, lambda stage, share: heeded.append(effort.cancel.heeded))
     assert not heeded[0]
@@ -186,7 +192,7 @@ def test_the_token_is_heeded_once_there_is_a_complete_plan() -> None:
 
 
 def test_named_seeds_are_made_shown_and_judged_under_every_policy() -> None:
-    problem, sets = small_problem(5, rows=4, cols=2, slots=3, routed=14, top_k=4)
+    problem, sets = small_problem(5, rows=4, cols=2, slots=3, routed=14, top_k=4, extra=24)
     options = SolveOptions(time_limit=20, iterations=200, seeds=("rows", "risk"), routings=("even-source", "optimal"))
     solution = solve(problem, sets, options)
     assert [row.method for row in solution.rows] == ["greedy", "risk", "rows", "formulation", "search", "search"]

@@ -100,5 +100,5 @@ def test_the_command_keeps_to_the_limit_or_says_what_is_in_conflict(traces: Path
 def test_counts_say_nothing_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
     path.write_text(json.dumps({"logical_count": np.ones((2, 8), dtype=int).tolist()}))
-    result = run("solve", path, "--layer", 0, "--top-k", 2, *SHORT[:6], "--max-row-traffic", 5)
+    result = run("solve", path, "--layer", 0, "--top-k", 2, *SHORT[:8], "--max-row-traffic", 5)
     assert "a limit to the traffic between rows needs token traces" in fault(result)

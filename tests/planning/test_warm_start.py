@@ -53,7 +53,7 @@ def test_the_start_is_judged_as_the_plan_was(traces: Path, routing: str) -> None
 def test_counts_are_planned_from_a_start_too(traces: Path, plan: Path, tmp_path: Path) -> None:
     path = tmp_path / "counts.json"
     path.write_text(json.dumps({"logical_count": [[9, 1, 1, 1, 5, 1, 1, 1]] * 2}))
-    counts = ("solve", path, "--layer", 1, "--top-k", 2, *SHORT[:6], "-o", tmp_path / "p.json", "--json")
+    counts = ("solve", path, "--layer", 1, "--top-k", 2, *SHORT[:8], "-o", tmp_path / "p.json", "--json")
     result = run(*counts, "--start", plan)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["rows"][0]["method"] == "start"

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from formulations.kit.arrays import Floats
@@ -16,6 +17,7 @@ from optimizer.planning.plan_layer import MOST_BOUNDING, part_of
 from optimizer.planning.pool import SPLITTING
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.token_seeds import all_seeds
+from optimizer.planning.used_slots import used_slots
 from optimizer.planning.warm_start import started
 from optimizer.search.choose import IMBALANCES, LATENCIES
 from optimizer.search.stop import Deadline
@@ -56,19 +58,20 @@ class LayerTask:
 def survey_layer(task: LayerTask) -> dict[str, LayerPlan]:
     """The best seed under each policy that has one within the limits: a complete if simple plan, judged on few
     selection batches, whose quality says how far its latency is above the least compute time of any placement."""
-    problem, few = task.problem(), task.sets.selection.part(0, SURVEYED)
+    problem, few, options = task.problem(), task.sets.selection.part(0, SURVEYED), task.settings.options
     effort = task.settings.effort(Deadline(0.0))
-    portfolio = task.portfolio(problem, task.sets._replace(selection=few))
-    portfolio.offer_seeds(list(seeds(problem, task.settings.options.seed, FLEXIBLE)), effort)
+    used = used_slots(problem, task.sets, options, effort.within(inf))
+    portfolio = task.portfolio(used.problem, task.sets._replace(selection=few))
+    portfolio.offer_seeds(list(seeds(used.problem, options.seed, FLEXIBLE)), effort)
     times = [bound.mean for bound in bound_any(few, problem.model, problem.mesh, problem.cost) if bound.unit == TIME]
     provenance = task.provenance | {"method": "seed", "judged_on": f"{few.count} selection batches"}
     surveyed = {}
     for routing, pool in portfolio.pools.items():
         if pool.placements:
-            judged = pool.judged[pool.best()]
+            judged, placement = pool.judged[pool.best()], used.on_all(pool.placements[pool.best()])
             latency = float(judged[LATENCIES][0])
             quality = _quality(judged) | {EXCESS: latency - max(times, default=0.0)}
-            surveyed[routing] = LayerPlan(pool.placements[pool.best()], quality, {}, provenance)
+            surveyed[routing] = LayerPlan(placement, quality, {}, provenance)
     return surveyed
 
 
@@ -82,11 +85,12 @@ def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
     """The plan of a layer by its deadline; once the deadline's token is asked, the best that was found so far, or None
     where nothing was judged yet."""
     effort, problem, test = task.settings.effort(deadline), task.problem(), task.sets.test
-    portfolio = task.portfolio(problem, task.sets)
+    used = used_slots(problem, task.sets, task.settings.options, effort)
+    portfolio = task.portfolio(used.problem, task.sets)
     started = time.monotonic()
     bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
     finish = MOST_BOUNDING * (time.monotonic() - started)
-    found = seeds_for(problem, portfolio, effort)
+    found = seeds_for(used.problem, portfolio, effort)
     if effort.cancel.asked:
         return None
     portfolio.search(found, effort, deadline.seconds - finish, silent)
@@ -94,13 +98,14 @@ def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
         return None
     portfolio.settle()
     pool = portfolio.pools[portfolio.chosen()]
-    placement = pool.placements[pool.best()]
+    placement = used.on_all(pool.placements[pool.best()])
     check(problem, placement)
-    report = pool.judge.test(placement)
+    judge = replace(pool.judge, problem=problem)
+    report = judge.test(placement)
     if not effort.cancel.asked:  # they take seconds, as in `optimizer.planning.plan_layer.solve`
         bounds += bound_given(test, problem.model, problem.mesh, problem.cost, placement)
     provenance = task.provenance | {"method": "search", "candidates": portfolio.candidates}
-    part = part_of(pool.judge, placement, report, gaps_of(bounds, report), provenance)
+    part = part_of(judge, placement, report, gaps_of(bounds, report), provenance)
     return replace(part, convergence=portfolio.convergence)
 
 
