@@ -14,7 +14,7 @@ requests = [
 ]
 traces = open_traces(requests, batch_tokens=64)
 model = Model("example", routed_experts=16, shared_experts=0, top_k=2)
-hardware = Hardware.of(mesh=Mesh(rows=2, cols=4, slots_per_device=3))  # 24 slots: eight of them for replicas
+hardware = Hardware.of(mesh=Mesh(rows=2, cols=4, slots_per_device=3))  # 24 slots, of which a plan may leave some empty
 
 options = SolveOptions(time_limit=20, iterations=1000, routings=("even-source", "optimal"))
 found = plan_layer(traces, 0, model, hardware, options, progress=lambda stage, share: None)

@@ -198,7 +198,8 @@ class ReplicaOptions:
         Option(
             ("--replicas",),
             "Replicas beyond one of each expert, at most; those of shared experts count only with --shared-replicas "
-            "auto. Slots that are left stay empty. By default as many as fit.",
+            "auto. Slots that are left stay empty. By default as many as fit in the slots that are used: where compute "
+            "is paid for by tiles and further replicas would take longer, devices leave some of theirs empty.",
             NOT_NEGATIVE,
             "N",
         ),
