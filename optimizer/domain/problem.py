@@ -141,6 +141,25 @@ class Problem:
         """How many replicas all experts may have together."""
         return self.most_free_replicas + self.model.shared_experts * (self.shared_replicas or 0)
 
+    @property
+    def fills_all(self) -> bool:
+        """Whether replicas are limited to a number that all slots keep to: somebody wants as many as fit."""
+        return self.extra_replicas is not None and self.most_replicas == self.mesh.slots
+
+    @property
+    def least_slots(self) -> int:
+        """The least number of slots of a device in which the experts fit."""
+        fixed = 1 if self.any_shared else self.shared_replicas or 1
+        return -(-(self.model.routed_experts + self.model.shared_experts * fixed) // self.mesh.devices)
+
+    def on_slots(self, number: int) -> "Problem":
+        """The same problem on devices with this number of slots, `least_slots` or more, where shared experts have fewer
+        replicas to begin with if there is no room for as many."""
+        mesh, shared = replace(self.mesh, slots_per_device=number), self.shared_replicas
+        if shared is not None and self.any_shared:
+            shared = min(shared, (mesh.slots - self.model.routed_experts) // self.model.shared_experts)
+        return replace(self, mesh=mesh, shared_replicas=shared)
+
     def violations(self, placement: Placement) -> list[str]:
         """Describe every rule and constraint that a placement breaks, in a sentence each."""
         mesh, experts = self.mesh, self.model.experts

@@ -87,8 +87,8 @@ def task_of(
     layer: int, problem: Problem, sets: Sets, conditions: Conditions, seed: int, wanted: Sequence[int] = ()
 ) -> CurveTask:
     """The task for a layer with its batches; wanted: numbers of extra replicas that the curve is to have a point for,
-    if there is room."""
-    extra = points(most_extra(problem), wanted)
+    if there is room, besides those that fill one, two or more slots of every device."""
+    extra = points(most_extra(problem), (*wanted, *filling(problem)))
     return CurveTask(layer, problem, _thinned(sets.selection), _thinned(sets.test), extra, conditions, seed)
 
 
@@ -96,6 +96,15 @@ def most_extra(problem: Problem) -> int:
     """How many replicas beyond one each there may be of the experts whose count is not fixed."""
     free = int((~problem.spread).sum())
     return min(problem.most_free_replicas, free * problem.mesh.devices) - free
+
+
+def filling(problem: Problem) -> list[int]:
+    """The numbers of extra replicas that fill the same number of slots on every device, where tiles are paid for and
+    a further slot so may take a further tile."""
+    if problem.cost.unit != "tiles":
+        return []
+    depths = range(problem.least_slots, problem.mesh.slots_per_device)
+    return [number for depth in depths if (number := most_extra(problem.on_slots(depth))) >= 0]
 
 
 def points(most: int, wanted: Sequence[int] = ()) -> Ints:
@@ -129,12 +138,18 @@ def curve_of(task: CurveTask) -> ReplicaCurve:
 
 def _candidates(problem: Problem, task: CurveTask) -> Iterator[Placement]:
     """For even routing one that levels the expected load and one that reckons with bursts; which has fewer tiles
-    depends on the loads."""
-    if task.conditions.routing == "optimal":
-        yield flexibility(problem)
-    else:
-        yield quick(problem, random_stream(Purpose.REPLICA_CURVES, task.seed, task.layer))
-        yield risk(problem)
+    depends on the loads. Where tiles are paid for and replicas fit in fewer slots of each device than there are, those
+    in as few as they need, too, as levelling loads does not tell how many experts a device works on."""
+    wanted, depth = [problem], -(-problem.most_replicas // problem.mesh.devices)
+    if problem.cost.unit == "tiles" and depth < problem.mesh.slots_per_device:
+        wanted.append(problem.on_slots(depth))
+    for on_slots in wanted:
+        if task.conditions.routing == "optimal":
+            made = [flexibility(on_slots)]
+        else:
+            rng = random_stream(Purpose.REPLICA_CURVES, task.seed, task.layer)
+            made = [quick(on_slots, rng), risk(on_slots)]
+        yield from (placement.with_slots(problem.mesh.slots_per_device) for placement in made)
 
 
 def _judged(task: CurveTask, placement: Placement, batches: Batches) -> Floats:

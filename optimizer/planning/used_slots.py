@@ -7,7 +7,6 @@ planned in these, and the others stay empty.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from optimizer.domain.placement import Placement
@@ -63,34 +62,19 @@ def used_slots(problem: Problem, sets: Sets, options: SolveOptions, effort: Effo
     """The number of slots in which seeds have the least latency on selection batches, under the best of the policies.
 
     All slots are used where compute is not paid for by tiles, as no file of a GPU server leaves slots empty; where
-    somebody has decided on the replicas, by a limit, a placement to begin with, or a rule of such a server; and where
-    the end is asked for.
+    somebody has decided on it, by a limit that all slots keep to, a placement to begin with, or a rule of such a
+    server; and where the end is asked for.
     """
-    decided = problem.extra_replicas is not None or problem.start is not None or problem.budget is not None
+    decided = problem.fills_all or problem.start is not None or problem.budget is not None
     by_tiles = problem.cost.unit == "tiles" and not {*options.routings} & RULES_OF_SERVERS
     if decided or not by_tiles or effort.cancel.asked:
         return UsedSlots(problem, problem)
-    fewer = [_on_slots(problem, number) for number in range(_least_slots(problem), problem.mesh.slots_per_device)]
+    fewer = [problem.on_slots(number) for number in range(problem.least_slots, problem.mesh.slots_per_device)]
     if not fewer:
         return UsedSlots(problem, problem)
     tried = list(_tried([problem, *fewer], sets, options, effort))
     best = min(tried, key=lambda trial: trial.latency)
     return UsedSlots(best.problem, problem, () if best is tried[0] else (_in_words(best, tried[0]),))
-
-
-def _least_slots(problem: Problem) -> int:
-    """The least number of slots of a device in which the experts fit."""
-    model, fixed = problem.model, 1 if problem.any_shared else problem.shared_replicas
-    return -(-(model.routed_experts + model.shared_experts * (fixed or 1)) // problem.mesh.devices)
-
-
-def _on_slots(problem: Problem, number: int) -> Problem:
-    """The same problem on devices with this number of slots, in which shared experts may have to have fewer replicas
-    to begin with."""
-    model, mesh, shared = problem.model, replace(problem.mesh, slots_per_device=number), problem.shared_replicas
-    if shared is not None and problem.any_shared:
-        shared = min(shared, (mesh.slots - model.routed_experts) // model.shared_experts)
-    return replace(problem, mesh=mesh, shared_replicas=shared)
 
 
 def _tried(problems: list[Problem], sets: Sets, options: SolveOptions, effort: Effort) -> Iterator[Trial]:
@@ -115,5 +99,5 @@ def _in_words(best: Trial, full: Trial) -> str:
     return (
         f"Each device uses {best.slots} of its {full.slots} slots: on selection batches the best seed has a latency of "
         f"{best.latency:.1f} us with them and of {full.latency:.1f} us with all, where every replica that gets a token "
-        "takes time of its own. --replicas fills more."
+        f"takes time of its own. --replicas {full.problem.mesh.slots} fills all."
     )

@@ -38,9 +38,10 @@ def solved(traces: Path, *more: object) -> list[list[int]]:
 
 @pytest.mark.parametrize("extra", [0, 3])
 @pytest.mark.parametrize("routing", ["even-source", "optimal"])
-def test_plans_have_as_many_replicas_as_the_budget_allows(traces: Path, extra: int, routing: str) -> None:
+def test_plans_have_no_more_replicas_than_the_budget_allows(traces: Path, extra: int, routing: str) -> None:
+    """They may have fewer, as with 24 tokens in a batch a replica takes longer than it saves."""
     slots = np.array(solved(traces, "--replicas", extra, "--routing", routing))
-    assert (slots >= 0).sum() == 8 + extra
+    assert 8 <= (slots >= 0).sum() <= 8 + extra
     assert set(slots.ravel().tolist()) == {-1, *range(8)}
 
 

@@ -19,7 +19,7 @@ from optimizer.planning.many_layers.settings import Settings
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import LayerJudge
-from optimizer.planning.used_slots import UsedSlots, _least_slots, _on_slots, used_slots
+from optimizer.planning.used_slots import UsedSlots, used_slots
 from optimizer.report.verdict import Verdict
 from optimizer.routing.policies import POLICIES
 from optimizer.routing.servers.abilities import RULES_OF_SERVERS
@@ -76,7 +76,7 @@ def test_all_slots_are_used_where_that_is_decided() -> None:
     held = greedy(problem)
     h100 = Cost("h100", load_hardware("h100"))
     for changed in (
-        replace(problem, extra_replicas=30),
+        replace(problem, extra_replicas=14),  # beyond 14 and four of the shared expert, in 32 slots
         replace(problem, start=held),
         replace(problem, budget=MoveBudget(held, 3)),
         replace(problem, cost=h100),
@@ -86,6 +86,8 @@ def test_all_slots_are_used_where_that_is_decided() -> None:
     for policy in ("vllm", "sglang-dynamic", "tensorrt-llm"):
         of_server = replace(OPTIONS, routings=(policy,))
         assert not used_slots(problem, sets, of_server, of_server.effort()).some_are_empty
+    limited, _ = small_problem(11, rows=4, cols=2, slots=4, routed=14, top_k=4, tokens=40, extra=6)
+    assert used_slots(limited, sets, OPTIONS, OPTIONS.effort()).problem.mesh.slots_per_device == 3
     interrupted = OPTIONS.effort()
     interrupted.cancel.ask()
     assert not used_slots(problem, sets, OPTIONS, interrupted).some_are_empty
@@ -103,17 +105,17 @@ def test_experts_fit_from_the_least_number_of_slots_on(
 ) -> None:
     sizes = {"rows": 3, "cols": 2, "slots": slots, "routed": routed, "shared": shared, "top_k": 1, "tokens": 4}
     problem, _ = small_problem(seed, replicas=replicas if shared else None, **sizes)
-    least = _least_slots(problem)
+    least = problem.least_slots
     assert 6 * (least - 1) < problem.model.experts
     for number in range(least, slots):
-        narrow = _on_slots(problem, number)
+        narrow = problem.on_slots(number)
         assert narrow.violations(greedy(narrow)) == []
 
 
 @pytest.mark.parametrize("policy", sorted({*POLICIES} - RULES_OF_SERVERS))
 def test_empty_slots_behind_the_others_change_no_figure(policy: str) -> None:
     problem, sets = drawn(70)
-    narrow = _on_slots(problem, 3)
+    narrow = problem.on_slots(3)
     placement = random_placement(np.random.default_rng(3), narrow.model.experts, narrow.mesh)
     alone, behind = LayerJudge(narrow, sets, Conditions(policy)), LayerJudge(problem, sets, Conditions(policy))
     found, other = alone.test(placement), behind.test(placement.with_slots(4))
