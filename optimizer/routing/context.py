@@ -187,10 +187,11 @@ def _millionths(learned: Floats) -> Ints:
     return whole
 
 
-def capacity_of(factor: float, tokens: int, model: Model, slots: int) -> int:
-    """The capacity of a replica in pairs per batch: factor * tokens * top_k / slots, rounded up.
+def capacity_of(factor: float, tokens: int, model: Model, replicas: int) -> int:
+    """The capacity of a replica in pairs per batch: factor * tokens * top_k / replicas, rounded up.
 
-    A factor of 1 is what each slot would take if all were loaded equally. The factor counts as its decimal digits say:
-    as a binary fraction 1.1 would be a little more than 1.1 and could round up to one pair too many.
+    replicas: of all experts together. A factor of 1 is what each would take if all were loaded equally. The factor
+    counts as its decimal digits say: as a binary fraction 1.1 would be a little more than 1.1 and could round up to one
+    pair too many.
     """
-    return ceil(Fraction(str(factor)) * tokens * model.top_k / slots)
+    return ceil(Fraction(str(factor)) * tokens * model.top_k / replicas)

@@ -21,8 +21,8 @@ class Conditions:
     routing: name of the policy, see `policies.POLICIES`.
     unit: what the policy counts loads in; None for the unit of the compute cost.
     timing: "barrier" if dispatch, compute and combine follow one another, "overlap" if each token goes on when it can.
-    capacity_factor: limits what each replica takes (`capacity.limit_replicas`), as a multiple of a slot's equal part of
-    the pairs; None for no limit, where policies that need a factor use `CAPACITY_FACTOR`.
+    capacity_factor: limits what each replica takes (`capacity.limit_replicas`), as a multiple of a replica's equal part
+    of the pairs; None for no limit, where policies that need a factor use `CAPACITY_FACTOR`.
     drop: whether pairs that find no room are dropped instead of being served over capacity.
     slow: how many times longer devices take to compute, by device. dead: devices that serve nothing.
     hints: how load hints are made, for the policies that choose by them.

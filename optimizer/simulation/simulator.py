@@ -149,7 +149,8 @@ class Simulation:
     def capacity(self) -> int:
         """Pairs of a batch that each replica takes, for the policies and conditions that limit them."""
         factor = self.conditions.capacity_factor or CAPACITY_FACTOR
-        return capacity_of(factor, self.tokens, self.model, self.mesh.slots)
+        replicas = int(np.count_nonzero(self.placement.slots != EMPTY))
+        return capacity_of(factor, self.tokens, self.model, replicas)
 
     def _run(self, batches: Batches) -> None:
         """Route some batches and keep their figures."""

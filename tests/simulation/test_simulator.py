@@ -51,7 +51,8 @@ def unit_of(cost: Cost, conditions: Conditions) -> int:
 def places(drawn: Case, cost: Cost, conditions: Conditions, batch: int) -> list[list[Any]]:
     """(device, slot) of each pair by the oracle; policies whose choice is not unique are asked for their own choice."""
     wiring = cost.preset.network.tokens, cost.preset.network.links
-    capacity = capacity_of(conditions.capacity_factor or 1.5, drawn.batches.tokens, drawn.model, drawn.mesh.slots)
+    replicas = sum(expert >= 0 for expert in drawn.placement.slots.ravel().tolist())
+    capacity = capacity_of(conditions.capacity_factor or 1.5, drawn.batches.tokens, drawn.model, replicas)
     tile = unit_of(cost, conditions)
     if conditions.routing in ("optimal", LEAST_ACTIVE):
         network = drawn.network(wiring)
