@@ -40,7 +40,8 @@ class Constraints(NamedTuple):
 
 
 UNCONSTRAINED = Constraints()
-"""As many replicas of shared experts as are found to be best, as many others as fit, and any traffic between rows."""
+"""As many replicas of shared experts as are found to be best, as many others as fit in the slots that planning finds
+worth using, and any traffic between rows."""
 
 
 @dataclass(frozen=True, eq=False)
