@@ -117,7 +117,7 @@ def solve(
     effort = effort or options.effort()
     affords = affordable(problem, sets, options, effort)
     sets, options = affords.sets, affords.options
-    used = used_slots(problem, sets, options, effort)
+    used = used_slots(problem, sets, options, effort, progress)
     portfolio = Portfolio.of(used.problem, sets, options)
     portfolio.remarks.extend((*affords.says, *used.says))
     seeds = Seeds.judged(portfolio, effort, progress)

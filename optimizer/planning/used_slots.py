@@ -13,7 +13,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import seeds
 from optimizer.planning.judged_pools import FLEXIBLE, JudgedPools, is_late
-from optimizer.planning.options import Effort, SolveOptions
+from optimizer.planning.options import Effort, Progress, SolveOptions, silent
 from optimizer.routing.servers.abilities import RULES_OF_SERVERS
 from optimizer.traces.batches import Sets
 
@@ -58,7 +58,9 @@ class Trial(NamedTuple):
         return self.problem.mesh.slots_per_device
 
 
-def used_slots(problem: Problem, sets: Sets, options: SolveOptions, effort: Effort) -> UsedSlots:
+def used_slots(
+    problem: Problem, sets: Sets, options: SolveOptions, effort: Effort, progress: Progress = silent
+) -> UsedSlots:
     """The number of slots in which seeds have the least latency on selection batches, under the best of the policies.
 
     All slots are used where compute is not paid for by tiles, as no file of a GPU server leaves slots empty; where
@@ -72,18 +74,21 @@ def used_slots(problem: Problem, sets: Sets, options: SolveOptions, effort: Effo
     fewer = [problem.on_slots(number) for number in range(problem.least_slots, problem.mesh.slots_per_device)]
     if not fewer:
         return UsedSlots(problem, problem)
-    tried = list(_tried([problem, *fewer], sets, options, effort))
+    tried = list(_tried([problem, *fewer], sets, options, effort, progress))
     best = min(tried, key=lambda trial: trial.latency)
     return UsedSlots(best.problem, problem, () if best is tried[0] else (_in_words(best, tried[0]),))
 
 
-def _tried(problems: list[Problem], sets: Sets, options: SolveOptions, effort: Effort) -> Iterator[Trial]:
+def _tried(
+    problems: list[Problem], sets: Sets, options: SolveOptions, effort: Effort, progress: Progress
+) -> Iterator[Trial]:
     """Judge seeds for each problem in turn, the first two in any case, the others while there is time."""
     few = sets._replace(selection=sets.selection.part(0, LOOKED_AT))
     until = effort.deadline.elapsed() + TRYING * effort.deadline.remaining()
     for number, problem in enumerate(problems):
         if number and (effort.cancel.asked or (number > 1 and is_late(effort, until))):
             return
+        progress("numbers of slots", number / len(problems))
         pools = JudgedPools.of(problem, few, options)
         for seed in seeds(problem, effort.seed, FLEXIBLE):
             pools.offer_as_it_is(seed.placement, effort)
@@ -95,7 +100,8 @@ def _slots(number: int) -> str:
 
 
 def _in_words(best: Trial, full: Trial) -> str:
-    """Why slots stay empty."""
+    """A sentence for the user: how many slots of each device the plan uses, with the latencies of seeds that decided on
+    it, and the option that fills all."""
     return (
         f"Each device uses {best.slots} of its {full.slots} slots: on selection batches the best seed has a latency of "
         f"{best.latency:.1f} us with them and of {full.latency:.1f} us with all, where every replica that gets a token "

@@ -7,6 +7,7 @@ from click.testing import CliRunner, Result
 
 from cli import main
 
+# 64 replicas are more than all slots hold, which says that none stays empty: few tokens would otherwise leave most so
 SHORT = ("--mesh", "2x2", "--replicas", "64", "--time-limit", "20", "--iterations", "2000", "--batch-tokens", "24")
 
 

@@ -12,6 +12,8 @@ from optimizer.traces import source
 
 LAYERS = 3
 ARGUMENTS = ("--layer", "all", "--mesh", "2x2", "--replicas", "64", "--batch-tokens", "24", "--iterations", "300")
+"""With 64 replicas, more than all slots hold, none stays empty: few tokens would otherwise leave most so."""
+
 FEW = 64  # batches in a set, so that a run takes a second
 AMPLE = ("--time-limit", "100000")  # so that the clock decides nothing, however slow the machine
 

@@ -141,6 +141,13 @@ def test_a_plan_leaves_slots_empty_and_is_compared_with_greedy_in_all() -> None:
     assert all(gap.any_placement.mean <= gap.reached * (1 + 1e-9) for gap in solution.gaps)
 
 
+def test_each_number_of_slots_is_told_as_progress() -> None:
+    problem, sets = drawn(40)
+    told: list[tuple[str, float]] = []
+    used_slots(problem, sets, OPTIONS, OPTIONS.effort(), lambda stage, share: told.append((stage, share)))
+    assert told == [("numbers of slots", number / 3) for number in range(3)]
+
+
 def test_layers_of_a_model_leave_slots_empty_too() -> None:
     model, mesh = Model("drawn", 8, 0, 2), Mesh(2, 2, 3)
     options = SolveOptions(60, 0, 100, routings=("even-source",))
