@@ -1,20 +1,23 @@
 """Bounds that no placement goes below: what the hops of all tokens cost, in all stages together.
 
 A token is sent to every device that serves any of its experts. Where m of its experts share a message, each of them
-bears 1/m of every hop that they share. So the cost of all hops is a sum over tokens and experts. Everything here
-follows from two facts about an expert with n replicas:
+is charged 1/m of every hop that they share. So the cost of all hops is a sum over tokens and experts. Everything here
+follows from three facts about an expert with n replicas:
 
 1. *Company.* Its replicas can share a hop with at most n * company other experts, those that are near enough; with
-   company alone for the tokens of one source, if they all use one replica. Let c tokens have chosen it, and let P be
-   the (token, other expert) pairs that share the hop with it. P is at most the number of tokens that also chose one of
-   the other experts, summed over those that are chosen with it most often. As 1/m is convex, the line through its
-   values at k and k + 1 is below it at all whole m, so sum 1/m >= (2 k c - P) / (k (k + 1)), for each k.
-2. *Reach.* No device has more than K_h sources within h hops, so the replicas have at most n K_h of them; tokens of all
-   other sources travel farther than h, for each h.
+   company alone for the tokens of one source, if they all use one replica. As 1/m is convex, it is nowhere below the
+   line a - b (m - 1) of any slope b that touches it from below. So c tokens that have chosen the expert are charged
+   a c at least, less b for every (token, other expert) pair of the company; and of the pairs no more count than those
+   with the experts that are chosen with it most often.
+2. *Mutual company.* If two experts ever share a hop, each is company to the other. So one of them may be charged more
+   by any amount, and the other less, for each source and hop where they are company: nothing changes in the sum. The
+   best amounts are found by `split_ascent`; what one expert thus gains by much company is borne by the company.
+3. *Reach.* No device has more than K_h sources within h hops, so the replicas have at most n K_h of them; tokens of all
+   other sources travel farther than h, for each h. Hops beyond h are company to those that travel as far alone.
 
-The least cost of an expert thus depends on n alone, and all n sum up to the number of slots at most. That is a knapsack
-over replica counts, which is solved exactly. The bounds hold for one placement of all batches and for any routing by
-which every pair is served by a replica of its expert, even if the routing differs from token to token.
+The least charge of an expert thus depends on n alone, and all n sum up to the number of slots at most. That is a
+knapsack over replica counts, which is solved exactly. The bounds hold for one placement of all batches and for any
+routing by which every pair is served by a replica of its expert, even if the routing differs from token to token.
 
 Which messages are shared: results travel alone, one from each device, so that company is what a device has in its other
 slots, for every hop. A multicast along a ring passes all targets of a token in its direction; hop x is shared by those
@@ -24,52 +27,66 @@ is shared with the targets on that side; so a neighbour on one side counts half 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from math import comb
 
 import numpy as np
 
+from formulations.bounds.sharing import Replicas, Sharing, Split, alone, gains, largest_sums
+from formulations.bounds.slot_knapsack import least_sum
+from formulations.bounds.split_ascent import Demand, best_splits
 from formulations.kit.arrays import Floats, Ints
 
-MOST_CELLS = 1 << 28
-"""Experts x counts x slots up to which the knapsack is solved exactly, in about half a second; not tuned."""
+MOST_SETS = 600
+"""Sets of places for the replicas of an expert up to which all are tried: up to three replicas on 16 mesh rows, where
+nearly all experts have no more, and one on hundreds of ranks. Not tuned."""
+
+PARTS_OF_SHIFTS = (1.0, 0.9, 0.8)
+"""Parts of the shifts that are tried. On train batches of the home case all are within .1 us of 23.2."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sharing:
-    """What the messages of a stage cost, and how many of a token's experts can share one.
+def crossings_splits(together: Ints, distance: Ints, stages: Sequence[Sharing], slots: int) -> list[Split]:
+    """How messages are split for the bound on the sum of these stages to be large; arguments as of `crossings_bounds`.
 
-    cost `[level]`: of a message that travels farther than `level` hops, for its hop number level + 1. company
-    `[level]`: how many other experts can share that hop with a replica, whatever the tokens are. most: how many experts
-    of one token share it at most. fixed: whether each source uses one replica of an expert for all of its tokens, so
-    that the company of one replica is all that they can have.
+    The split is found for the mean of all sources. Where sources differ, shifts that are a little smaller than the best
+    for the mean may do better for all, so that some are tried.
     """
+    spare, within = _spare(together.shape[1], slots), _within(distance)
+    found = best_splits(Demand.of(together, within, _replicas(distance, within, spare), spare), stages)
+    tried = [[split._replace(shift=part * split.shift) for split in found] for part in PARTS_OF_SHIFTS]
+    every = range(len(stages))
+    return max(tried, key=lambda splits: crossings_bounds(together, distance, stages, slots, [every], splits)[0])
 
-    cost: Floats
-    company: Ints
-    most: int
-    fixed: bool = False
 
-
-def crossings_bounds(together: Ints, distance: Ints, sums: Sequence[Sequence[Sharing]], slots: int) -> list[float]:
+def crossings_bounds(
+    together: Ints,
+    distance: Ints,
+    stages: Sequence[Sharing],
+    slots: int,
+    sums: Sequence[Sequence[int]],
+    splits: Sequence[Split],
+) -> list[float]:
     """Lower bounds on what the hops of all tokens cost, for any one placement in these slots: one for each of the sums,
-    which are of the stages that each names.
+    which name stages by their numbers.
 
     together `[source, expert, expert]`: tokens of each source that chose both experts, on the diagonal those that chose
     the expert; distance `[source, device]` hops. The stages of a sum share the counts of replicas, as one placement
-    serves them all. The bound stays valid if experts are left out of `together`, even if their slots are counted in
-    `slots`.
+    serves them all. splits: of `crossings_splits`, perhaps of other batches; any are valid. So the bound is if experts
+    are left out of `together`, even if their slots are counted in `slots`.
     Raises ValueError with fewer slots than experts.
     """
-    spare = _spare(together.shape[1], slots)
-    chosen, within = np.diagonal(together, axis1=1, axis2=2), _within(distance)
-    friends = _friends(together)
-    counts = range(1, _useful(distance, within, spare) + 1)
-    different = {id(stage): stage for stages in sums for stage in stages}  # by identity, as a stage holds arrays
-    cost = {
-        number: np.array([_least_cost(chosen, friends, within, stage, count) for count in counts])
-        for number, stage in different.items()
-    }
-    nothing = np.zeros((len(counts), together.shape[1]))
-    return [_least_sum(sum((cost[id(stage)] for stage in stages), start=nothing), spare) for stages in sums]
+    spare, within = _spare(together.shape[1], slots), _within(distance)
+    replicas = _replicas(distance, within, spare)
+    charges = [_Charges.of(together, stage, split, replicas) for stage, split in zip(stages, splits, strict=True)]
+    reach, nothing = _Reach.of(distance, within), np.zeros((len(within), *together.shape[:2]))
+
+    def cost(of_sum: Sequence[int], choice: int) -> Floats:
+        charge = sum((charges[stage].of_hops(choice) for stage in of_sum), start=nothing)
+        return reach.least(charge, int(replicas.least[choice]))
+
+    choices = range(len(replicas.least))
+    return [least_sum(np.array([cost(of_sum, choice) for choice in choices]), replicas.least, spare) for of_sum in sums]
 
 
 def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], slots: int) -> Floats:
@@ -83,7 +100,7 @@ def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], 
     spare, sources = _spare(load.shape[2], slots), load.shape[1]
     lightest = np.sort(load, axis=1).cumsum(axis=1, dtype=np.float64).swapaxes(1, 2)
     within = _within(distance)
-    counts = np.arange(1, _useful(distance, within, spare) + 1)
+    counts = _replicas(distance, within, spare).least
     price = np.zeros((sources, len(counts)))  # of the sources that are left, by how many they are, for each count
     for level, near in enumerate(within):
         left = sources - counts * near
@@ -104,12 +121,11 @@ def _spare(experts: int, slots: int) -> int:
     return slots - experts
 
 
-def _useful(distance: Ints, within: list[int], spare: int) -> int:
-    """How many replicas of an expert are of any use: with more of them, no token need travel."""
+def _replicas(distance: Ints, within: list[int], spare: int) -> Replicas:
+    """What an expert may choose from; with some number of replicas all sources may be within reach."""
     most = min(int(distance.shape[1]), 1 + spare)
-    if not within:
-        return 1
-    return most if within[0] == 0 else min(most, -(-len(distance) // within[0]))
+    enough = 1 if not within else -(-len(distance) // within[0]) if within[0] else most
+    return Replicas.up_to(most, enough)
 
 
 def _within(distance: Ints) -> list[int]:
@@ -117,82 +133,70 @@ def _within(distance: Ints) -> list[int]:
     return [int((distance <= far).sum(axis=0).max()) for far in range(int(distance.max()))]
 
 
-def _friends(together: Ints) -> Ints:
-    """(token, other expert) pairs with the most frequent other experts, `[source, expert, number of them]` int64.
+@dataclass(frozen=True, eq=False)
+class _Charges:
+    """What the tokens of each source are charged for a hop that an expert shares with the best company of so many
+    others: charge `[source, number, expert]`, which `[level, choice]` the number that is the company at a choice
+    of replicas, price `[level]` of a message."""
 
-    With 64 sources and 1,024 experts this takes half a gigabyte, so the array is sorted and summed up in its place.
-    """
-    found = -together.astype(np.int64)
-    each = np.arange(together.shape[1])
-    found[:, each, each] = 0
-    found.sort(axis=2)  # the expert itself, with nothing, comes last, and by rolling first, where no others count
-    sums: Ints = np.cumsum(np.roll(found, 1, axis=2), axis=2, out=found)
-    return np.negative(sums, out=sums)
+    charge: Floats
+    which: Ints
+    price: Floats
 
+    @classmethod
+    def of(cls, together: Ints, stage: Sharing, split: Split, replicas: Replicas) -> "_Charges":
+        """The charges by the line, or by 1 / most for each token, less what the shifts take off."""
+        others = stage.others(replicas, together.shape[1])
+        number, which = np.unique(others, return_inverse=True)
+        chosen, first = np.diagonal(together, axis1=1, axis2=2), alone(split.slope, stage.most)[0]
+        charge = np.empty((len(together), len(number), together.shape[1]))
+        for source, pairs in enumerate(together):
+            gain, shift = gains(pairs, split, chosen.sum() / len(chosen))
+            line, least = first * chosen[source], chosen[source] / stage.most
+            charge[source] = np.maximum(line - largest_sums(gain, number), least - largest_sums(shift, number))
+        return cls(charge, which.reshape(others.shape), stage.cost)
 
-def _least_cost(chosen: Ints, friends: Ints, within: list[int], stage: Sharing, count: int) -> Floats:
-    """The least cost of the tokens of each expert with `count` replicas, `[expert]`, by both facts.
-
-    chosen `[source, expert]` tokens; friends: as of `_friends`; within: as of `_within`.
-    """
-    cost = np.zeros(chosen.shape[1])
-    for near, price, company in zip(within, stage.cost, stage.company, strict=True):
-        reached = count * near
-        if price > 0 and reached < len(chosen):
-            others = int(company) * (1 if stage.fixed else count)
-            pairs = friends[:, :, min(others, friends.shape[2] - 1)]
-            share = np.sort(_shares(chosen, pairs, stage.most), axis=0)
-            cost += price * share[: len(share) - reached].sum(axis=0)
-    return cost
-
-
-def _shares(chosen: Ints, friends: Ints, most: int) -> Floats:
-    """The least sum of 1/m over the tokens of each source that chose an expert, `[source, expert]`, by fact 1."""
-    pairs = np.minimum(friends, (most - 1) * chosen)
-    share: Floats = chosen - pairs / 2.0
-    for k in range(2, most):
-        share = np.maximum(share, (2 * k * chosen - pairs) / (k * (k + 1)))
-    return share
+    def of_hops(self, choice: int) -> Floats:
+        """What an expert with a choice of replicas is charged for each hop, `[level, source, expert]`."""
+        return self.price[:, None, None] * self.charge[:, self.which[:, choice]].swapaxes(0, 1)
 
 
-def _least_sum(cost: Floats, spare: int) -> float:
-    """Least sum over experts of cost `[count - 1, expert]` at counts that add up to at most `spare` more than one each.
+@dataclass(frozen=True, eq=False)
+class _Reach:
+    """How far sources are from the replicas of an expert at least: distance `[source, place]` from the places that
+    differ in it, and within: as of `_within`."""
 
-    This is a dynamic program: best[s] is the least sum for the experts so far if s replicas are spared for them.
-    """
-    if cost.size * (spare + 1) > MOST_CELLS:
-        return _least_hull(cost, spare)
-    best = np.zeros(spare + 1)
-    for of_expert in cost.T:
-        tried = np.full((len(of_expert), spare + 1), np.inf)
-        for more, value in enumerate(of_expert):
-            tried[more, more:] = best[: spare + 1 - more] + value
-        best = tried.min(axis=0)
-    return float(best[-1])
+    distance: Ints
+    within: Ints
 
+    @classmethod
+    def of(cls, distance: Ints, within: list[int]) -> "_Reach":
+        return cls(np.unique(distance, axis=1), np.array(within))
 
-def _least_hull(cost: Floats, spare: int) -> float:
-    """As `_least_sum`, of the lower convex hulls of the costs of each expert: a little lower, and quick to find.
+    def least(self, charge: Floats, count: int) -> Floats:
+        """The least charges of each expert with so many replicas, `[expert]`; charge `[level, source, expert]`."""
+        places = self.distance.shape[1]
+        if count <= places and comb(places, count) <= MOST_SETS:
+            return self._placed(charge, np.array(list(combinations(range(places), count))))
+        return self._reached(charge, count)
 
-    Where costs are convex, the replicas that save most are the best. The hull of a cost is below it by no more than
-    one step of the hull, and the exact least sum differs from that of the hulls in the steps of one expert.
-    """
-    saved = -np.diff(np.array([_hull(of_expert) for of_expert in cost.T]), axis=1).ravel()
-    best = saved if spare >= len(saved) else -np.partition(-saved, spare)[:spare]
-    return float(cost[0].sum() - best[best > 0].sum())
+    def _placed(self, charge: Floats, sets: Ints) -> Floats:
+        """The same with replicas at the best of the sets of places `[set, replica]`."""
+        until = np.concatenate([np.zeros((1, *charge.shape[1:])), charge.cumsum(axis=0)])
+        total = np.zeros((len(sets), charge.shape[2]))
+        for source, far in enumerate(self.distance):
+            at_place = until[far, source]
+            total += reduce(np.minimum, (at_place[place] for place in sets.T))
+        least: Floats = total.min(axis=0)
+        return least
 
-
-def _hull(cost: Floats) -> Floats:
-    """The lower convex hull of costs at counts 1, 2, ..., `[count - 1]` (Andrew's monotone chain)."""
-    corner: list[int] = []
-    for place in range(len(cost)):
-        while len(corner) > 1 and _above(cost, corner[-2], corner[-1], place):
-            corner.pop()
-        corner.append(place)
-    hull: Floats = np.interp(np.arange(len(cost)), corner, cost[corner])
-    return hull
-
-
-def _above(cost: Floats, left: int, middle: int, right: int) -> bool:
-    """Whether the middle cost is on or above the line through the other two."""
-    return bool((cost[middle] - cost[left]) * (right - left) >= (cost[right] - cost[left]) * (middle - left))
+    def _reached(self, charge: Floats, count: int) -> Floats:
+        """The same if the sources within reach are those that would be charged most, whichever these are. Sources that
+        are charged less than nothing may be beyond it, too."""
+        sources, least = charge.shape[1], np.zeros(charge.shape[2])
+        for of_level, near in zip(charge, self.within, strict=True):
+            beyond = max(0, sources - count * int(near))
+            if beyond or of_level.min(initial=0) < 0:
+                sums = np.sort(of_level, axis=0).cumsum(axis=0)
+                least += np.concatenate([np.zeros((1, len(least))), sums])[beyond:].min(axis=0)
+        return least

@@ -16,7 +16,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
 from optimizer.planning.compute_bounds import beside_us, compute_us, least_compute_us
-from optimizer.planning.link_bounds import LeastTimes, Links, SomeBatches, least_latency, slowest_batches
+from optimizer.planning.link_bounds import LeastTimes, Links, SomeBatches, SplitMessages, least_latency, slowest_batches
 from optimizer.routing.policies import ONE_REPLICA
 from optimizer.search.split_state import exact_peaks
 from optimizer.simulation.report import SimulationReport
@@ -124,12 +124,13 @@ def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bo
     links = Links(batches, model, mesh, cost)
     together = links.together(slice(None))
     found += _communication(links, together)
-    found += _transfers(links, links.least_us(together))
+    split = links.split(together)
+    found += _transfers(links, links.least_us(together, split))
     if cost.moe_op == "optimized":
         says = "a device with the least peak, and devices that share all work evenly"
         time = least_compute_us(batches, model, mesh, cost)
         found.append(_of("compute", TIME, says, time))
-        found += _latency(links, time + links.fixed_us, together)
+        found += _latency(links, time + links.fixed_us, together, split)
     return found
 
 
@@ -236,14 +237,13 @@ def _peaks(units: Ints, mesh: Mesh, unit: str, scale: Floats) -> Iterator[Bound]
 
 
 def _communication(links: Links, together: Ints) -> Iterator[Bound]:
-    """Bounds on copies and hops. They are taken of all experts and of the routed ones alone, and the stronger counts:
-    shared experts go with every token, which weakens the bound of all."""
-    mesh, model, routed = links.mesh, links.model, links.model.routed_experts
-    tokens, distance = links.batches.source_row.size, links.network.distance
-    everyone, alone = (mesh.slots, together), (mesh.slots - model.shared_experts, together[:, :routed, :routed])
-    copies = max(copies_bound(each.sum(axis=0), mesh.devices, mesh.slots_per_device) for _, each in (everyone, alone))
+    """Bounds on copies and hops, of the routed experts alone: shared experts go with every token, which weakens the
+    bound of all."""
+    mesh, routed = links.mesh, links.model.routed_experts
+    tokens, distance, alone = links.batches.source_row.size, links.network.distance, together[:, :routed, :routed]
+    copies = copies_bound(alone.sum(axis=0), mesh.devices, mesh.slots_per_device)
     yield Bound("copies", COPIES, "a device has few slots, so few of a token's experts can be on one", copies / tokens)
-    hops = max(hops_bound(each, distance, mesh.slots_per_device, slots) for slots, each in (everyone, alone))
+    hops = hops_bound(alone, distance, mesh.slots_per_device, mesh.slots - links.model.shared_experts)
     yield Bound("hops", HOPS, "an expert has few replicas, and few sources are near to each", hops / tokens)
 
 
@@ -254,14 +254,15 @@ def _transfers(links: Links, least: LeastTimes) -> Iterator[Bound]:
     yield Bound("combine", COMBINE, BUSIEST, fixed.combine_fixed_us + least.combine / count)
 
 
-def _latency(links: Links, rest_us: Floats, together: Ints) -> Iterator[Bound]:
+def _latency(links: Links, rest_us: Floats, together: Ints, split: SplitMessages) -> Iterator[Bound]:
     """Bounds on the latency under any policy, and under those that are a dispatch table; rest_us `[batch]`: what a
-    batch takes at least besides what its links carry; together: `Links.together` of all batches."""
+    batch takes at least besides what its links carry; together: `Links.together` of all batches; split: of messages
+    under any policy."""
     batches = SomeBatches(np.arange(len(rest_us)), together), slowest_batches(links, rest_us)
-    least = least_latency(links, rest_us, *batches, tables=False)
+    least = least_latency(links, rest_us, *batches, split)
     yield Bound("latency", LATENCY, STAGES, least.mean, least.p50, least.p99)
     least, says = (
-        least_latency(links, rest_us, *batches, tables=True),
+        least_latency(links, rest_us, *batches, links.split(together, tables=True)),
         f"{STAGES}; sources use one replica of an expert",
     )
     yield Bound("latency_by_table", LATENCY, says, least.mean, least.p50, least.p99, only_for=ONE_REPLICA)

@@ -5,13 +5,14 @@ in total is bounded for one placement of all batches by `formulations.bounds.cro
 alone, so that quantiles of the sum are bounded, too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from formulations.bounds.crossings import Sharing, crossings_bounds, crossings_of_batches
+from formulations.bounds.crossings import crossings_bounds, crossings_of_batches, crossings_splits
+from formulations.bounds.sharing import Sharing, Split
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
@@ -22,10 +23,6 @@ from optimizer.traces.batches import Batches
 
 BLOCK_PAIRS = 1 << 24
 """Loads of sources and experts that are held at a time, so that memory does not grow with the batches; not tuned."""
-
-MOST_TOGETHER = 1 << 24
-"""Sources times pairs of experts up to which links are bounded twice: on 64 x 32 devices with 1,024 experts, where
-there are four times as many, each bound takes seconds. Not tuned."""
 
 SLOWEST = 5
 """A bound on the p99 is looked for among one in so many batches, those with the longest compute. Any number is valid:
@@ -131,11 +128,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class LeastTimes:
-    """What links take at least in dispatch and in combine, and in both together, in microseconds of the busiest one."""
+    """What links take at least in dispatch and in combine, each by itself, in microseconds of the busiest one."""
 
     dispatch: float
     combine: float
-    both: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,22 +215,53 @@ class Links:
         counts: Ints = pair_counts(experts, number) + np.diag(np.bincount(experts.ravel(), minlength=number))
         return counts
 
-    def least_us(self, together: Ints, tables: bool = False) -> LeastTimes:
-        """What links take at least, summed over the batches that `together` counts; tables: where each source uses one
-        replica of each expert, the same in all batches.
+    def split(self, together: Ints, tables: bool = False) -> "SplitMessages":
+        """How messages are best split among experts to bound what `together` counts, or else other batches; tables: for
+        plans where each source uses one replica of each expert, the same in all batches."""
+        pairs, slots, distance = *self._routed(together), self.network.distance
+        return SplitMessages(
+            tables, [crossings_splits(pairs, distance, stages.both, slots) for stages in self._known(tables)]
+        )
 
-        Bounds are taken of all experts and of the routed ones alone, and the stronger counts: shared experts go with
-        every token, and so are company to all. Of more than `MOST_TOGETHER` pairs only the latter are taken.
-        """
-        known = [each.of_tables if tables else each for each in self.alternatives]
-        sums = [stages for each in known for stages in ((each.combine,), each.both, each.out)]
-        routed, distance = self.model.routed_experts, self.network.distance
-        alone, slots = together[:, :routed, :routed], self.mesh.slots - self.model.shared_experts
-        found = [crossings_bounds(alone, distance, sums, slots)]
-        if together.size <= MOST_TOGETHER and self.model.shared_experts:
-            found.append(crossings_bounds(together, distance, sums, self.mesh.slots))
-        combine, both, dispatch = np.max(found, axis=0).reshape(-1, 3).max(axis=0).tolist()
-        return LeastTimes(dispatch, combine, both)
+    def least_us(self, together: Ints, split: "SplitMessages") -> LeastTimes:
+        """What links take at least in each stage, summed over the batches that `together` counts."""
+        found = [
+            self._least(together, stages, splits, [range(len(stages.out)), (len(stages.out),)])
+            for stages, splits in zip(self._known(split.tables), split.of_stages, strict=True)
+        ]
+        return LeastTimes(*map(float, np.max(found, axis=0)))
+
+    def least_together_us(self, together: Ints, split: "SplitMessages") -> float:
+        """What links take at least in all stages, summed over the batches that `together` counts."""
+        return max(
+            self._least(together, stages, splits, [range(len(stages.both))])[0]
+            for stages, splits in zip(self._known(split.tables), split.of_stages, strict=True)
+        )
+
+    def _least(
+        self, together: Ints, stages: Stages, splits: Sequence[Split], sums: Sequence[Sequence[int]]
+    ) -> list[float]:
+        pairs, slots = self._routed(together)
+        return crossings_bounds(pairs, self.network.distance, stages.both, slots, sums, splits)
+
+    def _known(self, tables: bool) -> list[Stages]:
+        """The alternatives, perhaps those for dispatch tables."""
+        return [each.of_tables if tables else each for each in self.alternatives]
+
+    def _routed(self, together: Ints) -> tuple[Ints, int]:
+        """The routed experts of `together`, and the slots that shared ones leave to them. Shared experts go with every
+        token, and so would be company to all."""
+        routed = self.model.routed_experts
+        return together[:, :routed, :routed], self.mesh.slots - self.model.shared_experts
+
+
+@dataclass(frozen=True)
+class SplitMessages:
+    """How messages are split among the experts that share them, for each alternative of `Links` and each of its stages.
+    tables: for plans where each source uses one replica of each expert."""
+
+    tables: bool
+    of_stages: list[list[Split]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,19 +272,21 @@ class SomeBatches:
     together: Ints
 
 
-def least_latency(links: Links, rest_us: Floats, every: SomeBatches, slowest: SomeBatches, tables: bool) -> Latency:
+def least_latency(
+    links: Links, rest_us: Floats, every: SomeBatches, slowest: SomeBatches, split: SplitMessages
+) -> Latency:
     """What no latency goes below, without the price of routing.
 
     rest_us `[batch]`: what a batch takes at least besides what its links carry. every: all batches; slowest: those with
-    the largest rest. tables: as of `Links.least_us`. The mean holds for one placement of all batches. So does the p99,
-    as not all of the slowest batches, nor all batches, can have less than their part of the bound.
+    the largest rest. The mean holds for one placement of all batches. So does the p99, as not all of the slowest
+    batches, nor all batches, can have less than their part of the bound.
     """
     alone = rest_us + links.per_batch_us
-    total = links.least_us(every.together, tables).both
+    total = links.least_together_us(every.together, split)
     mean = max(float(alone.mean()), float(rest_us.mean()) + total / len(rest_us))
     p50, p99 = np.percentile(alone, [50, 99])
     of_every = _least_p99(links, rest_us, every.number, total)
-    of_slowest = _least_p99(links, rest_us, slowest.number, links.least_us(slowest.together, tables).both)
+    of_slowest = _least_p99(links, rest_us, slowest.number, links.least_together_us(slowest.together, split))
     return Latency(mean, float(p50), max(float(p99), of_every, of_slowest))
 
 

@@ -14,6 +14,7 @@ from random_layers import TOKENS_AT, WIRINGS, TokensAt, case, wired
 from random_problems import WORMHOLE, cost, random_batches, random_placement
 from reference_traffic import Wires, all_holders, carry
 
+from formulations.bounds.sharing import Split
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.arrays import frozen
 from optimizer.domain.cost import Cost
@@ -24,7 +25,7 @@ from optimizer.domain.placement import Placement
 from optimizer.domain.presets import load_hardware
 from optimizer.planning.bounds import COMBINE, DISPATCH, LATENCY, TIME, Bound, bound_any
 from optimizer.planning.compute_bounds import least_compute_us
-from optimizer.planning.link_bounds import Links
+from optimizer.planning.link_bounds import Links, SplitMessages
 from optimizer.routing.context import LearnedShares
 from optimizer.routing.policies import POLICIES
 from optimizer.simulation.conditions import Conditions
@@ -132,11 +133,22 @@ def token_costs(wires: Wires, hardware: Cost, links: int) -> Callable[[int, tupl
     return costs
 
 
-@given(on_rings(), st.sampled_from(TOKENS_AT), st.sampled_from(("device", "expert")))
-def test_no_placement_sends_tokens_fewer_hops_on_rings(
-    drawn: tuple[Batches, Model, Mesh], at: TokensAt, back: str
+def random_split(links: Links, together: Ints, rng: np.random.Generator) -> SplitMessages:
+    """A split as good as none: random slopes, and shifts up to many times what pairs of experts would be charged."""
+    found = links.split(together)
+
+    def anyhow(split: Split) -> Split:
+        shift = rng.normal(0, rng.choice([0.01, 0.1, 1]), split.shift.shape)
+        return Split(rng.uniform(0, 0.5, split.slope.shape), shift - shift.T)
+
+    return SplitMessages(found.tables, [list(map(anyhow, splits)) for splits in found.of_stages])
+
+
+@given(on_rings(), st.sampled_from(TOKENS_AT), st.sampled_from(("device", "expert")), st.integers(0, 10**6))
+def test_no_placement_sends_tokens_fewer_hops_on_rings_however_messages_are_split(
+    drawn: tuple[Batches, Model, Mesh], at: TokensAt, back: str, seed: int
 ) -> None:
-    (batches, model, mesh), hardware = drawn, wired((at, "rings"), back)
+    (batches, model, mesh), hardware, rng = drawn, wired((at, "rings"), back), np.random.default_rng(seed)
     links = Links(batches, model, mesh, hardware)
     costs = token_costs(Wires(mesh.rows, mesh.cols, at), hardware, len(links.network.remote))
     tokens = list(zip(links.source[0].tolist(), batches.experts[0].tolist(), strict=True))
@@ -148,8 +160,11 @@ def test_no_placement_sends_tokens_fewer_hops_on_rings(
                 ways = np.array([costs(source, way) for way in product(*(sorted(holders[e]) for e in experts))])
                 found += [*ways.min(axis=0), ways.sum(axis=1).min()]
             fewest = np.minimum(fewest, found)
-    least = links.least_us(links.together(slice(None)))
-    assert np.all(np.array([least.dispatch, least.combine, least.both]) <= fewest * SMALL + 1e-9)
+    together = links.together(slice(None))
+    for split in (links.split(together), random_split(links, together, rng)):
+        least = links.least_us(together, split)
+        bounds = [least.dispatch, least.combine, links.least_together_us(together, split)]
+        assert np.all(np.array(bounds) <= fewest * SMALL + 1e-9)
     assert links.per_batch_us[0] <= fewest[2] * SMALL + 1e-9
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from formulations.batches.replica_routing import least_peaks
 from formulations.bounds.communication import copies_bound, hops_bound
-from formulations.bounds.crossings import _least_hull, _least_sum
 from formulations.bounds.load import any_placement_bound, static_counts_bound
+from formulations.bounds.slot_knapsack import least_hull, least_sum
 
 SHAPES = [(2, 1), (2, 2), (3, 1), (3, 2), (4, 1)]
 Holders = list[set[int]]
@@ -129,7 +129,8 @@ def test_least_sums_of_hulls_are_below_exact_ones_by_one_step_at_most(
     falls = rng.integers(0, 50, (counts, experts)).astype(np.float64)
     falls = -np.sort(-falls, axis=0) if convex else falls
     cost = falls.sum(axis=0) - np.concatenate([np.zeros((1, experts)), falls[1:].cumsum(axis=0)])
-    exact, hulls = _least_sum(cost, spare), _least_hull(cost, spare)
+    number = np.arange(1, counts + 1)
+    exact, hulls = least_sum(cost, number, spare), least_hull(cost, number, spare)
     if convex:
         assert np.isclose(exact, hulls)
     assert hulls <= exact + 1e-9
