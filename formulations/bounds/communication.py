@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from formulations.bounds.crossings import crossings_bounds, crossings_splits
+from formulations.bounds.crossings import crossings_splits
 from formulations.bounds.sharing import Sharing
 from formulations.kit.arrays import Ints
 
@@ -30,5 +30,4 @@ def hops_bound(together: Ints, distance: Ints, slots_per_device: int, slots: int
     """
     levels = int(distance.max())
     alone = Sharing(np.ones(levels), np.full(levels, slots_per_device - 1), slots_per_device)
-    splits = crossings_splits(together, distance, [alone], slots)
-    return crossings_bounds(together, distance, [alone], slots, [(0,)], splits)[0]
+    return crossings_splits(together, distance, [alone], slots)[1]

@@ -33,30 +33,45 @@ from math import comb
 
 import numpy as np
 
-from formulations.bounds.sharing import Replicas, Sharing, Split, alone, gains, largest_sums
+from formulations.bounds.sharing import Replicas, Sharing, Split
 from formulations.bounds.slot_knapsack import least_sum
-from formulations.bounds.split_ascent import Demand, best_splits
+from formulations.bounds.split_ascent import Demand, best_tilts
 from formulations.kit.arrays import Floats, Ints
 
 MOST_SETS = 600
 """Sets of places for the replicas of an expert up to which all are tried: up to three replicas on 16 mesh rows, where
 nearly all experts have no more, and one on hundreds of ranks. Not tuned."""
 
-PARTS_OF_SHIFTS = (1.0, 0.9, 0.8)
-"""Parts of the shifts that are tried. On train batches of the home case all are within .1 us of 23.2."""
+MOST_TOGETHER = 1 << 21
+"""Sources times pairs of experts up to which shifts are looked for: as many as on 32 x 16 devices with 256 experts,
+where all bounds take 10 s, of which the old ones took 7. With 1,024 experts on 16 x 8 devices they would take 82 s
+instead of 10."""
+
+SLOPES = np.array([[0.5], [1.0], [2.0]])
+"""The lines of a split, by how steep they are beside that of the ascent: what is best for the mean of sources and for
+the replicas that an expert has there is not best for each source and every number of replicas. Links on train batches
+of the home case: 23.18 us with one line, 23.27 with three."""
+
+PART_OF_SHIFTS = 0.85
+"""Shifts that are best for the mean of sources are too large where sources differ. Train batches of the home case: .8,
+.9 and 1 are within .1 us of each other."""
 
 
-def crossings_splits(together: Ints, distance: Ints, stages: Sequence[Sharing], slots: int) -> list[Split]:
-    """How messages are split for the bound on the sum of these stages to be large; arguments as of `crossings_bounds`.
-
-    The split is found for the mean of all sources. Where sources differ, shifts that are a little smaller than the best
-    for the mean may do better for all, so that some are tried.
-    """
-    spare, within = _spare(together.shape[1], slots), _within(distance)
-    found = best_splits(Demand.of(together, within, _replicas(distance, within, spare), spare), stages)
-    tried = [[split._replace(shift=part * split.shift) for split in found] for part in PARTS_OF_SHIFTS]
-    every = range(len(stages))
-    return max(tried, key=lambda splits: crossings_bounds(together, distance, stages, slots, [every], splits)[0])
+def crossings_splits(
+    together: Ints, distance: Ints, stages: Sequence[Sharing], slots: int, shifted: bool = True
+) -> tuple[list[Split], float]:
+    """How messages are split for the bound on the sum of these stages to be large, and that bound; arguments as of
+    `crossings_bounds`. Nothing is shifted if that is better, if shifted is false, or of more than `MOST_TOGETHER`
+    pairs."""
+    tried = [[Split.unshifted(stage, together.shape[1]) for stage in stages]]
+    if shifted and together.size <= MOST_TOGETHER:
+        spare, within = _spare(together.shape[1], slots), _within(distance)
+        tilts = best_tilts(Demand.of(together, distance.shape[1], within, spare), stages)
+        tried.append([Split(SLOPES * tilt.slope, PART_OF_SHIFTS * tilt.shift) for tilt in tilts])
+    every = [range(len(stages))]
+    values = [crossings_bounds(together, distance, stages, slots, every, splits)[0] for splits in tried]
+    best = int(np.argmax(values))
+    return tried[best], values[best]
 
 
 def crossings_bounds(
@@ -77,13 +92,13 @@ def crossings_bounds(
     Raises ValueError with fewer slots than experts.
     """
     spare, within = _spare(together.shape[1], slots), _within(distance)
-    replicas = _replicas(distance, within, spare)
+    replicas = Replicas.up_to(min(distance.shape[1], 1 + spare))
     charges = [_Charges.of(together, stage, split, replicas) for stage, split in zip(stages, splits, strict=True)]
     reach, nothing = _Reach.of(distance, within), np.zeros((len(within), *together.shape[:2]))
 
     def cost(of_sum: Sequence[int], choice: int) -> Floats:
         charge = sum((charges[stage].of_hops(choice) for stage in of_sum), start=nothing)
-        return reach.least(charge, int(replicas.least[choice]))
+        return reach.least(charge, int(replicas.most[choice]))
 
     choices = range(len(replicas.least))
     return [least_sum(np.array([cost(of_sum, choice) for choice in choices]), replicas.least, spare) for of_sum in sums]
@@ -100,7 +115,7 @@ def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], 
     spare, sources = _spare(load.shape[2], slots), load.shape[1]
     lightest = np.sort(load, axis=1).cumsum(axis=1, dtype=np.float64).swapaxes(1, 2)
     within = _within(distance)
-    counts = _replicas(distance, within, spare).least
+    counts = np.arange(1, _useful(distance, within, spare) + 1)
     price = np.zeros((sources, len(counts)))  # of the sources that are left, by how many they are, for each count
     for level, near in enumerate(within):
         left = sources - counts * near
@@ -121,11 +136,12 @@ def _spare(experts: int, slots: int) -> int:
     return slots - experts
 
 
-def _replicas(distance: Ints, within: list[int], spare: int) -> Replicas:
-    """What an expert may choose from; with some number of replicas all sources may be within reach."""
+def _useful(distance: Ints, within: list[int], spare: int) -> int:
+    """How many replicas of an expert are of any use: with more of them, no token need travel."""
     most = min(int(distance.shape[1]), 1 + spare)
-    enough = 1 if not within else -(-len(distance) // within[0]) if within[0] else most
-    return Replicas.up_to(most, enough)
+    if not within:
+        return 1
+    return most if within[0] == 0 else min(most, -(-len(distance) // within[0]))
 
 
 def _within(distance: Ints) -> list[int]:
@@ -145,15 +161,11 @@ class _Charges:
 
     @classmethod
     def of(cls, together: Ints, stage: Sharing, split: Split, replicas: Replicas) -> "_Charges":
-        """The charges by the line, or by 1 / most for each token, less what the shifts take off."""
+        """The charges of this split."""
         others = stage.others(replicas, together.shape[1])
         number, which = np.unique(others, return_inverse=True)
-        chosen, first = np.diagonal(together, axis1=1, axis2=2), alone(split.slope, stage.most)[0]
-        charge = np.empty((len(together), len(number), together.shape[1]))
-        for source, pairs in enumerate(together):
-            gain, shift = gains(pairs, split, chosen.sum() / len(chosen))
-            line, least = first * chosen[source], chosen[source] / stage.most
-            charge[source] = np.maximum(line - largest_sums(gain, number), least - largest_sums(shift, number))
+        pairs = np.diagonal(together, axis1=1, axis2=2).sum() / len(together)
+        charge = np.array([split.least_charges(of_source, number, stage.most, pairs) for of_source in together])
         return cls(charge, which.reshape(others.shape), stage.cost)
 
     def of_hops(self, choice: int) -> Floats:

@@ -10,6 +10,11 @@ from formulations.kit.arrays import Floats, Ints
 TINY = 1e-12
 """Stands for nothing where something is divided by it."""
 
+ONE_BY_ONE = 16
+"""Numbers of replicas that are told apart. A shared expert is best in every row of the 16 x 8 mesh, and other experts
+have far fewer replicas; of more the bound knows only that they take as many slots as the least of them, and win as much
+as the most. Not tuned."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
@@ -41,29 +46,47 @@ class Replicas(NamedTuple):
     most: Ints
 
     @classmethod
-    def up_to(cls, most: int, enough: int) -> "Replicas":
-        """Choices up to so many replicas, one by one up to the number that is enough for all sources to have one at
-        hand, and together beyond it, up to twice as many each time."""
-        least, reached = [*range(1, min(most, enough) + 1)], min(most, enough)
-        until = [*least]
-        while reached < most:
-            least.append(reached + 1)
-            reached = min(2 * reached, most)
-            until.append(reached)
-        return cls(np.array(least), np.array(until))
+    def up_to(cls, most: int) -> "Replicas":
+        """Choices up to so many replicas, one by one up to `ONE_BY_ONE`, and from there on up to twice as many at
+        once."""
+        until = [*range(1, min(most, ONE_BY_ONE) + 1)]
+        while until[-1] < most:
+            until.append(min(2 * until[-1], most))
+        return cls(np.array([1, *(1 + np.array(until[:-1], dtype=np.int64))]), np.array(until))
 
 
 class Split(NamedTuple):
     """How messages are charged to the experts that share them.
 
-    slope `[expert]`: the charge of an expert is at least `alone` for each of its tokens, less slope for each other
-    expert in the message; shift `[expert, expert]`: what the first is charged less, and the second more, if the two
-    ever share messages from a source, as a share of the pairs that a source has on average. `shift` is what its
-    transpose is with the other sign.
+    slopes `[line, expert]`: each is a line on which an expert is charged less for each other expert in a message, and
+    the line that charges it most counts. shift `[expert, expert]`: what the first is charged less, and the second more,
+    if the two ever share messages from a source, as a share of the pairs that a source has on average; it is what its
+    transpose is with the other sign. None where nothing is shifted.
     """
 
-    slope: Floats
-    shift: Floats
+    slopes: Floats
+    shift: Floats | None = None
+
+    @classmethod
+    def unshifted(cls, stage: Sharing, experts: int) -> "Split":
+        """The split of 1/m for each of m experts, with the lines through its values at k and k + 1 for each k."""
+        k = np.arange(1, max(2, stage.most))
+        return cls(np.repeat(1 / (k * (k + 1)), experts).reshape(len(k), experts))
+
+    def least_charges(self, together: Ints, number: Ints, most: int, pairs: float) -> Floats:
+        """What the tokens of a source are charged at least for a hop that an expert shares with the best company of so
+        many others, `[number, expert]`: by the lines, or 1 / most for each token, less what the shifts take off.
+
+        together: as of `even_slope`; most: as of `Sharing`; pairs: those of a token and an expert that a source has
+        on average.
+        """
+        chosen, shift = np.diag(together), None if self.shift is None else self.shift * pairs
+        company = None if shift is not None else largest_sums(_without_own(together), number)
+        charge = chosen / most - (0 if shift is None else largest_sums(shift, number))
+        for slope in self.slopes:
+            taken_off = slope * company if shift is None else largest_sums(gains(together, slope, shift), number)
+            charge = np.maximum(charge, alone(slope, most)[0] * chosen - taken_off)
+        return charge
 
 
 def alone(slope: Floats, most: int) -> tuple[Floats, Ints]:
@@ -76,16 +99,13 @@ def alone(slope: Floats, most: int) -> tuple[Floats, Ints]:
     return line.min(axis=1), meet
 
 
-def gains(together: Floats | Ints, split: Split, pairs: float) -> tuple[Floats, Floats]:
-    """What the company of each other expert takes off the charge of an expert, and the part of it that is shifted, both
-    `[expert, expert]`; together: as of `even_split`; pairs: of a token and an expert that a source has on average."""
-    shift: Floats = split.shift * pairs
-    gain = np.maximum(0, split.slope[:, None] * together + shift)
-    np.fill_diagonal(gain, 0)
-    return gain, shift
+def gains(together: Floats | Ints, slope: Floats, shift: Floats) -> Floats:
+    """What the company of each other expert takes off the charge of an expert, `[expert, expert]`; shift: as of
+    `Split`, in tokens of a source."""
+    return _without_own(np.maximum(0, slope[:, None] * together + shift))
 
 
-def largest_sums(gain: Floats, number: Ints) -> Floats:
+def largest_sums(gain: Floats | Ints, number: Ints) -> Floats:
     """The sums of so many of the largest gains of each expert, `[number, expert]`; gain `[expert, expert]`, of which
     none below nothing counts."""
     sums = np.sort(np.minimum(-gain, 0), axis=1).cumsum(axis=1)
@@ -93,12 +113,18 @@ def largest_sums(gain: Floats, number: Ints) -> Floats:
     return found
 
 
-def even_split(together: Floats, stage: Sharing) -> Split:
-    """A split without shifts, with the slopes that are best if each expert has the company that it is chosen with most
+def even_slope(together: Floats, stage: Sharing) -> Floats:
+    """The slopes `[expert]` that are best without shifts if each expert has the company that it is chosen with most
     often; together `[expert, expert]` tokens that chose both, on the diagonal those that chose the expert."""
     experts = len(together)
-    friends = -np.sort(-(together - np.diag(np.diag(together))), axis=1)
     number = int(np.clip(stage.company.mean(), 0, experts - 1)) if len(stage.company) else 0
-    company = friends[:, :number].sum(axis=1) / np.maximum(np.diag(together), TINY)
+    company = largest_sums(_without_own(together), np.array([number]))[0] / np.maximum(np.diag(together), TINY)
     k = np.clip(np.floor(company) + 1, 1, max(1, stage.most - 1))
-    return Split(1 / (k * (k + 1)), np.zeros((experts, experts)))
+    slope: Floats = 1 / (k * (k + 1))
+    return slope
+
+
+def _without_own(of_pairs: Floats | Ints) -> Floats:
+    """A figure of pairs `[expert, expert]` with nothing for an expert with itself."""
+    found: Floats = np.multiply(of_pairs, ~np.eye(len(of_pairs), dtype=np.bool_), dtype=np.float64)
+    return found

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formulations.bounds.sharing import TINY, Replicas, Sharing, Split, alone, even_split, gains, largest_sums
+from formulations.bounds.sharing import TINY, Replicas, Sharing, alone, even_slope, gains, largest_sums
 from formulations.kit.arrays import Bools, Floats, Ints
 
 STEPS = 40
@@ -39,25 +39,34 @@ class Demand:
     spare: int
 
     @classmethod
-    def of(cls, together: Ints, within: Sequence[int], replicas: Replicas, spare: int) -> "Demand":
+    def of(cls, together: Ints, devices: int, within: Sequence[int], spare: int) -> "Demand":
         """The demand of `together` `[source, expert, expert]`; within `[level]`: how many sources a device has within
         so many hops at most."""
-        reached = np.multiply.outer(np.array(within, dtype=np.int64), replicas.least)
+        replicas = Replicas.up_to(min(devices, 1 + spare))
+        reached = np.multiply.outer(np.array(within, dtype=np.int64), replicas.most)
         return cls(together.mean(axis=0), len(together), np.maximum(0, len(together) - reached), replicas, spare)
 
 
-def best_splits(demand: Demand, stages: Sequence[Sharing]) -> list[Split]:
+class Tilt(NamedTuple):
+    """A split with one line for each expert, as the ascent knows it: slope `[expert]`, shift as of `Split`."""
+
+    slope: Floats
+    shift: Floats
+
+
+def best_tilts(demand: Demand, stages: Sequence[Sharing]) -> list[Tilt]:
     """A split for each stage by which the bound on the sum of all stages is the largest that the ascent meets."""
-    place, found = np.arange(len(demand.mean)), [even_split(demand.mean, stage) for stage in stages]
+    place = np.arange(len(demand.mean))
+    found = [Tilt(even_slope(demand.mean, stage), np.zeros_like(demand.mean)) for stage in stages]
     best, highest = found, -np.inf
     for step in range(STEPS):
-        charged = [_charged(demand, stage, split) for stage, split in zip(stages, found, strict=True)]
+        charged = [_charged(demand, stage, tilt) for stage, tilt in zip(stages, found, strict=True)]
         cost = sum((each.cost for each in charged), start=np.zeros((len(demand.replicas.least), len(place))))
         choice = _chosen(cost, demand.replicas.least, demand.spare)
         value = float(cost[choice, place].sum())
         best, highest = (found, value) if value > highest else (best, highest)
         length = SHORTER / (SHORTER + step)
-        found = [_climbed(demand.mean, of, split, choice, length) for of, split in zip(charged, found, strict=True)]
+        found = [_climbed(demand.mean, of, tilt, choice, length) for of, tilt in zip(charged, found, strict=True)]
     return best
 
 
@@ -89,13 +98,14 @@ class _Charged(NamedTuple):
     meet: Ints
 
 
-def _charged(demand: Demand, stage: Sharing, split: Split) -> _Charged:
+def _charged(demand: Demand, stage: Sharing, tilt: Tilt) -> _Charged:
     """The charges by the line, or by 1 / most for each token, less what the shifts take off."""
     mean, chosen, every = demand.mean, np.diag(demand.mean), np.arange(len(demand.mean))
-    gain, shift = gains(mean, split, chosen.sum())
+    shift = tilt.shift * chosen.sum()
+    gain = gains(mean, tilt.slope, shift)
     order = np.argsort(-gain, axis=1)
     gain = np.take_along_axis(gain, order, axis=1)
-    first, meet = alone(split.slope, stage.most)
+    first, meet = alone(tilt.slope, stage.most)
     others = stage.others(demand.replicas, len(mean))
     line = first * chosen - np.concatenate([np.zeros((1, len(mean))), gain.cumsum(axis=1).T])[others]
     least = chosen / stage.most - largest_sums(shift, every)[others]
@@ -103,10 +113,10 @@ def _charged(demand: Demand, stage: Sharing, split: Split) -> _Charged:
     weight = stage.cost[:, None, None] * np.where(charge < 0, demand.sources, demand.beyond[:, :, None])
     alone_weight = max(float((stage.cost * demand.beyond[:, 0]).sum()), TINY)
     cost = (weight * charge).sum(axis=0)
-    return _Charged(cost, order, gain > 0, others, weight * (line > least) / alone_weight, meet)
+    return _Charged(cost, order, gain > 0, others, weight * (line >= least) / alone_weight, meet)
 
 
-def _climbed(mean: Floats, charged: _Charged, split: Split, choice: Ints, length: float) -> Split:
+def _climbed(mean: Floats, charged: _Charged, tilt: Tilt, choice: Ints, length: float) -> Tilt:
     """The split a step farther up, from where experts make these choices `[expert]`; mean: as of `Demand`."""
     chosen, place = np.maximum(np.diag(mean), TINY), np.arange(len(mean))
     by_place = np.zeros_like(mean)
@@ -116,5 +126,5 @@ def _climbed(mean: Floats, charged: _Charged, split: Split, choice: Ints, length
     share = np.zeros_like(mean)
     np.put_along_axis(share, charged.order, by_place * charged.counted, axis=1)
     rise = weight.sum(axis=0) * charged.meet - (share * mean).sum(axis=1) / chosen
-    slope = np.clip(split.slope + STEP_OF_SLOPES * length * rise, 0, 0.5)
-    return Split(slope, split.shift + STEP_OF_SHIFTS * length * mean / chosen.sum() * (share.T - share))
+    slope = np.clip(tilt.slope + STEP_OF_SLOPES * length * rise, 0, 0.5)
+    return Tilt(slope, tilt.shift + STEP_OF_SHIFTS * length * mean / chosen.sum() * (share.T - share))

@@ -8,6 +8,7 @@ alone, so that quantiles of the sum are bounded, too.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -217,51 +218,66 @@ class Links:
 
     def split(self, together: Ints, tables: bool = False) -> "SplitMessages":
         """How messages are best split among experts to bound what `together` counts, or else other batches; tables: for
-        plans where each source uses one replica of each expert, the same in all batches."""
-        pairs, slots, distance = *self._routed(together), self.network.distance
-        return SplitMessages(
-            tables, [crossings_splits(pairs, distance, stages.both, slots) for stages in self._known(tables)]
-        )
+        plans where each source uses one replica of each expert, the same in all batches.
+
+        Shared experts go with every token, and so would be company to all. They are left out unless they add more than
+        that takes off, as where few messages are shared anyway.
+        """
+        found = [self._split(together, tables, shared) for shared in {False, self.model.shared_experts > 0}]
+        return max(found, key=lambda split: split.value)
+
+    def _split(self, together: Ints, tables: bool, shared: bool) -> "SplitMessages":
+        part, distance = self._part(together, shared), self.network.distance
+        known = [each.of_tables if tables else each for each in self.alternatives]
+        found = [crossings_splits(part.together, distance, each.both, part.slots, not shared) for each in known]
+        return SplitMessages(known, shared, [splits for splits, _ in found], max(value for _, value in found))
 
     def least_us(self, together: Ints, split: "SplitMessages") -> LeastTimes:
         """What links take at least in each stage, summed over the batches that `together` counts."""
+        part = self._part(together, split.shared)
         found = [
-            self._least(together, stages, splits, [range(len(stages.out)), (len(stages.out),)])
-            for stages, splits in zip(self._known(split.tables), split.of_stages, strict=True)
+            self._least(part, stages, splits, [range(len(stages.out)), (len(stages.out),)])
+            for stages, splits in zip(split.stages, split.of_stages, strict=True)
         ]
         return LeastTimes(*map(float, np.max(found, axis=0)))
 
     def least_together_us(self, together: Ints, split: "SplitMessages") -> float:
         """What links take at least in all stages, summed over the batches that `together` counts."""
+        part = self._part(together, split.shared)
         return max(
-            self._least(together, stages, splits, [range(len(stages.both))])[0]
-            for stages, splits in zip(self._known(split.tables), split.of_stages, strict=True)
+            self._least(part, stages, splits, [range(len(stages.both))])[0]
+            for stages, splits in zip(split.stages, split.of_stages, strict=True)
         )
 
     def _least(
-        self, together: Ints, stages: Stages, splits: Sequence[Split], sums: Sequence[Sequence[int]]
+        self, part: "_Part", stages: Stages, splits: Sequence[Split], sums: Sequence[Sequence[int]]
     ) -> list[float]:
-        pairs, slots = self._routed(together)
-        return crossings_bounds(pairs, self.network.distance, stages.both, slots, sums, splits)
+        return crossings_bounds(part.together, self.network.distance, stages.both, part.slots, sums, splits)
 
-    def _known(self, tables: bool) -> list[Stages]:
-        """The alternatives, perhaps those for dispatch tables."""
-        return [each.of_tables if tables else each for each in self.alternatives]
+    def _part(self, together: Ints, shared: bool) -> "_Part":
+        """All experts, or the routed ones alone and the slots that shared ones leave to them."""
+        model, slots = self.model, self.mesh.slots
+        if shared:
+            return _Part(together, slots)
+        return _Part(together[:, : model.routed_experts, : model.routed_experts], slots - model.shared_experts)
 
-    def _routed(self, together: Ints) -> tuple[Ints, int]:
-        """The routed experts of `together`, and the slots that shared ones leave to them. Shared experts go with every
-        token, and so would be company to all."""
-        routed = self.model.routed_experts
-        return together[:, :routed, :routed], self.mesh.slots - self.model.shared_experts
+
+class _Part(NamedTuple):
+    """Experts that are bounded, by what `Links.together` says of them, and their slots."""
+
+    together: Ints
+    slots: int
 
 
 @dataclass(frozen=True)
 class SplitMessages:
-    """How messages are split among the experts that share them, for each alternative of `Links` and each of its stages.
-    tables: for plans where each source uses one replica of each expert."""
+    """How messages are split among the experts that share them: the alternatives of `Links`, whether shared experts are
+    among them, and the splits for each alternative and each of its stages. value: what links take at least, by them."""
 
-    tables: bool
+    stages: list[Stages]
+    shared: bool
     of_stages: list[list[Split]]
+    value: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Bounds on the time of links and on latency: no placement with any routing goes below them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -138,10 +139,11 @@ def random_split(links: Links, together: Ints, rng: np.random.Generator) -> Spli
     found = links.split(together)
 
     def anyhow(split: Split) -> Split:
-        shift = rng.normal(0, rng.choice([0.01, 0.1, 1]), split.shift.shape)
-        return Split(rng.uniform(0, 0.5, split.slope.shape), shift - shift.T)
+        experts = split.slopes.shape[1]
+        shift = rng.normal(0, rng.choice([0.01, 0.1, 1]), (experts, experts))
+        return Split(rng.uniform(0, 0.5, (rng.integers(1, 3), experts)), shift - shift.T)
 
-    return SplitMessages(found.tables, [list(map(anyhow, splits)) for splits in found.of_stages])
+    return replace(found, of_stages=[list(map(anyhow, splits)) for splits in found.of_stages])
 
 
 @given(on_rings(), st.sampled_from(TOKENS_AT), st.sampled_from(("device", "expert")), st.integers(0, 10**6))
