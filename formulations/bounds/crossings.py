@@ -67,7 +67,7 @@ def crossings_splits(
     tried = [[Split.unshifted(stage, together.shape[1]) for stage in stages]]
     if shifted and together.size <= MOST_TOGETHER:
         spare, within = _spare(together.shape[1], slots), _within(distance)
-        tilts = best_tilts(Demand.of(together, distance.shape[1], within, spare), stages)
+        tilts = best_tilts(Demand.of(together, within, _replicas(distance, within, spare), spare), stages)
         tried.append([Split(SLOPES * tilt.slope, PART_OF_SHIFTS * tilt.shift) for tilt in tilts])
     every = [range(len(stages))]
     values = [crossings_bounds(together, distance, stages, slots, every, splits)[0] for splits in tried]
@@ -93,7 +93,7 @@ def crossings_bounds(
     Raises ValueError with fewer slots than experts.
     """
     spare, within = _spare(together.shape[1], slots), _within(distance)
-    replicas = Replicas.up_to(min(distance.shape[1], 1 + spare))
+    replicas = _replicas(distance, within, spare)
     charges = [_Charges.of(together, stage, split, replicas) for stage, split in zip(stages, splits, strict=True)]
     reach, nothing = _Reach.of(distance, within), np.zeros((len(within), *together.shape[:2]))
 
@@ -116,7 +116,7 @@ def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], 
     spare, sources = _spare(load.shape[2], slots), load.shape[1]
     lightest = np.sort(load, axis=1).cumsum(axis=1, dtype=np.float64).swapaxes(1, 2)
     within = _within(distance)
-    counts = np.arange(1, _useful(distance, within, spare) + 1)
+    counts = np.arange(1, min(_enough(distance, within), distance.shape[1], 1 + spare) + 1)
     price = np.zeros((sources, len(counts)))  # of the sources that are left, by how many they are, for each count
     for level, near in enumerate(within):
         left = sources - counts * near
@@ -137,12 +137,16 @@ def _spare(experts: int, slots: int) -> int:
     return slots - experts
 
 
-def _useful(distance: Ints, within: list[int], spare: int) -> int:
-    """How many replicas of an expert are of any use: with more of them, no token need travel."""
-    most = min(int(distance.shape[1]), 1 + spare)
+def _replicas(distance: Ints, within: list[int], spare: int) -> Replicas:
+    """What an expert may choose from."""
+    return Replicas.up_to(min(distance.shape[1], 1 + spare), _enough(distance, within))
+
+
+def _enough(distance: Ints, within: list[int]) -> int:
+    """How many replicas of an expert are enough for no token to travel, or one more than all devices."""
     if not within:
         return 1
-    return most if within[0] == 0 else min(most, -(-len(distance) // within[0]))
+    return -(-len(distance) // within[0]) if within[0] else distance.shape[1] + 1
 
 
 def _within(distance: Ints) -> list[int]:

@@ -10,10 +10,9 @@ from formulations.kit.arrays import Floats, Ints
 TINY = 1e-12
 """Stands for nothing where something is divided by it."""
 
-ONE_BY_ONE = 16
-"""Numbers of replicas that are told apart. A shared expert is best in every row of the 16 x 8 mesh, and other experts
-have far fewer replicas; of more the bound knows only that they take as many slots as the least of them, and win as much
-as the most. Not tuned."""
+FINE = 8
+"""Numbers of replicas are told apart up to such a part of them, so up to 16 one by one; of others the bound knows only
+that they take as many slots as the least of a few, and win as much as the most. Not tuned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +45,13 @@ class Replicas(NamedTuple):
     most: Ints
 
     @classmethod
-    def up_to(cls, most: int) -> "Replicas":
-        """Choices up to so many replicas, one by one up to `ONE_BY_ONE`, and from there on up to twice as many at
-        once."""
-        until = [*range(1, min(most, ONE_BY_ONE) + 1)]
-        while until[-1] < most:
-            until.append(min(2 * until[-1], most))
-        return cls(np.array([1, *(1 + np.array(until[:-1], dtype=np.int64))]), np.array(until))
+    def up_to(cls, most: int, enough: int) -> "Replicas":
+        """Choices up to so many replicas, told apart up to a part of `FINE`; beyond the number that is enough for all
+        sources to have one at hand, up to twice as many at once."""
+        until = [1]
+        while (last := until[-1]) < most:
+            until.append(min(most, last + (max(1, last // FINE) if last < enough else last)))
+        return cls(np.array([1, *(1 + last for last in until[:-1])]), np.array(until))
 
 
 class Split(NamedTuple):

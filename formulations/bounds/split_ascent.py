@@ -40,10 +40,9 @@ class Demand:
     spare: int
 
     @classmethod
-    def of(cls, together: Ints, devices: int, within: Sequence[int], spare: int) -> "Demand":
+    def of(cls, together: Ints, within: Sequence[int], replicas: Replicas, spare: int) -> "Demand":
         """The demand of `together` `[source, expert, expert]`; within `[level]`: how many sources a device has within
         so many hops at most."""
-        replicas = Replicas.up_to(min(devices, 1 + spare))
         reached = np.multiply.outer(np.array(within, dtype=np.int64), replicas.most)
         return cls(together.mean(axis=0), len(together), np.maximum(0, len(together) - reached), replicas, spare)
 

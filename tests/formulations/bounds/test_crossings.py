@@ -26,7 +26,7 @@ def test_what_two_experts_share_is_charged_once() -> None:
 
 
 def test_what_one_expert_is_charged_less_another_is_charged_more() -> None:
-    demand = Demand.of(HUB[None], 3, [0], 1)
+    demand = Demand.of(HUB[None], [0], Replicas.up_to(2, 3), 1)
     (tilt,) = best_tilts(demand, [TWO_SLOTS])
     assert tilt.shift.any()
     assert np.array_equal(tilt.shift, -tilt.shift.T)
@@ -42,9 +42,9 @@ def test_no_line_is_above_what_an_expert_is_charged(seed: int, most: int) -> Non
     assert np.allclose(line[np.arange(5), meet], 1 / (1 + meet))
 
 
-@given(st.integers(1, 500))
-def test_choices_of_replicas_leave_no_number_out(most: int) -> None:
-    replicas = Replicas.up_to(most)
+@given(st.integers(1, 500), st.integers(1, 500))
+def test_choices_of_replicas_leave_no_number_out(most: int, enough: int) -> None:
+    replicas = Replicas.up_to(most, enough)
     assert replicas.least[0] == 1
     assert replicas.most[-1] == most
     assert np.array_equal(replicas.least[1:], replicas.most[:-1] + 1)
