@@ -18,6 +18,10 @@ STEPS = 40
 """Steps of the ascent. On train batches of the home case (16 x 8 devices, 256 routed experts, 512 tokens) links are
 bounded at 20.3 us without shifts, and at 22.7, 23.0, 23.1 and 23.2 after 10, 20, 40 and 100 steps."""
 
+RISE, PATIENCE = 1e-4, 5
+"""The ascent ends after so many steps in a row none of which is higher than all before by such a part. That costs .05
+us of 23 on test batches of the home case; small layers, where steps of no use are most of the time, take half of it."""
+
 STEP_OF_SLOPES, STEP_OF_SHIFTS = 0.05, 0.1
 """The first steps, as shares of a token and of a pair of experts. Tried on the same batches: with slopes that change by
 .02 and .1 the bound is 23.2 and 22.6 us; with shifts that change by .05 and .2 it is 22.9 and 22.8."""
@@ -58,13 +62,17 @@ def best_tilts(demand: Demand, stages: Sequence[Sharing]) -> list[Tilt]:
     """A split for each stage by which the bound on the sum of all stages is the largest that the ascent meets."""
     place = np.arange(len(demand.mean))
     found = [Tilt(even_slope(demand.mean, stage), np.zeros_like(demand.mean)) for stage in stages]
-    best, highest = found, -np.inf
+    best, highest, last_rise = found, -np.inf, 0
     for step in range(STEPS):
         charged = [_charged(demand, stage, tilt) for stage, tilt in zip(stages, found, strict=True)]
         cost = sum((each.cost for each in charged), start=np.zeros((len(demand.replicas.least), len(place))))
         choice = _chosen(cost, demand.replicas.least, demand.spare)
         value = float(cost[choice, place].sum())
+        if value > highest + RISE * abs(highest) or step == 0:
+            last_rise = step
         best, highest = (found, value) if value > highest else (best, highest)
+        if step - last_rise >= PATIENCE:
+            break
         length = SHORTER / (SHORTER + step)
         found = [_climbed(demand.mean, of, tilt, choice, length) for of, tilt in zip(charged, found, strict=True)]
     return best
