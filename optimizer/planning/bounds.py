@@ -16,7 +16,7 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
 from optimizer.planning.compute_bounds import beside_us, compute_us, least_compute_us
-from optimizer.planning.link_bounds import LeastTimes, Links, SomeBatches, SplitMessages, least_latency, slowest_batches
+from optimizer.planning.link_bounds import LeastTimes, Links, SplitMessages, least_latency, slowest_batches
 from optimizer.routing.policies import ONE_REPLICA
 from optimizer.search.split_state import exact_peaks
 from optimizer.simulation.report import SimulationReport
@@ -258,11 +258,11 @@ def _latency(links: Links, rest_us: Floats, together: Ints, split: SplitMessages
     """Bounds on the latency under any policy, and under those that are a dispatch table; rest_us `[batch]`: what a
     batch takes at least besides what its links carry; together: `Links.together` of all batches; split: of messages
     under any policy."""
-    batches = SomeBatches(np.arange(len(rest_us)), together), slowest_batches(links, rest_us)
-    least = least_latency(links, rest_us, *batches, split)
+    slowest = slowest_batches(links, rest_us)
+    least = least_latency(links, rest_us, slowest, split)
     yield Bound("latency", LATENCY, STAGES, least.mean, least.p50, least.p99)
     least, says = (
-        least_latency(links, rest_us, *batches, links.split(together, tables=True)),
+        least_latency(links, rest_us, slowest, links.split(together, tables=True)),
         f"{STAGES}; sources use one replica of an expert",
     )
     yield Bound("latency_by_table", LATENCY, says, least.mean, least.p50, least.p99, only_for=ONE_REPLICA)

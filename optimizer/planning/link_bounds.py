@@ -272,7 +272,8 @@ class _Part(NamedTuple):
 @dataclass(frozen=True)
 class SplitMessages:
     """How messages are split among the experts that share them: the alternatives of `Links`, whether shared experts are
-    among them, and the splits for each alternative and each of its stages. value: what links take at least, by them."""
+    among them, and the splits for each alternative and each of its stages. value: what links take at least in all
+    stages, summed over the batches for which the splits were found."""
 
     stages: list[Stages]
     shared: bool
@@ -288,20 +289,17 @@ class SomeBatches:
     together: Ints
 
 
-def least_latency(
-    links: Links, rest_us: Floats, every: SomeBatches, slowest: SomeBatches, split: SplitMessages
-) -> Latency:
+def least_latency(links: Links, rest_us: Floats, slowest: SomeBatches, split: SplitMessages) -> Latency:
     """What no latency goes below, without the price of routing.
 
-    rest_us `[batch]`: what a batch takes at least besides what its links carry. every: all batches; slowest: those with
-    the largest rest. The mean holds for one placement of all batches. So does the p99, as not all of the slowest
-    batches, nor all batches, can have less than their part of the bound.
+    rest_us `[batch]`: what a batch takes at least besides what its links carry. slowest: the batches with the largest
+    rest; split: of all batches. The mean holds for one placement of all batches. So does the p99, as not all of the
+    slowest batches, nor all batches, can have less than their part of the bound.
     """
-    alone = rest_us + links.per_batch_us
-    total = links.least_together_us(every.together, split)
-    mean = max(float(alone.mean()), float(rest_us.mean()) + total / len(rest_us))
+    alone, every = rest_us + links.per_batch_us, np.arange(len(rest_us))
+    mean = max(float(alone.mean()), float(rest_us.mean()) + split.value / len(rest_us))
     p50, p99 = np.percentile(alone, [50, 99])
-    of_every = _least_p99(links, rest_us, every.number, total)
+    of_every = _least_p99(links, rest_us, every, split.value)
     of_slowest = _least_p99(links, rest_us, slowest.number, links.least_together_us(slowest.together, split))
     return Latency(mean, float(p50), max(float(p99), of_every, of_slowest))
 
