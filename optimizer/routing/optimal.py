@@ -9,9 +9,9 @@ units, wherever they are, and its tokens can be shared out in many ways within t
    (`_go_nearest`).
 2. `least_peak.level` moves as few units as it can, by path reversal, until the peak is the least possible.
 3. If the first unit of a slot takes another time than further ones (the cost of a slot is a staircase), single units
-   move on until the device that works longest can pass none to a device that would work less (`_ease`). Then units are
-   added at replicas to which more tokens are near than their units hold, where this makes neither the longest work
-   longer nor the peak higher (`_use_room`).
+   move on until the device that works longest can pass none on over a chain of devices that would all work less
+   (`unit_times.ease`). Then units are added at replicas to which more tokens are near than their units hold, where this
+   makes neither the longest work longer nor the peak higher (`unit_times.use_room`).
 4. Each expert's tokens are given to the units of its replicas. The (source, replica) pairs that save the most hops
    against the source's next best replica choose first (`_share_out`). With two replicas this needs the fewest hops that
    these units allow; with more replicas it is a greedy choice.
@@ -31,6 +31,7 @@ from formulations.kit.kernels import kernel
 from optimizer.routing.context import RoutingContext
 from optimizer.routing.least_peak import Graph, graph, level, mean_peak, scratch_for
 from optimizer.routing.link_relief import Ways, relieve
+from optimizer.routing.unit_times import ease, use_room
 
 
 class Lanes(NamedTuple):
@@ -118,8 +119,8 @@ def _optimal(
         # levelling, and a second one starts from the nearest replicas again with the peak known.
         _go_nearest(count, total, replicas, lanes.nearest, tile, want, flow, load)
         level(peak, replicas, flow, load, scratch)
-        most = _ease(replicas, peak, first, further, flow, load, work)  # 3
-        _use_room(replicas, want, peak, most, first, further, tile, flow, load, work)
+        most = ease(replicas, peak, first, further, flow, load, work, scratch)  # 3
+        use_room(replicas, want, peak, most, first, further, tile, flow, load, work)
         _share_out(count, replicas, lanes, flow, tile, quota)  # 4
         relieve(quota, flow, count, replicas, ways)  # 5
         _serve(experts[batch], source[batch], replicas, quota, chosen[batch])  # 6
@@ -158,79 +159,6 @@ def _go_nearest(
             flow[best] += 1
         for replica in range(start[expert], start[expert + 1]):
             load[device_of[slot[replica]]] += flow[slot[replica]]
-
-
-@kernel
-def _ease(replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints) -> int:
-    """Move single units off the device that works longest to one that then works less, until there is no such move.
-
-    Fills work `[device]` and returns the longest. Loads stay within the peak. Nothing moves if first equals further.
-    """
-    work[:] = 0
-    for place in range(len(flow)):
-        if flow[place] > 0:
-            work[replicas.device_of[place]] += first + further * (flow[place] - 1)
-    while first != further:
-        device = int(work.argmax())
-        place, there = _lighter(device, replicas, peak, first, further, flow, load, work)
-        if place < 0:
-            return int(work[device])
-        other = replicas.device_of[there]
-        work[device] -= first if flow[place] == 1 else further
-        work[other] += first if flow[there] == 0 else further
-        flow[place] -= 1
-        flow[there] += 1
-        load[device] -= 1
-        load[other] += 1
-    return int(work.max())
-
-
-@kernel
-def _lighter(
-    device: int, replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints
-) -> tuple[int, int]:
-    """The best single unit that a device could pass on: a slot of the device, and the slot that would take the unit.
-
-    The taking slot is the one whose device then has the least work; -1 for both if no taking device would stay within
-    the peak and work less than `device` works now.
-    """
-    start, slot, device_of, expert_of, _ = replicas
-    depth = len(flow) // len(load)
-    found, target, least = -1, -1, work[device]
-    for place in range(device * depth, (device + 1) * depth):
-        expert = expert_of[place]
-        if expert < 0 or flow[place] == 0:
-            continue
-        for replica in range(start[expert], start[expert + 1]):
-            there = slot[replica]
-            then = work[device_of[there]] + (first if flow[there] == 0 else further)
-            if there != place and load[device_of[there]] < peak and then < least:
-                found, target, least = place, there, then
-    return found, target
-
-
-@kernel
-def _use_room(
-    replicas: Graph, want: Ints, peak: int, most: int, first: int, further: int, tile: int, flow: Ints, load: Ints,
-    work: Ints,
-) -> None:  # fmt: skip
-    """Open more units at replicas where more tokens are nearest than the units there hold.
-
-    A device gets such units only while its load stays within the peak and its work within `most`, so both maxima stay.
-    """
-    start, slot, device_of, _, replicated = replicas
-    for expert in replicated:
-        for replica in range(start[expert], start[expert + 1]):
-            place = slot[replica]
-            device = device_of[place]
-            missing, room = -(-want[place] // tile) - flow[place], most - work[device]
-            opened = min(missing, peak - load[device])
-            opening = first if flow[place] == 0 else further
-            if opened > 0 and room >= opening:
-                opened = min(opened, 1 + (room - opening) // further)
-                flow[place] += opened
-                load[device] += opened
-                work[device] += opening + (opened - 1) * further
 
 
 @kernel

@@ -214,3 +214,15 @@ def test_a_second_tile_goes_to_a_slot_that_is_empty_where_that_is_faster() -> No
         context = RoutingContext.of(placement, Model("m", 3, 0, 1), network, 32, 1, None, unit_ns)
         chosen = POLICIES["optimal"](batches.experts, batches.source_row, context)[0, :, 0]
         assert (chosen == 0).sum() == first
+
+
+def test_tiles_are_passed_on_over_a_full_device_where_that_is_faster() -> None:
+    """Both tiles of expert 0 are near device 0, both of expert 1 near device 1, which has no room until it has passed
+    one of them on to device 2."""
+    placement = Placement(np.array([[0, -1], [0, 1], [1, -1]]))
+    batches = Batches(np.array([[[0]] * 64 + [[1]] * 64]), np.array([[0] * 64 + [1] * 64]))
+    network = Network(Mesh(3, 1, 2))
+    for unit_ns, tokens in (((10, 9), [64, 0, 64, 0]), ((9, 10), [32, 32, 32, 32])):
+        context = RoutingContext.of(placement, Model("m", 2, 0, 1), network, 32, 1, None, unit_ns)
+        chosen = POLICIES["optimal"](batches.experts, batches.source_row, context)
+        assert np.bincount(chosen.ravel(), minlength=6)[[0, 2, 3, 4]].tolist() == tokens

@@ -1,0 +1,111 @@
+"""Units of load where a slot takes another time for its first one than for each further one.
+
+The time of a slot is then a staircase whose first step differs, and devices with the same load in units work for
+different times. Arrays are those of `least_peak`; first and further: how long a slot takes for a unit; work `[device]`
+is the sum over the slots of a device.
+"""
+
+from formulations.kit.arrays import Ints
+from formulations.kit.kernels import kernel
+from optimizer.routing.least_peak import Graph, Scratch
+
+
+@kernel
+def ease(
+    replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints, scratch: Scratch
+) -> int:
+    """Pass single units off the device that works longest, over chains of devices that then work less than it did,
+    until there is no such chain.
+
+    Fills work `[device]` and returns the longest. Loads stay within the peak. Nothing moves if first equals further.
+    """
+    device_of, from_slot, to_slot = replicas.device_of, scratch.from_slot, scratch.to_slot
+    work[:] = 0
+    for place in range(len(flow)):
+        if flow[place] > 0:
+            work[device_of[place]] += first + further * (flow[place] - 1)
+    while first != further:
+        device = int(work.argmax())
+        at = _eased(device, replicas, peak, first, further, flow, load, work, scratch)
+        if at < 0:
+            return int(work[device])
+        load[at] += 1
+        load[device] -= 1
+        while at != device:
+            flow[from_slot[at]] -= 1
+            work[device_of[from_slot[at]]] -= _unit(flow[from_slot[at]], first, further)
+            work[at] += _unit(flow[to_slot[at]], first, further)
+            flow[to_slot[at]] += 1
+            at = device_of[from_slot[at]]
+    return int(work.max())
+
+
+@kernel
+def _unit(units: int, first: int, further: int) -> int:
+    """How long a slot with so many units takes for one more."""
+    return first if units == 0 else further
+
+
+@kernel
+def _eased(
+    device: int, replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints,
+    scratch: Scratch,
+) -> int:  # fmt: skip
+    """The nearest device to which a unit of `device` can be passed over a chain, as of `least_peak.level`, after which
+    all others on the chain work less than `device` does now, and none is above the peak; -1 if there is none.
+
+    The chain is left in `scratch`.
+    """
+    start, slot, device_of, expert_of, _ = replicas
+    queue, from_slot, to_slot, mark, searches = scratch
+    depth, most, best, least = len(flow) // len(load), work[device], -1, work[device]
+    searches[0] += 1
+    stamp = searches[0]
+    mark[device] = stamp
+    queue[0] = device
+    head, tail = 0, 1
+    while head < tail and best < 0:
+        at = queue[head]
+        head += 1
+        taken = 0 if at == device else _unit(flow[to_slot[at]], first, further)
+        for place in range(at * depth, (at + 1) * depth):
+            expert = expert_of[place]
+            if expert < 0 or flow[place] == 0:
+                continue
+            if at != device and work[at] + taken - _unit(flow[place] - 1, first, further) >= most:
+                continue
+            for replica in range(start[expert], start[expert + 1]):
+                there = device_of[slot[replica]]
+                if mark[there] != stamp:
+                    mark[there] = stamp
+                    from_slot[there], to_slot[there] = place, slot[replica]
+                    queue[tail] = there
+                    tail += 1
+                    then = work[there] + _unit(flow[slot[replica]], first, further)
+                    if load[there] < peak and then < least:
+                        best, least = there, then
+    return best
+
+
+@kernel
+def use_room(
+    replicas: Graph, want: Ints, peak: int, most: int, first: int, further: int, tile: int, flow: Ints, load: Ints,
+    work: Ints,
+) -> None:  # fmt: skip
+    """Open more units at replicas where more tokens are nearest than the units there hold.
+
+    A device gets such units only while its load stays within the peak and its work within `most`, so both maxima stay.
+    """
+    start, slot, device_of, _, replicated = replicas
+    for expert in replicated:
+        for replica in range(start[expert], start[expert + 1]):
+            place = slot[replica]
+            device = device_of[place]
+            missing, room = -(-want[place] // tile) - flow[place], most - work[device]
+            opened = min(missing, peak - load[device])
+            opening = first if flow[place] == 0 else further
+            if opened > 0 and room >= opening:
+                opened = min(opened, 1 + (room - opening) // further)
+                flow[place] += opened
+                load[device] += opened
+                work[device] += opening + (opened - 1) * further
