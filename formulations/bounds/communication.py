@@ -29,5 +29,5 @@ def hops_bound(together: Ints, distance: Ints, slots_per_device: int, slots: int
     together, distance and slots are as of `crossings_bounds`, and so is what it raises.
     """
     levels = int(distance.max())
-    alone = Sharing(np.ones(levels), np.full(levels, slots_per_device - 1), slots_per_device)
+    alone = Sharing(np.ones(levels), np.full(levels, slots_per_device - 1), slots_per_device, on_device=True)
     return crossings_splits(together, distance, [alone], slots)[1]

@@ -2,19 +2,21 @@
 
 A token is sent to every device that serves any of its experts. Where m of its experts share a message, each of them
 is charged 1/m of every hop that they share. So the cost of all hops is a sum over tokens and experts. Everything here
-follows from three facts about an expert with n replicas:
+follows from four facts about an expert with n replicas:
 
 1. *Company.* Its replicas can share a hop with at most n * company other experts, those that are near enough; with
    company alone for the tokens of one source, if they all use one replica. As 1/m is convex, it is nowhere below the
    line a - b (m - 1) of any slope b that touches it from below. So c tokens that have chosen the expert are charged
    a c at least, less b for every (token, other expert) pair of the company; and of the pairs no more count than those
    with the experts that are chosen with it most often.
-2. *Mutual company.* If two experts ever share a hop, each is company to the other. So one of them may be charged more
-   by any amount, and the other less, for each source and hop where they are company: nothing changes in the sum. The
-   best amounts are found by `split_ascent`; what one expert thus gains by much company is borne by the company.
+2. *Mutual company.* If two experts share a hop of a token, each is company to the other. So one of them may be charged
+   more for it by any amount, and the other less: nothing changes in the sum. The best amounts are found by
+   `split_ascent`; what one expert thus gains by much company is borne by the company.
 3. *Reach.* No device has more than K_h sources within h hops, so the replicas have at most n K_h of them; tokens of all
    other sources travel farther than h, for each h. Where there are few sets of places for the replicas all are tried.
    Whoever is that near to a source is not counted as company on its hop h + 1, which it would not need.
+4. *Devices.* Where those who share a message are on one device, they are the same for all sources, and a token goes to
+   a device that is farther than the nearest only if it has much company there (`device_company`).
 
 The least charge of an expert thus depends on n alone, and all n sum up to the number of slots at most. That is a
 knapsack over replica counts, which is solved exactly. The bounds hold for one placement of all batches and for any
@@ -27,34 +29,30 @@ is shared with the targets on that side; so a neighbour on one side counts half 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
-from itertools import combinations
-from math import comb
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from formulations.bounds.device_company import DeviceCompany
+from formulations.bounds.hop_charges import Charges, Reach
 from formulations.bounds.sharing import Replicas, Sharing, Split
 from formulations.bounds.slot_knapsack import least_sum
-from formulations.bounds.split_ascent import Demand, best_tilts
+from formulations.bounds.split_ascent import Demand, mean_tilts
 from formulations.kit.arrays import Floats, Ints
 
-MOST_SETS = 600
-"""Sets of places for the replicas of an expert up to which all are tried: up to three replicas on 16 mesh rows, where
-nearly all experts have no more, and one on hundreds of ranks. Not tuned."""
-
 MOST_TOGETHER = 1 << 21
-"""Sources times pairs of experts up to which shifts are looked for: as many as on 32 x 16 devices with 256 experts,
-where all bounds of a layer take 8 s. With 1,024 experts on 16 x 8 devices shifts would take them from 16 s to 82."""
+"""Sources times pairs of experts up to which shifts are looked for, and the company of devices: as many as on 32 x 16
+devices with 256 experts. With 1,024 experts on 16 x 8 devices shifts would take all bounds from 16 s to 82."""
+
+MOST_GAINS = 1 << 24
+"""Sets of places times replicas times pairs of experts up to which the company of devices is looked at: up to two
+replicas of 256 experts on 16 mesh rows, in .2 s. On train batches of the home case links are bounded at 23.3 us
+without, at 23.7 so, and at 23.8 with three replicas, too, which would take 2 s."""
 
 SLOPES = np.array([[0.5], [1.0], [2.0]])
 """The lines of a split, by how steep they are beside that of the ascent: what is best for the mean of sources and for
 the replicas that an expert has there is not best for each source and every number of replicas. Links on train batches
-of the home case, with .85 of the shifts: 23.05 us with the line of the ascent alone, 23.13 with three."""
-
-PART_OF_SHIFTS = 0.9
-"""Shifts that are best for the mean of sources are too large where sources differ. Train batches of the home case: 23.3
-us with all of them, 23.2 with .9, 23.0 with .8; a compromise, as other batches may differ more."""
+of the home case: 23.66 us with the line of the ascent alone, 23.72 with three."""
 
 
 def crossings_splits(
@@ -66,12 +64,11 @@ def crossings_splits(
     tried = [[Split.unshifted(stage, together.shape[1]) for stage in stages]]
     if shifted and together.size <= MOST_TOGETHER:
         spare, within = _spare(together.shape[1], slots), _within(distance)
-        tilts = best_tilts(Demand.of(together, within, _replicas(distance, within, spare), spare), stages)
-        tried.append([Split(SLOPES * tilt.slope, PART_OF_SHIFTS * tilt.shift) for tilt in tilts])
-    every = [range(len(stages))]
-    values = [crossings_bounds(together, distance, stages, slots, every, splits)[0] for splits in tried]
-    best = int(np.argmax(values))
-    return tried[best], values[best]
+        demand = Demand.of(together, within, _replicas(distance, within, spare), spare)
+        tried.append([Split(SLOPES * tilt.slope, tilt.shift) for tilt in mean_tilts(demand, stages)])
+    every, by_hop = range(len(stages)), [_Problem.of(together, distance, stages, slots, splits) for splits in tried]
+    best = tried[int(np.argmax([problem.least(every) for problem in by_hop]))]
+    return best, crossings_bounds(together, distance, stages, slots, [every], best)[0]
 
 
 def crossings_bounds(
@@ -91,17 +88,13 @@ def crossings_bounds(
     are left out of `together`, even if their slots are counted in `slots`.
     Raises ValueError with fewer slots than experts.
     """
-    spare, within = _spare(together.shape[1], slots), _within(distance)
-    replicas = _replicas(distance, within, spare)
-    charges = [_Charges.of(together, stage, split, replicas) for stage, split in zip(stages, splits, strict=True)]
-    reach, nothing = _Reach.of(distance, within), np.zeros((len(within), *together.shape[:2]))
-
-    def cost(of_sum: Sequence[int], choice: int) -> Floats:
-        charge = sum((charges[stage].of_hops(choice) for stage in of_sum), start=nothing)
-        return reach.least(charge, int(replicas.most[choice]))
-
-    choices = range(len(replicas.least))
-    return [least_sum(np.array([cost(of_sum, choice) for choice in choices]), replicas.least, spare) for of_sum in sums]
+    problem = _Problem.of(together, distance, stages, slots, splits)
+    known = together.size <= MOST_TOGETHER
+    company = [
+        DeviceCompany.of(together, problem.reach.distance, stage, split) if known and stage.on_device else None
+        for stage, split in zip(stages, splits, strict=True)
+    ]
+    return [replace(problem, by_device=company).least(of_sum) for of_sum in sums]
 
 
 def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], slots: int) -> Floats:
@@ -154,65 +147,44 @@ def _within(distance: Ints) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Charges:
-    """What the tokens of each source are charged for a hop that an expert shares with the best company of so many
-    others: charge `[source, number, expert]`, which `[level, choice]` the number that is the company at a choice
-    of replicas, price `[level]` of a message."""
+class _Problem:
+    """The knapsack over replica counts: how many slots are spared, what experts may choose from, how far sources are
+    from places, and what experts are charged in each stage, by hop and, where that is looked at, by device."""
 
-    charge: Floats
-    which: Ints
-    price: Floats
-
-    @classmethod
-    def of(cls, together: Ints, stage: Sharing, split: Split, replicas: Replicas) -> "_Charges":
-        """The charges of this split."""
-        others = stage.others(replicas, together.shape[1])
-        number, which = np.unique(others, return_inverse=True)
-        pairs = np.diagonal(together, axis1=1, axis2=2).sum() / len(together)
-        charge = np.array([split.least_charges(of_source, number, stage.most, pairs) for of_source in together])
-        return cls(charge, which.reshape(others.shape), stage.cost)
-
-    def of_hops(self, choice: int) -> Floats:
-        """What an expert with a choice of replicas is charged for each hop, `[level, source, expert]`."""
-        return self.price[:, None, None] * self.charge[:, self.which[:, choice]].swapaxes(0, 1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Reach:
-    """How far sources are from the replicas of an expert at least: distance `[source, place]` from the places that
-    differ in it, and within: as of `_within`."""
-
-    distance: Ints
-    within: Ints
+    spare: int
+    replicas: Replicas
+    reach: Reach
+    by_hop: Sequence[Charges]
+    by_device: Sequence[DeviceCompany | None]
 
     @classmethod
-    def of(cls, distance: Ints, within: list[int]) -> "_Reach":
-        return cls(np.unique(distance, axis=1), np.array(within))
+    def of(
+        cls, together: Ints, distance: Ints, stages: Sequence[Sharing], slots: int, splits: Sequence[Split]
+    ) -> "_Problem":
+        """The problem of `crossings_bounds` by hops alone."""
+        spare, within = _spare(together.shape[1], slots), _within(distance)
+        replicas = _replicas(distance, within, spare)
+        by_hop = [Charges.of(together, stage, split, replicas) for stage, split in zip(stages, splits, strict=True)]
+        return cls(spare, replicas, Reach.of(distance, within), by_hop, [None] * len(by_hop))
 
-    def least(self, charge: Floats, count: int) -> Floats:
-        """The least charges of each expert with so many replicas, `[expert]`; charge `[level, source, expert]`."""
-        places = self.distance.shape[1]
-        if count <= places and comb(places, count) <= MOST_SETS:
-            return self._placed(charge, np.array(list(combinations(range(places), count))))
-        return self._reached(charge, count)
+    def least(self, of_sum: Sequence[int]) -> float:
+        """The least cost of all hops in the stages of a sum."""
+        if not of_sum:
+            return 0.0
+        cost = [self._cost(of_sum, choice) for choice in range(len(self.replicas.least))]
+        return least_sum(np.array(cost), self.replicas.least, self.spare)
 
-    def _placed(self, charge: Floats, sets: Ints) -> Floats:
-        """The same with replicas at the best of the sets of places `[set, replica]`."""
-        until = np.concatenate([np.zeros((1, *charge.shape[1:])), charge.cumsum(axis=0)])
-        total = np.zeros((len(sets), charge.shape[2]))
-        for source, far in enumerate(self.distance):
-            at_place = until[far, source]
-            total += reduce(np.minimum, (at_place[place] for place in sets.T))
-        least: Floats = total.min(axis=0)
-        return least
-
-    def _reached(self, charge: Floats, count: int) -> Floats:
-        """The same if the sources within reach are those that would be charged most, whichever these are. Sources that
-        are charged less than nothing may be beyond it, too."""
-        sources, least = charge.shape[1], np.zeros(charge.shape[2])
-        for of_level, near in zip(charge, self.within, strict=True):
-            beyond = max(0, sources - count * int(near))
-            if beyond or of_level.min(initial=0) < 0:
-                sums = np.sort(of_level, axis=0).cumsum(axis=0)
-                least += np.concatenate([np.zeros((1, len(least))), sums])[beyond:].min(axis=0)
+    def _cost(self, of_sum: Sequence[int], choice: int) -> Floats:
+        """The least charges of each expert at a choice of replicas, `[expert]`."""
+        count, hops = int(self.replicas.most[choice]), [self.by_hop[stage].of_hops(choice) for stage in of_sum]
+        total: Floats = np.sum(hops, axis=0)
+        sets = self.reach.sets(count)
+        if sets is None:
+            return self.reach.reached(total, count)
+        cost = self.reach.placed(total, sets)
+        for stage, of_stage in zip(of_sum, hops, strict=True):
+            company = self.by_device[stage]
+            if company is not None and sets.size * total.shape[2] ** 2 <= MOST_GAINS:
+                cost = np.maximum(cost, self.reach.placed(total - of_stage, sets) + company.least(sets))
+        least: Floats = cost.min(axis=0)
         return least

@@ -22,13 +22,15 @@ class Sharing:
     cost `[level]`: of a message that travels farther than `level` hops, for its hop number level + 1. company
     `[level]`: how many other experts can share that hop with a replica, whatever the tokens are. most: how many experts
     of one token share it at most. fixed: whether each source uses one replica of an expert for all of its tokens, so
-    that the company of one replica is all that they can have.
+    that the company of one replica is all that they can have. on_device: whether those who share a message are on one
+    device, so that its company is the same for all hops and sources.
     """
 
     cost: Floats
     company: Ints
     most: int
     fixed: bool = False
+    on_device: bool = False
 
     def others(self, replicas: "Replicas", experts: int) -> Ints:
         """How many other experts share hops with an expert at each choice of its replicas, `[level, choice]`, of so
@@ -59,8 +61,8 @@ class Split(NamedTuple):
 
     slopes `[line, expert]`: each is a line on which an expert is charged less for each other expert in a message, and
     the line that charges it most counts. shift `[expert, expert]`: what the first is charged less, and the second more,
-    if the two ever share messages from a source, as a share of the pairs that a source has on average; it is what its
-    transpose is with the other sign. None where nothing is shifted.
+    for each token for which they share a message; it is what its transpose is with the other sign. None where nothing
+    is shifted.
     """
 
     slopes: Floats
@@ -72,16 +74,15 @@ class Split(NamedTuple):
         k = np.arange(1, max(2, stage.most))
         return cls(np.repeat(1 / (k * (k + 1)), experts).reshape(len(k), experts))
 
-    def least_charges(self, together: Ints, number: Ints, most: int, pairs: float) -> Floats:
+    def least_charges(self, together: Ints, number: Ints, most: int) -> Floats:
         """What the tokens of a source are charged at least for a hop that an expert shares with the best company of so
         many others, `[number, expert]`: by the lines, or 1 / most for each token, less what the shifts take off.
 
-        together: as of `even_slope`; most: as of `Sharing`; pairs: those of a token and an expert that a source has
-        on average.
+        together: as of `even_slope`; most: as of `Sharing`.
         """
-        chosen, shift = np.diag(together), None if self.shift is None else self.shift * pairs
+        chosen, shift = np.diag(together), self.shift
         company = None if shift is not None else largest_sums(_without_own(together), number)
-        charge = chosen / most - (0 if shift is None else largest_sums(shift, number))
+        charge = chosen / most - (0 if shift is None else largest_sums(shift * together, number))
         for slope in self.slopes:
             taken_off = slope * company if shift is None else largest_sums(gains(together, slope, shift), number)
             charge = np.maximum(charge, alone(slope, most)[0] * chosen - taken_off)
@@ -99,9 +100,8 @@ def alone(slope: Floats, most: int) -> tuple[Floats, Ints]:
 
 
 def gains(together: Floats | Ints, slope: Floats, shift: Floats) -> Floats:
-    """What the company of each other expert takes off the charge of an expert, `[expert, expert]`; shift: as of
-    `Split`, in tokens of a source."""
-    return _without_own(np.maximum(0, slope[:, None] * together + shift))
+    """What the company of each other expert takes off the charge of an expert, `[expert, expert]`."""
+    return _without_own(together * np.maximum(0, slope[:, None] + shift))
 
 
 def largest_sums(gain: Floats | Ints, number: Ints) -> Floats:

@@ -15,7 +15,7 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
-from optimizer.planning.compute_bounds import beside_us, compute_us, least_compute_us
+from optimizer.planning.compute_bounds import beside_us, compute_us, least_compute_us, least_shared_replicas
 from optimizer.planning.link_bounds import LeastTimes, Links, SplitMessages, least_latency, slowest_batches
 from optimizer.routing.policies import ONE_REPLICA
 from optimizer.search.split_state import exact_peaks
@@ -124,13 +124,15 @@ def bound_any(batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> list[Bo
     links = Links(batches, model, mesh, cost)
     together = links.together(slice(None))
     found += _communication(links, together)
-    split = links.split(together)
+    if cost.moe_op == "functional":
+        return found + list(_transfers(links, links.least_us(together, links.split(together))))
+    time = least_compute_us(batches, model, mesh, cost)
+    shared = least_shared_replicas(time + links.most_us, batches, model, mesh, cost)
+    split = links.split(together, shared_replicas=shared)
     found += _transfers(links, links.least_us(together, split))
-    if cost.moe_op == "optimized":
-        says = "a device with the least peak, and devices that share all work evenly"
-        time = least_compute_us(batches, model, mesh, cost)
-        found.append(_of("compute", TIME, says, time))
-        found += _latency(links, time + links.fixed_us, together, split)
+    says = "a device with the least peak, and devices that share all work evenly"
+    found.append(_of("compute", TIME, says, time))
+    found += _latency(links, time + links.fixed_us, together, split)
     return found
 
 
@@ -262,7 +264,9 @@ def _latency(links: Links, rest_us: Floats, together: Ints, split: SplitMessages
     least = least_latency(links, rest_us, slowest, split)
     yield Bound("latency", LATENCY, STAGES, least.mean, least.p50, least.p99)
     least, says = (
-        least_latency(links, rest_us, slowest, links.split(together, tables=True)),
+        least_latency(
+            links, rest_us, slowest, links.split(together, tables=True, shared_replicas=split.shared_replicas)
+        ),
         f"{STAGES}; sources use one replica of an expert",
     )
     yield Bound("latency_by_table", LATENCY, says, least.mean, least.p50, least.p99, only_for=ONE_REPLICA)

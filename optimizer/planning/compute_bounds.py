@@ -37,6 +37,23 @@ def compute_us(units: Ints, peak: Ints, mesh: Mesh, cost: Cost) -> Floats:
     return time
 
 
+def least_shared_replicas(limit_us: Floats, batches: Batches, model: Model, mesh: Mesh, cost: Cost) -> int:
+    """How many replicas each shared expert has at least, but for placements that compute each batch for the time
+    limit_us `[batch]` or longer.
+
+    With n replicas some slot has the n-th part of an expert's tokens. Experts outside of slots have none.
+    """
+    if not model.shared_experts:
+        return 1
+    load = batches.load(model.experts)[:, model.routed_experts :].min(axis=1)
+    slot_us = cost.slot_ns(int(load.max())) / NS_PER_US
+    most = min(mesh.devices, (mesh.slots - model.routed_experts) // model.shared_experts)
+    for replicas in range(1, most):
+        if np.any(slot_us[-(-load // replicas)] < limit_us):
+            return replicas
+    return most
+
+
 def beside_us(batches: Batches, mesh: Mesh, cost: Cost) -> Floats:
     """How long every device computes shared experts outside its slots at least, `[batch]` microseconds: as long as the
     device with the fewest tokens of its own."""

@@ -68,9 +68,11 @@ def stages_of(cost: Cost, network: Network, top_k: int) -> list[Stages]:
     combine_us, dispatch_us = cost.combine_message_us(network.remote), cost.dispatch_message_us(network.remote)
     found = []
     for back, out in zip(_prices(network, combine_us), _prices(network, dispatch_us), strict=True):
-        combine = _sharing(back, np.full(len(back), back_company), top_k)
-        company = _multicast_company(network, top_k) if network.links == "rings" else np.full(len(out), out_company)
-        found.append(Stages(None if cost.uses_table else _sharing(out, company, top_k), combine, *fixed))
+        combine = _sharing(back, np.full(len(back), back_company), top_k, on_device=True)
+        multicast = network.links == "rings"
+        company = _multicast_company(network, top_k) if multicast else np.full(len(out), out_company)
+        dispatch = None if cost.uses_table else _sharing(out, company, top_k, on_device=not multicast)
+        found.append(Stages(dispatch, combine, *fixed))
     return found
 
 
@@ -84,8 +86,8 @@ def _fixed_us(cost: Cost, network: Network, top_k: int) -> tuple[float, float]:
     return float(cost.dispatch_us(idle, network.remote)[0]), combine
 
 
-def _sharing(cost: Floats, company: Ints, top_k: int) -> Sharing:
-    return Sharing(cost, company, min(top_k, int(company.max(initial=0)) + 1))
+def _sharing(cost: Floats, company: Ints, top_k: int, on_device: bool) -> Sharing:
+    return Sharing(cost, company, min(top_k, int(company.max(initial=0)) + 1), on_device=on_device)
 
 
 def _multicast_company(network: Network, top_k: int) -> Ints:
@@ -216,25 +218,29 @@ class Links:
         counts: Ints = pair_counts(experts, number) + np.diag(np.bincount(experts.ravel(), minlength=number))
         return counts
 
-    def split(self, together: Ints, tables: bool = False) -> "SplitMessages":
+    def split(self, together: Ints, tables: bool = False, shared_replicas: int = 1) -> "SplitMessages":
         """How messages are best split among experts to bound what `together` counts, or else other batches; tables: for
-        plans where each source uses one replica of each expert, the same in all batches.
+        plans where each source uses one replica of each expert, the same in all batches; shared_replicas: how many
+        replicas each shared expert has in a slot at least.
 
         Shared experts go with every token, and so would be company to all. They are left out unless they add more than
         that takes off, as where few messages are shared anyway.
         """
-        found = [self._split(together, tables, shared) for shared in {False, self.model.shared_experts > 0}]
+        with_shared = {False, self.model.shared_experts > 0}
+        found = [self._split(together, tables, shared, shared_replicas) for shared in with_shared]
         return max(found, key=lambda split: split.value)
 
-    def _split(self, together: Ints, tables: bool, shared: bool) -> "SplitMessages":
-        part, distance = self._part(together, shared), self.network.distance
+    def _split(self, together: Ints, tables: bool, shared: bool, shared_replicas: int) -> "SplitMessages":
+        part, distance = self._part(together, shared, shared_replicas), self.network.distance
         known = [each.of_tables if tables else each for each in self.alternatives]
         found = [crossings_splits(part.together, distance, each.both, part.slots, not shared) for each in known]
-        return SplitMessages(known, shared, [splits for splits, _ in found], max(value for _, value in found))
+        splits, value = [splits for splits, _ in found], max(value for _, value in found)
+        return SplitMessages(known, shared, shared_replicas, splits, value)
 
     def least_us(self, together: Ints, split: "SplitMessages") -> LeastTimes:
-        """What links take at least in each stage, summed over the batches that `together` counts."""
-        part = self._part(together, split.shared)
+        """What links take at least in each stage, however many replicas shared experts have, summed over the batches
+        that `together` counts."""
+        part = self._part(together, split.shared, shared_replicas=1)
         found = [
             self._least(part, stages, splits, [range(len(stages.out)), (len(stages.out),)])
             for stages, splits in zip(split.stages, split.of_stages, strict=True)
@@ -243,7 +249,7 @@ class Links:
 
     def least_together_us(self, together: Ints, split: "SplitMessages") -> float:
         """What links take at least in all stages, summed over the batches that `together` counts."""
-        part = self._part(together, split.shared)
+        part = self._part(together, split.shared, split.shared_replicas)
         return max(
             self._least(part, stages, splits, [range(len(stages.both))])[0]
             for stages, splits in zip(split.stages, split.of_stages, strict=True)
@@ -254,12 +260,14 @@ class Links:
     ) -> list[float]:
         return crossings_bounds(part.together, self.network.distance, stages.both, part.slots, sums, splits)
 
-    def _part(self, together: Ints, shared: bool) -> "_Part":
+    def _part(self, together: Ints, shared: bool, shared_replicas: int) -> "_Part":
         """All experts, or the routed ones alone and the slots that shared ones leave to them."""
         model, slots = self.model, self.mesh.slots
         if shared:
             return _Part(together, slots)
-        return _Part(together[:, : model.routed_experts, : model.routed_experts], slots - model.shared_experts)
+        return _Part(
+            together[:, : model.routed_experts, : model.routed_experts], slots - model.shared_experts * shared_replicas
+        )
 
 
 class _Part(NamedTuple):
@@ -272,11 +280,12 @@ class _Part(NamedTuple):
 @dataclass(frozen=True)
 class SplitMessages:
     """How messages are split among the experts that share them: the alternatives of `Links`, whether shared experts are
-    among them, and the splits for each alternative and each of its stages. value: what links take at least in all
-    stages, summed over the batches for which the splits were found."""
+    among them and how many replicas these have at least, and the splits for each alternative and each of its stages.
+    value: what links take at least in all stages, summed over the batches for which the splits were found."""
 
     stages: list[Stages]
     shared: bool
+    shared_replicas: int
     of_stages: list[list[Split]]
     value: float
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from formulations.bounds.crossings import crossings_bounds, crossings_splits
 from formulations.bounds.sharing import Replicas, Sharing, Split, alone
-from formulations.bounds.split_ascent import Demand, best_tilts
+from formulations.bounds.split_ascent import Demand, mean_tilts
 
 HUB = np.array([[40, 10, 10, 10, 10], [10, 10, 0, 0, 0], [10, 0, 10, 0, 0], [10, 0, 0, 10, 0], [10, 0, 0, 0, 10]])
 """Tokens that chose both experts: 40 chose the first one, and ten each of them one of the others."""
@@ -27,7 +27,7 @@ def test_what_two_experts_share_is_charged_once() -> None:
 
 def test_what_one_expert_is_charged_less_another_is_charged_more() -> None:
     demand = Demand.of(HUB[None], [0], Replicas.up_to(2, 3), 1)
-    (tilt,) = best_tilts(demand, [TWO_SLOTS])
+    (tilt,) = mean_tilts(demand, [TWO_SLOTS])
     assert tilt.shift.any()
     assert np.array_equal(tilt.shift, -tilt.shift.T)
 

@@ -1,0 +1,80 @@
+"""What experts are charged for the hops of their tokens, and for which hops at least, by where their replicas are."""
+
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from formulations.bounds.sharing import Replicas, Sharing, Split
+from formulations.kit.arrays import Floats, Ints
+
+MOST_SETS = 600
+"""Sets of places for the replicas of an expert up to which all are tried: up to three replicas on 16 mesh rows, where
+nearly all experts have no more, and one on hundreds of ranks. Not tuned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Charges:
+    """What the tokens of each source are charged for a hop that an expert shares with the best company of so many
+    others: charge `[source, number, expert]`, which `[level, choice]` the number that is the company at a choice
+    of replicas, price `[level]` of a message."""
+
+    charge: Floats
+    which: Ints
+    price: Floats
+
+    @classmethod
+    def of(cls, together: Ints, stage: Sharing, split: Split, replicas: Replicas) -> "Charges":
+        """The charges of this split."""
+        others = stage.others(replicas, together.shape[1])
+        number, which = np.unique(others, return_inverse=True)
+        charge = np.array([split.least_charges(of_source, number, stage.most) for of_source in together])
+        return cls(charge, which.reshape(others.shape), stage.cost)
+
+    def of_hops(self, choice: int) -> Floats:
+        """What an expert with a choice of replicas is charged for each hop, `[level, source, expert]`."""
+        return self.price[:, None, None] * self.charge[:, self.which[:, choice]].swapaxes(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """How far sources are from the replicas of an expert at least: distance `[source, place]` from the places that
+    differ in it, and within `[level]`: how many sources lie within so many hops of a device, at most."""
+
+    distance: Ints
+    within: Ints
+
+    @classmethod
+    def of(cls, distance: Ints, within: list[int]) -> "Reach":
+        return cls(np.unique(distance, axis=1), np.array(within))
+
+    def sets(self, count: int) -> Ints | None:
+        """All sets of places for so many replicas, `[set, replica]`; None if there are too many to try."""
+        places = self.distance.shape[1]
+        if count > places or comb(places, count) > MOST_SETS:
+            return None
+        return np.array(list(combinations(range(places), count)))
+
+    def placed(self, charge: Floats, sets: Ints) -> Floats:
+        """The charges of each expert with replicas at these places, `[set, expert]`; charge `[level, source,
+        expert]`."""
+        until = np.concatenate([np.zeros((1, *charge.shape[1:])), charge.cumsum(axis=0)])
+        total = np.zeros((len(sets), charge.shape[2]))
+        for source, far in enumerate(self.distance):
+            at_place = until[far, source]
+            total += reduce(np.minimum, (at_place[place] for place in sets.T))
+        return total
+
+    def reached(self, charge: Floats, count: int) -> Floats:
+        """The least charges of each expert with so many replicas, `[expert]`, if the sources within reach are those
+        that would be charged most, whichever these are. Sources that are charged less than nothing may be beyond it,
+        too. charge `[level, source, expert]`."""
+        sources, least = charge.shape[1], np.zeros(charge.shape[2])
+        for of_level, near in zip(charge, self.within, strict=True):
+            beyond = max(0, sources - count * int(near))
+            if beyond or of_level.min(initial=0) < 0:
+                sums = np.sort(of_level, axis=0).cumsum(axis=0)
+                least += np.concatenate([np.zeros((1, len(least))), sums])[beyond:].min(axis=0)
+        return least
