@@ -92,20 +92,34 @@ def use_room(
     replicas: Graph, want: Ints, peak: int, most: int, first: int, further: int, tile: int, flow: Ints, load: Ints,
     work: Ints,
 ) -> None:  # fmt: skip
-    """Open more units at replicas where more tokens are nearest than the units there hold.
+    """Open more units on every device, at the replica that has least room for the tokens that are nearest to it.
 
-    A device gets such units only while its load stays within the peak and its work within `most`, so both maxima stay.
+    A device gets units only while its load stays within the peak and its work within `most`, so both maxima stay. Of
+    many units several are opened at once.
     """
-    start, slot, device_of, _, replicated = replicas
-    for expert in replicated:
-        for replica in range(start[expert], start[expert + 1]):
-            place = slot[replica]
-            device = device_of[place]
-            missing, room = -(-want[place] // tile) - flow[place], most - work[device]
-            opened = min(missing, peak - load[device])
-            opening = first if flow[place] == 0 else further
-            if opened > 0 and room >= opening:
-                opened = min(opened, 1 + (room - opening) // further)
-                flow[place] += opened
-                load[device] += opened
-                work[device] += opening + (opened - 1) * further
+    depth = len(flow) // len(load)
+    for device in range(len(load)):
+        place = _tightest(device, replicas, want, most, first, further, tile, flow, work)
+        while place >= 0 and load[device] < peak:
+            opening = _unit(flow[place], first, further)
+            opened = min(-(-(peak - load[device]) // depth), 1 + (most - work[device] - opening) // further)
+            flow[place] += opened
+            load[device] += opened
+            work[device] += opening + (opened - 1) * further
+            place = _tightest(device, replicas, want, most, first, further, tile, flow, work)
+
+
+@kernel
+def _tightest(
+    device: int, replicas: Graph, want: Ints, most: int, first: int, further: int, tile: int, flow: Ints, work: Ints
+) -> int:
+    """The slot of a device that has least room for the tokens that are nearest to it, of those with replicas elsewhere
+    that can have a unit more; -1 if there is none."""
+    depth = len(flow) // len(work)
+    found, least = -1, 0
+    for place in range(device * depth, (device + 1) * depth):
+        room = tile * flow[place] - want[place]
+        fits = work[device] + _unit(flow[place], first, further) <= most
+        if fits and replicas.expert_of[place] >= 0 and (found < 0 or room < least):
+            found, least = place, room
+    return found
