@@ -38,13 +38,13 @@ def drifted(tmp_path: Path) -> Path:
 
 
 def test_a_plan_is_rebalanced_within_its_budget_and_said_so(plan: Path, drifted: Path) -> None:
-    out, result = rebalance(plan, drifted, "--max-moves", 2)
+    out, result = rebalance(plan, drifted, "--max-moves", 5)
     assert result.exit_code == 0, result.output
     old, new = read_plan(plan), read_plan(out)
     moves = new.layers[1].placement.weights_to_load(old.layers[1].placement)
-    assert 0 < moves <= 2
+    assert 0 < moves <= 5
     assert new.policy == old.policy
-    assert result.stdout.startswith(f"{moves} moves within a budget of 2: mean latency falls by ")
+    assert result.stdout.startswith(f"{moves} moves within a budget of 5: mean latency falls by ")
     assert "Gain against moves" in result.stdout
     assert f"The plan is written to {out}" in result.stdout
 
