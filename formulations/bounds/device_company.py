@@ -112,5 +112,5 @@ def _largest(gain: Floats, number: int) -> Floats:
     """The sum of so many of the largest along the last axis."""
     if number == 0:
         return np.zeros(gain.shape[:-1])
-    found: Floats = -np.partition(-gain, number - 1, axis=-1)[..., :number].sum(axis=-1)
+    found: Floats = np.partition(gain, -number, axis=-1)[..., -number:].sum(axis=-1)
     return found
