@@ -44,10 +44,10 @@ MOST_TOGETHER = 1 << 21
 """Sources times pairs of experts up to which shifts are looked for, and the company of devices: as many as on 32 x 16
 devices with 256 experts. With 1,024 experts on 16 x 8 devices shifts would take all bounds from 16 s to 82."""
 
-MOST_GAINS = 1 << 24
+MOST_GAINS = 1 << 25
 """Sets of places times replicas times pairs of experts up to which the company of devices is looked at: up to two
-replicas of 256 experts on 16 mesh rows, in .2 s. On train batches of the home case links are bounded at 23.3 us
-without, at 23.7 so, and at 23.8 with three replicas, too, which would take 2 s."""
+replicas of 256 experts on 16 mesh rows, in .2 s. Not more, as on train batches of the home case links are bounded at
+23.3 us without, at 23.7 so, and at 23.8 with three replicas, too, which would take 2 s."""
 
 SLOPES = np.array([[0.5], [1.0], [2.0]])
 """The lines of a split, by how steep they are beside that of the ascent: what is best for the mean of sources and for
@@ -177,14 +177,23 @@ class _Problem:
     def _cost(self, of_sum: Sequence[int], choice: int) -> Floats:
         """The least charges of each expert at a choice of replicas, `[expert]`."""
         count, hops = int(self.replicas.most[choice]), [self.by_hop[stage].of_hops(choice) for stage in of_sum]
-        total: Floats = np.sum(hops, axis=0)
         sets = self.reach.sets(count)
         if sets is None:
-            return self.reach.reached(total, count)
+            return self.reach.reached(np.sum(hops, axis=0), count)
+        least: Floats = self.reach.placed(np.sum(hops, axis=0), sets).min(axis=0)
+        return np.maximum(least, self._with_company(of_sum, hops, count))
+
+    def _with_company(self, of_sum: Sequence[int], hops: Sequence[Floats], count: int) -> Floats | float:
+        """The least charges of each expert with so many replicas where the company of devices is looked at; hops: its
+        charges by hop in the stages of the sum."""
+        known = [stage for stage in of_sum if self.by_device[stage] is not None]
+        sets = self.reach.multisets(count) if known else None
+        total: Floats = np.sum(hops, axis=0)
+        if sets is None or sets.size * total.shape[2] ** 2 > MOST_GAINS:
+            return -np.inf
         cost = self.reach.placed(total, sets)
-        for stage, of_stage in zip(of_sum, hops, strict=True):
-            company = self.by_device[stage]
-            if company is not None and sets.size * total.shape[2] ** 2 <= MOST_GAINS:
+        for company, of_stage in zip((self.by_device[stage] for stage in of_sum), hops, strict=True):
+            if company is not None:
                 cost = np.maximum(cost, self.reach.placed(total - of_stage, sets) + company.least(sets))
         least: Floats = cost.min(axis=0)
         return least

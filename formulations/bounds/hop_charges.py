@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import reduce
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from math import comb
 
 import numpy as np
@@ -41,14 +41,16 @@ class Charges:
 @dataclass(frozen=True, eq=False)
 class Reach:
     """How far sources are from the replicas of an expert at least: distance `[source, place]` from the places that
-    differ in it, and within `[level]`: how many sources lie within so many hops of a device, at most."""
+    differ in it, devices `[place]` that each has, and within `[level]`: how many sources lie within so many hops of a
+    device, at most."""
 
     distance: Ints
+    devices: Ints
     within: Ints
 
     @classmethod
     def of(cls, distance: Ints, within: list[int]) -> "Reach":
-        return cls(np.unique(distance, axis=1), np.array(within))
+        return cls(*np.unique(distance, axis=1, return_counts=True), np.array(within))
 
     def sets(self, count: int) -> Ints | None:
         """All sets of places for so many replicas, `[set, replica]`; None if there are too many to try."""
@@ -56,6 +58,17 @@ class Reach:
         if count > places or comb(places, count) > MOST_SETS:
             return None
         return np.array(list(combinations(range(places), count)))
+
+    def multisets(self, count: int) -> Ints | None:
+        """The same, and those with several replicas at one place, as far as it has devices: these reach no more sources
+        than one of them, but have more company."""
+        if comb(len(self.devices) + count - 1, count) > MOST_SETS:
+            return None
+        found = np.array(list(combinations_with_replacement(range(len(self.devices)), count)))
+        places = np.arange(len(self.devices))
+        fits = ((found[:, :, None] == places).sum(axis=1) <= self.devices).all(axis=1)
+        held: Ints = found[fits]
+        return held
 
     def placed(self, charge: Floats, sets: Ints) -> Floats:
         """The charges of each expert with replicas at these places, `[set, expert]`; charge `[level, source,
