@@ -177,22 +177,31 @@ class _Problem:
     def _cost(self, of_sum: Sequence[int], choice: int) -> Floats:
         """The least charges of each expert at a choice of replicas, `[expert]`."""
         count, hops = int(self.replicas.most[choice]), [self.by_hop[stage].of_hops(choice) for stage in of_sum]
-        sets = self.reach.sets(count)
-        if sets is None:
-            return self.reach.reached(np.sum(hops, axis=0), count)
-        least: Floats = self.reach.placed(np.sum(hops, axis=0), sets).min(axis=0)
-        return np.maximum(least, self._with_company(of_sum, hops, count))
-
-    def _with_company(self, of_sum: Sequence[int], hops: Sequence[Floats], count: int) -> Floats | float:
-        """The least charges of each expert with so many replicas where the company of devices is looked at; hops: its
-        charges by hop in the stages of the sum."""
-        known = [stage for stage in of_sum if self.by_device[stage] is not None]
-        sets = self.reach.multisets(count) if known else None
         total: Floats = np.sum(hops, axis=0)
-        if sets is None or sets.size * total.shape[2] ** 2 > MOST_GAINS:
-            return -np.inf
+        places = self._places(of_sum, choice)
+        if places is not None:
+            return self._with_company(of_sum, hops, places)
+        sets = self.reach.sets(count)
+        least: Floats = self.reach.reached(total, count) if sets is None else self.reach.placed(total, sets).min(axis=0)
+        return least
+
+    def _places(self, of_sum: Sequence[int], choice: int) -> Ints | None:
+        """The places of replicas for which the company of devices is looked at, `[set, replica]`; None where it is not,
+        as for numbers of replicas that are not told apart: with more of them an expert may be charged more."""
+        exact = self.replicas.least[choice] == self.replicas.most[choice]
+        if not exact or not any(self.by_device[stage] for stage in of_sum):
+            return None
+        sets = self.reach.multisets(int(self.replicas.most[choice]))
+        experts = self.by_hop[0].charge.shape[2]
+        return None if sets is None or sets.size * experts**2 > MOST_GAINS else sets
+
+    def _with_company(self, of_sum: Sequence[int], hops: Sequence[Floats], sets: Ints) -> Floats:
+        """The least charges of each expert with replicas at the best of these places, by hop and by device; hops: its
+        charges by hop in the stages of the sum."""
+        total: Floats = np.sum(hops, axis=0)
         cost = self.reach.placed(total, sets)
-        for company, of_stage in zip((self.by_device[stage] for stage in of_sum), hops, strict=True):
+        for stage, of_stage in zip(of_sum, hops, strict=True):
+            company = self.by_device[stage]
             if company is not None:
                 cost = np.maximum(cost, self.reach.placed(total - of_stage, sets) + company.least(sets))
         least: Floats = cost.min(axis=0)

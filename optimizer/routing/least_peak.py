@@ -167,6 +167,16 @@ def level(peak: int, replicas: Graph, flow: Ints, load: Ints, scratch: Scratch) 
 
 
 @kernel
+def begin_search(device: int, scratch: Scratch) -> int:
+    """Begin a search at a device, which is the first that it has reached; returns its number."""
+    scratch.searches[0] += 1
+    stamp = int(scratch.searches[0])
+    scratch.mark[device] = stamp
+    scratch.queue[0] = device
+    return stamp
+
+
+@kernel
 def _reach(device: int, peak: int, replicas: Graph, flow: Ints, load: Ints, scratch: Scratch) -> tuple[int, int]:
     """Search, breadth first, for a device below the peak to which units of `device` can be passed over a chain.
 
@@ -174,12 +184,9 @@ def _reach(device: int, peak: int, replicas: Graph, flow: Ints, load: Ints, scra
     below the peak, or -1, and how many devices were reached; these are the first ones in the queue of `scratch`.
     """
     start, slot, device_of, expert_of, _ = replicas
-    queue, from_slot, to_slot, mark, searches = scratch
+    queue, from_slot, to_slot, mark, _ = scratch
     depth = len(device_of) // len(load)
-    searches[0] += 1
-    stamp = searches[0]
-    mark[device] = stamp
-    queue[0] = device
+    stamp = begin_search(device, scratch)
     head, tail = 0, 1
     while head < tail:
         at = queue[head]

@@ -7,7 +7,7 @@ is the sum over the slots of a device.
 
 from formulations.kit.arrays import Ints
 from formulations.kit.kernels import kernel
-from optimizer.routing.least_peak import Graph, Scratch
+from optimizer.routing.least_peak import Graph, Scratch, begin_search
 
 
 @kernel
@@ -57,12 +57,9 @@ def _eased(
     The chain is left in `scratch`.
     """
     start, slot, device_of, expert_of, _ = replicas
-    queue, from_slot, to_slot, mark, searches = scratch
+    queue, from_slot, to_slot, mark, _ = scratch
     depth, most, best, least = len(flow) // len(load), work[device], -1, work[device]
-    searches[0] += 1
-    stamp = searches[0]
-    mark[device] = stamp
-    queue[0] = device
+    stamp = begin_search(device, scratch)
     head, tail = 0, 1
     while head < tail and best < 0:
         at = queue[head]
