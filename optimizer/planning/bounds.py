@@ -16,7 +16,8 @@ from optimizer.domain.model import Model
 from optimizer.domain.placement import Placement
 from optimizer.errors import InputError
 from optimizer.planning.compute_bounds import beside_us, compute_us, least_compute_us, least_shared_replicas
-from optimizer.planning.link_bounds import LeastTimes, Links, SplitMessages, least_latency, slowest_batches
+from optimizer.planning.latency_bounds import least_latency, slowest_batches
+from optimizer.planning.link_bounds import LeastTimes, Links, SplitMessages
 from optimizer.routing.policies import ONE_REPLICA
 from optimizer.search.split_state import exact_peaks
 from optimizer.simulation.report import SimulationReport

@@ -1,4 +1,4 @@
-"""The latency that no plan of a layer goes below: fixed times, compute, and what links carry at the least.
+"""What links carry at the least, in microseconds of the busiest one.
 
 The busiest link is at least as busy as the mean of those links over which all traffic of its kind runs. What it carries
 in total is bounded for one placement of all batches by `formulations.bounds.crossings`. The rest follows for each batch
@@ -6,127 +6,25 @@ alone, so that quantiles of the sum are bounded, too.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from formulations.bounds.crossings import crossings_bounds, crossings_of_batches, crossings_splits
-from formulations.bounds.sharing import Sharing, Split
+from formulations.bounds.sharing import Split
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
+from optimizer.planning.link_stages import Stages, stages_of
 from optimizer.statistics.coactivation import pair_counts
 from optimizer.traces.batches import Batches
 
 BLOCK_PAIRS = 1 << 24
 """Loads of sources and experts that are held at a time, so that memory does not grow with the batches; not tuned."""
-
-SLOWEST = 5
-"""A bound on the p99 is looked for among one in so many batches, those with the longest compute. Any number is valid:
-few slow batches have a longer compute, and more of them a better bound on links. Not tuned."""
-
-
-@dataclass(frozen=True)
-class Stages:
-    """Dispatch and combine as `crossings` takes them, in microseconds of the busiest link; None for a stage that the
-    links do not bound. dispatch_fixed_us, combine_fixed_us: what each takes without any traffic."""
-
-    dispatch: Sharing | None
-    combine: Sharing
-    dispatch_fixed_us: float
-    combine_fixed_us: float
-
-    @property
-    def of_tables(self) -> "Stages":
-        """The same where each source uses one replica of each expert."""
-        dispatch = None if self.dispatch is None else replace(self.dispatch, fixed=True)
-        return replace(self, dispatch=dispatch, combine=replace(self.combine, fixed=True))
-
-    @property
-    def out(self) -> tuple[Sharing, ...]:
-        """Dispatch, if links bound it."""
-        return () if self.dispatch is None else (self.dispatch,)
-
-    @property
-    def both(self) -> tuple[Sharing, ...]:
-        """The stages that links bound."""
-        return (*self.out, self.combine)
-
-
-def stages_of(cost: Cost, network: Network, top_k: int) -> list[Stages]:
-    """How dispatch and combine load the links of this network: alternatives, all of which are valid.
-
-    top_k: experts of a token, the shared ones that take slots included.
-    """
-    fixed = _fixed_us(cost, network, top_k)
-    back_company = 0 if cost.combine_per_expert else network.mesh.slots_per_device - 1
-    out_company = 0 if cost.dispatch_per_expert else network.mesh.slots_per_device - 1
-    combine_us, dispatch_us = cost.combine_message_us(network.remote), cost.dispatch_message_us(network.remote)
-    found = []
-    for back, out in zip(_prices(network, combine_us), _prices(network, dispatch_us), strict=True):
-        combine = _sharing(back, np.full(len(back), back_company), top_k, on_device=True)
-        multicast = network.links == "rings"
-        company = _multicast_company(network, top_k) if multicast else np.full(len(out), out_company)
-        dispatch = None if cost.uses_table else _sharing(out, company, top_k, on_device=not multicast)
-        found.append(Stages(dispatch, combine, *fixed))
-    return found
-
-
-def _fixed_us(cost: Cost, network: Network, top_k: int) -> tuple[float, float]:
-    """What dispatch and combine take without any traffic. By the table model some column has its part of a token's
-    experts, all of which may be in the token's own row."""
-    idle: Ints = np.zeros((1, len(network.remote)), dtype=np.int64)
-    combine = float(cost.combine_us(idle, network.remote)[0])
-    if cost.uses_table:
-        return float(cost.table_us(np.array(-(-top_k // network.mesh.cols)), np.array(0))), combine
-    return float(cost.dispatch_us(idle, network.remote)[0]), combine
-
-
-def _sharing(cost: Floats, company: Ints, top_k: int, on_device: bool) -> Sharing:
-    return Sharing(cost, company, min(top_k, int(company.max(initial=0)) + 1), on_device=on_device)
-
-
-def _multicast_company(network: Network, top_k: int) -> Ints:
-    """How many other experts can share hop level + 1 of a multicast with a replica, `[level]`: those in the slots of
-    its side of its ring that are as far away or farther. Where messages travel along rows too, all of a token's experts
-    may share its way along the column."""
-    levels, depth = int(network.distance.max()), network.mesh.slots_per_device
-    if network.across:
-        return np.full(levels, network.mesh.slots)
-    company: Ints = (network.mesh.rows // 2 - np.arange(levels)) * depth - 1
-    return company
-
-
-def _prices(network: Network, message_us: Floats) -> list[Floats]:
-    """What a message's hops add to the busiest link at least, `[level]` microseconds, in one or two alternatives.
-
-    message_us `[link]`. On rings, hops are spread over all links at best. A port out of every sender is passed by every
-    message, in the fast network or in the slow one. Of M messages, R of them slow, some port is busy for at least the
-    mean over senders: R slow, and (M - R) fast. So it is for their weighted mean, in which R cancels out, and for R
-    alone.
-    """
-    levels = int(network.distance.max())
-    if network.links == "rings":
-        return [np.full(levels, float(message_us[0]) / len(message_us))]
-    fast, slow = float(message_us[0]), float(message_us[-1])
-    senders = len(np.unique(network.sender))
-    if levels < 2:
-        return [np.full(levels, fast / senders)]
-    any_port = fast * slow / (fast + slow) if fast + slow > 0 else 0.0
-    return [np.array([any_port, 0.0]) / senders, np.array([0.0, slow]) / senders]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """What mean, p50 and p99 over batches of a latency do not go below, in microseconds."""
-
-    mean: float
-    p50: float
-    p99: float
 
 
 @dataclass(frozen=True)
@@ -288,48 +186,3 @@ class SplitMessages:
     shared_replicas: int
     of_stages: list[list[Split]]
     value: float
-
-
-@dataclass(frozen=True, eq=False)
-class SomeBatches:
-    """Batches by their numbers `[chosen]`, and `Links.together` of them."""
-
-    number: Ints
-    together: Ints
-
-
-def least_latency(links: Links, rest_us: Floats, slowest: SomeBatches, split: SplitMessages) -> Latency:
-    """What no latency goes below, without the price of routing.
-
-    rest_us `[batch]`: what a batch takes at least besides what its links carry. slowest: the batches with the largest
-    rest; split: of all batches. The mean holds for one placement of all batches. So does the p99, as not all of the
-    slowest batches, nor all batches, can have less than their part of the bound.
-    """
-    alone, every = rest_us + links.per_batch_us, np.arange(len(rest_us))
-    mean = max(float(alone.mean()), float(rest_us.mean()) + split.value / len(rest_us))
-    p50, p99 = np.percentile(alone, [50, 99])
-    of_every = _least_p99(links, rest_us, every, split.value)
-    of_slowest = _least_p99(links, rest_us, slowest.number, links.least_together_us(slowest.together, split))
-    return Latency(mean, float(p50), max(float(p99), of_every, of_slowest))
-
-
-def slowest_batches(links: Links, rest_us: Floats) -> SomeBatches:
-    """One in `SLOWEST` batches, those with the largest rest_us `[batch]`."""
-    number = np.argsort(-rest_us, kind="stable")[: -(-len(rest_us) // SLOWEST)]
-    return SomeBatches(number, links.together(number))
-
-
-def _least_p99(links: Links, rest_us: Floats, chosen: Ints, total_us: float) -> float:
-    """A lower bound on the p99 of the latency over all batches, by the mean over the chosen ones.
-
-    Let y of h chosen batches be slower than the p99: no more than the batches above it. The others take at least what
-    all h take, less what these y take, which is `most_us` at most. Their mean is below the p99, and the bound on it is
-    the lower the larger y is. total_us: what links take in the chosen batches at least.
-    """
-    batches = len(rest_us)
-    above = batches - 1 - int(0.99 * (batches - 1))
-    below = len(chosen) - above
-    if below <= 0:
-        return 0.0
-    left_out = float(np.sort(links.most_us[chosen])[below:].sum())
-    return float(np.sort(rest_us[chosen])[:below].mean()) + max(0.0, total_us - left_out) / below
