@@ -49,6 +49,8 @@ class Purpose(IntEnum):
     LEVELLED_ARRAYS = 73
     ROW_ASSIGNMENT = 74
     TIES = 75
+    FEW_USERS = 76
+    VARIOUS_USERS = 77
     # the seeds of exact models, of their solvers, restarts and descents
     LAYER_FORMULATION = 80
     CHOICE_OVER_DATA_SETS = 81

@@ -43,7 +43,7 @@ FORMULATION_WORK = 4.0  # deterministic units that limit the formulation where m
 STARTS = ("start", "greedy", "steps", "rows", "partition", "formulation", "pairing")
 """The candidates from which descents for even routing begin, in turn."""
 
-FINALISTS = 2  # placements that a search hands on to be judged: judging all that it passes would take its time
+FINALISTS = 4  # placements that a search hands on to be judged: judging all that it passes would take its time
 
 EvenSearch = Literal["descent", "tabu"]
 SplitSearch = Literal["annealing", "lns"]

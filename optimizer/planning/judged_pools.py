@@ -15,11 +15,11 @@ from optimizer.errors import InputError
 from optimizer.interrupts import Cancel
 from optimizer.planning.candidates import FLEXIBILITY, Candidate
 from optimizer.planning.convergence import Convergence
+from optimizer.planning.few_users import TIE_USERS, batches_of_few_users
 from optimizer.planning.hint_choice import choose_hints
 from optimizer.planning.options import Effort, SolveOptions
 from optimizer.planning.pool import FOLLOWING, MOST_TIED, NEAR, SPLITTING, CandidatePool, Judged, LayerJudge
 from optimizer.planning.pool_trails import convergence_of
-from optimizer.planning.rule_candidates import batches_of_few_users
 from optimizer.routing.capacity import Coactivation
 from optimizer.routing.policies import REMEMBERING
 from optimizer.search.arrangement import arrange, demand_of
@@ -54,10 +54,6 @@ little enough, and at 128 devices enough for most of what arranging gains."""
 ARRANGING = 0.02
 """The share of the time limit that one arrangement may take, of some twenty. All its moves take .26 s at 128 devices,
 and seconds at thousands, where it cools down faster. Not tuned."""
-
-TIE_USERS = 16
-"""Places whose tokens make up a batch on which ties are broken: a quarter of those of batches that searches look at, as
-candidates that searches have made are alike on these."""
 
 TIE_BATCHES = 256  # batches on which ties are broken; as many users in all as requests of large sets
 
@@ -150,15 +146,15 @@ class JudgedPools:
             best = next((candidate for candidate in found if candidate.method == "greedy"), found[-1])
             self.pools[next(iter(self.pools))].add(best.placement)
 
-    def _break_ties(self, policies: Collection[str], effort: Effort) -> None:
-        """Judge the candidates of these of the policies that are nearly the best on selection batches of few users."""
-        pools = [pool for name, pool in self.pools.items() if name in policies and pool.placements]
-        if not pools or effort.cancel.asked:
-            return
-        few = batches_of_few_users(self.sets.selection, random_stream(Purpose.TIES, effort.seed), TIE_USERS)
-        for pool in pools:
-            if not effort.cancel.asked:
-                pool.break_ties(few.part(0, TIE_BATCHES))
+    def _break_ties(self, effort: Effort) -> None:
+        """Judge the candidates that are nearly the best on selection batches of few users, for policies that gain by
+        it."""
+        for users in sorted({TIE_USERS[name] for name, pool in self.pools.items() if name in TIE_USERS}):
+            rng = random_stream(Purpose.TIES, effort.seed)
+            few = batches_of_few_users(self.sets.selection, rng, users, TIE_BATCHES)
+            for name, pool in self.pools.items():
+                if TIE_USERS.get(name) == users and pool.placements and not effort.cancel.asked:
+                    pool.break_ties(few)
 
     def settle(self) -> None:
         """Leave the policies that have candidates. Raises InputError where the limit to traffic leaves none."""

@@ -162,12 +162,13 @@ class CandidatePool:
 
     def best(self) -> int:
         """The index of the candidate that is chosen: the best on selection batches, or, once `break_ties` has judged
-        those that are nearly as good, the one of them that is best on batches of few users."""
+        those that are nearly as good, the one of them that is best on these and on batches of few users together."""
         tied = self._tied()
         if not all(index in self.on_few_users for index in tied):
             return tied[0]
-        decisive, first = DECISIVE[self.judge.goal], self.on_few_users[tied[0]]
-        return min(tied, key=lambda index: float((self.on_few_users[index] / first)[decisive].mean()))
+        usual, few, decisive, first = self.judged, self.on_few_users, DECISIVE[self.judge.goal], tied[0]
+        to_first = {index: usual[index] / usual[first] + few[index] / few[first] for index in tied}
+        return min(tied, key=lambda index: float(to_first[index][decisive].mean()))
 
     def break_ties(self, few_users: Batches) -> None:
         """Judge candidates that are nearly the best on batches of few users, too.

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 from formulations.kit.compiling import CompilationEnded, compiling_until
@@ -19,13 +20,14 @@ from optimizer.planning.candidates import (
     split_at_best,
     split_evenly,
 )
+from optimizer.planning.few_users import TIE_USERS, batches_of_few_users, loads_of_various_users
 from optimizer.planning.hint_choice import LOOKED_AT, SETTINGS
 from optimizer.planning.judged_pools import JUDGED_AGAIN, JudgedPools
 from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress
 from optimizer.planning.pool import FOLLOWING, NEAR, SHORTENING, SPLITTING
 from optimizer.planning.row_polish import is_proven, polished
-from optimizer.planning.rule_candidates import USERS, batches_of_few_users, by_rule
+from optimizer.planning.rule_candidates import by_rule
 from optimizer.routing.policies import FIXED, REMEMBERING
 from optimizer.search.choose import LATENCIES, SelectionGoal
 from optimizer.search.latency import prices_of
@@ -42,15 +44,8 @@ still be won, the search for latency finds nothing that routing can use."""
 
 
 ON_FEW_USERS = (*FIXED, "hint-device")
-"""Policies for which annealing looks at batches of few users, too, and by which ties are broken. On GPT-OSS annealing
-saves `hint-device` up to 2 % of the mean latency by them, and on V2-Lite it costs nothing; `optimal` loses by it, and
-`hint` needs batches in the order of time."""
-
-SPLIT_USERS = 256
-"""Places whose tokens make up a batch that annealing looks at where tokens are split by the loads of the batch. On a
-generator whose traffic drifts, annealing on whole batches of 2,048 tokens raised p99 imbalance on later requests from
-1.069 to 1.153, and on these to 1.082, while split states began less level than now; with 512 tokens both are alike, and
-with 64 places the mean is worse."""
+"""Policies for which annealing looks at batches of few users, too. On GPT-OSS annealing saves `hint-device` up to 2 %
+of the mean latency by them, and on V2-Lite it costs nothing; `hint` needs batches in the order of time."""
 
 AS_GOOD_UNDER = {"even-source": FIXED}
 """Policies for which the last placements are worth judging that a search for a rule finds, besides the rule's own: what
@@ -96,7 +91,7 @@ class Portfolio(JudgedPools):
         self._offer(self._shortened(effort, until, progress), FOLLOWING, effort, needed=True)
         self._offer(self._split_at_best(effort, until, progress), FOLLOWING, effort, arranged=True, needed=True)
         self._offer(self._polished(effort, until, progress), FOLLOWING, effort)
-        self._break_ties(ON_FEW_USERS, effort)
+        self._break_ties(effort)
 
     def _finish_seconds(self, placement: Placement, effort: Effort) -> float:
         """How long finalists take, and the test batches at the end, from doing the like for a placement, once all that
@@ -117,7 +112,7 @@ class Portfolio(JudgedPools):
         for name in {*REMEMBERING} & set(self.pools):
             self.pools[name].judge.selection(arranged)
         hints = SETTINGS * (time.monotonic() - hinted) * min(1.0, LOOKED_AT / self.sets.selection.count)
-        tied = JUDGED_AGAIN * (judged - exchanged) if {*ON_FEW_USERS} & set(self.pools) else 0.0
+        tied = JUDGED_AGAIN * (judged - exchanged) if TIE_USERS.keys() & self.pools.keys() else 0.0
         return FINALISTS * (judged - started) + tied + 2 * once + hints
 
     def _split_evenly(
@@ -137,13 +132,11 @@ class Portfolio(JudgedPools):
         if search is None or leading is None or effort.cancel.asked:
             return []
         if self._proven(leading):
-            said = "no placement has lower peaks in any train batch than what seeds and earlier searches found"
+            said = "no placement has lower peaks in any of its batches than what seeds and earlier searches found"
             self.remarks.append(f"The {search} was left out, as for {leading} {said}.")
             return []
         pool = self.pools[leading]
-        unit = pool.judge.conditions.unit or self.problem.cost.unit
-        tiles, start = unit == "tiles" and leading in SPLITTING, pool.placements[pool.best()]
-        problems, found = self._looked_at(leading, tiles, effort.seed), list[Placement]()
+        start, problems, found = pool.placements[pool.best()], self._looked_at(leading), list[Placement]()
         for turn, problem in enumerate(problems):
             now, share = effort.deadline.elapsed(), (1 - self._even_share(effort)) / len(problems)
             purpose = f"{search} for {leading}{', few users' if problem is not self.problem else ''}"
@@ -153,24 +146,30 @@ class Portfolio(JudgedPools):
             found += split_at_best(problem.loose, start, units, known, search, spell, self.options)
         return found
 
-    def _looked_at(self, policy: str, tiles: bool, seed: int) -> list[Problem]:
-        """The problems of annealing for a policy: with the train batches, and before that with batches of few users for
-        policies that gain by it; with these alone where tokens are split by the loads of the batch. Where batches have
-        many users, all hold the same requests, and a search fits these."""
-        split = policy in SPLITTING and not tiles and self.sets.train.tokens >= 2 * SPLIT_USERS
-        if policy not in ON_FEW_USERS and not split:
+    def _looked_at(self, policy: str) -> list[Problem]:
+        """The problems of annealing for a policy: with batches of various numbers of users where tokens are split by
+        the loads of the batch; else with the train batches, and before that with batches of few users for policies
+        that gain by it."""
+        if policy in SPLITTING:
+            return [self._various]
+        if policy not in ON_FEW_USERS:
             return [self.problem]
-        rng = random_stream(Purpose.RULE_SEARCH, seed, len(RULES))
-        few = batches_of_few_users(self.sets.train, rng, SPLIT_USERS if split else USERS)
-        looked_at = replace(self.problem, load=few.load(self.problem.model.experts))
-        return [looked_at] if split else [looked_at, self.problem]
+        few = batches_of_few_users(self.sets.train, random_stream(Purpose.FEW_USERS, self.options.seed))
+        return [replace(self.problem, load=few.load(self.problem.model.experts)), self.problem]
+
+    @cached_property
+    def _various(self) -> Problem:
+        """The problem with batches of various numbers of users in place of the train batches."""
+        rng = random_stream(Purpose.VARIOUS_USERS, self.options.seed)
+        return replace(self.problem, load=loads_of_various_users(self.sets.train, self.problem.model.experts, rng))
 
     def _proven(self, policy: str) -> bool:
-        """Whether no placement has lower peaks than the policy's best candidate, in the unit that it levels."""
+        """Whether no placement has lower peaks than the policy's best candidate in the batches that annealing would
+        look at, in the unit that the policy levels."""
         if policy not in SPLITTING or not self.pools[policy].placements:
             return False
-        pool, problem = self.pools[policy], self.problem
-        return is_proven(problem, pool.placements[pool.best()], pool.judge.levelled(problem.load))
+        pool = self.pools[policy]
+        return is_proven(self.problem, pool.placements[pool.best()], pool.judge.levelled(self._various.load))
 
     def _polished(self, effort: Effort, until: float, progress: Progress) -> list[Placement]:
         """The best candidate of the leading policy that follows loads with its rows filled by their formulation, in the
@@ -228,7 +227,7 @@ class Portfolio(JudgedPools):
         share, end = part * (1 - self._even_share(effort)), now + part * max(until - now, 0.0)
         least = float(pool.judged[pool.best()][LATENCIES].mean())
         return shorten(
-            problem.loose,
+            self._various.loose,
             start,
             demand,
             prices_of(problem.cost, network),

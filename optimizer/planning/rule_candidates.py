@@ -10,6 +10,7 @@ from formulations.kit.arrays import Ints
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.planning.candidates import Candidate, SearchShare
+from optimizer.planning.few_users import batches_of_few_users
 from optimizer.search.dealt_copies import Dealing, climb_dealt
 from optimizer.search.iterated import iterated
 from optimizer.search.moves import MoveRules
@@ -38,11 +39,6 @@ least. Not tuned."""
 MOST_TABLE = 1 << 24
 """Entries of the table of loads by copies, which grow with the square of the copies: 64 MB. Experts with more copies,
 as the hottest have hundreds on 2,048 devices, count as split evenly, which rules come near with so many."""
-
-USERS = 64
-"""Places whose tokens make up a batch that a search looks at. Of 16, 32, 64, 128 and all it is the best or nearly so on
-V2-Lite and GPT-OSS with two seeds each: with all, searches fit the train requests, and end worse than FlashLB's on
-others."""
 
 FIXED_SHARED = 0.5
 """The share of the time of descents for those that keep the number of shared replicas. Not tuned."""
@@ -96,22 +92,6 @@ def _ending(budget: SearchBudget) -> Callable[[], bool]:
     """Whether FlashLB's search has had its share of what is left of a budget now, which decides where time does."""
     until = budget.deadline.elapsed() + TREE * max(budget.seconds - budget.deadline.elapsed(), 0.0)
     return lambda: budget.over or (budget.iterations is None and budget.deadline.elapsed() > until)
-
-
-def batches_of_few_users(batches: Batches, rng: np.random.Generator, users: int = USERS) -> Batches:
-    """As many batches of as many tokens, in each of which the tokens of some `users` places take all places.
-
-    A token stands for the tokens that come from its place in a stretch of batches, one batch after another, which are
-    of one request, or of few, as batches are in the order of time. So every batch has other requests, as the batches
-    that a plan will meet have, and a search learns how loads vary from request to request.
-    """
-    count, tokens = batches.source_row.shape
-    stretch, token = max(1, tokens // users), np.arange(tokens)
-    begin = rng.integers(0, max(1, count - stretch + 1), count)
-    chosen = rng.integers(0, stretch, (count, -(-tokens // stretch)))
-    place = np.minimum(token // stretch * stretch + chosen[:, token // stretch], tokens - 1)
-    batch = (begin[:, None] + token % stretch) % count
-    return Batches(batches.experts[batch, place], batches.source_row)
 
 
 def _descents(

@@ -16,6 +16,7 @@ from optimizer.domain.problem import Problem
 from optimizer.planning import candidates, rule_candidates
 from optimizer.planning import portfolio as module
 from optimizer.planning.candidates import FINALISTS, SEARCHES, Candidate, seeds_and_formulation
+from optimizer.planning.few_users import loads_of_various_users
 from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, silent
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import NEAR, SHORTENING, SPLITTING, LayerJudge
@@ -37,6 +38,7 @@ from optimizer.search.side_by_side import CHAINS
 from optimizer.search.split_state import exact_peaks
 from optimizer.search.stop import Deadline
 from optimizer.simulation.conditions import Conditions
+from optimizer.streams import Purpose, random_stream
 from optimizer.traces.batches import Sets
 
 EFFORT = Effort(Deadline(1e6), 0, 1000)  # iterations alone end searches, however long kernels compile
@@ -156,14 +158,12 @@ def test_what_does_not_know_the_batch_is_searched_on_batches_of_few_users(
     assert (whole.load == portfolio.problem.load).all()
 
 
-@pytest.mark.parametrize(
-    ("unit", "tokens", "whole"), [("tokens", 512, False), ("tokens", 64, True), ("tiles", 512, True)]
-)
-def test_where_tokens_are_split_by_the_batchs_loads_annealing_looks_at_few_users_alone(
-    monkeypatch: pytest.MonkeyPatch, unit: Unit, tokens: int, whole: bool
+@pytest.mark.parametrize("unit", ["tokens", "tiles"])
+def test_where_loads_of_the_batch_split_tokens_annealing_looks_at_batches_of_various_users(
+    monkeypatch: pytest.MonkeyPatch, unit: Unit
 ) -> None:
-    """On batches of 2,048 tokens, all of which hold all requests, annealing raised the 99th percentile of imbalance on
-    requests of a generator whose traffic drifts. Of small batches whole ones have few users."""
+    """On whole batches of V2-Lite, all of which hold all requests, annealing came to 5.47 and 5.53 tiles where 5.45 are
+    the least, and on selection batches to 5.70 and 6.03, where it began at 5.77."""
     annealed, real = list[Problem](), candidates.split_at_best
 
     def split_at_best(problem: Problem, *arguments: Any) -> list[Placement]:
@@ -172,12 +172,14 @@ def test_where_tokens_are_split_by_the_batchs_loads_annealing_looks_at_few_users
 
     monkeypatch.setattr(module, "split_at_best", split_at_best)
     monkeypatch.setattr(module, "is_proven", lambda *given: False)
-    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4, tokens=tokens)
-    portfolio = Portfolio.of(problem, sets, SolveOptions(routings=("optimal",), unit=unit))
+    problem, sets = small_problem(11, rows=4, cols=2, slots=3, routed=14, top_k=4, tokens=512)
+    options = SolveOptions(seed=EFFORT.seed, routings=("optimal",), unit=unit)
+    portfolio = Portfolio.of(problem, sets, options)
     portfolio.search(list(seeds_and_formulation(problem, EFFORT, silent)), EFFORT, 60, silent)
     (looked_at,) = annealed
-    assert (looked_at.load.sum(axis=1) == problem.load.sum(axis=1)).all()
-    assert bool((looked_at.load == problem.load).all()) is whole
+    expected = loads_of_various_users(sets.train, 15, random_stream(Purpose.VARIOUS_USERS, EFFORT.seed))
+    assert (looked_at.load == expected).all()
+    assert (expected[-len(problem.load[::4]) :] == problem.load[::4]).all()
 
 
 @pytest.mark.parametrize("search", ["split_evenly", "split_at_best"])
@@ -214,6 +216,7 @@ def test_the_search_for_optimal_routing_begins_at_the_best_candidate(
 
     monkeypatch.setattr(module, "split_at_best", noted)
     monkeypatch.setattr(module, "is_proven", lambda *given: False)
+    monkeypatch.setattr(Portfolio, "_break_ties", lambda *given: None)  # which comes later, and may change the best
     pool = searched((routing,)).pools[routing]
     assert all(start is pool.placements[pool.best()] for start, _, _ in began)
     assert [known for _, *known in began] == [[tiles, foreseen]] * (2 if routing in ON_FEW_USERS else 1)
@@ -305,12 +308,12 @@ def test_what_a_bound_proves_to_be_best_is_not_searched_for(monkeypatch: pytest.
     monkeypatch.setattr(module, "split_at_best", lambda *given: pytest.fail("there was nothing to find"))
     portfolio = searched(("optimal",))
     pool = portfolio.pools["optimal"]
-    tiles = portfolio.problem.cost.tiles(portfolio.problem.load)
+    tiles = portfolio.problem.cost.tiles(portfolio._various.load)
     peaks = exact_peaks(pool.placements[pool.best()], tiles)
     assert (peaks == any_placement_bound(tiles, 8, 24)).all()
     assert portfolio.remarks == [
-        "The annealing was left out, as for optimal no placement has lower peaks in any train batch than what seeds "
-        "and earlier searches found."
+        "The annealing was left out, as for optimal no placement has lower peaks in any of its batches than what "
+        "seeds and earlier searches found."
     ]
 
 

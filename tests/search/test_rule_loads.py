@@ -15,7 +15,6 @@ from optimizer.domain.mesh import Mesh
 from optimizer.domain.model import Model
 from optimizer.domain.network import Network
 from optimizer.domain.placement import Placement
-from optimizer.planning.rule_candidates import batches_of_few_users
 from optimizer.search.dealt_copies import Dealing, climb_dealt, listed
 from optimizer.search.even_moves import apply, delta, scratch_for
 from optimizer.search.iterated import iterated
@@ -129,24 +128,6 @@ def test_every_step_of_a_random_walk_under_a_rule_is_exact(
         if made == 40:
             return
     assert made > 0
-
-
-@given(st.integers(0, 10**6), st.integers(1, 90), st.integers(1, 40), st.integers(1, 9))
-def test_batches_of_few_users_have_rows_as_they_were_and_tokens_of_their_own_stretch(
-    seed: int, tokens: int, users: int, count: int
-) -> None:
-    """Each token comes from the stretch of places that it stands in, and all tokens of a stretch from one place."""
-    experts = (np.arange(count)[:, None] * 100 + np.arange(tokens))[:, :, None]
-    rows = np.sort(np.random.default_rng(seed).integers(0, 4, tokens))
-    batches = Batches(experts, np.broadcast_to(rows, (count, tokens)))
-    found = batches_of_few_users(batches, np.random.default_rng(seed), users)
-    assert (found.source_row == batches.source_row).all()
-    batch, place = np.divmod(found.experts[:, :, 0].astype(int), 100)
-    stretch = max(1, tokens // users)
-    assert (batch < count).all()
-    assert (place // stretch == np.arange(tokens) // stretch).all()
-    for first in range(0, tokens, stretch):
-        assert all(len(set(chosen.tolist())) == 1 for chosen in place[:, first : first + stretch])
 
 
 @settings(max_examples=25)
