@@ -23,8 +23,8 @@ With one number alone results vary more between traces and sizes; figures are in
 
 TIE_USERS = {**dict.fromkeys((*FIXED, "hint-device"), 16), **dict.fromkeys(SPLITTING, 64)}
 """For each policy whose ties are broken on batches of few users: the places whose tokens make up such a batch. 16 are a
-quarter of what searches look at, as candidates that searches have made are alike on these. Of 16 places, tiles decide
-alone where tokens are split by the loads of the batch, though a plan meets few such batches."""
+quarter of what searches look at, as candidates that searches have made are alike on these. Where tokens are split by
+the loads of the batch there are 64, as with 16 nothing but further tiles would decide, of which a plan meets few."""
 
 
 def batches_of_few_users(
