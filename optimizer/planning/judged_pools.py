@@ -149,6 +149,8 @@ class JudgedPools:
     def _break_ties(self, effort: Effort) -> None:
         """Judge the candidates that are nearly the best on selection batches of few users, for policies that gain by
         it."""
+        if effort.cancel.asked:
+            return
         for users in sorted({TIE_USERS[name] for name, pool in self.pools.items() if name in TIE_USERS}):
             rng = random_stream(Purpose.TIES, effort.seed)
             few = batches_of_few_users(self.sets.selection, rng, users, TIE_BATCHES)

@@ -20,7 +20,7 @@ from optimizer.planning.candidates import (
     split_at_best,
     split_evenly,
 )
-from optimizer.planning.few_users import TIE_USERS, batches_of_few_users, loads_of_various_users
+from optimizer.planning.few_users import ON_FEW_USERS, TIE_USERS, batches_of_few_users, loads_of_various_users
 from optimizer.planning.hint_choice import LOOKED_AT, SETTINGS
 from optimizer.planning.judged_pools import JUDGED_AGAIN, JudgedPools
 from optimizer.planning.learning import known_loads
@@ -41,11 +41,6 @@ from optimizer.streams import Purpose, random_stream
 ABOVE_FLOOR = 0.02
 """Share of batches in which a device may have a tile too much, if links are to be what is left to win. Where tiles can
 still be won, the search for latency finds nothing that routing can use."""
-
-
-ON_FEW_USERS = (*FIXED, "hint-device")
-"""Policies for which annealing looks at batches of few users, too. On GPT-OSS annealing saves `hint-device` up to 2 %
-of the mean latency by them, and on V2-Lite it costs nothing; `hint` needs batches in the order of time."""
 
 AS_GOOD_UNDER = {"even-source": FIXED}
 """Policies for which the last placements are worth judging that a search for a rule finds, besides the rule's own: what
@@ -161,7 +156,7 @@ class Portfolio(JudgedPools):
     def _various(self) -> Problem:
         """The problem with batches of various numbers of users in place of the train batches."""
         rng = random_stream(Purpose.VARIOUS_USERS, self.options.seed)
-        return replace(self.problem, load=loads_of_various_users(self.sets.train, self.problem.model.experts, rng))
+        return replace(self.problem, load=loads_of_various_users(self.sets.train, self.problem.load, rng))
 
     def _proven(self, policy: str) -> bool:
         """Whether no placement has lower peaks than the policy's best candidate in the batches that annealing would

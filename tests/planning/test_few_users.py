@@ -36,7 +36,7 @@ def test_loads_of_various_users_are_of_as_many_places_as_they_say_and_of_whole_b
     """An expert of its own for each place of each batch tells by its load where tokens come from."""
     experts = np.arange(count * tokens).reshape(count, tokens, 1)
     batches = Batches(experts, np.zeros((count, tokens), dtype=np.int32))
-    found = loads_of_various_users(batches, count * tokens, np.random.default_rng(seed))
+    found = loads_of_various_users(batches, batches.load(count * tokens), np.random.default_rng(seed))
     each = -(-count // (len(VARIOUS) + 1))
     assert (found.sum(axis=1) == tokens).all()
     assert (found[len(VARIOUS) * each :] == batches.load(count * tokens)[:: len(VARIOUS) + 1]).all()

@@ -16,11 +16,11 @@ from optimizer.domain.problem import Problem
 from optimizer.planning import candidates, rule_candidates
 from optimizer.planning import portfolio as module
 from optimizer.planning.candidates import FINALISTS, SEARCHES, Candidate, seeds_and_formulation
-from optimizer.planning.few_users import loads_of_various_users
+from optimizer.planning.few_users import ON_FEW_USERS, loads_of_various_users
 from optimizer.planning.options import AUTO, Effort, SearchName, SolveOptions, silent
 from optimizer.planning.plan_layer import solve
 from optimizer.planning.pool import NEAR, SHORTENING, SPLITTING, LayerJudge
-from optimizer.planning.portfolio import ON_FEW_USERS, Portfolio
+from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.row_polish import is_proven, polished
 from optimizer.routing import learned_tables
 from optimizer.routing.context import Unit
@@ -177,7 +177,7 @@ def test_where_loads_of_the_batch_split_tokens_annealing_looks_at_batches_of_var
     portfolio = Portfolio.of(problem, sets, options)
     portfolio.search(list(seeds_and_formulation(problem, EFFORT, silent)), EFFORT, 60, silent)
     (looked_at,) = annealed
-    expected = loads_of_various_users(sets.train, 15, random_stream(Purpose.VARIOUS_USERS, EFFORT.seed))
+    expected = loads_of_various_users(sets.train, problem.load, random_stream(Purpose.VARIOUS_USERS, EFFORT.seed))
     assert (looked_at.load == expected).all()
     assert (expected[-len(problem.load[::4]) :] == problem.load[::4]).all()
 
