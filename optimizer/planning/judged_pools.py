@@ -12,11 +12,10 @@ from optimizer.domain.link_paths import LinkPaths
 from optimizer.domain.placement import Placement
 from optimizer.domain.problem import Problem
 from optimizer.errors import InputError
-from optimizer.interrupts import Cancel
 from optimizer.planning.candidates import FLEXIBILITY, Candidate
 from optimizer.planning.convergence import Convergence
 from optimizer.planning.few_users import TIE_USERS, batches_of_few_users
-from optimizer.planning.hint_choice import choose_hints
+from optimizer.planning.hint_choice import HINTING, choose_hints
 from optimizer.planning.options import Effort, SolveOptions
 from optimizer.planning.pool import FOLLOWING, MOST_TIED, NEAR, SPLITTING, CandidatePool, Judged, LayerJudge
 from optimizer.planning.pool_trails import convergence_of
@@ -172,11 +171,13 @@ class JudgedPools:
                 field="max_row_traffic",
             )
 
-    def tell_hints(self, cancel: Cancel) -> None:
+    def tell_hints(self, effort: Effort) -> None:
         """Choose how hints are made for the best candidate of each policy that chooses by them, and judge by that."""
-        for name in set(self.pools) & {*REMEMBERING}:
+        told = set(self.pools) & {*REMEMBERING}
+        for name in told:
             pool = self.pools[name]
-            hints = choose_hints(pool.judge, pool.placements[pool.best()], cancel)
+            seconds = inf if effort.iterations is not None else HINTING * effort.deadline.seconds / len(told)
+            hints = choose_hints(pool.judge, pool.placements[pool.best()], effort.cancel, seconds)
             pool.judge = replace(pool.judge, conditions=replace(pool.judge.conditions, hints=hints))
 
     def chosen(self) -> str:

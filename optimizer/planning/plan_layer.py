@@ -134,7 +134,7 @@ def solve(
     convergence = portfolio.convergence
     seconds = time.monotonic() - started
     progress("judging", 1.0)
-    portfolio.tell_hints(effort.cancel)
+    portfolio.tell_hints(effort)
     searched, rerouted = _searched(portfolio, seconds, effort), None
     if options.max_rerouted is not None:
         best = limited(portfolio, options.max_rerouted, effort.cancel)

@@ -21,7 +21,7 @@ from optimizer.planning.candidates import (
     split_evenly,
 )
 from optimizer.planning.few_users import ON_FEW_USERS, TIE_USERS, batches_of_few_users, loads_of_various_users
-from optimizer.planning.hint_choice import LOOKED_AT, SETTINGS
+from optimizer.planning.hint_choice import HINTING, LOOKED_AT, SETTINGS
 from optimizer.planning.judged_pools import JUDGED_AGAIN, JudgedPools
 from optimizer.planning.learning import known_loads
 from optimizer.planning.options import Effort, Progress
@@ -107,6 +107,7 @@ class Portfolio(JudgedPools):
         for name in {*REMEMBERING} & set(self.pools):
             self.pools[name].judge.selection(arranged)
         hints = SETTINGS * (time.monotonic() - hinted) * min(1.0, LOOKED_AT / self.sets.selection.count)
+        hints = min(hints, HINTING * effort.deadline.seconds)
         tied = JUDGED_AGAIN * (judged - exchanged) if TIE_USERS.keys() & self.pools.keys() else 0.0
         return FINALISTS * (judged - started) + tied + 2 * once + hints
 

@@ -24,9 +24,9 @@ JUDGING = 0.02
 """The share of the time limit that one candidate under all policies may take on selection batches, and again on test
 batches. Some twenty are judged altogether, so that more than half of the time is left for searches; not tuned."""
 
-QUICK, LONG, PAIRS = 200_000, 60.0, 3
+QUICK, LONG, PAIRS = 130_000, 60.0, 3
 """Sources times devices, and pairs at a third of that, of all batches of a set for each second of the time limit, and
-for the first 60 at most, up to which nothing is measured: from 18 s on at 128 devices with 512 tokens. A pair takes
+for the first 60 at most, up to which nothing is measured: from 27 s on at 128 devices with 512 tokens. A pair takes
 more where tokens are many: with 65,536 of them four policies take 88 ms a batch instead of 1.3; and `optimal` takes 1.1
 s a batch on 2,048 devices, so that a longer limit alone does not make that quick."""
 
@@ -77,8 +77,9 @@ def affordable(problem: Problem, sets: Sets, options: SolveOptions, effort: Effo
         for name, pace in paces.items()
         if name not in kept
     ]
-    each = max(sum(paces[name].each for name in kept), 1e-9)
-    most = int((seconds - sum(paces[name].fixed for name in kept)) / each)
+    at_once = min(effort.jobs, len(kept))  # policies that are simulated side by side
+    each = max(sum(paces[name].each for name in kept) / at_once, 1e-9)
+    most = int((seconds - sum(paces[name].fixed for name in kept) / at_once) / each)
     most = max(FEWEST, most if most < STRETCH else most // STRETCH * STRETCH)
     if most < max(sets.selection.count, sets.test.count):
         counts = [min(most, of.count) for of in (sets.selection, sets.test)]
