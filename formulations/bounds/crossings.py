@@ -11,7 +11,8 @@ follows from four facts about an expert with n replicas:
    with the experts that are chosen with it most often.
 2. *Mutual company.* If two experts share a hop of a token, each is company to the other. So one of them may be charged
    more for it by any amount, and the other less: nothing changes in the sum. The best amounts are found by
-   `split_ascent`; what one expert thus gains by much company is borne by the company.
+   `split_ascent`; what one expert thus gains by much company is borne by the company. Two companions of an expert are
+   company to each other, too; for multicasts, which many can share, that is taken in by `message_splits`.
 3. *Reach.* No device has more than K_h sources within h hops, so the replicas have at most n K_h of them; tokens of all
    other sources travel farther than h, for each h. Where there are few sets of places for the replicas all are tried.
    Whoever is that near to a source is not counted as company on its hop h + 1, which it would not need.
@@ -34,10 +35,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from formulations.bounds.device_company import DeviceCompany
+from formulations.bounds.group_relaxation import group_splits
 from formulations.bounds.hop_charges import Charges, Reach
-from formulations.bounds.sharing import Replicas, Sharing, Split
+from formulations.bounds.message_splits import LINES, Split
+from formulations.bounds.sharing import Replicas, Sharing
 from formulations.bounds.slot_knapsack import least_sum
-from formulations.bounds.split_ascent import Demand, mean_tilts
+from formulations.bounds.split_ascent import Demand, hull_choices, mean_tilts
 from formulations.kit.arrays import Floats, Ints
 
 MOST_TOGETHER = 1 << 21
@@ -48,11 +51,6 @@ MOST_GAINS = 1 << 25
 """Sets of places times replicas times pairs of experts up to which the company of devices is looked at: up to two
 replicas of 256 experts on 16 mesh rows, in .2 s. Not more, as on train batches of the home case links are bounded at
 23.3 us without, at 23.7 so, and at 23.8 with three replicas, too, which would take 2 s."""
-
-SLOPES = np.array([[0.5], [1.0], [2.0]])
-"""The lines of a split, by how steep they are beside that of the ascent: what is best for the mean of sources and for
-the replicas that an expert has there is not best for each source and every number of replicas. Links on train batches
-of the home case: 23.66 us with the line of the ascent alone, 23.72 with three."""
 
 
 def crossings_splits(
@@ -65,10 +63,32 @@ def crossings_splits(
     if shifted and together.size <= MOST_TOGETHER:
         spare, within = _spare(together.shape[1], slots), _within(distance)
         demand = Demand.of(together, within, _replicas(distance, within, spare), spare)
-        tried.append([Split(SLOPES * tilt.slope, tilt.shift) for tilt in mean_tilts(demand, stages)])
+        tilted = [Split(LINES[:, None] * tilt.slope, tilt.shift) for tilt in mean_tilts(demand, stages)]
+        tried += [tilted, _grouped(demand, stages, tilted, _Problem.of(together, distance, stages, slots, tilted))]
     every, by_hop = range(len(stages)), [_Problem.of(together, distance, stages, slots, splits) for splits in tried]
     best = tried[int(np.argmax([problem.least(every) for problem in by_hop]))]
     return best, crossings_bounds(together, distance, stages, slots, [every], best)[0]
+
+
+def _grouped(demand: Demand, stages: Sequence[Sharing], splits: Sequence[Split], problem: "_Problem") -> list[Split]:
+    """The splits with groups that pay for company where messages of a multicast are shared, and not by any experts.
+    With twice as many slots as experts nothing is gained by it, as whoever has replicas pays for each."""
+    most = len(demand.mean) - 1  # others that can share a message
+    if demand.spare > most:
+        return [*splits]
+    choice = hull_choices(problem.costs(range(len(stages))), demand.replicas.least, demand.spare)
+    return [
+        split
+        if stage.on_device or stage.company.min(initial=most) >= most
+        else split._replace(by_hop=group_splits(demand, stage, _middle(split), choice))
+        for stage, split in zip(stages, splits, strict=True)
+    ]
+
+
+def _middle(split: Split) -> Floats:
+    """The line of the ascent among those of a split."""
+    slope: Floats = split.slopes[len(split.slopes) // 2]
+    return slope
 
 
 def crossings_bounds(
@@ -80,7 +100,7 @@ def crossings_bounds(
     splits: Sequence[Split],
 ) -> list[float]:
     """Lower bounds on what the hops of all tokens cost, for any one placement in these slots: one for each of the sums,
-    which name stages by their numbers.
+    which name stages by their numbers. Where groups pay for company, that is tried without them, too.
 
     together `[source, expert, expert]`: tokens of each source that chose both experts, on the diagonal those that chose
     the expert; distance `[source, device]` hops. The stages of a sum share the counts of replicas, as one placement
@@ -88,13 +108,15 @@ def crossings_bounds(
     are left out of `together`, even if their slots are counted in `slots`.
     Raises ValueError with fewer slots than experts.
     """
-    problem = _Problem.of(together, distance, stages, slots, splits)
+    alone = [split._replace(by_hop=()) for split in splits]
+    tried = [splits, alone] if any(split.by_hop for split in splits) else [splits]
+    problems = [_Problem.of(together, distance, stages, slots, each) for each in tried]
     known = together.size <= MOST_TOGETHER
     company = [
-        DeviceCompany.of(together, problem.reach.distance, stage, split) if known and stage.on_device else None
+        DeviceCompany.of(together, problems[0].reach.distance, stage, split) if known and stage.on_device else None
         for stage, split in zip(stages, splits, strict=True)
     ]
-    return [replace(problem, by_device=company).least(of_sum) for of_sum in sums]
+    return [max(replace(each, by_device=company).least(of_sum) for each in problems) for of_sum in sums]
 
 
 def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], slots: int) -> Floats:
@@ -171,8 +193,11 @@ class _Problem:
         """The least cost of all hops in the stages of a sum."""
         if not of_sum:
             return 0.0
-        cost = [self._cost(of_sum, choice) for choice in range(len(self.replicas.least))]
-        return least_sum(np.array(cost), self.replicas.least, self.spare)
+        return least_sum(self.costs(of_sum), self.replicas.least, self.spare)
+
+    def costs(self, of_sum: Sequence[int]) -> Floats:
+        """The least charges of each expert in the stages of a sum, `[choice, expert]`."""
+        return np.array([self._cost(of_sum, choice) for choice in range(len(self.replicas.least))])
 
     def _cost(self, of_sum: Sequence[int], choice: int) -> Floats:
         """The least charges of each expert at a choice of replicas, `[expert]`."""
@@ -189,10 +214,10 @@ class _Problem:
         """The places of replicas for which the company of devices is looked at, `[set, replica]`; None where it is not,
         as for numbers of replicas that are not told apart: with more of them an expert may be charged more."""
         exact = self.replicas.least[choice] == self.replicas.most[choice]
-        if not exact or not any(self.by_device[stage] for stage in of_sum):
+        known = [company for stage in of_sum if (company := self.by_device[stage])]
+        if not exact or not known:
             return None
-        sets = self.reach.multisets(int(self.replicas.most[choice]))
-        experts = self.by_hop[0].charge.shape[2]
+        sets, experts = self.reach.multisets(int(self.replicas.most[choice])), known[0].charge.shape[1]
         return None if sets is None or sets.size * experts**2 > MOST_GAINS else sets
 
     def _with_company(self, of_sum: Sequence[int], hops: Sequence[Floats], sets: Ints) -> Floats:

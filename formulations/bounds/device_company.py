@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.bounds.sharing import Sharing, Split, alone
+from formulations.bounds.message_splits import Split
+from formulations.bounds.sharing import Sharing, alone
 from formulations.kit.arrays import Floats, Ints
 
 DETOURS = np.array([1.0, 1.25, 1.5, 2.0, 3.0])

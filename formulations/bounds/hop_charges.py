@@ -1,5 +1,6 @@
 """What experts are charged for the hops of their tokens, and for which hops at least, by where their replicas are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations, combinations_with_replacement
@@ -7,7 +8,8 @@ from math import comb
 
 import numpy as np
 
-from formulations.bounds.sharing import Replicas, Sharing, Split
+from formulations.bounds.message_splits import Split
+from formulations.bounds.sharing import Replicas, Sharing
 from formulations.kit.arrays import Floats, Ints
 
 MOST_SETS = 600
@@ -17,25 +19,40 @@ nearly all experts have no more, and one on hundreds of ranks. Not tuned."""
 
 @dataclass(frozen=True, eq=False)
 class Charges:
-    """What the tokens of each source are charged for a hop that an expert shares with the best company of so many
-    others: charge `[source, number, expert]`, which `[level, choice]` the number that is the company at a choice
-    of replicas, price `[level]` of a message."""
+    """What the tokens of each source are charged for a hop.
 
-    charge: Floats
+    by_hop: for each level `[source, number, expert]`, with several numbers of others that can be company; which
+    `[level, choice]` of them those are at a choice of replicas; price `[level]` of a message; size: how many sources
+    and experts there are, as there may be no hops. No charge is below nothing: whoever would be charged so is left out
+    of all messages, as others are not charged less without it.
+    """
+
+    by_hop: Sequence[Floats]
     which: Ints
     price: Floats
+    size: tuple[int, int]
 
     @classmethod
     def of(cls, together: Ints, stage: Sharing, split: Split, replicas: Replicas) -> "Charges":
         """The charges of this split."""
-        others = stage.others(replicas, together.shape[1])
+        others, size = stage.others(replicas, together.shape[1]), together.shape[:2]
+        if split.by_hop:
+            groups, every = stage.groups(replicas), np.arange(len(replicas.most))
+            found = [
+                np.array([at_hop.least_charges(of_source, number, groups, stage.most) for of_source in together])
+                for at_hop, number in zip(split.by_hop, others, strict=True)
+            ]
+            return cls(found, np.tile(every, (len(others), 1)), stage.cost, size)
         number, which = np.unique(others, return_inverse=True)
         charge = np.array([split.least_charges(of_source, number, stage.most) for of_source in together])
-        return cls(charge, which.reshape(others.shape), stage.cost)
+        return cls([np.maximum(0, charge)] * len(others), which.reshape(others.shape), stage.cost, size)
 
     def of_hops(self, choice: int) -> Floats:
         """What an expert with a choice of replicas is charged for each hop, `[level, source, expert]`."""
-        return self.price[:, None, None] * self.charge[:, self.which[:, choice]].swapaxes(0, 1)
+        which = self.which[:, choice]
+        at_hops = [charge[:, number] for charge, number in zip(self.by_hop, which, strict=True)]
+        charged: Floats = self.price[:, None, None] * np.array(at_hops).reshape(len(at_hops), *self.size)
+        return charged
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +99,9 @@ class Reach:
 
     def reached(self, charge: Floats, count: int) -> Floats:
         """The least charges of each expert with so many replicas, `[expert]`, if the sources within reach are those
-        that would be charged most, whichever these are. Sources that are charged less than nothing may be beyond it,
-        too. charge `[level, source, expert]`."""
+        that would be charged most, whichever these are; charge `[level, source, expert]`, not below nothing."""
         sources, least = charge.shape[1], np.zeros(charge.shape[2])
         for of_level, near in zip(charge, self.within, strict=True):
             beyond = max(0, sources - count * int(near))
-            if beyond or of_level.min(initial=0) < 0:
-                sums = np.sort(of_level, axis=0).cumsum(axis=0)
-                least += np.concatenate([np.zeros((1, len(least))), sums])[beyond:].min(axis=0)
+            least += np.sort(of_level, axis=0)[:beyond].sum(axis=0)
         return least

@@ -1,4 +1,4 @@
-"""What the messages of a stage cost, and how what they cost is charged to the experts that share them."""
+"""What the messages of a stage cost, who can share them, and what sharing takes off."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,9 +35,12 @@ class Sharing:
     def others(self, replicas: "Replicas", experts: int) -> Ints:
         """How many other experts share hops with an expert at each choice of its replicas, `[level, choice]`, of so
         many experts in all."""
-        each = np.ones_like(replicas.most) if self.fixed else replicas.most
-        found: Ints = np.minimum(np.multiply.outer(self.company, each), experts - 1).astype(np.int64)
+        found: Ints = np.minimum(np.multiply.outer(self.company, self.groups(replicas)), experts - 1).astype(np.int64)
         return found
+
+    def groups(self, replicas: "Replicas") -> Ints:
+        """In how many groups of experts that share messages of a source an expert is at most, `[choice]`."""
+        return np.ones_like(replicas.most) if self.fixed else replicas.most
 
 
 class Replicas(NamedTuple):
@@ -56,39 +59,6 @@ class Replicas(NamedTuple):
         return cls(np.array([1, *(1 + last for last in until[:-1])]), np.array(until))
 
 
-class Split(NamedTuple):
-    """How messages are charged to the experts that share them.
-
-    slopes `[line, expert]`: each is a line on which an expert is charged less for each other expert in a message, and
-    the line that charges it most counts. shift `[expert, expert]`: what the first is charged less, and the second more,
-    for each token for which they share a message; it is what its transpose is with the other sign. None where nothing
-    is shifted.
-    """
-
-    slopes: Floats
-    shift: Floats | None = None
-
-    @classmethod
-    def unshifted(cls, stage: Sharing, experts: int) -> "Split":
-        """The split of 1/m for each of m experts, with the lines through its values at k and k + 1 for each k."""
-        k = np.arange(1, max(2, stage.most))
-        return cls(np.repeat(1 / (k * (k + 1)), experts).reshape(len(k), experts))
-
-    def least_charges(self, together: Ints, number: Ints, most: int) -> Floats:
-        """What the tokens of a source are charged at least for a hop that an expert shares with the best company of so
-        many others, `[number, expert]`: by the lines, or 1 / most for each token, less what the shifts take off.
-
-        together: as of `even_slope`; most: as of `Sharing`.
-        """
-        chosen, shift = np.diag(together), self.shift
-        company = None if shift is not None else largest_sums(_without_own(together), number)
-        charge = chosen / most - (0 if shift is None else largest_sums(shift * together, number))
-        for slope in self.slopes:
-            taken_off = slope * company if shift is None else largest_sums(gains(together, slope, shift), number)
-            charge = np.maximum(charge, alone(slope, most)[0] * chosen - taken_off)
-        return charge
-
-
 def alone(slope: Floats, most: int) -> tuple[Floats, Ints]:
     """The largest charge of an expert in a message of its own so that the line that falls by `slope` for each other
     expert is nowhere above 1/m, with m = 1 ... most experts in the message, and the number of others at which the two
@@ -101,7 +71,7 @@ def alone(slope: Floats, most: int) -> tuple[Floats, Ints]:
 
 def gains(together: Floats | Ints, slope: Floats, shift: Floats) -> Floats:
     """What the company of each other expert takes off the charge of an expert, `[expert, expert]`."""
-    return _without_own(together * np.maximum(0, slope[:, None] + shift))
+    return without_own(together * np.maximum(0, slope[:, None] + shift))
 
 
 def largest_sums(gain: Floats | Ints, number: Ints) -> Floats:
@@ -117,13 +87,13 @@ def even_slope(together: Floats, stage: Sharing) -> Floats:
     often; together `[expert, expert]` tokens that chose both, on the diagonal those that chose the expert."""
     experts = len(together)
     number = int(np.clip(stage.company.mean(), 0, experts - 1)) if len(stage.company) else 0
-    company = largest_sums(_without_own(together), np.array([number]))[0] / np.maximum(np.diag(together), TINY)
+    company = largest_sums(without_own(together), np.array([number]))[0] / np.maximum(np.diag(together), TINY)
     k = np.clip(np.floor(company) + 1, 1, max(1, stage.most - 1))
     slope: Floats = 1 / (k * (k + 1))
     return slope
 
 
-def _without_own(of_pairs: Floats | Ints) -> Floats:
+def without_own(of_pairs: Floats | Ints) -> Floats:
     """A figure of pairs `[expert, expert]` with nothing for an expert with itself."""
     found: Floats = np.multiply(of_pairs, ~np.eye(len(of_pairs), dtype=np.bool_), dtype=np.float64)
     return found

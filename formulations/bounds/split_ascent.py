@@ -71,7 +71,7 @@ def mean_tilts(demand: Demand, stages: Sequence[Sharing]) -> list[Tilt]:
     for step in range(STEPS):
         charged = [_charged(demand, stage, tilt) for stage, tilt in zip(stages, found, strict=True)]
         cost = sum((each.cost for each in charged), start=np.zeros((len(demand.replicas.least), len(place))))
-        choice = _chosen(cost, demand.replicas.least, demand.spare)
+        choice = hull_choices(cost, demand.replicas.least, demand.spare)
         value = float(cost[choice, place].sum())
         if value > highest + RISE * abs(highest) or step == 0:
             highest, last_rise = value, step
@@ -84,9 +84,9 @@ def mean_tilts(demand: Demand, stages: Sequence[Sharing]) -> list[Tilt]:
     return mean
 
 
-def _chosen(cost: Floats, number: Ints, spare: int) -> Ints:
-    """About the choices with the least sum of costs `[choice, expert]`, as if costs were convex; number: the replicas
-    of a choice."""
+def hull_choices(cost: Floats, number: Ints, spare: int) -> Ints:
+    """About the choices `[expert]` with the least sum of costs `[choice, expert]`, as if costs were convex; number: the
+    replicas of a choice."""
     more = np.diff(number)
     saved = (-np.diff(cost, axis=0) / more[:, None]).T
     order = np.argsort(-saved.ravel(), kind="stable")

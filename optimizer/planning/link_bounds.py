@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formulations.bounds.crossings import crossings_bounds, crossings_of_batches, crossings_splits
-from formulations.bounds.sharing import Split
+from formulations.bounds.message_splits import Split
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.cost import Cost
 from optimizer.domain.mesh import Mesh

@@ -15,7 +15,8 @@ from random_layers import TOKENS_AT, WIRINGS, TokensAt, case, wired
 from random_problems import WORMHOLE, cost, random_batches, random_placement
 from reference_traffic import Wires, all_holders, carry
 
-from formulations.bounds.sharing import Split
+from formulations.bounds.message_splits import GroupPrices, GroupSplit, Split
+from formulations.bounds.sharing import Sharing
 from formulations.kit.arrays import Floats, Ints
 from optimizer.domain.arrays import frozen
 from optimizer.domain.cost import Cost
@@ -135,15 +136,26 @@ def token_costs(wires: Wires, hardware: Cost, links: int) -> Callable[[int, tupl
 
 
 def random_split(links: Links, together: Ints, rng: np.random.Generator) -> SplitMessages:
-    """A split as good as none: random slopes, and shifts up to many times what pairs of experts would be charged."""
+    """A split as good as none: random slopes, and shifts up to many times what pairs of experts would be charged; or
+    groups that pay for random gains."""
     found = links.split(together)
 
-    def anyhow(split: Split) -> Split:
+    def anyhow(split: Split, stage: Sharing) -> Split:
         experts = split.slopes.shape[1]
         shift = rng.normal(0, rng.choice([0.01, 0.1, 1]), (experts, experts))
-        return Split(rng.uniform(0, 0.5, (rng.integers(1, 3), experts)), shift - shift.T)
+        by_hop = [random_groups(experts, int(company) + 1, rng) for company in stage.company]
+        slopes = rng.uniform(0, 0.5, (rng.integers(1, 3), experts))
+        return Split(slopes, shift - shift.T, tuple(by_hop) if rng.random() < 0.5 else ())
 
-    return replace(found, of_stages=[list(map(anyhow, splits)) for splits in found.of_stages])
+    drawn = [list(map(anyhow, *each)) for each in zip(found.of_stages, (of.both for of in found.stages), strict=True)]
+    return replace(found, of_stages=drawn)
+
+
+def random_groups(experts: int, size: int, rng: np.random.Generator) -> GroupSplit:
+    """Groups up to this size that pay for any gains of pairs, with prices near to the least that they can have."""
+    within, row = rng.exponential(rng.choice([0.1, 0.3, 1]), (experts, experts)), rng.exponential(0.1, experts)
+    prices = GroupPrices.of(within, rng.normal(0, 1, experts), rng.integers(0, 2) * row, size)
+    return GroupSplit(rng.uniform(0, 0.5, experts), prices)
 
 
 @given(on_rings(), st.sampled_from(TOKENS_AT), st.sampled_from(("device", "expert")), st.integers(0, 10**6))

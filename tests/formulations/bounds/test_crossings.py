@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.bounds.crossings import crossings_bounds, crossings_splits
-from formulations.bounds.sharing import Replicas, Sharing, Split, alone
+from formulations.bounds.message_splits import Split
+from formulations.bounds.sharing import Replicas, Sharing, alone
 from formulations.bounds.split_ascent import Demand, mean_tilts
 
 HUB = np.array([[40, 10, 10, 10, 10], [10, 10, 0, 0, 0], [10, 0, 10, 0, 0], [10, 0, 0, 10, 0], [10, 0, 0, 0, 10]])

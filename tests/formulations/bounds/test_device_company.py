@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formulations.bounds.device_company import DeviceCompany
-from formulations.bounds.sharing import Sharing, Split
+from formulations.bounds.message_splits import Split
+from formulations.bounds.sharing import Sharing
 from formulations.kit.arrays import Floats, Ints
 
 Token = tuple[int, frozenset[int]]  # its source, and the experts that it chose besides expert 0
