@@ -113,7 +113,9 @@ def crossings_bounds(
     problems = [_Problem.of(together, distance, stages, slots, each) for each in tried]
     known = together.size <= MOST_TOGETHER
     company = [
-        DeviceCompany.of(together, problems[0].reach.distance, stage, split) if known and stage.on_device else None
+        DeviceCompany.of(together, problems[0].reach.distance, stage, split)
+        if known and stage.on_device and not split.by_hop  # which would split messages in two ways
+        else None
         for stage, split in zip(stages, splits, strict=True)
     ]
     return [max(replace(each, by_device=company).least(of_sum) for each in problems) for of_sum in sums]
