@@ -30,65 +30,54 @@ is shared with the targets on that side; so a neighbour on one side counts half 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from formulations.bounds.device_company import DeviceCompany
+from formulations.bounds.crossing_charges import MOST_TOGETHER, Charged, Crossings, enough_replicas, spare_slots, within
 from formulations.bounds.group_relaxation import group_splits
-from formulations.bounds.hop_charges import Charges, Reach
 from formulations.bounds.message_splits import LINES, Split
-from formulations.bounds.sharing import Replicas, Sharing
-from formulations.bounds.slot_knapsack import least_sum
-from formulations.bounds.split_ascent import Demand, hull_choices, mean_tilts
+from formulations.bounds.sharing import Sharing
+from formulations.bounds.split_ascent import hull_choices, mean_tilts
 from formulations.kit.arrays import Floats, Ints
-
-MOST_TOGETHER = 1 << 21
-"""Sources times pairs of experts up to which shifts are looked for, and the company of devices: as many as on 32 x 16
-devices with 256 experts. With 1,024 experts on 16 x 8 devices shifts would take all bounds from 16 s to 82."""
-
-MOST_GAINS = 1 << 25
-"""Sets of places times replicas times pairs of experts up to which the company of devices is looked at: up to two
-replicas of 256 experts on 16 mesh rows, in .2 s. Not more, as on train batches of the home case links are bounded at
-23.3 us without, at 23.7 so, and at 23.8 with three replicas, too, which would take 2 s."""
 
 
 def crossings_splits(
-    together: Ints, distance: Ints, stages: Sequence[Sharing], slots: int, shifted: bool = True
+    together: Ints,
+    distance: Ints,
+    stages: Sequence[Sharing],
+    slots: int,
+    shifted: bool = True,
+    grouped: bool = True,
 ) -> tuple[list[Split], float]:
     """How messages are split for the bound on the sum of these stages to be large, and that bound; arguments as of
     `crossings_bounds`. Nothing is shifted if that is better, if shifted is false, or of more than `MOST_TOGETHER`
-    pairs."""
-    tried = [[Split.unshifted(stage, together.shape[1]) for stage in stages]]
+    pairs; and groups pay for company only if grouped is true, too."""
+    crossings, every = Crossings.of(together, distance, stages, slots), range(len(stages))
+    best = crossings.charged([Split.unshifted(stage, together.shape[1]) for stage in stages])
+    alike = [best]
     if shifted and together.size <= MOST_TOGETHER:
-        spare, within = _spare(together.shape[1], slots), _within(distance)
-        demand = Demand.of(together, within, _replicas(distance, within, spare), spare)
-        tilted = [Split(LINES[:, None] * tilt.slope, tilt.shift) for tilt in mean_tilts(demand, stages)]
-        tried += [tilted, _grouped(demand, stages, tilted, _Problem.of(together, distance, stages, slots, tilted))]
-    every, by_hop = range(len(stages)), [_Problem.of(together, distance, stages, slots, splits) for splits in tried]
-    best = tried[int(np.argmax([problem.least(every) for problem in by_hop]))]
-    return best, crossings_bounds(together, distance, stages, slots, [every], best)[0]
+        tilts = mean_tilts(crossings.demand, stages)
+        tilted = crossings.charged([Split(LINES[:, None] * tilt.slope, tilt.shift) for tilt in tilts])
+        tried = [tilted, *_grouped(tilted)] if grouped else [tilted]
+        if max(each.least(every) for each in tried) > best.least(every):
+            best, alike = max(tried, key=lambda each: each.least(every)), tried
+    return [*best.splits], _with_devices(alike, [every])[0]
 
 
-def _grouped(demand: Demand, stages: Sequence[Sharing], splits: Sequence[Split], problem: "_Problem") -> list[Split]:
-    """The splits with groups that pay for company where messages of a multicast are shared, and not by any experts.
-    With twice as many slots as experts nothing is gained by it, as whoever has replicas pays for each."""
-    most = len(demand.mean) - 1  # others that can share a message
-    if demand.spare > most:
-        return [*splits]
-    choice = hull_choices(problem.costs(range(len(stages))), demand.replicas.least, demand.spare)
-    return [
-        split
-        if stage.on_device or stage.company.min(initial=most) >= most
-        else split._replace(by_hop=group_splits(demand, stage, _middle(split), choice))
-        for stage, split in zip(stages, splits, strict=True)
+def _grouped(tilted: Charged) -> list[Charged]:
+    """The same with groups that pay for company where messages of a multicast are shared, and not by any experts. With
+    twice as many slots as experts nothing is gained by it, as whoever has replicas pays for each."""
+    crossings, experts = tilted.crossings, tilted.crossings.together.shape[1]
+    shared = [not stage.on_device and stage.company.min(initial=experts) < experts - 1 for stage in crossings.stages]
+    if crossings.spare >= experts or not any(shared):
+        return []
+    choice = hull_choices(tilted.costs(range(len(shared))), crossings.replicas.least, crossings.spare)
+    splits = [
+        split._replace(by_hop=group_splits(crossings.demand, stage, split.middle, choice)) if grouped else split
+        for stage, split, grouped in zip(crossings.stages, tilted.splits, shared, strict=True)
     ]
-
-
-def _middle(split: Split) -> Floats:
-    """The line of the ascent among those of a split."""
-    slope: Floats = split.slopes[len(split.slopes) // 2]
-    return slope
+    return [crossings.charged(splits)]
 
 
 def crossings_bounds(
@@ -108,17 +97,21 @@ def crossings_bounds(
     are left out of `together`, even if their slots are counted in `slots`.
     Raises ValueError with fewer slots than experts.
     """
-    alone = [split._replace(by_hop=()) for split in splits]
-    tried = [splits, alone] if any(split.by_hop for split in splits) else [splits]
-    problems = [_Problem.of(together, distance, stages, slots, each) for each in tried]
-    known = together.size <= MOST_TOGETHER
-    company = [
-        DeviceCompany.of(together, problems[0].reach.distance, stage, split)
-        if known and stage.on_device and not split.by_hop  # which would split messages in two ways
-        else None
-        for stage, split in zip(stages, splits, strict=True)
-    ]
-    return [max(replace(each, by_device=company).least(of_sum) for each in problems) for of_sum in sums]
+    crossings = Crossings.of(together, distance, stages, slots)
+    tried = [[split._replace(by_hop=()) for split in splits]]
+    if any(split.by_hop for split in splits):
+        tried.append([*splits])
+    return _with_devices([crossings.charged(each) for each in tried], sums)
+
+
+def _with_devices(tried: Sequence[Charged], sums: Sequence[Sequence[int]]) -> list[float]:
+    """The largest bound of these on each sum if the company of devices is looked at, by which they do not differ but
+    where groups pay for it, so that messages are split in another way."""
+    known, found = tried[0].with_devices().by_device, list[Charged]()
+    for each in tried:
+        of_stages = zip(each.splits, each.by_device, known, strict=True)
+        found.append(replace(each, by_device=[none if split.by_hop else company for split, none, company in of_stages]))
+    return [max(each.least(of_sum) for each in found) for of_sum in sums]
 
 
 def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], slots: int) -> Floats:
@@ -129,12 +122,12 @@ def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], 
     sources that they reach, the heaviest first, win ever less; so the replicas that win most are the best.
     Raises ValueError with fewer slots than experts.
     """
-    spare, sources = _spare(load.shape[2], slots), load.shape[1]
+    spare, sources = spare_slots(load.shape[2], slots), load.shape[1]
     lightest = np.sort(load, axis=1).cumsum(axis=1, dtype=np.float64).swapaxes(1, 2)
-    within = _within(distance)
-    counts = np.arange(1, min(_enough(distance, within), distance.shape[1], 1 + spare) + 1)
+    near_by = within(distance)
+    counts = np.arange(1, min(enough_replicas(distance, near_by), distance.shape[1], 1 + spare) + 1)
     price = np.zeros((sources, len(counts)))  # of the sources that are left, by how many they are, for each count
-    for level, near in enumerate(within):
+    for level, near in enumerate(near_by):
         left = sources - counts * near
         of_level = sum(float(stage.cost[level]) / stage.most for stage in stages)
         price[left[left > 0] - 1, np.flatnonzero(left > 0)] += of_level
@@ -144,92 +137,3 @@ def crossings_of_batches(load: Ints, distance: Ints, stages: Sequence[Sharing], 
         saved = -np.partition(-saved, spare, axis=1)[:, :spare]
     least: Floats = cost[:, :, 0].sum(axis=1) - saved.sum(axis=1)
     return least
-
-
-def _spare(experts: int, slots: int) -> int:
-    """The slots that are left when every expert has one."""
-    if slots < experts:
-        raise ValueError(f"{experts} experts do not fit in {slots} slots")
-    return slots - experts
-
-
-def _replicas(distance: Ints, within: list[int], spare: int) -> Replicas:
-    """What an expert may choose from."""
-    return Replicas.up_to(min(distance.shape[1], 1 + spare), _enough(distance, within))
-
-
-def _enough(distance: Ints, within: list[int]) -> int:
-    """How many replicas of an expert are enough for no token to travel, or one more than all devices."""
-    if not within:
-        return 1
-    return -(-len(distance) // within[0]) if within[0] else distance.shape[1] + 1
-
-
-def _within(distance: Ints) -> list[int]:
-    """K_h for h = 0, 1, ...: how many sources lie within h hops of a device, at most; distance `[source, device]`."""
-    return [int((distance <= far).sum(axis=0).max()) for far in range(int(distance.max()))]
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """The knapsack over replica counts: how many slots are spared, what experts may choose from, how far sources are
-    from places, and what experts are charged in each stage, by hop and, where that is looked at, by device."""
-
-    spare: int
-    replicas: Replicas
-    reach: Reach
-    by_hop: Sequence[Charges]
-    by_device: Sequence[DeviceCompany | None]
-
-    @classmethod
-    def of(
-        cls, together: Ints, distance: Ints, stages: Sequence[Sharing], slots: int, splits: Sequence[Split]
-    ) -> "_Problem":
-        """The problem of `crossings_bounds` by hops alone."""
-        spare, within = _spare(together.shape[1], slots), _within(distance)
-        replicas = _replicas(distance, within, spare)
-        by_hop = [Charges.of(together, stage, split, replicas) for stage, split in zip(stages, splits, strict=True)]
-        return cls(spare, replicas, Reach.of(distance, within), by_hop, [None] * len(by_hop))
-
-    def least(self, of_sum: Sequence[int]) -> float:
-        """The least cost of all hops in the stages of a sum."""
-        if not of_sum:
-            return 0.0
-        return least_sum(self.costs(of_sum), self.replicas.least, self.spare)
-
-    def costs(self, of_sum: Sequence[int]) -> Floats:
-        """The least charges of each expert in the stages of a sum, `[choice, expert]`."""
-        return np.array([self._cost(of_sum, choice) for choice in range(len(self.replicas.least))])
-
-    def _cost(self, of_sum: Sequence[int], choice: int) -> Floats:
-        """The least charges of each expert at a choice of replicas, `[expert]`."""
-        count, hops = int(self.replicas.most[choice]), [self.by_hop[stage].of_hops(choice) for stage in of_sum]
-        total: Floats = np.sum(hops, axis=0)
-        places = self._places(of_sum, choice)
-        if places is not None:
-            return self._with_company(of_sum, hops, places)
-        sets = self.reach.sets(count)
-        least: Floats = self.reach.reached(total, count) if sets is None else self.reach.placed(total, sets).min(axis=0)
-        return least
-
-    def _places(self, of_sum: Sequence[int], choice: int) -> Ints | None:
-        """The places of replicas for which the company of devices is looked at, `[set, replica]`; None where it is not,
-        as for numbers of replicas that are not told apart: with more of them an expert may be charged more."""
-        exact = self.replicas.least[choice] == self.replicas.most[choice]
-        known = [company for stage in of_sum if (company := self.by_device[stage])]
-        if not exact or not known:
-            return None
-        sets, experts = self.reach.multisets(int(self.replicas.most[choice])), known[0].charge.shape[1]
-        return None if sets is None or sets.size * experts**2 > MOST_GAINS else sets
-
-    def _with_company(self, of_sum: Sequence[int], hops: Sequence[Floats], sets: Ints) -> Floats:
-        """The least charges of each expert with replicas at the best of these places, by hop and by device; hops: its
-        charges by hop in the stages of the sum."""
-        total: Floats = np.sum(hops, axis=0)
-        cost = self.reach.placed(total, sets)
-        for stage, of_stage in zip(of_sum, hops, strict=True):
-            company = self.by_device[stage]
-            if company is not None:
-                cost = np.maximum(cost, self.reach.placed(total - of_stage, sets) + company.least(sets))
-        least: Floats = cost.min(axis=0)
-        return least

@@ -51,7 +51,7 @@ class DeviceCompany:
 
         Of the lines of the split the middle one is taken, as they are for sources that differ.
         """
-        slope, experts = split.slopes[len(split.slopes) // 2], together.shape[1]
+        slope, experts = split.middle, together.shape[1]
         first = alone(slope, stage.most)[0]
         shift = np.zeros((experts, experts)) if split.shift is None else split.shift
         company = min(int(stage.company.max(initial=0)), experts - 1)

@@ -43,6 +43,12 @@ class Split(NamedTuple):
     shift: Floats | None = None
     by_hop: "tuple[GroupSplit, ...]" = ()
 
+    @property
+    def middle(self) -> Floats:
+        """The line in the middle, `[expert]`."""
+        line: Floats = self.slopes[len(self.slopes) // 2]
+        return line
+
     @classmethod
     def unshifted(cls, stage: Sharing, experts: int) -> "Split":
         """The split of 1/m for each of m experts, with the lines through its values at k and k + 1 for each k."""
@@ -101,11 +107,8 @@ class GroupSplit(NamedTuple):
         """
         chosen, pairs = np.diag(together), without_own(together)
         shift = (self.slope - self.slope[:, None]) / 2
-        charge = chosen / most - self._others(pairs * shift, number)
-        for steeper in LINES.tolist():
-            slope = np.minimum(0.5, self.slope * steeper)
-            line = alone(slope, most)[0] * chosen - self._others(pairs * (slope[:, None] + shift), number)
-            charge = np.maximum(charge, line)
+        line = alone(self.slope, most)[0] * chosen - self._others(pairs * (self.slope[:, None] + shift), number)
+        charge = np.maximum(line, chosen / most - self._others(pairs * shift, number))
         least: Floats = np.maximum(0, charge - np.multiply.outer(groups, self.prices.price))
         return least
 

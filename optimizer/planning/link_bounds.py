@@ -37,12 +37,14 @@ class LeastTimes:
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """What the batches of a layer put on links at least, in microseconds of the busiest one."""
+    """What the batches of a layer put on links at least, in microseconds of the busiest one; grouped: whether groups of
+    experts are looked at (`formulations.bounds.message_splits`), which proves more and takes as long as all else."""
 
     batches: Batches
     model: Model
     mesh: Mesh
     cost: Cost
+    grouped: bool = True
 
     @cached_property
     def network(self) -> Network:
@@ -131,7 +133,9 @@ class Links:
     def _split(self, together: Ints, tables: bool, shared: bool, shared_replicas: int) -> "SplitMessages":
         part, distance = self._part(together, shared, shared_replicas), self.network.distance
         known = [each.of_tables if tables else each for each in self.alternatives]
-        found = [crossings_splits(part.together, distance, each.both, part.slots, not shared) for each in known]
+        found = [
+            crossings_splits(part.together, distance, each.both, part.slots, not shared, self.grouped) for each in known
+        ]
         splits, value = [splits for splits, _ in found], max(value for _, value in found)
         return SplitMessages(known, shared, shared_replicas, splits, value)
 

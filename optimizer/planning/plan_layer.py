@@ -26,7 +26,7 @@ from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.pool import LayerJudge
 from optimizer.planning.portfolio import Portfolio
 from optimizer.planning.so_far import told_so_far
-from optimizer.planning.thinning import affordable
+from optimizer.planning.thinning import affordable, has_time_for_groups
 from optimizer.planning.token_seeds import all_seeds
 from optimizer.planning.used_slots import UsedSlots, used_slots
 from optimizer.planning.warm_start import started
@@ -122,7 +122,7 @@ def solve(
     portfolio.remarks.extend((*affords.says, *used.says))
     seeds = Seeds.judged(portfolio, effort, progress)
     started = time.monotonic()
-    bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost)
+    bounds = bound_any(sets.test, problem.model, problem.mesh, problem.cost, has_time_for_groups(effort))
     bounding = time.monotonic() - started
     started = time.monotonic()
     finish = MOST_BOUNDING * bounding + options.shares.finish * effort.deadline.seconds

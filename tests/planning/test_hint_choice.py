@@ -1,10 +1,12 @@
 """Hints are made as seldom and as late as costs next to nothing on the selection batches, and a plan says how."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 from random_problems import small_problem
 
+from optimizer.domain.placement import Placement
 from optimizer.interrupts import Cancel
 from optimizer.planning import hint_choice
 from optimizer.planning.hint_choice import choose_hints
@@ -50,3 +52,20 @@ def test_an_early_end_takes_the_usual_hints() -> None:
     cancel.ask()
     judge = LayerJudge(problem, sets, Conditions("hint"))
     assert choose_hints(judge, flexibility(problem), cancel) == USUAL_HINTS
+
+
+def test_with_little_time_settings_are_compared_on_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, sets = small_problem(2)
+    judge, counts = LayerJudge(problem, sets, Conditions("hint")), set[int]()
+    few = sets.selection.count - 1
+
+    def latency(judge: LayerJudge, placement: Placement, settings: HintSettings) -> float:
+        counts.add(judge.sets.selection.count)
+        return 100.0
+
+    monkeypatch.setattr(hint_choice, "_latency", latency)
+    monkeypatch.setattr(hint_choice, "FEWEST", few)
+    for seconds, count in ((1e-6, few), (1e6, few + 1), (inf, few + 1)):
+        choose_hints(judge, flexibility(problem), Cancel(), seconds)
+        assert counts == {count}
+        counts.clear()

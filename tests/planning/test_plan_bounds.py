@@ -22,6 +22,7 @@ from optimizer.planning.bounds import (
     Bound,
     Gap,
     bound_any,
+    bound_compute,
     bound_given,
     bound_steps,
     gaps,
@@ -58,6 +59,15 @@ def check(bounds: list[Bound], report: SimulationReport) -> None:
         for name, share in (("p50", 50), ("p99", 99)):
             least = getattr(bound, name)
             assert least is None or least <= np.percentile(values, share) * SMALL, bound
+
+
+def test_compute_is_bounded_alone_as_with_all_else() -> None:
+    drawn = case(3, (3, 2), 2)
+    about = drawn.batches, drawn.model, drawn.mesh
+    for op in ("optimized", "functional"):
+        hardware = dataclasses.replace(cost(), moe_op=op)
+        alone = [bound for bound in (bound_compute(*about, hardware),) if bound]
+        assert alone == [bound for bound in bound_any(*about, hardware) if bound.unit == TIME]
 
 
 @pytest.mark.parametrize("wiring", WIRINGS, ids=str)

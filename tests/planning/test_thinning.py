@@ -10,7 +10,7 @@ from random_problems import small_problem
 from optimizer.planning import thinning
 from optimizer.planning.options import SolveOptions
 from optimizer.planning.plan_layer import solve
-from optimizer.planning.thinning import FEWEST, STRETCH, Pace, affordable, stretches
+from optimizer.planning.thinning import FEWEST, STRETCH, Pace, affordable, has_time_for_groups, stretches
 from optimizer.traces.batches import Batches
 
 SECONDS = 60.0
@@ -74,13 +74,28 @@ def test_what_is_left_out_is_said(slow: None) -> None:
     options = SolveOptions(SECONDS, routings=tuple(SLOW))
     found = affordable(problem, sets._replace(selection=many, test=many), options, options.effort())
     assert found.options.routings == ("even-source", "nearest")
-    most = 22 // STRETCH * STRETCH  # of 1.2 s, a fiftieth of the time, .1 s are spent anyway, and .05 s on each batch
+    most = (
+        44 // STRETCH * STRETCH
+    )  # of 2 * 1.2 s, a fiftieth of two threads, .1 are spent anyway, and .05 on each batch
     assert found.sets.selection.count == found.sets.test.count == most
     assert found.sets.train is sets.train
     assert [said.split(",")[0] for said in found.says] == [
         "The policy optimal was left out",
         f"Candidates were compared on {most} of 300 selection batches and judged on {most} of 300 test batches",
     ]
+
+
+def test_with_one_thread_policies_are_simulated_in_turn(slow: None) -> None:
+    problem, sets = small_problem(1)
+    many = Batches(np.zeros((300, 4, 1), dtype=np.uint16), np.zeros((300, 4), dtype=np.int32))
+    options = SolveOptions(SECONDS, routings=tuple(SLOW), jobs=1)
+    found = affordable(problem, sets._replace(selection=many, test=many), options, options.effort())
+    assert found.sets.test.count == 22 // STRETCH * STRETCH
+
+
+def test_bounds_look_at_groups_where_there_is_time() -> None:
+    for options, has in ((SolveOptions(29), False), (SolveOptions(30), True), (SolveOptions(1, iterations=9), True)):
+        assert has_time_for_groups(options.effort()) is has
 
 
 def test_the_only_policy_is_kept_with_the_fewest_batches(slow: None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from formulations.kit.arrays import Floats
 from optimizer.domain.problem import Problem, check, make_problem
-from optimizer.planning.bounds import TIME, bound_any, bound_given, gaps_of
+from optimizer.planning.bounds import bound_any, bound_compute, bound_given, gaps_of
 from optimizer.planning.candidates import Candidate, seeds
 from optimizer.planning.judged_pools import FLEXIBLE
 from optimizer.planning.many_layers.settings import Settings
@@ -16,6 +16,7 @@ from optimizer.planning.plan_file import LayerPlan, Plan
 from optimizer.planning.plan_layer import MOST_BOUNDING, part_of
 from optimizer.planning.pool import SPLITTING
 from optimizer.planning.portfolio import Portfolio
+from optimizer.planning.thinning import has_time_for_groups
 from optimizer.planning.token_seeds import all_seeds
 from optimizer.planning.used_slots import used_slots
 from optimizer.planning.warm_start import started
@@ -63,14 +64,14 @@ def survey_layer(task: LayerTask) -> dict[str, LayerPlan]:
     used = used_slots(problem, task.sets, options, effort.within(inf))
     portfolio = task.portfolio(used.problem, task.sets._replace(selection=few))
     portfolio.offer_seeds(list(seeds(used.problem, options.seed, FLEXIBLE)), effort)
-    times = [bound.mean for bound in bound_any(few, problem.model, problem.mesh, problem.cost) if bound.unit == TIME]
+    compute = bound_compute(few, problem.model, problem.mesh, problem.cost)
     provenance = task.provenance | {"method": "seed", "judged_on": f"{few.count} selection batches"}
     surveyed = {}
     for routing, pool in portfolio.pools.items():
         if pool.placements:
             judged, placement = pool.judged[pool.best()], used.on_all(pool.placements[pool.best()])
             latency = float(judged[LATENCIES][0])
-            quality = _quality(judged) | {EXCESS: latency - max(times, default=0.0)}
+            quality = _quality(judged) | {EXCESS: latency - (compute.mean if compute else 0.0)}
             surveyed[routing] = LayerPlan(placement, quality, {}, provenance)
     return surveyed
 
@@ -88,7 +89,7 @@ def plan_layer(task: LayerTask, deadline: Deadline) -> LayerPlan | None:
     used = used_slots(problem, task.sets, task.settings.options, effort)
     portfolio = task.portfolio(used.problem, task.sets)
     started = time.monotonic()
-    bounds = bound_any(test, problem.model, problem.mesh, problem.cost)
+    bounds = bound_any(test, problem.model, problem.mesh, problem.cost, has_time_for_groups(effort))
     finish = MOST_BOUNDING * (time.monotonic() - started)
     found = seeds_for(used.problem, portfolio, effort)
     if effort.cancel.asked:
