@@ -16,7 +16,7 @@ from formulations.bounds.sharing import TINY, Sharing, without_own
 from formulations.bounds.split_ascent import Demand
 from formulations.kit.arrays import Floats, Ints
 
-FIRST_STEPS, STEPS, ROUNDS = 20, 8, 2
+FIRST_STEPS, STEPS, ROUNDS = 20, 8, 3
 """Steps of the method for the first hop, and for each round of a hop; between rounds slopes go half of the way to what
 the company asks for that was found. On test batches of the home case (2,048 tokens) links are bounded at 101.3 us
 without groups and at 105.5 so, in half of the time that 40, 15 and 4 take for as much."""

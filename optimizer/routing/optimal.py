@@ -9,9 +9,9 @@ units, wherever they are, and its tokens can be shared out in many ways within t
    (`_go_nearest`).
 2. `least_peak.level` moves as few units as it can, by path reversal, until the peak is the least possible.
 3. If the first unit of a slot takes another time than further ones (the cost of a slot is a staircase), single units
-   move on until the device that works longest can pass none on over a chain of devices that would all work less
-   (`unit_times.ease`). Then units are added as far as this makes neither the longest work longer nor the peak higher,
-   where replicas have least room for the tokens that are nearest to them (`unit_times.use_room`).
+   move on until the device that works longest can pass none on over a chain of devices that would all work less, or no
+   longer than before (`unit_times.ease`). Then units are added as far as this makes neither the longest work longer nor
+   the peak higher, where replicas have least room for the tokens that are nearest to them (`unit_times.use_room`).
 4. Each expert's tokens are given to the units of its replicas. The (source, replica) pairs that save the most hops
    against the source's next best replica choose first (`_share_out`). With two replicas this needs the fewest hops that
    these units allow; with more replicas it is a greedy choice.

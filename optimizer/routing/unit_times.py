@@ -14,10 +14,11 @@ from optimizer.routing.least_peak import Graph, Scratch, begin_search
 def ease(
     replicas: Graph, peak: int, first: int, further: int, flow: Ints, load: Ints, work: Ints, scratch: Scratch
 ) -> int:
-    """Pass single units off the device that works longest, over chains of devices that then work less than it did,
-    until there is no such chain.
+    """Pass single units off the device that works longest, over chains of devices that then work less than it did or no
+    longer than before, until there is no such chain.
 
-    Fills work `[device]` and returns the longest. Loads stay within the peak. Nothing moves if first equals further.
+    So ever fewer devices work for that long. Fills work `[device]` and returns the longest. Loads stay within the peak.
+    Nothing moves if first equals further.
     """
     device_of, from_slot, to_slot = replicas.device_of, scratch.from_slot, scratch.to_slot
     work[:] = 0
@@ -52,7 +53,8 @@ def _eased(
     scratch: Scratch,
 ) -> int:  # fmt: skip
     """The nearest device to which a unit of `device` can be passed over a chain, as of `least_peak.level`, after which
-    all others on the chain work less than `device` does now, and none is above the peak; -1 if there is none.
+    none is above the peak, and all others on the chain work less than `device` does now, or no longer than before; -1
+    if there is none.
 
     The chain is left in `scratch`.
     """
@@ -69,7 +71,8 @@ def _eased(
             expert = expert_of[place]
             if expert < 0 or flow[place] == 0:
                 continue
-            if at != device and work[at] + taken - _unit(flow[place] - 1, first, further) >= most:
+            left = work[at] + taken - _unit(flow[place] - 1, first, further)
+            if at != device and left >= most and left > work[at]:
                 continue
             for replica in range(start[expert], start[expert + 1]):
                 there = device_of[slot[replica]]
