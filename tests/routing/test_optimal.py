@@ -22,6 +22,7 @@ from optimizer.domain.placement import Placement
 from optimizer.routing.context import LearnedShares, RoutingContext
 from optimizer.routing.least_peak import graph, least_peak, mean_peak, scratch_for
 from optimizer.routing.policies import POLICIES
+from optimizer.routing.unit_times import ease
 from optimizer.simulation.conditions import Conditions
 from optimizer.simulation.simulator import simulate
 from optimizer.traces.batches import Batches
@@ -226,3 +227,17 @@ def test_tiles_are_passed_on_over_a_full_device_where_that_is_faster() -> None:
         context = RoutingContext.of(placement, Model("m", 2, 0, 1), network, 32, 1, None, unit_ns)
         chosen = POLICIES["optimal"](batches.experts, batches.source_row, context)
         assert np.bincount(chosen.ravel(), minlength=6)[[0, 2, 3, 4]].tolist() == tokens
+
+
+def test_tiles_are_passed_on_over_a_device_that_works_as_long_as_before() -> None:
+    """The first two devices work for 18: three units of a slot and one of another, and two of each. A unit of the first
+    device fits on no other but the second, which then has three units in one slot as well and passes another on, to a
+    third device that has three slots in use, so that four units take it 17."""
+    slots = np.array([[0, 3, 6], [0, 1, 6], [1, 4, 5]])
+    start, slot = Placement(slots).replicas(7)
+    replicas, flow = graph(start, slot, 3, 3), np.array([3, 1, 0, 2, 2, 0, 1, 1, 1])
+    load, work = flow.reshape(3, 3).sum(axis=1), np.zeros(3, dtype=np.int64)
+    assert ease(replicas, 4, 4, 5, flow, load, work, scratch_for(3)) == 18
+    assert flow.tolist() == [2, 1, 0, 3, 1, 0, 2, 1, 1]
+    assert work.tolist() == [13, 18, 17]
+    assert load.tolist() == [3, 4, 4]
