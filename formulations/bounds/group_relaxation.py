@@ -50,7 +50,7 @@ class _Copies(NamedTuple):
     def apart(cls, experts: int) -> "_Copies":
         """Before the first step: no two of so many experts are in one group."""
         nothing = np.zeros((experts, experts), dtype=np.float32)
-        return cls(nothing, nothing, nothing[0])
+        return cls(nothing, nothing, np.zeros(experts, dtype=np.float32))
 
     def prices(self, usual: float, size: int) -> GroupPrices:
         """The prices that the multipliers say, of gains of which a usual one is as large as one here."""
@@ -83,10 +83,10 @@ class _Hop(NamedTuple):
         multipliers of its rows."""
         most = np.add.outer(self.seen, self.seen) / 2
         for _ in range(4):
-            x = _gaining(near - np.add.outer(row, row) / WEIGHT, gain, most)
+            x = _with_gains(near - np.add.outer(row, row) / WEIGHT, gain, most)
             excess, several = x.sum(axis=1) - self.groups * (self.size - 1), (x > 0).sum(axis=1)
             row = np.maximum(0, row + WEIGHT * excess / (several + max(1.0, several.mean())))
-        x = _gaining(near - np.add.outer(row, row) / WEIGHT, gain, most)
+        x = _with_gains(near - np.add.outer(row, row) / WEIGHT, gain, most)
         np.fill_diagonal(x, self.groups)
         return x, row
 
@@ -98,7 +98,7 @@ class _Hop(NamedTuple):
         return found
 
 
-def _gaining(near: Floats, gain: Floats, most: Floats) -> Floats:
+def _with_gains(near: Floats, gain: Floats, most: Floats) -> Floats:
     """The matrix near to another, with nothing below zero, that has the most gains, which count up to `most`."""
     x = np.maximum(0, np.where(near > most, near, np.minimum(near + gain / WEIGHT, most)))
     np.fill_diagonal(x, 0)

@@ -24,9 +24,9 @@ JUDGING = 0.02
 """The share of the time limit that one candidate under all policies may take on selection batches, and again on test
 batches. Some twenty are judged altogether, so that more than half of the time is left for searches; not tuned."""
 
-QUICK, LONG, PAIRS = 130_000, 60.0, 3
+QUICK, LONG, PAIRS = 146_000, 60.0, 3
 """Sources times devices, and pairs at a third of that, of all batches of a set for each second of the time limit, and
-for the first 60 at most, up to which nothing is measured: from 27 s on at 128 devices with 512 tokens. A pair takes
+for the first 60 at most, up to which nothing is measured: from 24 s on at 128 devices with 512 tokens. A pair takes
 more where tokens are many: with 65,536 of them four policies take 88 ms a batch instead of 1.3; and `optimal` takes 1.1
 s a batch on 2,048 devices, so that a longer limit alone does not make that quick."""
 
