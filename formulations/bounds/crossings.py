@@ -54,14 +54,13 @@ def crossings_splits(
     `crossings_bounds`. Nothing is shifted if that is better, if shifted is false, or of more than `MOST_TOGETHER`
     pairs; and groups pay for company only if grouped is true, too."""
     crossings, every = Crossings.of(together, distance, stages, slots), range(len(stages))
-    best = crossings.charged([Split.unshifted(stage, together.shape[1]) for stage in stages])
-    alike = [best]
+    tried = [crossings.charged([Split.unshifted(stage, together.shape[1]) for stage in stages])]
     if shifted and together.size <= MOST_TOGETHER:
         tilts = mean_tilts(crossings.demand, stages)
         tilted = crossings.charged([Split(LINES[:, None] * tilt.slope, tilt.shift) for tilt in tilts])
-        tried = [tilted, *_grouped(tilted)] if grouped else [tilted]
-        if max(each.least(every) for each in tried) > best.least(every):
-            best, alike = max(tried, key=lambda each: each.least(every)), tried
+        tried += [tilted, *_grouped(tilted)] if grouped else [tilted]
+    best = tried[int(np.argmax([each.least(every) for each in tried]))]
+    alike = tried[1:] if any(split.by_hop for split in best.splits) else [best]
     return [*best.splits], _with_devices(alike, [every])[0]
 
 

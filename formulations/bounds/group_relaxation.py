@@ -26,8 +26,8 @@ HOPS = 8
 shared by a part of them."""
 
 WEIGHT = 0.8
-"""How much a difference between the two copies of x weighs against the gain of a mean pair. With .4 and 1.7 the same
-bound is 105.5 and 105.2 us."""
+"""How much a difference between the two copies of x weighs against the gain of a mean pair. With .4 and 1.2 the same
+bound is 105.5 and 105.3 us."""
 
 RARE = 0.05
 """In how many groups an expert is at least, as sources see it. Those that no source sees would pay nothing for gains

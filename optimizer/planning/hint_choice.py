@@ -19,7 +19,7 @@ WORTH = 0.002  # share of the latency that it may cost to have hints later, or m
 # is below the noise of a 99th percentile, for a fraction of what a server does to make hints
 LOOKED_AT = 256  # selection batches by which settings are compared; a compromise between time and noise, not tuned
 TIMED, FEWEST = 4, 16  # batches by which it is measured how many there is time for, and those that are taken anyway
-HINTING = 0.05  # the share of the time limit that choosing may take, which it does from some 4,000 tokens on; not tuned
+HINTING = 0.05  # the share of the time limit that choosing may take; not tuned
 
 
 def choose_hints(judge: LayerJudge, placement: Placement, cancel: Cancel, seconds: float = np.inf) -> HintSettings:

@@ -74,9 +74,7 @@ def test_what_is_left_out_is_said(slow: None) -> None:
     options = SolveOptions(SECONDS, routings=tuple(SLOW))
     found = affordable(problem, sets._replace(selection=many, test=many), options, options.effort())
     assert found.options.routings == ("even-source", "nearest")
-    most = (
-        44 // STRETCH * STRETCH
-    )  # of 2 * 1.2 s, a fiftieth of two threads, .1 are spent anyway, and .05 on each batch
+    most = 44 // STRETCH * STRETCH  # of 1.2 s, a fiftieth, two threads spend .05 s anyway, and .025 s on each batch
     assert found.sets.selection.count == found.sets.test.count == most
     assert found.sets.train is sets.train
     assert [said.split(",")[0] for said in found.says] == [
